@@ -16,6 +16,7 @@ from PIL import Image
 from unfreeze.config import read_label_map, read_pipeline_config
 from unfreeze.errors import OutputError, UnsupportedError
 from unfreeze.proof import compare_detections
+from unfreeze.savedmodel.graph import share_constants
 from unfreeze.verbs.export import Exported, export
 
 DIGITS = Path(__file__).parents[1] / "examples" / "digits"
@@ -188,3 +189,22 @@ def test_input_type_and_shape(tmp_path: Path) -> None:
 def test_an_unknown_input_type_is_refused() -> None:
     with pytest.raises(UnsupportedError, match="--input-type image_and_boxes_tensor; supported: image_tensor"):
         export(DIGITS / "run", input_types=["image_and_boxes_tensor"])
+
+
+def test_equal_constants_of_a_function_are_kept_once() -> None:
+    @tf.function(input_signature=[tf.TensorSpec([None, 4])])
+    def call(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        total, largest = tf.reduce_sum(x, tf.constant(1)) + 2.0, tf.reduce_max(x, tf.constant(1))
+        with tf.control_dependencies([tf.constant(1)]):
+            return total, tf.identity(largest), tf.constant(1.5)
+
+    definition = call.get_concrete_function().function_def
+    before = sum(node.op == "Const" for node in definition.node_def)
+    share_constants(definition)
+    values = [node.attr["value"].SerializeToString() for node in definition.node_def if node.op == "Const"]
+    assert len(values) == len(set(values)) == before - 2  # the axis was there three times
+    inside = {node.name for node in definition.node_def} | {
+        argument.name for argument in definition.signature.input_arg
+    }
+    used = [name for node in definition.node_def for name in node.input] + list(definition.ret.values())
+    assert {name.lstrip("^").partition(":")[0] for name in used} <= inside

@@ -27,6 +27,7 @@ from unfreeze.weights import (
     read_index,
     training_state,
 )
+from unfreeze.weights.derived import Derived, Normalization
 
 DIGITS = Path(__file__).parents[1] / "examples" / "digits"
 NAMES = ("layer/weights", "layer/BatchNorm/gamma", "layer/BatchNorm/beta", "layer/BatchNorm/moving_mean")
@@ -572,3 +573,25 @@ def test_the_two_generations_are_told_apart() -> None:
     )
     with pytest.raises(UnsupportedError, match=r"^not supported yet: run/ckpt-1: a TensorFlow 2 checkpoint$"):
         build_detector(config, second)
+
+
+def test_batch_normalizations_are_computed_together_as_each_alone() -> None:
+    rng = np.random.default_rng(3)
+    derived, asked = Derived(), []
+    for channels, epsilon, gamma, beta in ((3, 1e-3, True, True), (5, 1e-3, False, True), (2, 1e-5, True, False)):
+        mean, variance, scale, center = (tf.Variable(rng.random(channels, np.float32) + 0.1) for _ in range(4))
+        wanted = Normalization(mean, variance, scale if gamma else None, center if beta else None, epsilon)
+        compute = derived.normalization(wanted)
+        name = f"layer_{len(asked)}"
+        asked.append((wanted, {f"{name}/scale": [channels], f"{name}/offset": [channels]}, compute))
+    with tf.Graph().as_default():
+        for _, shapes, compute in asked:
+            derived.tensors(compute, shapes)
+    derived.fill()
+    for wanted, shapes, compute in asked:
+        scale, offset = derived.tensors(compute, shapes)
+        one = 1.0 if wanted.gamma is None else wanted.gamma.numpy()
+        expected = one / np.sqrt(wanted.variance.numpy() + np.float32(wanted.epsilon))
+        np.testing.assert_allclose(scale, expected, rtol=1e-6)
+        zero = 0.0 if wanted.beta is None else wanted.beta.numpy()
+        np.testing.assert_allclose(offset, zero - wanted.mean.numpy() * expected, rtol=1e-5, atol=1e-7)

@@ -135,12 +135,12 @@ def export(
     from unfreeze.weights import locate
 
     locate(given[0], options["step"])  # a wrong path is told before TensorFlow takes its seconds
-    # Before TensorFlow is imported here: the verifying processes import it meanwhile.
-    with progress(quiet) as (on_progress, on_warning), Verifiers() if options["verify"] else nullcontext() as verifiers:
+    with progress(quiet) as (on_progress, on_warning):
         import_tensorflow_quietly()
-        from unfreeze.verbs.export import export
+        with Verifiers(unused_tensorflow=True) if options["verify"] else nullcontext() as verifiers:
+            from unfreeze.verbs.export import export
 
-        exported = export(given[0], **options, verifiers=verifiers, on_progress=on_progress, on_warning=on_warning)
+            exported = export(given[0], **options, verifiers=verifiers, on_progress=on_progress, on_warning=on_warning)
     proved = f"{table(exported.report)}\n" if exported.report else "not verified\n"
     show(exported.to_dict(), f"{proved}exported {exported.saved_model}", as_json, quiet)
 

@@ -39,6 +39,10 @@ class Branch(Protocol):
 
     def derived(self, compute: Callable[[], Sequence[tf.Tensor]], **shapes: Sequence[int]) -> list[tf.Tensor]: ...
 
+    def normalization(
+        self, *, mean: Any, variance: Any, gamma: Any | None, beta: Any | None, epsilon: float
+    ) -> Callable[[], tuple[tf.Tensor, tf.Tensor]]: ...
+
     def leave(self) -> None: ...
 
     def holds(self, name: str) -> bool: ...
@@ -253,18 +257,13 @@ def _folded(
 
 def _scale_and_offset(p: Branch, channels: int, norm: BatchNorm) -> Callable[[], tuple[tf.Tensor, tf.Tensor]]:
     """Batch normalization as `x * scale + offset`, both `[channels]`, in float32 as the runtime folds it."""
-    mean = p.weight("moving_mean", [channels], trainable=False)
-    variance = p.weight("moving_variance", [channels], trainable=False)
-    gamma = p.weight("gamma", [channels]) if norm.scale else None
-    beta = p.weight("beta", [channels]) if norm.center else None
-
-    def compute() -> tuple[tf.Tensor, tf.Tensor]:
-        inverse = tf.math.rsqrt(variance + max(norm.epsilon, MIN_EPSILON))
-        scale = inverse if gamma is None else gamma * inverse
-        shift = mean * scale
-        return scale, -shift if beta is None else beta - shift
-
-    return compute
+    return p.normalization(
+        mean=p.weight("moving_mean", [channels], trainable=False),
+        variance=p.weight("moving_variance", [channels], trainable=False),
+        gamma=p.weight("gamma", [channels]) if norm.scale else None,
+        beta=p.weight("beta", [channels]) if norm.center else None,
+        epsilon=max(norm.epsilon, MIN_EPSILON),
+    )
 
 
 def _finish(y: tf.Tensor, bias: Any, p: Branch, style: Style) -> tf.Tensor:

@@ -9,7 +9,7 @@ from unfreeze.proof import files, trials
 from unfreeze.proof import weights as weights_
 from unfreeze.proof.calls import Answers
 from unfreeze.proof.detections import DETECTION, Comparison, Difference, Tolerances, compare_detections
-from unfreeze.proof.evidence import Evidence, Loaded, calls, other_questions
+from unfreeze.proof.evidence import Evidence, Loaded, calls
 from unfreeze.proof.program import Program, Signature
 from unfreeze.proof.report import FAILED, PASSED, SKIPPED, Check
 from unfreeze.proof.trials import SERVING, Answer, Case
@@ -181,32 +181,33 @@ def check_in_memory(evidence: Evidence) -> Check:
 def check_other_signatures(folder: Path, evidence: Evidence, workers: Verifiers) -> Check:
     """Every other signature answers the same to the same pixels: as floats, as PNG files, in tf.Examples."""
     name = "other_signatures"
-    asked = other_questions(evidence.program, evidence.tried)
+    asked = evidence.others
     signatures = list(dict.fromkeys(each.call.signature for each in asked))
     if not signatures:
         return Check(name, SKIPPED, "there is no other that takes pictures")
-    loaded = evidence.cpp_loader
-    if loaded.reply.result().result is None:
-        loaded = Loaded(asked, workers.tensorflow.ask("tf2_loader", str(folder), calls(asked)))
-    reply = loaded.reply.result()
-    if reply.result is None:
-        return Check(name, FAILED, reply.problem)
+    asked_of = [evidence.cpp_loader, evidence.tf1_loader]
+    unanswered = [each for each in asked if all(loaded.answer(each) is None for loaded in asked_of)]
+    if unanswered:
+        asked_of.append(Loaded(unanswered, workers.tf2.ask("tf2_loader", str(folder), calls(unanswered))))
+        reply = asked_of[-1].reply.result()
+        if reply.result is None:
+            return Check(name, FAILED, reply.problem)
     problems: list[str] = []
     numbers: dict[str, Any] = {}
     largest = 0.0
-    for each, answer in zip(loaded.asked, reply.result.answers, strict=True):
-        if each.call.signature not in signatures:
-            continue
+    for each in asked:
+        answer = next(answer for loaded in asked_of if (answer := loaded.answer(each)) is not None)
         if isinstance(answer, str):
             problems.append(f"{each.call.signature}: {answer}")
-            continue
-        problems += trials.unbatched(each, answer)
+        else:
+            problems += trials.unbatched(each, answer)
     for signature in signatures:
         for case in evidence.tried:
-            ours, theirs = loaded.pair(case, signature), evidence.reference(case)
-            if ours is None or theirs is None:
+            given = [pair for loaded in asked_of if (pair := loaded.pair(case, signature)) is not None]
+            theirs = evidence.reference(case)
+            if not given or theirs is None:
                 continue
-            comparison = compare_detections(ours, theirs, SAME)
+            comparison = compare_detections(given[0], theirs, SAME)
             problems += [f"{signature}: {problem}" for problem in comparison.problems]
             numbers.setdefault(signature, {})[case.name] = comparison.to_json()
             largest = max(largest, comparison.largest())

@@ -26,6 +26,13 @@ class Loaded:
     asked: list[Asked]
     reply: "Future[Reply[Answers]]"
 
+    def answer(self, asked: Asked) -> Answer | str | None:
+        """Give the answer to one question, or what went wrong; None if it was not asked, or nothing came back."""
+        answers = self.reply.result().result
+        if answers is None:
+            return None
+        return next((each for own, each in zip(self.asked, answers.answers, strict=True) if own is asked), None)
+
     def pair(self, case: Case, signature: str = SERVING, *, singles: bool = False) -> Answer | None:
         """Give a signature's answer to both pictures of a case; None where there is none."""
         answers = self.reply.result().result
@@ -38,6 +45,7 @@ class Evidence:
 
     program: Program
     tried: list[Case]
+    others: list[Asked]
     variables: "Future[Reply[dict[str, Stored | str]]]"
     tf2_loader: Loaded
     tf1_loader: Loaded
@@ -60,29 +68,32 @@ def gather(
     against: Program | Path | Model | None,
     in_memory: Model | None,
 ) -> Evidence:
-    """Ask both workers everything, and meanwhile the functions in this process."""
+    """Ask the workers everything, and meanwhile the functions in this process."""
     serving = program.signatures.get(SERVING)
     able = serving is not None and trials.takes_pictures(serving)
     alone = trials.questions(serving, tried, singles=True, form=form) if serving and able else []
     both = trials.questions(serving, tried, singles=False, form=form) if serving and able else []
     others = other_questions(program, tried)
-    tensorflow, c_api = workers.tensorflow, workers.c_api
-    cpp_loader = Loaded([*both, *others], c_api.ask("cpp_loader", str(folder), calls([*both, *others])))
-    variables = tensorflow.ask("variables", str(folder))
-    tf2_loader = Loaded(alone, tensorflow.ask("tf2_loader", str(folder), calls(alone)))
-    tf1_loader = Loaded(both, tensorflow.ask("tf1_loader", str(folder), calls(both)))
+    # Half of the other signatures for each of the two that start at once, if they do.
+    for_tf1 = others_of(others, slice(1, None, 2)) if workers.tf1 is not workers.tf2 else []
+    for_cpp = [each for each in others if each not in for_tf1]
+    cpp_loader = Loaded([*both, *for_cpp], workers.c_api.ask("cpp_loader", str(folder), calls([*both, *for_cpp])))
+    tf2_loader = Loaded(alone, workers.tf2.ask("tf2_loader", str(folder), calls(alone)))
+    variables = workers.tf1.ask("variables", str(folder))
+    tf1_loader = Loaded([*both, *for_tf1], workers.tf1.ask("tf1_loader", str(folder), calls([*both, *for_tf1])))
     compared: Any = None
     if isinstance(against, Program):
         asked = trials.questions(against.signatures[SERVING], tried, singles=True)
-        compared = Loaded(asked, tensorflow.ask("either_loader", str(against.path.parent), calls(asked)))
+        compared = Loaded(asked, workers.tf1.ask("either_loader", str(against.path.parent), calls(asked)))
     elif isinstance(against, Path):
         singles = [case.pictures[place : place + 1] for case in tried for place in (0, 1)]
-        compared = tensorflow.ask("frozen_graph", str(against), singles)
+        compared = workers.tf1.ask("frozen_graph", str(against), singles)
     elif against is not None:
         compared = ask_function(against, tried)
     return Evidence(
         program=program,
         tried=tried,
+        others=others,
         variables=variables,
         tf2_loader=tf2_loader,
         tf1_loader=tf1_loader,
@@ -100,6 +111,12 @@ def other_questions(program: Program, tried: Sequence[Case]) -> list[Asked]:
         if name != SERVING and trials.takes_pictures(signature)
         for question in trials.questions(signature, tried, singles=False)
     ]
+
+
+def others_of(others: Sequence[Asked], which: slice) -> list[Asked]:
+    """Give the questions to some of the signatures."""
+    names = list(dict.fromkeys(each.call.signature for each in others))[which]
+    return [each for each in others if each.call.signature in names]
 
 
 def calls(asked: Sequence[Asked]) -> list[Any]:

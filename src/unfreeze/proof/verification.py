@@ -64,7 +64,7 @@ def verify(
         weights = weights_.from_record(record.get("weights", {}))
     with ExitStack() as stack:
         workers = verifiers or stack.enter_context(Verifiers())
-        on_progress("starting TensorFlow in two fresh processes")
+        on_progress("loading it in processes of their own")
         form = record.get("input_type")
         evidence = gather(folder, program, tried, workers, form=form, against=other, in_memory=in_memory)
         steps: dict[str, Callable[[], Check]] = {

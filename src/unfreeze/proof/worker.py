@@ -13,7 +13,7 @@ import pickle
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, BinaryIO
 
@@ -23,21 +23,27 @@ Steps = Mapping[str, Callable[..., Any]]
 
 
 def main() -> None:
-    """Serve requests until stdin ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # at Ctrl-C the caller ends its workers itself
+    """Serve the requests on stdin, with the replies on stdout."""
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what TensorFlow or a model prints must not get between the replies
+    serve(sys.argv[1], sys.stdin.buffer, replies)
+
+
+def serve(kind: str, requests: BinaryIO, replies: BinaryIO) -> None:
+    """Serve requests until there are no more."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # at Ctrl-C the caller ends its workers itself
     steps: Steps = {}
 
     def start() -> str:
         nonlocal steps
-        steps = tensorflow_steps() if sys.argv[1] == "tensorflow" else c_api_steps()
+        steps = tensorflow_steps() if kind == "tensorflow" else c_api_steps()
+        gc.freeze()  # what is there now stays: no collection need look at it
         return "ready"
 
     reply(replies, start)
     while True:
         try:
-            step, arguments = pickle.load(sys.stdin.buffer)
+            step, arguments = pickle.load(requests)
         except EOFError:
             return
         reply(replies, partial(steps[step], *arguments))
@@ -63,7 +69,8 @@ def reply(replies: BinaryIO, work: Callable[[], Any]) -> None:
 
 def tensorflow_steps() -> Steps:
     """The steps of the worker that imports TensorFlow."""
-    from unfreeze.proof import loaders
+    with without_h5py():
+        from unfreeze.proof import loaders
 
     return {
         "variables": loaders.variables,
@@ -72,6 +79,19 @@ def tensorflow_steps() -> Steps:
         "either_loader": loaders.either_loader,
         "frozen_graph": loaders.frozen_graph,
     }
+
+
+@contextlib.contextmanager
+def without_h5py() -> Iterator[None]:
+    """Let TensorFlow do without h5py, which it takes for Keras' own files if it is there: 11 MB."""
+    hidden = "h5py" not in sys.modules
+    if hidden:
+        sys.modules["h5py"] = None  # type: ignore[assignment]  # the import system's word for "not there"
+    try:
+        yield
+    finally:
+        if hidden:
+            del sys.modules["h5py"]
 
 
 def c_api_steps() -> Steps:

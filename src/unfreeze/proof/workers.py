@@ -1,6 +1,7 @@
-"""The two worker processes, seen from the process that waits for them."""
+"""The worker processes, seen from the process that waits for them."""
 
 import contextlib
+import multiprocessing
 import os
 import pickle
 import re
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import warnings
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 from unfreeze.errors import UnsupportedError
+from unfreeze.proof import worker
 
 T = TypeVar("T")
 
@@ -36,15 +39,19 @@ class Reply(Generic[T]):
 
 
 class Worker:
-    """One fresh process, started at once; it is started again for the next step when one kills it."""
+    """One process, started at once; it is started again for the next step when one kills it.
 
-    def __init__(self, kind: str, scratch: Path, timeout_s: float) -> None:
+    It is a fresh one, or with `copy` a copy of this process, which has imported TensorFlow and not used it yet.
+    """
+
+    def __init__(self, kind: str, scratch: Path, timeout_s: float, *, copy: bool = False) -> None:
         self._kind = kind
-        self._errors = scratch / f"{kind}.stderr"
+        with tempfile.NamedTemporaryFile(prefix=kind, suffix=".stderr", dir=scratch, delete=False) as errors:
+            self._errors = Path(errors.name)
         self._scratch = scratch
         self._timeout_s = timeout_s
         self._thread = ThreadPoolExecutor(1, f"unfreeze-{kind}")
-        self._process = self._spawn()
+        self._process: Copy | subprocess.Popen[bytes] = Copy(kind, self._errors, scratch) if copy else self._spawn()
         self._ready: Reply[Any] | None = None
         self._closed = False
         self._change = threading.Lock()  # held while a process takes the place of a dead one
@@ -126,16 +133,68 @@ class Worker:
         return words[-1][:300] if words else "it said nothing"
 
 
+class Copy:
+    """A copy of this process that serves as a worker; has of `Popen` what a worker's keeper asks for."""
+
+    def __init__(self, kind: str, errors: Path, scratch: Path) -> None:
+        requests, stdin = os.pipe()
+        stdout, replies = os.pipe()
+        self.stdin, self.stdout = os.fdopen(stdin, "wb"), os.fdopen(stdout, "rb")
+
+        def become_worker() -> None:
+            for end in (stdin, stdout):
+                os.close(end)
+            with errors.open("wb") as words:
+                for number in (1, 2):
+                    os.dup2(words.fileno(), number)
+            os.chdir(scratch)
+            worker.serve(kind, os.fdopen(requests, "rb"), os.fdopen(replies, "wb"))
+
+        self._process = multiprocessing.get_context("fork").Process(target=become_worker, daemon=True)
+        with warnings.catch_warnings():  # of threads: NumPy's and the terminal's are no harm to a copy
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self._process.start()
+        for end in (requests, replies):
+            os.close(end)
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self) -> int:
+        self._process.join()
+        assert self._process.exitcode is not None
+        return self._process.exitcode
+
+    def kill(self) -> None:
+        self._process.kill()
+
+
+def can_copy() -> bool:
+    """Whether copies of this process can serve as workers, provided that TensorFlow has not been used in it.
+
+    A GPU is opened as soon as TensorFlow looks for it, and no copy of a process can use one.
+    """
+    if sys.platform != "linux" or "tensorflow" not in sys.modules:
+        return False
+    return not sys.modules["tensorflow"].config.list_physical_devices("GPU")
+
+
 class Verifiers:
-    """The worker processes, started at once, so that they import TensorFlow while their caller is still busy.
+    """The worker processes, started at once, so that they get ready while their caller is still busy.
 
     `with Verifiers() as verifiers:` … `verify(folder, verifiers=verifiers)`. They end with the block.
     """
 
-    def __init__(self, timeout_s: float = 600.0) -> None:
-        """Start them; a step that takes longer than `timeout_s` has failed."""
+    def __init__(self, timeout_s: float = 600.0, *, unused_tensorflow: bool = False) -> None:
+        """Start them; a step that takes longer than `timeout_s` has failed.
+
+        `unused_tensorflow` says that this process has imported TensorFlow, and done nothing with it: where copies of
+        such a process can be made, it need not be imported once more, and there are two, one a loader.
+        """
         self._scratch = Path(tempfile.mkdtemp(prefix="unfreeze-proof-"))
-        self.tensorflow = Worker("tensorflow", self._scratch, timeout_s)
+        copy = unused_tensorflow and can_copy()
+        self.tf2 = Worker("tensorflow", self._scratch, timeout_s, copy=copy)
+        self.tf1 = Worker("tensorflow", self._scratch, timeout_s, copy=True) if copy else self.tf2
         self.c_api = Worker("c_api", self._scratch, timeout_s)
 
     def __enter__(self) -> "Verifiers":
@@ -150,8 +209,8 @@ class Verifiers:
 
     def close(self) -> None:
         """End the processes, whatever they are doing."""
-        self.tensorflow.close()
-        self.c_api.close()
+        for each in {self.tf2, self.tf1, self.c_api}:
+            each.close()
         shutil.rmtree(self._scratch, ignore_errors=True)
 
 

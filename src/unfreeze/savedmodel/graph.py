@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.core.framework import graph_pb2
+from tensorflow.core.framework import function_pb2, graph_pb2
 from tensorflow.core.protobuf import meta_graph_pb2, saver_pb2
 
 
@@ -103,6 +103,7 @@ class MainGraph:
                 # Shapes are inferred again on loading; where Python built a node is nobody's concern then.
                 node.attr.pop("_output_shapes", None)
                 node.ClearField("experimental_debug_info")
+            share_constants(function)
         return self._graph
 
     @staticmethod
@@ -124,6 +125,34 @@ class MainGraph:
 
     def _add(self, name: str, op: str, *inputs: str) -> Any:
         return self._graph.node.add(name=name, op=op, input=inputs)
+
+
+def share_constants(function: function_pb2.FunctionDef) -> None:
+    """Keeps one of each set of equal constants: half of a traced network are axes and sizes, again and again."""
+    kept: dict[bytes, str] = {}
+    twins: dict[str, str] = {}
+    nodes = []
+    for node in function.node_def:
+        if node.op == "Const" and not node.input:
+            first = kept.setdefault(node.attr["value"].SerializeToString(deterministic=True), node.name)
+            if first != node.name:
+                twins[node.name] = first
+                continue
+        nodes.append(node)
+    for node in nodes:
+        for place, name in enumerate(node.input):
+            node.input[place] = _renamed(name, twins)
+    for key, name in function.ret.items():
+        function.ret[key] = _renamed(name, twins)
+    del function.node_def[:]
+    function.node_def.extend(nodes)
+
+
+def _renamed(name: str, twins: Mapping[str, str]) -> str:
+    """An input as functions write it, `node:output:0` or `^node`, from the twin of its node if that has one."""
+    control = name[:1] == "^"
+    node, colon, output = name[control:].partition(":")
+    return f"{'^' * control}{twins.get(node, node)}{colon}{output}"
 
 
 def _tell(info: Any, name: str, tensor: Any) -> None:

@@ -14,13 +14,14 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from unfreeze.errors import WeightsError
 from unfreeze.weights.checkpoints import OBJECT_GRAPH, Checkpoint
-from unfreeze.weights.derived import Derived
+from unfreeze.weights.derived import Derived, Normalization
 
 SHADOW = "/ExponentialMovingAverage"
 
@@ -263,6 +264,12 @@ class Branch:
     def derived(self, compute: Callable[[], Sequence[tf.Tensor]], **shapes: Sequence[int]) -> list[tf.Tensor]:
         """Tensors that `compute` makes from weights once, when the model is loaded: by name, each of that shape."""
         return self._weights.derived.tensors(compute, {self[name].scope: shape for name, shape in shapes.items()})
+
+    def normalization(
+        self, *, mean: Any, variance: Any, gamma: Any | None, beta: Any | None, epsilon: float
+    ) -> Callable[[], tuple[tf.Tensor, tf.Tensor]]:
+        """Batch normalization as `x * scale + offset`, for `compute` functions to ask; see `Derived.normalization`."""
+        return self._weights.derived.normalization(Normalization(mean, variance, gamma, beta, epsilon))
 
     def leave(self) -> None:
         """What the checkpoint has in this scope is known, and no answer needs it: it is not told as left over."""
