@@ -33,13 +33,15 @@ def build_detector(config: Any, weights: Weights) -> Detector:
     if architecture not in ARCHITECTURES:
         raise UnsupportedError(f"not supported yet: model {architecture}; supported: {', '.join(ARCHITECTURES)}")
     _require_generation(config, weights.checkpoint)
-    branch = weights.branch(quantized=quantization_aware(config))
+    # The original reads graph_rewriter for models of TensorFlow 1 only.
+    branch = weights.branch(quantized=generation(config) == "tf1" and quantization_aware(config))
     return ARCHITECTURES[architecture](getattr(config.model, architecture), branch)
 
 
 def generation(config: Any) -> str:
     """The TensorFlow whose checkpoints a config belongs to: "tf2" for a model of Keras layers, else "tf1"."""
-    return "tf2" if feature_extractor(config).type.endswith("_keras") else "tf1"
+    keras = config.model.WhichOneof("model") == "center_net" or feature_extractor(config).type.endswith("_keras")
+    return "tf2" if keras else "tf1"
 
 
 def _require_generation(config: Any, checkpoint: Checkpoint) -> None:
@@ -52,8 +54,6 @@ def _require_generation(config: Any, checkpoint: Checkpoint) -> None:
             f"config's {feature_extractor(config).type} is a TensorFlow {kinds[generation(config)][0]} model; "
             "give the pipeline.config that it was trained with"
         )
-    if held == "tf2":
-        raise UnsupportedError(f"not supported yet: {checkpoint.prefix}: a TensorFlow 2 checkpoint")
 
 
 def feature_extractor(config: Any) -> Any:

@@ -1,7 +1,9 @@
 """Convolutions with their normalization and activation, as tf_slim's layers compute them at inference.
 
 A layer takes its weights from a branch `p` of the checkpoint, by the names that slim gave them: `weights`,
-`depthwise_weights`, `pointwise_weights`, `biases`, and `BatchNorm/{gamma,beta,moving_mean,moving_variance}`.
+`depthwise_weights`, `pointwise_weights`, `biases`, and `BatchNorm/{gamma,beta,moving_mean,moving_variance}`. In a
+checkpoint of TensorFlow 2 the branch finds Keras's `kernel` and so on by them, and `statistics` is the layer of the
+batch normalization, which stands for itself there.
 Source: tf_slim/layers/layers.py.
 """
 
@@ -20,7 +22,8 @@ from unfreeze.ops.sizes import image_size
 class Branch(Protocol):
     """What a layer asks of its weights; `unfreeze.weights.Branch` is one."""
 
-    scope: str
+    @property
+    def scope(self) -> str: ...
 
     @property
     def quantized(self) -> bool: ...
@@ -28,6 +31,8 @@ class Branch(Protocol):
     def __getitem__(self, name: str) -> Branch: ...
 
     def scoped(self, name: str, operations: str) -> Branch: ...
+
+    def renamed(self, renames: Sequence[tuple[str, str]]) -> Branch: ...
 
     def weight(self, name: str, shape: Sequence[int], *, trainable: bool = True, dtype: str = "float32") -> Any: ...
 
@@ -46,6 +51,8 @@ class Branch(Protocol):
     def leave(self) -> None: ...
 
     def holds(self, name: str) -> bool: ...
+
+    def in_order(self, *layers: str) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -79,13 +86,15 @@ Activation = Callable[[tf.Tensor], tf.Tensor] | Composite
 class Style:
     """What follows a convolution: without a norm it has biases, unless it has none of them either.
 
-    `quantized`: whether a FakeQuant does, in a quantization-aware model.
+    `quantized`: whether a FakeQuant does, in a quantization-aware model. `biases_before_norm`: whether it has biases
+    although a norm follows, as layers of Keras may.
     """
 
     norm: BatchNorm | GroupNorm | None = BatchNorm()
     activation: Activation | None = tf.nn.relu6
     biases: bool = True
     quantized: bool = True
+    biases_before_norm: bool = False
 
 
 PLAIN = Style(norm=None, activation=None)
@@ -130,10 +139,14 @@ def depthwise_conv(
     rate: int = 1,
     padding: str = "SAME",
     style: Style = PLAIN,
+    statistics: Branch | None = None,
 ) -> tf.Tensor:
-    """`[N, H, W, C] -> [N, h, w, C]`: one filter for each channel."""
+    """`[N, H, W, C] -> [N, h, w, C]`: one filter for each channel.
+
+    `statistics` is where batch normalization has its weights, if not in `BatchNorm`.
+    """
     shape = [*_pair(kernel_size), x.shape[3], 1]
-    kernel, bias = _folded(p, "depthwise_weights", shape, style, scale_axis=2)
+    kernel, bias = _folded(p, "depthwise_weights", shape, style, scale_axis=2, statistics=statistics)
     return _finish(_depthwise(x, kernel, stride, rate, padding), bias, p, style)
 
 
@@ -238,8 +251,9 @@ def _folded(
     if norm is None:
         return p.quantized_weight(name, shape), p.weight("biases", [channels]) if style.biases else None
     kernel = p.weight(name, shape)
+    biases = p.weight("biases", [channels]) if style.biases_before_norm else None
     if isinstance(norm, GroupNorm):
-        return kernel, None
+        return kernel, biases
     quantize = p.quantizer("weights_quant", narrow_range=True)
     # The folded kernel is called after the normalization: one kernel may be folded with several of them.
     statistics = statistics or p["BatchNorm"]
@@ -247,6 +261,8 @@ def _folded(
 
     def fold() -> tuple[tf.Tensor, tf.Tensor]:
         scale, offset = normalization()
+        if biases is not None:
+            offset += biases * scale
         if scale_axis == 2:
             scale = tf.reshape(scale, [1, 1, channels, 1])
         return quantize(kernel * scale), offset

@@ -32,7 +32,6 @@ FORMATS = {
     "tf2": "TensorFlow 2, an object graph",
 }
 NO_CONFIG = "no pipeline.config beside it or in the folder above: an export needs it (--pipeline-config-path)"
-TF2 = "not supported yet: export of a TensorFlow 2 checkpoint"
 
 
 def inspect_folder(folder: Path, kind: str = "training folder") -> Found:
@@ -103,8 +102,7 @@ def _fit(checkpoint: Checkpoint) -> tuple[list[Fact], list[str]]:
     try:
         path = find_pipeline_config(checkpoint, None)
     except ConfigError:
-        problems = [NO_CONFIG, *([TF2] if checkpoint.format == "tf2" else [])]
-        return [fact("pipeline_config", None, "not found"), *_looks_like(checkpoint)], problems
+        return [fact("pipeline_config", None, "not found"), *_looks_like(checkpoint)], [NO_CONFIG]
     facts = [fact("pipeline_config", str(path))]
     config, problems = read_config(path)
     if config is None:

@@ -11,7 +11,7 @@ from google.protobuf import text_format
 from unfreeze.config import PipelineConfig, read_label_map, read_pipeline_config
 from unfreeze.detectors import build_detector
 from unfreeze.detectors.build import generation, quantization_aware
-from unfreeze.errors import ConfigError, UnsupportedError, WeightsError
+from unfreeze.errors import CheckpointError, ConfigError, UnsupportedError, WeightsError
 from unfreeze.savedmodel import trace
 from unfreeze.verbs.findings import Fact, Found, amount, fact
 from unfreeze.weights import Checkpoint, Weights
@@ -69,16 +69,13 @@ def bind(config: PipelineConfig, checkpoint: Checkpoint) -> tuple[Weights | None
     weights = Weights(checkpoint, moving_averages=config.eval_config.use_moving_averages, values=False)
     try:
         trace(build_detector(config, weights))
-    except (ConfigError, UnsupportedError, WeightsError) as error:
+    except (CheckpointError, ConfigError, UnsupportedError, WeightsError) as error:
         return None, [str(error)]
     return weights, []
 
 
 def _asks_for(config: PipelineConfig, path: Path) -> tuple[Weights | None, list[str]]:
     """All that its detector would ask of a checkpoint, found by giving it an empty one."""
-    model = getattr(config.model, config.model.WhichOneof("model"))
-    if hasattr(model, "feature_extractor") and generation(config) == "tf2":
-        return None, [f"not supported yet: a TensorFlow 2 model ({model.feature_extractor.type!r})"]
     plain = type(config)()
     plain.CopyFrom(config)
     try:
@@ -86,7 +83,7 @@ def _asks_for(config: PipelineConfig, path: Path) -> tuple[Weights | None, list[
         plain.ClearField("graph_rewriter")  # the names of its ranges are known from a checkpoint only
     except ConfigError as error:
         return None, [str(error)]
-    return bind(plain, Checkpoint(path, None, "tf1", {}))
+    return bind(plain, Checkpoint(path, None, generation(config), {}))
 
 
 def inspect_label_map(path: Path) -> Found:

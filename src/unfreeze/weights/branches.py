@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ import tensorflow as tf
 from unfreeze.errors import WeightsError
 from unfreeze.weights.checkpoints import OBJECT_GRAPH, Checkpoint
 from unfreeze.weights.derived import Derived, Normalization
+from unfreeze.weights.objects import VALUE, Objects, read_objects
 
 SHADOW = "/ExponentialMovingAverage"
 
@@ -62,6 +64,15 @@ class Misfit:
     held: tuple[int, ...] | None
 
 
+# What the layers of Keras call the weights that slim's layers call so: with it one network serves both.
+KERAS_LEAVES = {
+    "weights": "kernel",
+    "biases": "bias",
+    "depthwise_weights": "depthwise_kernel",
+    "pointwise_weights": "pointwise_kernel",
+}
+
+Renames = Sequence[tuple[str, str]]
 Quantizer = Callable[[tf.Tensor], tf.Tensor]
 Causes = Callable[[Iterable[Misfit], Sequence[str]], Sequence[str]]
 
@@ -71,7 +82,10 @@ class Weights:
 
     With `moving_averages`, a trainable variable takes the value of its shadow `NAME/ExponentialMovingAverage`, as
     `tf.train.ExponentialMovingAverage.variables_to_restore` maps them; moving statistics have none. With
-    `values=False` only names and shapes are bound, and no data file is read.
+    `values=False` only names and shapes are bound, and no data file is read but for the object graph of TensorFlow 2.
+
+    Of a checkpoint of TensorFlow 2 the names are paths from `model` in its object graph: a variable is called by the
+    path that the network took to it first, with the names of Keras layers in place of the counts that its key has.
     """
 
     def __init__(self, checkpoint: Checkpoint, *, moving_averages: bool = False, values: bool = True) -> None:
@@ -85,8 +99,13 @@ class Weights:
         self.quantized = False
         self._moving_averages = moving_averages
         self._values = values
+        self._names: dict[str, str] = {}  # of the variables by source: several paths can lead to one
         self.weight_quantizers: dict[str, Quantizer] = {}
         self.outer_quantizers: dict[str, list[str]] = {}
+
+    @cached_property
+    def _objects(self) -> Objects | None:
+        return read_objects(self.checkpoint) if self.checkpoint.format == "tf2" else None
 
     def branch(self, scope: str = "", *, quantized: bool = False) -> Branch:
         """The branch below `scope`; the empty scope is the whole checkpoint.
@@ -108,10 +127,11 @@ class Weights:
 
     def variable(self, name: str, shape: Sequence[int], *, trainable: bool, dtype: str) -> tf.Variable | tf.Tensor:
         """The variable called `name`; zeros, and an entry in `misfits`, where the checkpoint does not fit."""
+        source = self._source(name, trainable)
+        name = self._names.setdefault(source, name)
         if name in self.variables:
             self._check(name, self.sources[name], shape)
             return self.variables[name]
-        source = self._source(name, trainable)
         if not self._check(name, source, shape):
             with tf.init_scope():
                 return tf.zeros(shape, dtype)
@@ -122,7 +142,9 @@ class Weights:
 
     def unused(self) -> list[str]:
         """Tensors of the checkpoint that no network asked for and that are not the state of a training."""
-        used = {*self.sources, *self.sources.values(), *self.misfits}
+        used = {*self.sources, *self.sources.values(), *self.misfits, *map(self.key, self.misfits)}
+        if self._objects is not None:
+            used = used.union(*(self._objects.keys_below(scope.removesuffix("/")) for scope in self.left))
         needed = set(self.ranges()) if self.quantized else set()
         return [
             name
@@ -131,6 +153,24 @@ class Weights:
             and (name in needed or not training_state(name))
             and not name.startswith(tuple(self.left))
         ]
+
+    def key(self, name: str) -> str:
+        """The checkpoint's key of the variable called `name`, or the name itself where it has none."""
+        return self._objects.key(name) or name if self._objects is not None else name
+
+    def holds(self, name: str) -> bool:
+        """Whether the checkpoint has a variable called `name`; of TensorFlow 2 an object with that path does too."""
+        return self._objects.holds(name) if self._objects is not None else name in self.checkpoint.tensors
+
+    def readable(self, keys: Iterable[str]) -> list[str]:
+        """Keys of the checkpoint as names that can be read: of TensorFlow 2 the paths from `model`."""
+        names = self._objects.readable if self._objects is not None else {}
+        return [names.get(key, key.removesuffix(VALUE)) for key in keys]
+
+    def in_order(self, scope: str, layers: Sequence[str]) -> None:
+        """The layers of the Keras model at `scope`, as its edges count them; see `Branch.in_order`."""
+        if self._objects is not None:
+            self._objects.in_order(scope, layers)
 
     def require_fit(self, causes: Causes = lambda misfits, names: ()) -> None:
         """Raises WeightsError that names every missing and misfit weight, what the checkpoint has instead, and why.
@@ -154,7 +194,7 @@ class Weights:
                 f"{len(absent)} weight{'s are' if len(absent) > 1 else ' is'} missing: "
                 + _few([f"{m.name} {list(m.needed)}{self._nearest(m)}" for m in absent])
             )
-        unused = self.unused()
+        unused = self.readable(self.unused())
         if unused:
             parts.append(f"not asked for: {len(unused)} of the checkpoint: " + _few(unused))
         likely = list(causes(misfits, unused))
@@ -174,6 +214,8 @@ class Weights:
             )
 
     def _source(self, name: str, trainable: bool) -> str:
+        if self._objects is not None:
+            return self.key(name)
         if not (self._moving_averages and trainable):
             return name
         if name + SHADOW in self.checkpoint.tensors:
@@ -191,24 +233,38 @@ class Weights:
 
     def _nearest(self, misfit: Misfit) -> str:
         leaf = misfit.name.rsplit("/", 1)[-1]
-        same_leaf = [
-            name for name in self.checkpoint.tensors if name.rsplit("/", 1)[-1] == leaf and name not in self.sources
-        ]
+        used = set(self.sources.values())
+        free = [key for key in self.checkpoint.tensors if key not in used]
+        names = dict(zip(self.readable(free), free, strict=True))
+        same_leaf = [name for name in names if name.rsplit("/", 1)[-1] == leaf and not training_state(names[name])]
         near = difflib.get_close_matches(misfit.name, same_leaf, n=1, cutoff=0.6)
-        return f" (nearest: {near[0]} {list(self.checkpoint.tensors[near[0]].shape)})" if near else ""
+        return f" (nearest: {near[0]} {list(self.checkpoint.tensors[names[near[0]]].shape)})" if near else ""
 
 
 class Branch:
     """A scope of the checkpoint, `p["Conv2d_0"]["BatchNorm"]`; its leaves are weights.
 
     `operations` is the scope that the layers' operations had in the original's graph, where it is another: the ranges
-    of a quantization-aware graph have their names from there.
+    of a quantization-aware graph have their names from there. `renames` are patterns and what stands for them, applied
+    to the path below `scope`.
     """
 
-    def __init__(self, weights: Weights, scope: str, operations: str | None = None) -> None:
+    def __init__(
+        self, weights: Weights, scope: str, operations: str | None = None, renames: Renames = (), below: str = ""
+    ) -> None:
         self._weights = weights
         self._operations = scope if operations is None else operations
-        self.scope = scope
+        self._renames = renames
+        self._outer = scope
+        self._below = below
+
+    @property
+    def scope(self) -> str:
+        """The path to it, "/" joined."""
+        below = self._below
+        for pattern, replacement in self._renames:
+            below = re.sub(pattern, replacement, below)
+        return _joined(self._outer, below)
 
     @property
     def quantized(self) -> bool:
@@ -220,12 +276,22 @@ class Branch:
 
     def scoped(self, name: str, operations: str) -> Branch:
         """`p[name]`, for layers whose operations stood under `operations` in the original's graph."""
-        return Branch(self._weights, _joined(self.scope, name), _joined(self._operations, operations))
+        operations = _joined(self._operations, operations)
+        return Branch(self._weights, self._outer, operations, self._renames, _joined(self._below, name))
+
+    def renamed(self, renames: Renames) -> Branch:
+        """This branch for a network that calls what is below it by other names: each pattern is replaced in turn."""
+        return Branch(self._weights, self.scope, self._operations, tuple(renames))
 
     def weight(
         self, name: str, shape: Sequence[int], *, trainable: bool = True, dtype: str = "float32"
     ) -> tf.Variable | tf.Tensor:
-        """The checkpoint's variable `scope/name`, which must have `shape`; see `Weights.variable`."""
+        """The checkpoint's variable `scope/name`, which must have `shape`; see `Weights.variable`.
+
+        In a checkpoint of TensorFlow 2 slim's names stand for those of Keras: see KERAS_LEAVES.
+        """
+        if self._weights.checkpoint.format == "tf2":
+            name = KERAS_LEAVES.get(name, name)
         return self._weights.variable(self[name].scope, shape, trainable=trainable, dtype=dtype)
 
     def quantized_weight(self, name: str, shape: Sequence[int]) -> tf.Variable | tf.Tensor:
@@ -277,7 +343,15 @@ class Branch:
 
     def holds(self, name: str) -> bool:
         """Whether the checkpoint has a variable `scope/name`: for names that moved between versions of the original."""
-        return self[name].scope in self._weights.checkpoint.tensors
+        return self._weights.holds(self[name].scope)
+
+    def in_order(self, *layers: str) -> None:
+        """Tells the layers with weights of a Keras model, branched where others join, in the order of its edges.
+
+        A network asks in an order of its own, which is enough where layers have names; a checkpoint of which only the
+        index is there has none.
+        """
+        self._weights.in_order(self.scope, layers)
 
 
 def training_state(key: str) -> str:
