@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from unfreeze import __version__
-from unfreeze.terminal import import_tensorflow_quietly, leave, progress
+from unfreeze.terminal import import_tensorflow_quietly, leave, log_to_stderr, progress
 
 if TYPE_CHECKING:
     from unfreeze.proof import Report
@@ -207,6 +207,98 @@ def predict(saved_model: str, images: tuple[str, ...], as_json: bool, quiet: boo
     result = {"predictions": [prediction.to_dict() for prediction in done], "failures": failures}
     show(result, "\n".join(str(prediction) for prediction in done), as_json, quiet)
     return 2 if failures else 0
+
+
+class Switch(click.Option):
+    """`--flag`, `--flag=true` and `--flag=false`, as tensorflow_model_server takes its boolean flags."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "type": bool, "metavar": "[=true|false]"})
+
+
+class WithSwitches(click.Command):
+    """A command whose Switch options need no value; the word after one is not taken for it."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        switches = {name for option in self.params if isinstance(option, Switch) for name in option.opts}
+        written = [f"{arg}=true" if with_dashes(arg) in switches else arg for arg in args]
+        return super().parse_args(ctx, written)
+
+
+PORT = click.IntRange(0, 65535)
+
+
+@unfreeze.command(cls=WithSwitches)
+@click.argument("model_base_path", type=PATH, required=False)
+@click.option("--model-base-path", "model_base_path_flag", type=PATH, help="Instead of the argument.")
+@click.option("--model-name", default="default", show_default=True, help="The name in requests.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen; 0.0.0.0 is everywhere.")
+@click.option("--port", type=PORT, default=8500, show_default=True, help="Of gRPC; 0 for none.")
+@click.option("--rest-api-port", type=PORT, default=8501, show_default=True, help="Of REST; 0 for none.")
+@click.option("--rest-api-timeout-in-ms", type=click.IntRange(1), default=30_000, show_default=True, help="Deadline.")
+@click.option("--model-config-file", type=PATH, help="A ModelServerConfig: several models, policies, labels.")
+@click.option(
+    "--model-config-file-poll-wait-seconds", type=float, default=0, show_default=True, help="Read it again; 0: never."
+)
+@click.option(
+    "--file-system-poll-wait-seconds", type=float, default=1, show_default=True, help="Look for versions; 0: just once."
+)
+@click.option("--max-num-load-retries", type=click.IntRange(0), default=5, show_default=True, help="Of a version.")
+@click.option("--load-retry-interval-micros", type=click.IntRange(0), default=60_000_000, show_default=True)
+@click.option(
+    "--enable-model-warmup", cls=Switch, default=True, show_default=True, help="Replay what a version brings."
+)
+@click.option(
+    "--allow-version-labels-for-unavailable-models", cls=Switch, default=False, help="Take labels before their version."
+)
+@click.option("--enable-batching", cls=Switch, default=False, help="Answer several requests with one call.")
+@click.option("--batching-parameters-file", type=PATH, help="BatchingParameters.")
+@click.option(
+    "--monitoring-config-file", type=PATH, help="MonitoringConfig: where Prometheus finds its page, if at all."
+)
+@click.option(
+    "--max-queued-requests", type=click.IntRange(1), default=64, show_default=True, help="More are refused with 429."
+)
+@click.option(
+    "--max-request-bytes",
+    type=click.IntRange(1),
+    default=64 * 2**20,
+    show_default=True,
+    help="More is refused with 413.",
+)
+@click.option(
+    "--max-image-pixels", type=click.IntRange(1), default=64_000_000, show_default=True, help="Of an encoded picture."
+)
+@quiet
+def serve(
+    model_base_path: str | None,
+    model_base_path_flag: str | None,
+    port: int,
+    rest_api_port: int,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Answer TensorFlow Serving's REST and gRPC from MODEL_BASE_PATH (numbered versions), until SIGTERM or Ctrl-C.
+
+    The flags are tensorflow_model_server's, with dashes or underscores.
+    """
+    if model_base_path and model_base_path_flag:
+        raise click.UsageError("give the base path once: as an argument or --model-base-path")
+    if not port and not rest_api_port:
+        raise click.UsageError("--port and --rest-api-port are both 0: there is nothing to serve on")
+    if port == rest_api_port:
+        raise click.UsageError(f"--rest-api-port cannot be the same as --port; received {port} for both")
+    options |= {"port": port or None, "rest_api_port": rest_api_port or None}
+    with progress(quiet) as (on_progress, _):
+        on_progress("loading")
+        import_tensorflow_quietly()
+        from unfreeze.verbs.serve import start, until_asked_to_end
+
+        running = start(model_base_path or model_base_path_flag, **options)
+    if not quiet:
+        click.echo(str(running))
+        log_to_stderr("unfreeze.server")
+    until_asked_to_end(running)
 
 
 @verb

@@ -39,6 +39,10 @@ class PictureError(UnfreezeError):
     """A file that is not a picture this program can read."""
 
 
+class MissingExtraError(UnfreezeError):
+    """A package that only some commands need is not installed."""
+
+
 class VerificationError(UnfreezeError):
     """The result was made, but a check of it failed."""
 

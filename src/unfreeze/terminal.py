@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import logging
 import os
 import signal
 import sys
@@ -110,6 +111,14 @@ def progress(quiet: bool) -> Iterator[tuple[Say, Say]]:
                 lambda step: status.update(Text(step)),
                 lambda warning: console.print(Text(f"warning: {warning}"), soft_wrap=True),
             )
+
+
+def log_to_stderr(name: str) -> None:
+    """Show what a logger says from now on, with the time: for a command that runs for days."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.getLogger(name).addHandler(handler)
+    logging.getLogger(name).setLevel(logging.INFO)
 
 
 def import_tensorflow_quietly() -> None:

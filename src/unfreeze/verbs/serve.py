@@ -1,0 +1,83 @@
+"""Serve a folder of versions on this machine, as TensorFlow Serving would."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from unfreeze.errors import ConfigError, MissingExtraError, SavedModelError, UnsupportedError
+
+try:
+    from unfreeze import server
+except ModuleNotFoundError as error:
+    if (error.name or "").split(".")[0] == "unfreeze":
+        raise
+    raise MissingExtraError(
+        f"serve needs {error.name}, which is not installed: pip install 'unfreeze[serve]'"
+    ) from error
+
+
+def serve(model_base_path: str | Path | None = None, **options: Any) -> None:
+    """Answer requests until the process is asked to end; `options` are those of `start`."""
+    until_asked_to_end(start(model_base_path, **options))
+
+
+def start(
+    model_base_path: str | Path | None = None,
+    *,
+    model_name: str = "default",
+    model_config_file: str | Path | None = None,
+    batching_parameters_file: str | Path | None = None,
+    enable_batching: bool = False,
+    monitoring_config_file: str | Path | None = None,
+    **flags: Any,
+) -> server.Server:
+    """Load the models and answer requests from threads of their own, until `stop()` of what is returned.
+
+    Args:
+        model_base_path: the folder with the numbered versions; or a SavedModel without versions, as its version 1.
+        model_config_file: serves these models instead.
+        flags: the other flags of tensorflow_model_server, fields of `unfreeze.server.Settings`.
+
+    Raises: an UnfreezeError when it cannot start.
+    """
+    settings = server.Settings(models=models(model_base_path, model_name, model_config_file), **flags)
+    if model_config_file:
+        settings = replace(settings, model_config_file=Path(model_config_file))
+    settings = replace(settings, batching=batching(enable_batching, batching_parameters_file))
+    if monitoring_config_file:
+        settings = replace(settings, metrics_path=server.read_metrics_path(monitoring_config_file))
+    running = server.Server(settings)
+    running.start()
+    return running
+
+
+def until_asked_to_end(running: server.Server) -> None:
+    """Wait for SIGTERM or Ctrl-C, then end in good order."""
+    try:
+        server.wait_for_signal()
+    finally:
+        running.stop()
+
+
+def models(base_path: str | Path | None, name: str, config_file: str | Path | None) -> Any:
+    """The models to serve, as tensorflow_model_server's flags name them."""
+    if config_file:
+        if base_path:
+            raise ConfigError("give MODEL_BASE_PATH or --model-config-file, not both")
+        return server.read_models(config_file)
+    if not base_path:
+        raise ConfigError("give MODEL_BASE_PATH (a folder with numbered versions) or --model-config-file")
+    if "://" in os.fspath(base_path):
+        raise UnsupportedError(f"not supported yet: {base_path}; serve a folder of this machine")
+    if not Path(base_path).is_dir():
+        raise SavedModelError(f"{base_path} is not a folder; give the one that holds the numbered versions")
+    return server.single_model(name, base_path)
+
+
+def batching(enabled: bool, parameters_file: str | Path | None) -> Any:
+    if parameters_file and not enabled:
+        raise ConfigError("--batching-parameters-file needs --enable-batching")
+    if not enabled:
+        return None
+    return server.read_batching(parameters_file) if parameters_file else server.Batching()

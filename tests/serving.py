@@ -1,0 +1,136 @@
+"""Small models, and a server for them in this process: what the tests of `serve` share."""
+
+import http.client
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from unfreeze import server
+
+
+def write_half_plus(folder: Path, plus: float) -> None:
+    """TensorFlow Serving's own example: x / 2 + plus, as predict, regress and classify, in TF1's form."""
+    v1 = tf.compat.v1
+    with tf.Graph().as_default(), v1.Session() as session:
+        half, added = v1.Variable(0.5), v1.Variable(plus)
+        x = v1.placeholder(tf.float32, [None, 1], "x")
+        plain = v1.placeholder(tf.float32, None, "plain")
+        examples = v1.placeholder(tf.string, [None], "examples")
+        parsed = v1.io.parse_example(examples, {"x": v1.io.FixedLenFeature([1], tf.float32)})["x"]
+        session.run(v1.global_variables_initializer())
+        builder = v1.saved_model.builder.SavedModelBuilder(str(folder))
+        info = v1.saved_model.build_tensor_info
+        build = v1.saved_model.build_signature_def
+        scores = parsed * half + added
+        signatures = {
+            "serving_default": build(
+                {"x": info(plain)}, {"y": info(plain * half + added)}, "tensorflow/serving/predict"
+            ),
+            "tensorflow/serving/regress": build(
+                {"inputs": info(examples)}, {"outputs": info(scores)}, "tensorflow/serving/regress"
+            ),
+            "classify_x_to_y": build(
+                {"inputs": info(examples)}, {"scores": info(scores)}, "tensorflow/serving/classify"
+            ),
+        }
+        assert x is not None
+        builder.add_meta_graph_and_variables(session, ["serve"], signatures)
+        builder.save()
+
+
+class Shapes(tf.Module):
+    """Several inputs and outputs of several types; `sizes` tells how many rows were answered together."""
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec([None], tf.string, "tag"),
+            tf.TensorSpec([None, None], tf.float32, "signal"),
+            tf.TensorSpec([None, 2, 2], tf.int32, "sensor"),
+        ]
+    )
+    def several(self, tag: tf.Tensor, signal: tf.Tensor, sensor: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {
+            "name_bytes": tag,
+            "text": tf.strings.join([tag, "!"]),
+            "sum": tf.reduce_sum(signal, axis=1),
+            "doubled": sensor * 2,
+            "rows": tf.fill([tf.shape(tag)[0]], tf.shape(tag)[0]),
+        }
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None], tf.float32, "x")])
+    def plain(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"y": x * 2.0}
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, "x")])
+    def odd(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"scalar": tf.reduce_sum(x), "y": x}
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.bool, "x")])
+    def booleans(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"y": tf.logical_not(x)}
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "image_bytes")])
+    def pictures(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        sizes = tf.map_fn(
+            lambda one: tf.shape(tf.io.decode_image(one, channels=3, expand_animations=False)), image_bytes, tf.int32
+        )
+        return {"size": sizes}
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, "seconds")])
+    def slow(self, seconds: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Busy for a while that grows with `seconds`, without Python."""
+        size = tf.cast(seconds[0] * 1000.0, tf.int32)
+        step = lambda number, x: (number + 1, tf.linalg.matmul(x, x) * 1e-3)
+        _, x = tf.while_loop(lambda number, x: number < size, step, [0, tf.ones([64, 64])])
+        return {"y": seconds + 0.0 * x[0, 0]}
+
+
+def write_shapes(folder: Path) -> None:
+    module = Shapes()
+    signatures = {name: getattr(module, name) for name in ("several", "odd", "booleans", "pictures", "slow")}
+    tf.saved_model.save(module, str(folder), signatures={"serving_default": module.plain, **signatures})
+
+
+@contextmanager
+def serving(config: Any, **settings: Any) -> Iterator[server.Server]:
+    """A server on free ports."""
+    running = server.Server(server.Settings(models=config, **{"port": 0, "rest_api_port": 0, **settings}))
+    running.start()
+    try:
+        yield running
+    finally:
+        running.stop()
+
+
+def config_of(**base_paths: Path) -> Any:
+    config = server.ModelServerConfig()
+    for name, path in base_paths.items():
+        config.model_config_list.config.add(name=name, base_path=str(path), model_platform="tensorflow")
+    return config
+
+
+def ask(
+    running: server.Server, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
+) -> tuple[int, Any]:
+    """(status, parsed JSON) of one request; a body that is not bytes is written as JSON."""
+    connection = http.client.HTTPConnection("127.0.0.1", running.rest_port or 0, timeout=60)
+    try:
+        sent = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+        connection.request(method, path, sent, headers or {})
+        response = connection.getresponse()
+        return response.status, json.loads(response.read())
+    finally:
+        connection.close()
+
+
+def predict(running: server.Server, body: Any, path: str = "/v1/models/half:predict") -> tuple[int, Any]:
+    return ask(running, "POST", path, body)
+
+
+def png(height: int, width: int) -> bytes:
+    return tf.io.encode_png(np.zeros((height, width, 3), np.uint8)).numpy()
