@@ -2,7 +2,8 @@
 
 `goldens/tf1/NAME.json.gz` holds a pipeline.config, the name, shape and dtype of each variable and the outputs' dtypes
 and shapes; `NAME.npz` what the original Object Detection API answered to two pictures: `a/detection_boxes` and so on.
-Of `raw_*` outputs with more than 256 rows 256 are kept, their indices under `.../rows`; of masks the first 20.
+Of `raw_*` outputs with more rows than 256 (or 64) so many are kept, their indices under `.../rows`; of masks the first
+20.
 
 No weights are stored. A weight's value follows from its name and shape, a picture from its size and seed: NumPy's
 RandomState is frozen, so they are the same on every version of NumPy.
@@ -39,6 +40,7 @@ class Golden:
     outputs: dict[str, Any]
     object_graph: bytes | None
     gains: tuple[tuple[str, float], ...]
+    side_inputs: dict[str, tuple[list[int], str]]  # shape and dtype of what the model takes besides pictures
 
     def answers(self) -> dict[str, np.ndarray]:
         """Every recorded array, by `picture/output`."""
@@ -58,6 +60,7 @@ def golden(name: str, generation: str = "tf1") -> Golden:
         read["outputs"],
         bytes.fromhex(read["object_graph"]) if "object_graph" in read else None,
         tuple((pattern, factor) for pattern, factor in read.get("gains", [])),
+        {name: (shape, dtype) for name, (shape, dtype) in read.get("side_inputs", {}).items()},
     )
 
 
@@ -127,6 +130,14 @@ def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
         pixels[top:bottom, left:right] = random.randint(0, 256, 3)
     pixels += random.randint(-12, 13, pixels.shape)
     return np.clip(pixels, 0, 255).astype("uint8")
+
+
+def side_input(shape: list[int], dtype: str, seed: int = 0) -> np.ndarray:
+    """What a picture of this seed is given besides: counts from 1 to 7, or numbers around 0."""
+    random = np.random.RandomState(2000 + seed)
+    return (
+        random.randint(1, 8, shape).astype(dtype) if dtype == "int32" else random.standard_normal(shape).astype(dtype)
+    )
 
 
 def frozen_graph(name: str) -> bytes:

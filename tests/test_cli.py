@@ -76,6 +76,7 @@ ALL_DEFAULTS = {
     "output_directory": None,
     "input_types": (),
     "input_shape": None,
+    "side_inputs": None,
     "label_map": None,
     "step": None,
     "overwrite": False,
@@ -114,6 +115,7 @@ def test_every_flag_with_dashes_or_underscores(recorder: Recorder, spelling: Any
         "output_directory": "out",
         "input_types": ("tf_example",),
         "input_shape": (None, 300, 300, 3),
+        "side_inputs": None,
         "label_map": "map.pbtxt",
         "step": 7,
         "overwrite": True,
@@ -234,15 +236,24 @@ def test_the_original_scripts_other_spellings(recorder: Recorder) -> None:
     assert recorder.options["config_override"] == override
 
 
+@pytest.mark.parametrize("switch", [["--use_side_inputs", "True"], ["--use_side_inputs"]])
+def test_the_original_scripts_side_inputs(recorder: Recorder, switch: list[str]) -> None:
+    given = ["--side_input_shapes", "1,-1,2057/1", "--side_input_names=context_features,valid_context_size"]
+    assert original_script(*switch, *given, "--side_input_types", "float,int", *ORIGINAL) == 0
+    assert recorder.options["side_inputs"] == {
+        "context_features": ("float32", (1, None, 2057)),
+        "valid_context_size": ("int32", (1,)),
+    }
+
+
 @pytest.mark.parametrize(
     ("given", "told"),
     [
         (["--write_inference_graph"], "not supported yet: --write_inference_graph"),
         (["--additional_output_tensor_names=a,b"], "not supported yet: --additional_output_tensor_names"),
-        (["--use_side_inputs", "True"], "not supported yet: --use_side_inputs"),
-        (["--side_input_names=context_features"], "not supported yet: --side_input_names"),
-        (["--side_input_shapes=1,2000,2057/1"], "not supported yet: --side_input_shapes"),
-        (["--side_input_types=tf.float32"], "not supported yet: --side_input_types"),
+        (["--use_side_inputs", "True"], "--use_side_inputs needs --side_input_shapes"),
+        (["--use_side_inputs", "False"], "unexpected argument 'False'"),
+        (["--side_input_names=context_features"], "--side_input_types need --use_side_inputs"),
         (["--output_directory="], "--output_directory is missing"),
         (["--trained_checkpoint=x"], "Unknown command line flag 'trained_checkpoint'"),
         (["stray"], "unexpected argument 'stray'"),

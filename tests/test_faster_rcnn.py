@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from unfreeze.config import parse_pipeline_config
 from unfreeze.detectors import build_detector
-from unfreeze.errors import ConfigError, UnsupportedError
+from unfreeze.errors import ConfigError
 from unfreeze.heads.mask import MaskPredictor, conv_depth, mask_predictor
 from unfreeze.ops.layers import PLAIN, BatchNorm, Style, resized_conv
 from unfreeze.weights import Checkpoint, TensorInfo, Weights
@@ -127,13 +127,15 @@ def build(predictor: str = "", extractor: str = "", **fields: str) -> None:
         ({"predictor": RFCN % "", "output_final_box_features": "true"}, "output_final_box_features is true"),
         ({"predictor": MASK % ""}, "there are no conv_hyperparams"),
         ({"predictor": MASK % "group_norm {}"}, "fc_hyperparams has group_norm"),
+        ({"context_config": "{}", "output_final_box_features": "true"}, "output_final_box_features is true"),
+        (
+            {"context_config": "{}", "number_of_stages": "3", "predictor": MASK[:-1] % "" + "conv_hyperparams {} }"},
+            "context_config: number_of_stages is 3",
+        ),
+        ({"context_config": "{ use_long_term_attention: false }"}, "neither use_self_attention nor"),
+        ({"context_config": "{ num_attention_heads: 0 }"}, "num_attention_heads is 0"),
     ],
 )
 def test_what_the_original_refuses_is_refused(fields: dict[str, str], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         build(**fields)
-
-
-def test_context_rcnn_is_refused_by_name() -> None:
-    with pytest.raises(UnsupportedError, match="not supported yet: context_config"):
-        build(context_config="{}")

@@ -84,6 +84,8 @@ CASES = (
     Case("v_mrcnn_agnostic_upsampled"),
     Case("v_mrcnn_pad_matmul"),
     Case("v_rfcn_padded"),
+    Case("v_context_rcnn_resnet50"),
+    Case("v_context_rcnn_self_attention"),
 )
 
 
@@ -104,7 +106,8 @@ def test_answers_are_the_originals(case: Case, tmp_path: Path) -> None:
     for name, size in reference.PICTURES.items():
         image = tf.constant(reference.picture(*size)[np.newaxis])
         preprocessed, true_shapes = exportable.detector.preprocess(image)
-        answers = {key: value.numpy() for key, value in exportable.detect(preprocessed, true_shapes).items()}
+        side = [reference.side_input(*like, seed=size[2]) for like in golden.side_inputs.values()]
+        answers = {key: value.numpy() for key, value in exportable.detect(preprocessed, true_shapes, *side).items()}
         theirs = {key.removeprefix(name + "/"): value for key, value in recorded.items() if key.startswith(name + "/")}
         ours = kept(answers, theirs, proposals=config.model.HasField("faster_rcnn"))
         if case.tied:  # the same box of the same class, of another proposal

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from unfreeze import __version__
+from unfreeze.errors import UnfreezeError
 from unfreeze.terminal import import_tensorflow_quietly, leave, log_to_stderr, progress
 
 if TYPE_CHECKING:
@@ -109,6 +110,12 @@ def table(report: "Report") -> str:
     "tf_example. The others are written too, by name; give the flag again to keep just those you name.",
 )
 @click.option("--input-shape", type=InputShape(), help="Fix the shape of image_tensor; -1 leaves a dimension open.")
+@click.option(
+    "--use-side-inputs", is_flag=True, help="Shape what a Context R-CNN takes besides pictures (default: any)."
+)
+@click.option("--side-input-shapes", metavar="SHAPES", help="Shapes with / between them, as in 1,2000,2057/1.")
+@click.option("--side-input-names", metavar="NAMES", help="As in context_features,valid_context_size.")
+@click.option("--side-input-types", metavar="TYPES", help="As in float,int.")
 @click.option("--label-map", type=PATH, help="A label map (.pbtxt) to carry along, for class names.")
 @click.option("--step", type=int, help="The checkpoint of this step instead of the newest.")
 @click.option("--config-override", default="", metavar="TEXT", help="Text of a pipeline.config, merged over the file.")
@@ -121,6 +128,10 @@ def export(
     checkpoint: str | None,
     trained_checkpoint_prefix: str | None,
     trained_checkpoint_dir: str | None,
+    use_side_inputs: bool,
+    side_input_shapes: str | None,
+    side_input_names: str | None,
+    side_input_types: str | None,
     as_json: bool,
     quiet: bool,
     **options: Any,
@@ -132,7 +143,13 @@ def export(
             "give the checkpoint once: as an argument, --trained-checkpoint-prefix or --trained-checkpoint-dir"
         )
     from unfreeze.proof import Verifiers
+    from unfreeze.verbs.side_inputs import parse_side_inputs
     from unfreeze.weights import locate
+
+    side = (side_input_shapes, side_input_names, side_input_types)
+    if any(side) and not use_side_inputs:
+        raise UnfreezeError("--side-input-shapes, --side-input-names and --side-input-types need --use-side-inputs")
+    side_inputs = parse_side_inputs(*side) if use_side_inputs else None
 
     locate(given[0], options["step"])  # a wrong path is told before TensorFlow takes its seconds
     with progress(quiet) as (on_progress, on_warning):
@@ -140,7 +157,14 @@ def export(
         with Verifiers(unused_tensorflow=True) if options["verify"] else nullcontext() as verifiers:
             from unfreeze.verbs.export import export
 
-            exported = export(given[0], **options, verifiers=verifiers, on_progress=on_progress, on_warning=on_warning)
+            exported = export(
+                given[0],
+                **options,
+                side_inputs=side_inputs,
+                verifiers=verifiers,
+                on_progress=on_progress,
+                on_warning=on_warning,
+            )
     proved = f"{table(exported.report)}\n" if exported.report else "not verified\n"
     show(exported.to_dict(), f"{proved}exported {exported.saved_model}", as_json, quiet)
 

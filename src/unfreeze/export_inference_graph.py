@@ -28,12 +28,16 @@ STRINGS = {
     "trained_checkpoint_prefix": "The checkpoint, as in path/to/model.ckpt-1000.",
     "output_directory": "Where saved_model/ is written.",
     "config_override": "Text of a pipeline.config, merged over the file.",
+    "side_input_shapes": "Shapes of the side inputs with / between them, as in 1,2000,2057/1; -1 leaves a size open.",
+    "side_input_types": "Their types, as in float,int.",
+    "side_input_names": "Their names, as in context_features,valid_context_size.",
 }
+BOOLEANS = {"use_side_inputs": "Take what a Context R-CNN needs besides pictures, as the next three flags tell it."}
 REQUIRED = ("pipeline_config_path", "trained_checkpoint_prefix", "output_directory")
 
-# Known, so that they can be refused by name. The first two groups ask for other files or outputs.
-REFUSED_STRINGS = ("additional_output_tensor_names", "side_input_shapes", "side_input_types", "side_input_names")
-REFUSED_BOOLEANS = ("write_inference_graph", "use_side_inputs")
+# Known, so that they can be refused by name: they ask for other files or outputs.
+REFUSED_STRINGS = ("additional_output_tensor_names",)
+REFUSED_BOOLEANS = ("write_inference_graph",)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -66,17 +70,22 @@ def export_arguments(given: Sequence[str]) -> list[str]:
     for name in (*REFUSED_BOOLEANS, *REFUSED_STRINGS):
         if known[name].value:
             raise UnsupportedError(f"not supported yet: --{name}; leave it away to export the model without it")
+    if (
+        known.use_side_inputs
+    ):  # the original's documentation writes `--use_side_inputs True`, whose second word is nothing
+        left_over = [argument for argument in left_over if argument.lower() != "true"]
     if left_over:
         raise UnfreezeError(f"unexpected argument {left_over[0]!r}: every value belongs to a flag, as in --flag=value")
     for name in REQUIRED:
         if not known[name].value:
             raise UnfreezeError(f"--{name} is missing (see python -m unfreeze.export_inference_graph --help)")
-    return ["export", *(f"--{name}={known[name].value}" for name in STRINGS if known[name].value)]
+    switches = (f"--{name}" for name in BOOLEANS if known[name].value)
+    return ["export", *switches, *(f"--{name}={known[name].value}" for name in STRINGS if known[name].value)]
 
 
 def in_its_flags(message: str) -> str:
     """An error of `unfreeze export` that advises only what this script takes."""
-    for name in STRINGS:
+    for name in (*BOOLEANS, *STRINGS):
         message = message.replace("--" + name.replace("_", "-"), f"--{name}")
     return message.replace("give --overwrite, or another", "remove it, or give another")
 
@@ -84,10 +93,13 @@ def in_its_flags(message: str) -> str:
 def flags_of_the_original() -> flags.FlagValues:
     """The script's flags, in a set of their own: TensorFlow's and pytest's flags live in the global one."""
     known = flags.FlagValues()
+    known.set_gnu_getopt(True)  # as TensorFlow's own: flags may follow an argument
     for name, told in STRINGS.items():
         flags.DEFINE_string(name, None, told, flag_values=known)
     for name in REFUSED_STRINGS:
         flags.DEFINE_string(name, None, "Not supported yet.", flag_values=known)
+    for name, told in BOOLEANS.items():
+        flags.DEFINE_boolean(name, False, told, flag_values=known)
     for name in REFUSED_BOOLEANS:
         flags.DEFINE_boolean(name, False, "Not supported yet.", flag_values=known)
     flags.DEFINE_boolean("help", False, "Show this message and exit.", short_name="h", flag_values=known)

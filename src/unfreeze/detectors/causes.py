@@ -15,6 +15,7 @@ PREDICTOR = re.compile(r"^\w*BoxPredictor")
 NECK = re.compile(r"^.*/(fpn|bifpn|mnas_fpn)(?=/)")
 NUMBERED_PREDICTOR = re.compile(r"^BoxPredictor_(\d+)/")
 EXTRA_LAYER_DEPTHWISE = re.compile(r"_\d+x\d+_s\d+_\d+_depthwise/")
+ATTENTION = re.compile(r"^(?:Self)?AttentionBlock\w*/fully_connected(_[12])?/")
 MASK_HEAD = "SecondStageBoxPredictor/Conv"
 LAYER_BEFORE_PREDICTOR = re.compile(r"^BoxPredictor_\d+/Conv2d_\d+_1x1_")
 
@@ -238,6 +239,20 @@ def _second_stage(evidence: Evidence) -> Iterator[str]:
         yield _num_classes_told(evidence, held // bins - 1 if held % bins == 0 else None)
 
 
+def _context(evidence: Evidence) -> Iterator[str]:
+    """Whether there is an attention at all, how many blocks it has, and their sizes."""
+    for names, told in ((evidence.absent, "the config has more"), (evidence.unused, "the checkpoint has more")):
+        if any(map(ATTENTION.match, names)):
+            yield f"context_config (attention blocks: {told})"
+    for misfit in evidence.misfits:
+        match = ATTENTION.match(misfit.name)
+        if match and misfit.held and misfit.name.endswith("/weights") and len(misfit.held) == 2:
+            if misfit.held[1] != misfit.needed[1]:
+                yield _told("attention_bottleneck_dimension", misfit.needed[1], misfit.held[1])
+            if misfit.held[0] != misfit.needed[0] and match[1]:
+                yield _told("context_feature_length", misfit.needed[0], misfit.held[0])
+
+
 def _told(option: str, needed: object, held: object) -> str:
     return f"{option} ({needed} in the config, {held} in the checkpoint)"
 
@@ -279,6 +294,7 @@ RULES: tuple[Callable[[Evidence], Iterator[str]], ...] = (
     _box_predictor_sizes,
     _first_stage,
     _second_stage,
+    _context,
     _layers_before_predictor,
     _normalization,
 )

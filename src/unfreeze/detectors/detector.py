@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import tensorflow as tf
 
@@ -16,16 +16,19 @@ class Detector:
 
     `preprocess`: [N, H, W, 3] uint8 or float32 (0..255, RGB) -> [N, *preprocessed_shape] float32, [N, 3] int32 (the
     true height, width and channels of each image within it).
-    `predict`: these two -> named stages. `postprocess`: stages and true shapes -> the outputs of the original, float32,
-    N first.
+    `predict`: these two, and the side inputs by name -> named stages.
+    `postprocess`: stages and true shapes -> the outputs of the original, float32, N first.
     """
 
     preprocess: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
-    predict: Callable[[tf.Tensor, tf.Tensor], Tensors]
+    predict: Callable[..., Tensors]
     postprocess: Callable[[Tensors, tf.Tensor], Tensors]
     preprocessed_shape: tuple[int | None, int | None, int]  # None where it depends on the picture
     input_name: str  # of `serving_default`, as the original's exporter of this generation calls it
+    # What it needs besides pictures, by name, N first; each of its signatures takes them too.
+    side_inputs: Mapping[str, tf.TensorSpec] = field(default_factory=dict)
 
-    def detect(self, preprocessed: tf.Tensor, true_shapes: tf.Tensor) -> Tensors:
-        """Preprocessed images to detections."""
-        return self.postprocess(self.predict(preprocessed, true_shapes), true_shapes)
+    def detect(self, preprocessed: tf.Tensor, true_shapes: tf.Tensor, *side_inputs: tf.Tensor) -> Tensors:
+        """Preprocessed images, and side inputs in their order, to detections."""
+        given = dict(zip(self.side_inputs, side_inputs, strict=True))
+        return self.postprocess(self.predict(preprocessed, true_shapes, **given), true_shapes)

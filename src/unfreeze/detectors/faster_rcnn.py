@@ -1,6 +1,6 @@
-"""Faster R-CNN, Mask R-CNN and R-FCN: proposals, then a second look at each of them, then perhaps its mask.
+"""Faster R-CNN, Mask R-CNN, R-FCN, Context R-CNN: proposals, a second look at each of them, then perhaps its mask.
 
-Source: object_detection/meta_architectures/{faster_rcnn,rfcn}_meta_arch.py.
+Source: object_detection/meta_architectures/{faster_rcnn,rfcn,context_rcnn}_meta_arch.py.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from unfreeze.detectors.context import NO_ATTENTION, build_context
 from unfreeze.detectors.detector import Detector, Tensors
 from unfreeze.detectors.faster_rcnn_extractors import FASTER_RCNN_EXTRACTORS, FasterRcnnExtractor
 from unfreeze.detectors.first_stage import BOX_SCALES, build_first_stage
@@ -42,17 +43,19 @@ def build_faster_rcnn(config: Any, p: Branch) -> Detector:
     _check_size(resizer.shape[:2])
     first_stage = build_first_stage(config)
     second_stage = build_second_stage(config, extractor)
+    context = build_context(config)
     post_processing = build_post_processing(config.second_stage_post_processing)
 
     def preprocess(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         resized, true_shapes = resizer.resize(images)
         return extractor.normalize(resizer.finish(resized)), true_shapes
 
-    def predict(preprocessed: tf.Tensor, true_shapes: tf.Tensor) -> Tensors:
+    def predict(preprocessed: tf.Tensor, true_shapes: tf.Tensor, **side_inputs: tf.Tensor) -> Tensors:
         size = image_size(preprocessed)
         feature_map = extractor.first_stage(preprocessed, p["FirstStageFeatureExtractor"], stride)
         stages, proposals = first_stage(feature_map, _windows_px(true_shapes), size, p)
-        predicted = second_stage.predict(feature_map, proposals, p)
+        attention = context and context.attention(proposals, stages["num_proposals"], side_inputs, p)
+        predicted = second_stage.predict(feature_map, proposals, p, attention or NO_ATTENTION)
         stages |= {name: proposals.padded(values) for name, values in predicted.items()}
         size_px = tf.cast(tf.stack([*size, *size]), tf.float32)
         stages["proposal_boxes_px"] = size_px * stages["proposal_boxes_normalized"]
@@ -93,12 +96,11 @@ def build_faster_rcnn(config: Any, p: Branch) -> Detector:
         logits = masks(features, tf.cast(detections.of(kept.classes), tf.int32), p)
         return {"detection_masks": detections.padded(tf.sigmoid(logits))}
 
-    return Detector(preprocess, predict, postprocess, resizer.shape, input_name="inputs")
+    side_inputs = context.side_inputs if context else {}
+    return Detector(preprocess, predict, postprocess, resizer.shape, input_name="inputs", side_inputs=side_inputs)
 
 
 def _check(config: Any) -> None:
-    if config.HasField("context_config"):
-        raise UnsupportedError("not supported yet: context_config (Context R-CNN)")
     if config.number_of_stages == 1:
         raise ConfigError(
             "faster_rcnn: number_of_stages is 1, proposals without classes, on which the original's exporter fails; "

@@ -11,6 +11,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from unfreeze.detectors.context import NO_ATTENTION, Attention
 from unfreeze.detectors.detector import Tensors
 from unfreeze.detectors.faster_rcnn_extractors import FasterRcnnExtractor
 from unfreeze.detectors.hyperparams import conv_style, fc_style
@@ -27,14 +28,15 @@ PREDICTOR_SCOPE = "SecondStageBoxPredictor"
 
 @dataclass(frozen=True)
 class SecondStage:
-    """What becomes of R boxes on a feature map `[N, H, W, C]`; each function takes the weights last.
+    """What becomes of R boxes on a feature map `[N, H, W, C]`.
 
-    `predict`: map, rows -> `refined_box_encodings` [R, q, 4], `class_predictions_with_background` [R, K + 1].
-    `crop_features`: map, rows -> [R, h, w, c], the features of each box; R-FCN has none.
-    `masks`: [R, h, w, c], classes [R] (from 0) -> [R, mask height, mask width], where a third stage predicts them.
+    `predict`: map, rows, weights, attention -> `refined_box_encodings` [R, q, 4],
+    `class_predictions_with_background` [R, K + 1].
+    `crop_features`: map, rows, weights -> [R, h, w, c], the features of each box; R-FCN has none.
+    `masks`: [R, h, w, c], classes [R] (from 0), weights -> [R, mask height, mask width], where there is a third stage.
     """
 
-    predict: Callable[[tf.Tensor, Rows, Branch], Tensors]
+    predict: Callable[[tf.Tensor, Rows, Branch, Attention], Tensors]
     crop_features: Callable[[tf.Tensor, Rows, Branch], tf.Tensor] | None = None
     masks: Callable[[tf.Tensor, tf.Tensor, Branch], tf.Tensor] | None = None
 
@@ -66,16 +68,18 @@ def _mask_rcnn(config: Any, predictor: Any, extractor: FasterRcnnExtractor) -> S
     classifier = _box_classifier(config, predictor)
     mask_numbers = _mask_predictor(config, predictor)
 
-    def crop_features(feature_map: tf.Tensor, rows: Rows, p: Branch) -> tf.Tensor:
-        crops = crop(feature_map, rows.boxes, rows.images, crop_size)
+    def crop_features(x: tf.Tensor, rows: Rows, p: Branch, attention: Attention = NO_ATTENTION) -> tf.Tensor:
+        crops = crop(x, rows.boxes, rows.images, crop_size)
         pooled = tf.nn.max_pool2d(crops, config.maxpool_kernel_size, config.maxpool_stride, "VALID")
-        return extractor.second_stage(pooled, p[EXTRACTOR_SCOPE])
+        return attention.features(extractor.second_stage(attention.crops(pooled), p[EXTRACTOR_SCOPE]))
 
     def masks(features: tf.Tensor, classes: tf.Tensor, p: Branch) -> tf.Tensor:
         return mask_predictor(features, classes, p[PREDICTOR_SCOPE], mask_numbers)
 
     return SecondStage(
-        predict=lambda x, rows, p: box_classifier(crop_features(x, rows, p), p[PREDICTOR_SCOPE], classifier),
+        predict=lambda x, rows, p, attention: box_classifier(
+            crop_features(x, rows, p, attention), p[PREDICTOR_SCOPE], classifier
+        ),
         crop_features=crop_features,
         masks=masks if config.number_of_stages == 3 else None,
     )
@@ -135,7 +139,7 @@ def _rfcn(config: Any, predictor: Any, extractor: FasterRcnnExtractor) -> Second
                 "the first has to be a multiple of the second"
             )
 
-    def predict(feature_map: tf.Tensor, rows: Rows, p: Branch) -> Tensors:
+    def predict(feature_map: tf.Tensor, rows: Rows, p: Branch, attention: Attention) -> Tensors:
         features = extractor.second_stage(feature_map, p[EXTRACTOR_SCOPE])
         return position_sensitive(features, rows.boxes, rows.images, p[PREDICTOR_SCOPE], numbers)
 

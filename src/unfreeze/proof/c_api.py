@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from unfreeze.errors import SavedModelError, UnsupportedError
+from unfreeze.proof.pictures import Feed
 
 DTYPES: dict[int, np.dtype[Any]] = {
     1: np.dtype(np.float32),
@@ -157,31 +158,34 @@ class Session:
             self._library.TF_DeleteSession(self._session, status)
         self._library.TF_DeleteGraph(self._graph)
 
-    def run(self, name: str, feed: np.ndarray | Sequence[bytes], fetches: Mapping[str, str]) -> dict[str, np.ndarray]:
-        """Feed one tensor by name, and fetch others by name.
+    def run(self, feeds: Mapping[str, Feed], fetches: Mapping[str, str]) -> dict[str, np.ndarray]:
+        """Feed tensors by name, and fetch others by name.
 
         Raises:
             SavedModelError: no such tensor, or the graph fails.
         """
         library = self._library
-        given = (_Output * 1)(self._output(name))
+        given = (_Output * len(feeds))(*(self._output(tensor) for tensor in feeds))
         wanted = (_Output * len(fetches))(*(self._output(tensor) for tensor in fetches.values()))
-        tensor = _strings(library, feed) if isinstance(feed, Sequence) else _numbers(library, feed)
-        values = (_Pointer * 1)(tensor)
+        made = [
+            _strings(library, each) if isinstance(each, list) else _numbers(library, each) for each in feeds.values()
+        ]
+        values = (_Pointer * len(made))(*made)
         results = (_Pointer * len(fetches))()
         try:
             with self._status() as status:
                 library.TF_SessionRun(
-                    *(self._session, None, given, values, 1, wanted, results, len(fetches)),
+                    *(self._session, None, given, values, len(made), wanted, results, len(fetches)),
                     *(None, 0, None, status),
                 )
             return {key: _array(library, result) for key, result in zip(fetches, results, strict=True)}
         finally:
-            if isinstance(feed, Sequence):
-                for place in _places(library, tensor):
-                    library.TF_StringDealloc(place)  # only those we made: a result may share the graph's own
-            for each in (tensor, *filter(None, results)):
-                library.TF_DeleteTensor(each)
+            for tensor, feed in zip(made, feeds.values(), strict=True):
+                if isinstance(feed, list):
+                    for place in _places(library, tensor):
+                        library.TF_StringDealloc(place)  # only those we made: a result may share the graph's own
+            for tensor in (*made, *filter(None, results)):
+                library.TF_DeleteTensor(tensor)
 
     def _output(self, name: str) -> _Output:
         operation, _, index = name.partition(":")

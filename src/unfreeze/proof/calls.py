@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -14,7 +14,7 @@ class Call:
     """A question to a loaded SavedModel.
 
     `input_tensor` and the values of `outputs` are names in the graph. Of the `feeds` the first that is understood is
-    used: one string may be a picture or a tf.Example.
+    used: one string may be a picture or a tf.Example. `side` are the other inputs: tensor and value by key.
     """
 
     signature: str
@@ -22,6 +22,11 @@ class Call:
     input_tensor: str
     outputs: Mapping[str, str]
     feeds: Sequence[Feed]
+    side: Mapping[str, tuple[str, Feed]] = field(default_factory=dict)
+
+    def fed(self, feed: Feed) -> dict[str, Feed]:
+        """Every input by the name of its tensor."""
+        return {self.input_tensor: feed, **dict(self.side.values())}
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ from unfreeze.proof.workers import Reply, Verifiers
 
 # One program on one machine: only the order of sums may differ, between batch sizes and loaders.
 SAME = Tolerances(boxes=1e-5, scores=1e-5, other=1e-5)
-INPUT_KEYS = ("inputs", "input_tensor")  # what clients of the TF1 and of the TF2 exporter send
 OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 SHOWN = 4  # problems of one check that are told; the others are counted
 
@@ -72,9 +71,9 @@ def check_signature(program: Program) -> Check:
 def serving_misfits(serving: Signature) -> list[str]:
     """Say what clients of the original exporter would stumble over."""
     problems = []
-    if len(serving.inputs) != 1 or next(iter(serving.inputs)) not in INPUT_KEYS:
+    if not serving.inputs or trials.the_input(serving)[0] not in trials.INPUT_KEYS:
         problems.append(
-            f"{SERVING} takes {', '.join(serving.inputs) or 'nothing'}, not one of {' or '.join(INPUT_KEYS)}"
+            f"{SERVING} takes {', '.join(serving.inputs) or 'nothing'}, not one of {' or '.join(trials.INPUT_KEYS)}"
         )
     elif not trials.takes_pictures(serving):
         problems.append(f"{SERVING} takes {trials.the_input(serving)[1]}: no form of a picture")
@@ -91,7 +90,7 @@ def serving_misfits(serving: Signature) -> list[str]:
 
 def batch_misfits(signature: Signature) -> list[str]:
     """Name the outputs whose static shape says that they do not have one row for each image."""
-    fixed = trials.fixed_batch(signature) if len(signature.inputs) == 1 else None
+    fixed = trials.fixed_batch(signature) if signature.inputs else None
     return [
         f"{signature.name}: {key} is {tensor}, its first dimension is not the batch"
         for key, tensor in signature.outputs.items()

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -10,7 +11,7 @@ import tensorflow as tf
 from unfreeze.errors import SavedModelError
 from unfreeze.proof.calls import Answers, Call, answers, one_line
 from unfreeze.proof.detections import DETECTION
-from unfreeze.proof.pictures import Feed, feeds
+from unfreeze.proof.pictures import Feed, feeds, side_feeds
 from unfreeze.proof.program import Tensor
 from unfreeze.proof.weights import Stored, digest
 
@@ -45,7 +46,9 @@ def tf2_loader(saved_model: str, calls: Sequence[Call]) -> Answers:
 
     def run(call: Call, feed: Feed) -> dict[str, np.ndarray]:
         signature = model.signatures[call.signature]
-        return {name: value.numpy() for name, value in signature(**{call.input: tf.constant(feed)}).items()}
+        given = {call.input: feed, **{key: value for key, (_, value) in call.side.items()}}
+        answer = signature(**{key: tf.constant(value) for key, value in given.items()})
+        return {name: value.numpy() for name, value in answer.items()}
 
     return answers(run, calls, time.perf_counter() - start)
 
@@ -69,6 +72,8 @@ def either_loader(saved_model: str, calls: Sequence[Call]) -> Answers:
 def frozen_graph(path: str, pictures: Sequence[np.ndarray]) -> Answers:
     """A frozen graph as the original exporter writes it, asked by the names of its tensors.
 
+    The pictures are the first and the second of each case in turn.
+
     Source: object_detection/exporter.py (input_placeholder_fn_map, add_output_tensor_nodes).
     """
     start = time.perf_counter()
@@ -85,16 +90,31 @@ def frozen_graph(path: str, pictures: Sequence[np.ndarray]) -> Answers:
         raise SavedModelError(f"{path}: no detection graph of the Object Detection API, it has no {lacks}")
     outputs = {name: f"{name}:0" for name in FROZEN_OUTPUTS if name in names}
     tensor = Tensor(f"{given[0]}:0", FROZEN_INPUTS[given[0]], None)
-    calls = [Call("", "", tensor.name, outputs, feeds(picture, tensor, given[0])) for picture in pictures]
+    side = {node.name: _placeholder(node) for node in graph_def.node if node.op == "Placeholder"}
+    del side[given[0]]
+    calls = [
+        Call("", "", tensor.name, outputs, feeds(picture, tensor, given[0]), side_feeds(side, (place % 2,)))
+        for place, picture in enumerate(pictures)
+    ]
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         tf.import_graph_def(graph_def, name="")
         del graph_def
         return answers(_runner(session), calls, time.perf_counter() - start)
 
 
+def _placeholder(node: Any) -> Tensor:
+    """What a node of a graph takes."""
+    shape = tf.TensorShape(node.attr["shape"].shape)
+    sizes = tuple(shape.as_list()) if shape.rank is not None else None
+    return Tensor(f"{node.name}:0", tf.dtypes.as_dtype(node.attr["dtype"].type).name, sizes)
+
+
 def _runner(session: tf.compat.v1.Session) -> Callable[[Call, Feed], dict[str, np.ndarray]]:
     def run(call: Call, feed: Feed) -> dict[str, np.ndarray]:
-        given = feed if isinstance(feed, np.ndarray) else np.array(feed, dtype=object)
-        return session.run(dict(call.outputs), {call.input_tensor: given})
+        fed = {
+            tensor: value if isinstance(value, np.ndarray) else np.array(value, dtype=object)
+            for tensor, value in call.fed(feed).items()
+        }
+        return session.run(dict(call.outputs), fed)
 
     return run

@@ -1,6 +1,7 @@
 """Pictures to try a detector with, in every form in which a signature may ask for them."""
 
 import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from unfreeze.proof import wire
 from unfreeze.proof.program import Tensor
 
 Feed = np.ndarray | list[bytes]
+SIDE_LENGTH = 8  # of what a side input has any number of
 
 
 def trial_pictures(height: int = 240, width: int = 320) -> np.ndarray:
@@ -64,6 +66,22 @@ def feeds(pictures: np.ndarray, tensor: Tensor, form: str | None) -> list[Feed]:
     if tensor.dtype in ("uint8", "float32") and (tensor.shape is None or len(tensor.shape) == 4):
         return [pictures.astype(tensor.dtype)]
     return []
+
+
+def side_feeds(tensors: Mapping[str, Tensor], places: Sequence[int]) -> dict[str, tuple[str, Feed]]:
+    """What to give the inputs besides the picture: tensor and value by key, the same for the same place of a pair."""
+    return {key: (tensor.name, _side_feed(tensor, places)) for key, tensor in tensors.items()}
+
+
+def _side_feed(tensor: Tensor, places: Sequence[int]) -> Feed:
+    """A row for each picture: numbers around 0, or counts from 1 to SIDE_LENGTH."""
+    sizes = [size or SIDE_LENGTH for size in (tensor.shape or (None,))[1:]]
+    rows = []
+    for place in places:
+        random = np.random.RandomState(place)
+        counts = tensor.dtype.startswith(("int", "uint"))
+        rows.append(random.randint(1, SIDE_LENGTH + 1, sizes) if counts else random.standard_normal(sizes))
+    return np.array(rows).astype(tensor.dtype)
 
 
 def png(picture: np.ndarray) -> bytes:

@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from unfreeze.proof.calls import Answers, Call
-from unfreeze.proof.pictures import feeds, read_picture, trial_pictures, with_mirror
+from unfreeze.proof.pictures import feeds, read_picture, side_feeds, trial_pictures, with_mirror
 from unfreeze.proof.program import Program, Signature, Tensor
 
 SERVING = "serving_default"
+INPUT_KEYS = ("inputs", "input_tensor")  # what clients of the TF1 and of the TF2 exporter send
+SIDE_DTYPES = ("float32", "float64", "float16", "int32", "int64")
 FORMS = ("encoded_image_string_tensor", "tf_example")
 
 Answer = dict[str, np.ndarray]
@@ -58,13 +60,22 @@ def picture_size(programs: Sequence[Program]) -> tuple[int | None, int | None]:
 
 
 def takes_pictures(signature: Signature) -> bool:
-    """Whether it has one input, and a picture can be put into it."""
-    return len(signature.inputs) == 1 and bool(feeds(np.zeros((1, 1, 1, 3), np.uint8), the_input(signature)[1], None))
+    """Whether a picture can be put into one of its inputs, and numbers into the others."""
+    if not signature.inputs or any(tensor.dtype not in SIDE_DTYPES for tensor in side_inputs(signature).values()):
+        return False
+    return bool(feeds(np.zeros((1, 1, 1, 3), np.uint8), the_input(signature)[1], None))
 
 
 def the_input(signature: Signature) -> tuple[str, Tensor]:
-    """Give key and tensor of the only input."""
-    return next(iter(signature.inputs.items()))
+    """Give key and tensor of the input for pictures: by its key, or the only one."""
+    key = next((key for key in INPUT_KEYS if key in signature.inputs), next(iter(signature.inputs)))
+    return key, signature.inputs[key]
+
+
+def side_inputs(signature: Signature) -> dict[str, Tensor]:
+    """Give the other inputs by key."""
+    picture, _ = the_input(signature)
+    return {key: tensor for key, tensor in signature.inputs.items() if key != picture}
 
 
 def fixed_batch(signature: Signature) -> int | None:
@@ -96,7 +107,14 @@ def questions(signature: Signature, tried: Sequence[Case], *, singles: bool, for
         Asked(
             case,
             batch,
-            Call(signature.name, key, tensor.name, outputs, feeds(case.pictures[list(batch)], tensor, form)),
+            Call(
+                signature.name,
+                key,
+                tensor.name,
+                outputs,
+                feeds(case.pictures[list(batch)], tensor, form),
+                side_feeds(side_inputs(signature), batch),
+            ),
         )
         for case in tried
         for batch in batches(signature, singles)

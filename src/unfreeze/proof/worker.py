@@ -104,7 +104,7 @@ def c_api_steps() -> Steps:
         start = time.perf_counter()
         with c_api.Session(library, saved_model) as session:
             load_s = time.perf_counter() - start
-            return answers(lambda call, feed: session.run(call.input_tensor, feed, call.outputs), calls, load_s)
+            return answers(lambda call, feed: session.run(call.fed(feed), call.outputs), calls, load_s)
 
     return {"cpp_loader": cpp_loader}
 

@@ -12,7 +12,7 @@ from unfreeze.detectors import Detector
 from unfreeze.ops import images as ops
 
 Shape = Sequence[int | None]
-Detect = Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]
+Detect = Callable[..., dict[str, tf.Tensor]]
 ANY_SHAPE = (None, None, None, 3)
 
 # Each input type: dtype, and how a picture comes out of a string (None: it comes as pixels).
@@ -27,46 +27,60 @@ INPUT_TYPES: dict[str, tuple[tf.DType, Callable[[tf.Tensor], tf.Tensor] | None]]
 def signature(detector: Detector, detect: Detect, input_type: str, input_shape: Shape | None) -> Any:
     """The traced function of one input type: pixels `[N, H, W, 3]`, or strings `[N]`, to the detector's outputs.
 
-    `input_shape` fixes the pixels' shape; a decoded picture is then resized to its height and width first.
+    `input_shape` fixes the pixels' shape; a decoded picture is then resized to its height and width first. What else
+    the detector takes, its side inputs, comes behind them; if their N is fixed, so is that of the pictures.
     """
     dtype, decode = INPUT_TYPES[input_type]
+    side = list(detector.side_inputs.values())
+    num_images = input_shape[0] if input_shape else next((spec.shape[0] for spec in side if spec.shape[0]), None)
     if decode is None:
-        spec = tf.TensorSpec(input_shape or ANY_SHAPE, dtype, name=detector.input_name)
-        return _traced(lambda images: detect(*detector.preprocess(images)), spec)
+        spec = tf.TensorSpec([num_images, *(input_shape or ANY_SHAPE)[1:]], dtype, name=detector.input_name)
+        return _by_name(lambda images, *given: detect(*detector.preprocess(images), *given), [spec, *side])
     preprocess = detector.preprocess if input_shape is None else partial(_resized_first, detector, input_shape[1:3])
-    spec = tf.TensorSpec([None if input_shape is None else input_shape[0]], dtype, name=detector.input_name)
-    return _traced(
-        lambda strings: detect(*ops.decoded_batch(strings, decode, preprocess, detector.preprocessed_shape)), spec
-    )
+    spec = tf.TensorSpec([num_images], dtype, name=detector.input_name)
+
+    def call(strings: tf.Tensor, *given: tf.Tensor) -> dict[str, tf.Tensor]:
+        return detect(*ops.decoded_batch(strings, decode, preprocess, detector.preprocessed_shape), *given)
+
+    return _by_name(call, [spec, *side])
 
 
 def named(function: Any, names: Mapping[int, str]) -> Any:
     """The same signature with `detection_class_names` (string `[N, D]`); padding rows and unknown ids have ""."""
     table = ["", *(names.get(number, "") for number in range(1, max(names, default=0) + 1))]
 
-    def call(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-        outputs = function(inputs)
+    def call(*inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        outputs = function(*inputs)
         rows = tf.range(tf.shape(outputs["detection_scores"])[1])
         found = rows[tf.newaxis] < tf.cast(outputs["num_detections"], tf.int32)[:, tf.newaxis]
         numbers = tf.cast(outputs["detection_classes"], tf.int32)
         known = tf.where(found & (numbers < len(table)), numbers, 0)
         return outputs | {"detection_class_names": tf.gather(tf.constant(table), known)}
 
-    return _traced(call, _spec(function))
+    return _traced(call, _specs(function))
 
 
-def called(function: Any) -> Any:
-    """The same function again, for `__call__` of the loaded model, whose argument may be given by place."""
-    return _traced(lambda inputs: function(inputs), _spec(function))
+def called(function: Any, arguments: Sequence[str]) -> Any:
+    """The same function again, for `__call__` of the loaded model, whose arguments may be given by place."""
+    specs = {spec.name: spec for spec in _specs(function)}
+    places = [list(arguments).index(name) for name in specs]
+    return _traced(lambda *inputs: function(*(inputs[i] for i in places)), [specs[name] for name in arguments])
 
 
-def _traced(call: Callable[[tf.Tensor], dict[str, tf.Tensor]], spec: tf.TensorSpec) -> Any:
-    return tf.function(call, input_signature=[spec], autograph=False).get_concrete_function()
+def _by_name(call: Detect, specs: Sequence[tf.TensorSpec]) -> Any:
+    """With its arguments in the order of their names: so a loader hands them to a signature."""
+    order = sorted(range(len(specs)), key=lambda i: specs[i].name)
+    places = [order.index(i) for i in range(len(specs))]
+    return _traced(lambda *inputs: call(*(inputs[i] for i in places)), [specs[i] for i in order])
 
 
-def _spec(function: Any) -> tf.TensorSpec:
-    ((spec,), _) = function.structured_input_signature
-    return spec
+def _traced(call: Detect, specs: Sequence[tf.TensorSpec]) -> Any:
+    return tf.function(call, input_signature=specs, autograph=False).get_concrete_function()
+
+
+def _specs(function: Any) -> Sequence[tf.TensorSpec]:
+    specs, _ = function.structured_input_signature
+    return specs
 
 
 def _resized_first(detector: Detector, size: Shape, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

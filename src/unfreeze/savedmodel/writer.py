@@ -38,6 +38,7 @@ class Exportable:
 def trace(detector: Detector) -> Exportable:
     """Traces the network once, for any number of images; the signatures all call this one function."""
     specs = [tf.TensorSpec([None, *detector.preprocessed_shape]), tf.TensorSpec([None, 3], tf.int32)]
+    specs += detector.side_inputs.values()
     detect = tf.function(detector.detect, input_signature=specs, autograph=False).get_concrete_function()
     return Exportable(detector, detect)
 
@@ -67,8 +68,9 @@ def write_saved_model(
     number = objects.child(0, "derived", objects.computed_variable(derived.handle))
     nodes[number] = graph.handle("derived", tf.variant, [])
     objects.child(0, "initializer", objects.initializer(derived.creator, derived.initializer))
-    call = called(serving)
-    objects.child(0, "__call__", objects.function(call, [exportable.detector.input_name]))
+    arguments = [exportable.detector.input_name, *exportable.detector.side_inputs]
+    call = called(serving, arguments)
+    objects.child(0, "__call__", objects.function(call, arguments))
     signature_map = objects.child(0, "signatures", objects.user_object("signature_map"))
     meta_graph = meta_graph_pb2.MetaGraphDef()
     for name, concrete in signatures.items():

@@ -17,11 +17,12 @@ import tensorflow as tf
 
 from unfreeze import __version__, proof
 from unfreeze.config import PipelineConfig, format_pipeline_config, read_label_map, read_pipeline_config
-from unfreeze.detectors import build_detector
+from unfreeze.detectors import Detector, build_detector
 from unfreeze.detectors.build import causes, feature_extractor
 from unfreeze.errors import ConfigError, OutputError, UnsupportedError, VerificationError
 from unfreeze.proof.weights import to_record
 from unfreeze.savedmodel import INPUT_TYPES, Exportable, trace, variable_key, write_saved_model
+from unfreeze.verbs.side_inputs import SideInput, with_side_inputs
 from unfreeze.verbs.staging import staged
 from unfreeze.weights import Checkpoint, Weights, open_checkpoint
 
@@ -55,6 +56,7 @@ def export(
     output_directory: str | Path | None = None,
     input_types: Sequence[str] = (),
     input_shape: Sequence[int | None] | None = None,
+    side_inputs: Mapping[str, SideInput] | None = None,
     label_map: str | Path | None = None,
     step: int | None = None,
     overwrite: bool = False,
@@ -74,6 +76,8 @@ def export(
         output_directory: where saved_model/, pipeline.config and export.json go; by default `exported-STEP`.
         input_types: what `serving_default` takes; without it image_tensor, and a signature for each other type.
         input_shape: (images, height, width, channels) of the input, None where it is open.
+        side_inputs: dtype and shape of what a Context R-CNN takes besides pictures; by default as its config says,
+            for any number of images.
         label_map: goes to assets/, and adds the signature `named`, which tells class names.
         verify: whether the result is loaded again, run and compared before it is in place.
         verifiers: processes for that, if they were started earlier.
@@ -102,13 +106,15 @@ def export(
     ):
         say(f"reading {found.prefix} with {config_path}")
         weights = Weights(found, moving_averages=config.eval_config.use_moving_averages)
-        exportable = _bound(config, weights, warn)
+        detector = with_side_inputs(build_detector(config, weights), side_inputs, input_shape)
+        exportable = _bound(detector, config, weights, warn)
         say(f"writing {len(weights.variables)} variables")
         _write(exportable, weights, staging / "saved_model", types, input_shape, labels)
         _write_config(config, staging / CONFIG)
         report = None if workers is None else _prove(staging / "saved_model", weights, types, workers, say)
         record = _record(found, config_path, config, weights, types, report)
         record |= {"input_shape": list(input_shape) if input_shape else None, "config_override": config_override}
+        record |= {"side_inputs": side_inputs}
         (staging / RECORD).write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
         if report is not None and not report.passed:
             raise VerificationError(f"{target}: not exported, since a check of it failed:\n{report.table()}")
@@ -126,9 +132,9 @@ def find_pipeline_config(checkpoint: Checkpoint, given: str | Path | None) -> Pa
     raise ConfigError(f"{folder}: no {CONFIG} here or in the folder above; give it with --pipeline-config-path")
 
 
-def _bound(config: PipelineConfig, weights: Weights, warn: Say) -> Exportable:
+def _bound(detector: Detector, config: PipelineConfig, weights: Weights, warn: Say) -> Exportable:
     """The traced detector, every weight of it found; what is left over or was not averaged is told."""
-    exportable = trace(build_detector(config, weights))
+    exportable = trace(detector)
     weights.require_fit(causes(config))
     if weights.without_shadow:
         warn(

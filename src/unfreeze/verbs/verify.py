@@ -100,6 +100,7 @@ def weights_of(checkpoint: Checkpoint, record: Mapping[str, Any]) -> dict[str, p
 def exported_again(checkpoint: Checkpoint, beside: Path, record: Mapping[str, Any], folder: Path) -> Path:
     """A checkpoint as a SavedModel in `folder`, by its own pipeline.config, or else by the one of the first export."""
     from unfreeze.verbs.export import CONFIG, export, find_pipeline_config
+    from unfreeze.verbs.side_inputs import SideInput
 
     override = record.get("config_override", "")
     try:
@@ -115,6 +116,9 @@ def exported_again(checkpoint: Checkpoint, beside: Path, record: Mapping[str, An
         pipeline_config_path=config,
         output_directory=folder,
         input_shape=record.get("input_shape"),
+        side_inputs={name: SideInput(*like) for name, like in record["side_inputs"].items()}
+        if record.get("side_inputs")
+        else None,
         config_override=override,
         allow_unknown_fields=True,
         verify=False,

@@ -1,0 +1,106 @@
+"""Attention of each box to what other images of the same camera showed, and to the other boxes of its own image.
+
+Source: object_detection/meta_architectures/context_rcnn_lib.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import tensorflow as tf
+
+from unfreeze.ops.layers import BatchNorm, Branch, Style, fully_connected
+
+PROJECTION = Style(norm=BatchNorm(scale=True), activation=tf.nn.relu6)
+INVALID = -100000.0  # the weight of a key that is padding, before the softmax
+
+
+@dataclass(frozen=True)
+class ContextAttention:
+    """The numbers of a `context_config`, under its names; a layer of several heads is their mean."""
+
+    attention_bottleneck_dimension: int
+    attention_temperature: float
+    use_self_attention: bool = False
+    use_long_term_attention: bool = True
+    self_attention_in_sequence: bool = False
+    num_attention_heads: int = 1
+    num_attention_layers: int = 1
+
+
+def context_attention(
+    boxes: tf.Tensor,
+    num_proposals: tf.Tensor,
+    context_features: tf.Tensor,
+    valid_context_size: tf.Tensor,
+    p: Branch,
+    numbers: ContextAttention,
+) -> tf.Tensor:
+    """`[N, P, C], [N], [N, M, F], [N] -> [N, P, C]`: what to add to the features of each box.
+
+    Of an image's boxes the first `num_proposals` count, of its context features the first `valid_context_size`.
+    """
+    outputs = _outputs(p)
+    valid_boxes = tf.sequence_mask(num_proposals, tf.shape(boxes)[1])
+    valid_context = tf.sequence_mask(valid_context_size, tf.shape(context_features)[1])
+    own = None
+    if numbers.use_self_attention:
+        block = p["SelfAttentionBlock"]
+        own = _attended(boxes, boxes, valid_boxes, valid_boxes, block, next(outputs), numbers)
+        if not numbers.use_long_term_attention:
+            return own
+    x = boxes if own is None or not numbers.self_attention_in_sequence else (own + boxes) / 2.0
+    attended = x
+    for layer in range(numbers.num_attention_layers):
+        heads = [
+            _attended(
+                attended,
+                context_features,
+                valid_boxes,
+                valid_context,
+                p[f"AttentionBlock{head}_AttentionLayer{layer}"],
+                next(outputs),
+                numbers,
+            )
+            for head in range(numbers.num_attention_heads)
+        ]
+        attended += tf.add_n(heads) / len(heads)
+    attended += x
+    return attended if own is None or numbers.self_attention_in_sequence else own + attended
+
+
+def _attended(
+    x: tf.Tensor,
+    context: tf.Tensor,
+    valid_queries: tf.Tensor,
+    valid_keys: tf.Tensor,
+    p: Branch,
+    output: Branch,
+    numbers: ContextAttention,
+) -> tf.Tensor:
+    """`[N, P, C], [N, M, F], [N, P], [N, M] -> [N, P, C]`; what is not valid has a query, key or value of zeros."""
+    depth, valid_queries = numbers.attention_bottleneck_dimension, valid_queries[..., tf.newaxis]
+    queries = tf.where(valid_queries, tf.math.l2_normalize(_projected(x, p["fully_connected"], depth), 2), 0.0)
+    keys, values = (
+        tf.where(valid_keys[..., tf.newaxis], tf.math.l2_normalize(_projected(context, p[name], depth), 2), 0.0)
+        for name in ("fully_connected_1", "fully_connected_2")
+    )
+    weights = tf.where(valid_keys[:, tf.newaxis], tf.matmul(queries, keys, transpose_b=True), INVALID)
+    features = tf.matmul(tf.nn.softmax(weights / numbers.attention_temperature), values)
+    return _projected(features, output, x.shape[2])
+
+
+def _projected(x: tf.Tensor, p: Branch, depth: int) -> tf.Tensor:
+    """`[N, M, F] -> [N, M, depth]`."""
+    flat = fully_connected(tf.reshape(x, [-1, x.shape[2]]), p, depth, style=PROJECTION)
+    return tf.reshape(flat, [-1, tf.shape(x)[1], depth])
+
+
+def _outputs(p: Branch) -> Iterator[Branch]:
+    """The last layer of each block, which the original left outside the block's scope: so slim numbers them."""
+    yield p["fully_connected"]
+    i = 1
+    while True:
+        yield p[f"fully_connected_{i}"]
+        i += 1

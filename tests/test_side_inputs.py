@@ -1,0 +1,104 @@
+"""What a Context R-CNN takes besides pictures: the flags, what fits the model, and an export with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import reference
+import tensorflow as tf
+
+from unfreeze import export
+from unfreeze.detectors import Detector
+from unfreeze.errors import ConfigError, UnfreezeError
+from unfreeze.verbs.side_inputs import SideInput, parse_side_inputs, with_side_inputs
+
+NAMES = "context_features,valid_context_size"
+CONTEXT = {
+    "context_features": tf.TensorSpec([None, None, 20], name="context_features"),
+    "valid_context_size": tf.TensorSpec([None], tf.int32, name="valid_context_size"),
+}
+
+
+def given(features: tuple[int | None, ...] = (1, 12, 20), size: tuple[int | None, ...] = (1,)) -> dict[str, SideInput]:
+    return {"context_features": SideInput("float32", features), "valid_context_size": SideInput("int32", size)}
+
+
+def shaped(
+    side_inputs: Mapping[str, SideInput] | None,
+    expected: Mapping[str, tf.TensorSpec] = CONTEXT,
+    input_shape: tuple[int | None, ...] | None = None,
+) -> dict[str, list[int | None]]:
+    nothing = Detector(tf.identity, tf.identity, tf.identity, (None, None, 3), "inputs", expected)
+    made = with_side_inputs(nothing, side_inputs, input_shape).side_inputs
+    return {name: spec.shape.as_list() for name, spec in made.items()}
+
+
+def test_the_originals_flags() -> None:
+    assert parse_side_inputs("1,12,20/1", NAMES, "float,int") == given()
+    assert parse_side_inputs("-1,-1,20/-1", NAMES, "float,int") == given((None, None, 20), (None,))
+
+
+@pytest.mark.parametrize(
+    ("shapes", "names", "types", "told"),
+    [
+        (None, NAMES, "float,int", "needs --side-input-shapes"),
+        ("1,12,20/1", "", "float,int", "needs --side-input-names"),
+        ("1,12,20/1", NAMES, None, "needs --side-input-types"),
+        ("1,12,20", NAMES, "float,int", "1 shapes .* 2 names .* 2 types"),
+        ("1,12,20/1", NAMES, "float,string", "'string' is not one of float, int"),
+        ("1,12,x/1", NAMES, "float,int", "'1,12,x' is not a list of sizes"),
+        ("1,0,20/1", NAMES, "float,int", "'1,0,20' is not a list of sizes"),
+    ],
+)
+def test_flags_that_are_wrong(shapes: str | None, names: str, types: str | None, told: str) -> None:
+    with pytest.raises(UnfreezeError, match=told):
+        parse_side_inputs(shapes, names, types)
+
+
+def test_a_size_that_is_left_open_is_the_models() -> None:
+    assert shaped(given((2, None, None), (None,))) == {"context_features": [2, None, 20], "valid_context_size": [None]}
+    assert shaped(None) == {"context_features": [None, None, 20], "valid_context_size": [None]}
+    assert shaped(None, {}, (1, 100, 100, 3)) == {}
+
+
+@pytest.mark.parametrize(
+    ("side_inputs", "expected", "input_shape", "told"),
+    [
+        (given(), {}, None, "this model takes no side inputs"),
+        ({"x": SideInput("float32", (1,))}, CONTEXT, None, "takes the side inputs context_features and valid_context"),
+        ({**given(), "valid_context_size": SideInput("float32", (1,))}, CONTEXT, None, "has to be int32"),
+        (given((1, 12, 2057)), CONTEXT, None, "context_features is 1,12,2057; this model takes -1,-1,20"),
+        (given((12, 20)), CONTEXT, None, "context_features is 12,20"),
+        (given((1, 12, 20), (2,)), CONTEXT, None, "different numbers of images: 1, 2"),
+        (given(), CONTEXT, (4, None, None, 3), "different numbers of images: 1, 4"),
+    ],
+)
+def test_side_inputs_that_do_not_fit(
+    side_inputs: dict[str, SideInput],
+    expected: dict[str, tf.TensorSpec],
+    input_shape: tuple[int | None, ...] | None,
+    told: str,
+) -> None:
+    with pytest.raises(ConfigError, match=told):
+        shaped(side_inputs, expected, input_shape)
+
+
+@pytest.mark.slow
+def test_an_export_takes_them_in_every_signature(tmp_path: Path) -> None:
+    golden = reference.golden("v_context_rcnn_resnet50")
+    reference.write_checkpoint(golden, tmp_path / "run")
+    exported = export(tmp_path / "run", output_directory=tmp_path / "out", side_inputs=given((1, None, 20)))
+    assert exported.record["verified"]
+    model = tf.saved_model.load(str(exported.saved_model))
+    taken = {name: set(signature.structured_input_signature[1]) for name, signature in model.signatures.items()}
+    assert list(taken.values()) == [{"inputs", *CONTEXT}] * 5
+    assert model.signatures["tf_example"].structured_input_signature[1]["inputs"].shape == [1]
+    picture = tf.constant(reference.picture(*reference.PICTURES["a"])[np.newaxis])
+    side = [tf.constant(reference.side_input(*like)) for like in golden.side_inputs.values()]
+    recorded = golden.answers()["a/detection_scores"]
+    by_name = model.signatures["serving_default"](inputs=picture, **dict(zip(CONTEXT, side, strict=True)))
+    np.testing.assert_allclose(by_name["detection_scores"], recorded, atol=1e-4)
+    np.testing.assert_allclose(model(picture, *side)["detection_scores"], recorded, atol=1e-4)
