@@ -112,11 +112,7 @@ class Models:
 
         Raises: Failure. Source of the texts: core/aspired_versions_manager.cc, model_servers/server_core.cc.
         """
-        model = self.served.get(name)
-        if label is not None:
-            if model is None or label not in model.labels:
-                raise invalid(f"Unrecognized servable version label: {label}")
-            number = model.labels[label]
+        model, number = self._asked(name, number, label)
         found = model.available() if model else []
         if number is not None:
             found = [version for version in found if version.number == number]
@@ -127,11 +123,7 @@ class Models:
 
     def states(self, name: str, number: int | None = None, label: str | None = None) -> list[Version]:
         """All versions ever seen of a model, newest first, or the one asked for. Source: get_model_status_impl.cc."""
-        model = self.served.get(name)
-        if label is not None:
-            if model is None or label not in model.labels:
-                raise invalid(f"Unrecognized servable version label: {label}")
-            number = model.labels[label]
+        model, number = self._asked(name, number, label)
         versions = dict(model.versions) if model else {}
         if number is not None:
             if number not in versions:
@@ -144,6 +136,17 @@ class Models:
     def ready(self, name: str) -> bool:
         model = self.served.get(name)
         return bool(model and model.available())
+
+    def _asked(self, name: str, number: int | None, label: str | None) -> tuple[ServedModel | None, int | None]:
+        """The model, and the number of the version that is meant; None for the newest."""
+        model = self.served.get(name)
+        if label is not None:
+            if model is None or label not in model.labels:
+                raise invalid(f"Unrecognized servable version label: {label}")
+            return model, model.labels[label]
+        if number == 0 and model and 0 not in model.versions:  # what clients of OpenVINO's server send for the newest
+            return model, None
+        return model, number
 
     def _served(self, config: Any, before: ServedModel | None) -> ServedModel:
         base_path = Path(config.base_path)

@@ -1,0 +1,282 @@
+"""gRPC, asked by clients that others wrote: TensorFlow Serving's own stubs, and ovmsclient."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+import tensorflow as tf
+from serving import config_of, serving, write_half_plus, write_shapes
+from tensorflow_serving.apis import (
+    classification_pb2,
+    get_model_metadata_pb2,
+    get_model_status_pb2,
+    model_management_pb2,
+    model_service_pb2_grpc,
+    predict_pb2,
+    prediction_log_pb2,
+    prediction_service_pb2_grpc,
+    regression_pb2,
+)
+
+from unfreeze import server
+from unfreeze.errors import SavedModelError
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    write_half_plus(folder / "half" / "123", 2.0)
+    write_half_plus(folder / "half" / "124", 3.0)
+    write_shapes(folder / "shapes" / "1")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def running(folder: Path) -> Iterator[server.Server]:
+    config = config_of(half=folder / "half", shapes=folder / "shapes")
+    config.model_config_list.config[0].model_version_policy.all.SetInParent()
+    config.model_config_list.config[0].version_labels["stable"] = 123
+    with serving(config, max_request_bytes=1_000_000) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def channel(running: server.Server) -> Iterator[grpc.Channel]:
+    with grpc.insecure_channel(f"127.0.0.1:{running.grpc_port}") as channel:
+        yield channel
+
+
+def predict(channel: grpc.Channel, request: Any, **options: Any) -> Any:
+    return prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(request, **{"timeout": 30, **options})
+
+
+def half_request(*values: float, model: str = "half") -> Any:
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = model
+    request.inputs["x"].CopyFrom(tf.make_tensor_proto(np.array(values, np.float32)))
+    return request
+
+
+def several_request() -> Any:
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name, request.model_spec.signature_name = "shapes", "several"
+    request.inputs["tag"].CopyFrom(tf.make_tensor_proto([b"a", b"\xff"]))
+    request.inputs["signal"].CopyFrom(tf.make_tensor_proto(np.ones((2, 3), np.float32)))
+    request.inputs["sensor"].CopyFrom(tf.make_tensor_proto(np.arange(8, dtype=np.int32).reshape(2, 2, 2)))
+    return request
+
+
+def test_predict_tells_which_version_answered(channel: grpc.Channel) -> None:
+    response = predict(channel, half_request(1.0, 2.0, 5.0))
+    assert tf.make_ndarray(response.outputs["y"]).tolist() == [3.5, 4.0, 5.5]
+    assert (response.model_spec.name, response.model_spec.version.value) == ("half", 124)
+    assert response.model_spec.signature_name == "serving_default"
+
+
+def test_version_and_label(channel: grpc.Channel) -> None:
+    request = half_request(1.0)
+    request.model_spec.version.value = 123
+    assert tf.make_ndarray(predict(channel, request).outputs["y"]).tolist() == [2.5]
+    request.model_spec.version_label = "stable"
+    assert predict(channel, request).model_spec.version.value == 123
+
+
+def test_a_tensor_as_a_list_of_values(channel: grpc.Channel) -> None:
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = "half"
+    tensor = request.inputs["x"]
+    tensor.dtype = tf.float32.as_datatype_enum
+    tensor.tensor_shape.dim.add(size=3)
+    tensor.float_val.extend([1.0, 2.0, 5.0])
+    assert tf.make_ndarray(predict(channel, request).outputs["y"]).tolist() == [3.5, 4.0, 5.5]
+    del tensor.float_val[1:]  # one value stands for all
+    assert tf.make_ndarray(predict(channel, request).outputs["y"]).tolist() == [3.5, 3.5, 3.5]
+
+
+def test_several_inputs_and_an_output_filter(channel: grpc.Channel) -> None:
+    request = several_request()
+    whole = predict(channel, request)
+    assert set(whole.outputs) == {"name_bytes", "text", "sum", "doubled", "rows"}
+    assert list(whole.outputs["name_bytes"].string_val) == [b"a", b"\xff"]
+    assert tf.make_ndarray(whole.outputs["doubled"]).tolist() == [[[0, 2], [4, 6]], [[8, 10], [12, 14]]]
+    request.output_filter.append("sum")
+    assert {name: tf.make_ndarray(value).tolist() for name, value in predict(channel, request).outputs.items()} == {
+        "sum": [3.0, 3.0]
+    }
+
+
+def bad_shape() -> Any:
+    request = half_request(1.0)
+    request.inputs["x"].tensor_shape.dim[0].size = 10**12  # one value for 4 TB
+    return request
+
+
+def contradiction() -> Any:
+    request = half_request(1.0)
+    request.inputs["x"].tensor_content = b"\0" * 3
+    return request
+
+
+def wrong_type() -> Any:
+    request = half_request(1.0)
+    request.inputs["x"].CopyFrom(tf.make_tensor_proto(np.array([1], np.int64)))
+    return request
+
+
+def renamed() -> Any:
+    request = half_request(1.0)
+    request.inputs["z"].CopyFrom(request.inputs["x"])
+    del request.inputs["x"]
+    return request
+
+
+def too_many() -> Any:
+    request = half_request(1.0)
+    request.inputs["z"].CopyFrom(request.inputs["x"])
+    return request
+
+
+def filtered(*names: str) -> Any:
+    request = half_request(1.0)
+    request.output_filter.extend(names)
+    return request
+
+
+def signed(name: str) -> Any:
+    request = half_request(1.0)
+    request.model_spec.signature_name = name
+    return request
+
+
+@pytest.mark.parametrize(
+    ("make", "code", "text"),
+    [
+        (lambda: half_request(1.0, model="none"), "NOT_FOUND", "Servable not found for request: Latest(none)"),
+        (lambda: signed("no"), "FAILED_PRECONDITION", 'Serving signature key "no" not found.'),
+        (wrong_type, "INVALID_ARGUMENT", "Expects arg[0] to be float32 but int64 is provided"),
+        (renamed, "INVALID_ARGUMENT", "alias not found in signature: z. Inputs expected to be in the set {x}."),
+        (too_many, "INVALID_ARGUMENT", "does not match signature: 2!=1 len({x,z}) != len({x}). Sent extra: {z}"),
+        (lambda: filtered("q"), "INVALID_ARGUMENT", "output tensor alias not found in signature: q"),
+        (lambda: filtered("y", "y"), "INVALID_ARGUMENT", "duplicate output tensor alias: y"),
+        (bad_shape, "INVALID_ARGUMENT", "tensor parsing error: x"),
+        (contradiction, "INVALID_ARGUMENT", "tensor parsing error: x"),
+        (predict_pb2.PredictRequest, "NOT_FOUND", "Servable not found"),
+    ],
+)  # fmt: skip
+def test_a_wrong_request(channel: grpc.Channel, make: Any, code: str, text: str) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        predict(channel, make())
+    assert caught.value.code().name == code
+    assert text in caught.value.details()
+
+
+def test_a_message_that_is_too_large(channel: grpc.Channel) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        predict(channel, half_request(*([0.5] * 300_000)))
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_classify_and_regress(channel: grpc.Channel) -> None:
+    stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+    regress, classify = regression_pb2.RegressionRequest(), classification_pb2.ClassificationRequest()
+    for request, signature in ((regress, "tensorflow/serving/regress"), (classify, "classify_x_to_y")):
+        request.model_spec.name, request.model_spec.signature_name = "half", signature
+        for value in (1.0, 2.0):
+            request.input.example_list.examples.add().features.feature["x"].float_list.value.append(value)
+    assert [one.value for one in stub.Regress(regress, timeout=30).result.regressions] == [3.5, 4.0]
+    classes = stub.Classify(classify, timeout=30).result.classifications
+    assert [[one.score for one in row.classes] for row in classes] == [[3.5], [4.0]]
+
+
+def test_metadata(channel: grpc.Channel) -> None:
+    request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
+    request.model_spec.name = "half"
+    response = prediction_service_pb2_grpc.PredictionServiceStub(channel).GetModelMetadata(request, timeout=30)
+    signatures = get_model_metadata_pb2.SignatureDefMap()
+    assert response.metadata["signature_def"].Unpack(signatures)
+    assert signatures.signature_def["serving_default"].inputs["x"].dtype == tf.float32.as_datatype_enum
+    assert response.model_spec.version.value == 124
+
+
+def test_status(channel: grpc.Channel) -> None:
+    stub = model_service_pb2_grpc.ModelServiceStub(channel)
+    request = get_model_status_pb2.GetModelStatusRequest()
+    request.model_spec.name = "half"
+    states = stub.GetModelStatus(request, timeout=30).model_version_status
+    assert [(one.version, one.state) for one in states] == [(124, 30), (123, 30)]
+    request.model_spec.name = "none"
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.GetModelStatus(request, timeout=30)
+    assert caught.value.details() == "Could not find any versions of model none"
+
+
+def test_health(channel: grpc.Channel) -> None:
+    check = channel.unary_unary("/grpc.health.v1.Health/Check")
+    assert check(b"", timeout=30) == b"\x08\x01"  # SERVING
+
+
+def test_an_ovms_client_over_grpc(running: server.Server) -> None:
+    ovmsclient = pytest.importorskip("ovmsclient")
+    client = ovmsclient.make_grpc_client(f"127.0.0.1:{running.grpc_port}")
+    answered = client.predict({"x": np.array([1.0, 2.0], np.float32)}, "half")
+    assert np.asarray(answered).tolist() == [3.5, 4.0]
+    assert client.get_model_status("half", 124)[124]["state"] == "AVAILABLE"
+    assert client.get_model_metadata("half")["inputs"]["x"]["dtype"] == "DT_FLOAT"
+    with pytest.raises(ovmsclient.ModelNotFoundError if hasattr(ovmsclient, "ModelNotFoundError") else Exception):
+        client.predict({"x": np.array([1.0], np.float32)}, "none")
+
+
+def test_an_ovms_client_over_rest(running: server.Server) -> None:
+    ovmsclient = pytest.importorskip("ovmsclient")
+    client = ovmsclient.make_http_client(f"127.0.0.1:{running.rest_port}")
+    answered = client.predict({"x": np.array([1.0, 2.0], np.float32)}, "half")
+    assert np.asarray(answered).tolist() == [3.5, 4.0]
+    assert client.get_model_status("half", 124)[124]["state"] == "AVAILABLE"
+    assert client.get_model_metadata("half")
+
+
+def test_another_config_at_run_time(folder: Path) -> None:
+    with (
+        serving(config_of(half=folder / "half")) as running,
+        grpc.insecure_channel(f"127.0.0.1:{running.grpc_port}") as channel,
+    ):
+        stub = model_service_pb2_grpc.ModelServiceStub(channel)
+        request = model_management_pb2.ReloadConfigRequest(config=config_of(other=folder / "half"))
+        [model] = request.config.model_config_list.config
+        model.model_version_policy.specific.versions.append(123)
+        model.version_labels["canary"] = 124
+        status = stub.HandleReloadConfigRequest(request, timeout=60).status
+        assert status.error_code == 9
+        assert "not currently available for inference" in status.error_message
+        model.model_version_policy.specific.versions.append(124)
+        assert stub.HandleReloadConfigRequest(request, timeout=60).status.error_code == 0
+        asked = half_request(1.0, model="other")
+        asked.model_spec.version_label = "canary"
+        assert predict(channel, asked).model_spec.version.value == 124
+        with pytest.raises(grpc.RpcError, match=r"Latest\(half\)"):
+            predict(channel, half_request(1.0))
+
+
+def warmed(folder: Path, request: Any) -> Path:
+    write_half_plus(folder, 2.0)
+    extra = folder / "assets.extra"
+    extra.mkdir()
+    log = prediction_log_pb2.PredictionLog()
+    log.predict_log.request.CopyFrom(request)
+    with tf.io.TFRecordWriter(str(extra / "tf_serving_warmup_requests")) as writer:
+        writer.write(log.SerializeToString())
+    return folder
+
+
+def test_warm_up_requests_are_replayed_and_a_bad_one_stops_the_load(tmp_path: Path) -> None:
+    warmed(tmp_path / "good" / "1", half_request(1.0))
+    with serving(config_of(half=tmp_path / "good")) as running:
+        assert running.serving()
+    warmed(tmp_path / "bad" / "1", wrong_type())
+    with pytest.raises(SavedModelError, match=r"Warmup record 1 of .* failed: Expects arg\[0\] to be float32"):
+        serving(config_of(half=tmp_path / "bad")).__enter__()
+    with serving(config_of(half=tmp_path / "bad"), enable_model_warmup=False) as running:
+        assert running.serving()
