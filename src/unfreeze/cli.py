@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
+from click.core import ParameterSource
 
 from unfreeze import __version__
 from unfreeze.errors import UnfreezeError
@@ -250,6 +251,22 @@ class WithSwitches(click.Command):
 
 
 PORT = click.IntRange(0, 65535)
+SAGEMAKER_FLAGS = {
+    "host", "sagemaker", "sagemaker_port", "model_base_path", "model_base_path_flag", "quiet", "enable_model_warmup",
+    "rest_api_timeout_in_ms", "max_queued_requests", "max_request_bytes", "max_image_pixels",
+}  # fmt: skip
+
+
+def for_sagemaker(context: click.Context, options: dict[str, Any]) -> dict[str, Any]:
+    """The options that --sagemaker takes; the archive and the container's variables say the rest.
+
+    Raises: click.UsageError for another one that was given.
+    """
+    given = [name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    strange = [f"--{name.replace('_', '-')}" for name in given if name not in SAGEMAKER_FLAGS]
+    if strange:
+        raise click.UsageError(f"{', '.join(strange)}: not with --sagemaker, where the archive says what is served")
+    return {name: value for name, value in options.items() if name in SAGEMAKER_FLAGS}
 
 
 @unfreeze.command(cls=WithSwitches)
@@ -293,12 +310,21 @@ PORT = click.IntRange(0, 65535)
 @click.option(
     "--max-image-pixels", type=click.IntRange(1), default=64_000_000, show_default=True, help="Of an encoded picture."
 )
+@click.option(
+    "--sagemaker",
+    cls=Switch,
+    default=False,
+    help="Answer /ping and /invocations from a model.tar.gz, with its inference.py.",
+)
+@click.option("--sagemaker-port", type=PORT, default=8080, show_default=True, envvar="SAGEMAKER_BIND_TO_PORT")
 @quiet
 def serve(
     model_base_path: str | None,
     model_base_path_flag: str | None,
     port: int,
     rest_api_port: int,
+    sagemaker: bool,
+    sagemaker_port: int,
     quiet: bool,
     **options: Any,
 ) -> None:
@@ -308,17 +334,27 @@ def serve(
     """
     if model_base_path and model_base_path_flag:
         raise click.UsageError("give the base path once: as an argument or --model-base-path")
-    if not port and not rest_api_port:
+    if not sagemaker and not port and not rest_api_port:
         raise click.UsageError("--port and --rest-api-port are both 0: there is nothing to serve on")
-    if port == rest_api_port:
+    if port and port == rest_api_port:
         raise click.UsageError(f"--rest-api-port cannot be the same as --port; received {port} for both")
-    options |= {"port": port or None, "rest_api_port": rest_api_port or None}
+    base_path = model_base_path or model_base_path_flag
+    if sagemaker:
+        if not base_path:
+            raise click.UsageError("--sagemaker needs a model.tar.gz, or a folder unpacked from one")
+        options = for_sagemaker(click.get_current_context(), options)
+    else:
+        options |= {"port": port or None, "rest_api_port": rest_api_port or None}
     with progress(quiet) as (on_progress, _):
         on_progress("loading")
         import_tensorflow_quietly()
-        from unfreeze.verbs.serve import start, until_asked_to_end
+        from unfreeze.verbs.serve import start, start_sagemaker, until_asked_to_end
 
-        running = start(model_base_path or model_base_path_flag, **options)
+        running: Any
+        if sagemaker:
+            running = start_sagemaker(base_path or "", port=sagemaker_port, **options)
+        else:
+            running = start(base_path, **options)
     if not quiet:
         click.echo(str(running))
         log_to_stderr("unfreeze.server")

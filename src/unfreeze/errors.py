@@ -39,6 +39,10 @@ class PictureError(UnfreezeError):
     """A file that is not a picture this program can read."""
 
 
+class ArchiveError(UnfreezeError):
+    """A model.tar.gz that cannot be unpacked safely, or whose code does not fit."""
+
+
 class MissingExtraError(UnfreezeError):
     """A package that only some commands need is not installed."""
 

@@ -4,6 +4,7 @@ Sees only SavedModel folders. Needs the extra `serve`.
 """
 
 from unfreeze.server.process import Server, wait_for_signal
+from unfreeze.server.sagemaker import SageMakerServer
 from unfreeze.server.settings import (
     METRICS_PATH,
     Batching,
@@ -19,6 +20,7 @@ __all__ = [
     "METRICS_PATH",
     "Batching",
     "ModelServerConfig",
+    "SageMakerServer",
     "Server",
     "Settings",
     "read_batching",

@@ -51,7 +51,8 @@ class Engine:
 
     def stop(self) -> None:
         self.stopping.set()
-        self.watcher.join()
+        if self.watcher.is_alive():
+            self.watcher.join()
         if self.batcher:
             self.batcher.close()
 

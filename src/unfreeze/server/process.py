@@ -21,6 +21,49 @@ LOG = logging.getLogger("unfreeze.server")
 BACKLOG = 1024
 
 
+class HttpServer:
+    """An application on a port, in a thread of its own."""
+
+    def __init__(self, host: str, port: int, flag: str, grace_s: float) -> None:
+        """Take the port. Raises: OutputError when it is taken already."""
+        self.grace_s = grace_s
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self.listening = socket.socket(family, socket.SOCK_STREAM)
+        self.listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            self.listening.bind((host, port))
+        except OSError as error:
+            self.listening.close()
+            raise port_taken(flag, host, port, error) from error
+        self.port: int = self.listening.getsockname()[1]
+        self.server: uvicorn.Server | None = None
+        self.thread: threading.Thread | None = None
+
+    def start(self, app: Any) -> None:
+        self.listening.listen(BACKLOG)
+        config = uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            lifespan="off",
+            server_header=False,
+            timeout_graceful_shutdown=int(self.grace_s) + 1,
+        )
+        self.server = uvicorn.Server(config)
+        # In a thread, uvicorn leaves the process's signals alone.
+        self.thread = threading.Thread(target=self.server.run, args=([self.listening],), name="http")
+        self.thread.start()
+        while not self.server.started and self.thread.is_alive():
+            time.sleep(0.01)
+
+    def stop(self) -> None:
+        """Take no more requests, and wait for those that were taken."""
+        if self.server and self.thread:
+            self.server.should_exit = True
+            self.thread.join()
+        self.listening.close()
+
+
 class Server:
     """REST and gRPC over one engine."""
 
@@ -28,43 +71,47 @@ class Server:
         self.settings = settings
         self.engine = Engine(settings)
         self.stopping = threading.Event()
-        self.rest: uvicorn.Server | None = None
-        self.rest_thread: threading.Thread | None = None
+        self.http: HttpServer | None = None
         self.grpc: Any = None
-        self.rest_port: int | None = None
         self.grpc_port: int | None = None
         self.extra_routes = extra_routes or []
+
+    @property
+    def rest_port(self) -> int | None:
+        return self.http.port if self.http else None
 
     def start(self) -> None:
         """Take the ports, load the models, then answer.
 
         Raises: OutputError when a port is taken, SavedModelError when a model has no version that loads.
         """
-        listening = self._bind_rest()
+        settings = self.settings
+        if settings.rest_api_port is not None:
+            self.http = HttpServer(settings.host, settings.rest_api_port, "--rest-api-port", self._grace_s())
         try:
             self._bind_grpc()
             self.engine.start()
             self._check_loaded()
         except BaseException:
-            if listening:
-                listening.close()
+            self.stop()
             raise
         if self.grpc:
             self.grpc.start()
-        if listening:
-            self._start_rest(listening)
+        if self.http:
+            self.http.start(rest_app(self.engine, self.extra_routes))
 
     def stop(self) -> None:
         """Take no more requests, answer those that were accepted, and end."""
         self.stopping.set()
-        grace_s = self.settings.rest_api_timeout_in_ms / 1000
-        ended = self.grpc.stop(grace_s) if self.grpc else None
-        if self.rest and self.rest_thread:
-            self.rest.should_exit = True
-            self.rest_thread.join()
+        ended = self.grpc.stop(self._grace_s()) if self.grpc else None
+        if self.http:
+            self.http.stop()
         if ended:
             ended.wait()
         self.engine.stop()
+
+    def _grace_s(self) -> float:
+        return self.settings.rest_api_timeout_in_ms / 1000
 
     def __str__(self) -> str:
         """Where it answers, one line each."""
@@ -82,20 +129,6 @@ class Server:
         models = self.engine.models
         return not self.stopping.is_set() and all(models.ready(name) for name in models.served)
 
-    def _bind_rest(self) -> socket.socket | None:
-        if self.settings.rest_api_port is None:
-            return None
-        family = socket.AF_INET6 if ":" in self.settings.host else socket.AF_INET
-        listening = socket.socket(family, socket.SOCK_STREAM)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listening.bind((self.settings.host, self.settings.rest_api_port))
-        except OSError as error:
-            listening.close()
-            raise port_taken("--rest-api-port", self.settings.host, self.settings.rest_api_port, error) from error
-        self.rest_port = listening.getsockname()[1]
-        return listening
-
     def _bind_grpc(self) -> None:
         if self.settings.port is None:
             return
@@ -105,23 +138,6 @@ class Server:
             self.grpc_port = self.grpc.add_insecure_port(f"{host}:{self.settings.port}")
         except RuntimeError as error:
             raise port_taken("--port", self.settings.host, self.settings.port, error) from error
-
-    def _start_rest(self, listening: socket.socket) -> None:
-        listening.listen(BACKLOG)
-        config = uvicorn.Config(
-            rest_app(self.engine, self.extra_routes),
-            log_level="warning",
-            access_log=False,
-            lifespan="off",
-            server_header=False,
-            timeout_graceful_shutdown=self.settings.rest_api_timeout_in_ms // 1000 + 1,
-        )
-        self.rest = uvicorn.Server(config)
-        # In a thread of its own, where uvicorn leaves the process's signals alone.
-        self.rest_thread = threading.Thread(target=self.rest.run, args=([listening],), name="rest")
-        self.rest_thread.start()
-        while not self.rest.started and self.rest_thread.is_alive():
-            time.sleep(0.01)
 
     def _check_loaded(self) -> None:
         """A model whose versions all failed is a wrong folder; one without any may get its first one later."""

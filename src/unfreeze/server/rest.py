@@ -3,14 +3,11 @@
 Source: model_servers/http_rest_api_util.cc, http_rest_api_handler.cc; kserve's data-plane/v1-protocol.
 """
 
-import asyncio
 import json
 import re
-import time
-import zlib
-from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from urllib.parse import unquote
 
@@ -22,6 +19,7 @@ from starlette.routing import BaseRoute, Route
 from tensorflow_serving.apis import classification_pb2, get_model_metadata_pb2, input_pb2, regression_pb2
 
 from unfreeze.server import inference, json_examples, json_tensors
+from unfreeze.server.bodies import Workers
 from unfreeze.server.engine import Engine
 from unfreeze.server.failures import Code, Failure, invalid, not_found
 from unfreeze.server.loaded import check_inputs
@@ -57,13 +55,13 @@ METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 
 class Rest:
-    """Answers requests in threads, since reading JSON and running a model both take their time."""
+    """Answers requests: what takes time, in threads."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         settings = engine.settings
-        self.timeout_s = settings.rest_api_timeout_in_ms / 1000
-        self.threads = ThreadPoolExecutor(settings.max_queued_requests, thread_name_prefix="rest")
+        timeout_s = settings.rest_api_timeout_in_ms / 1000
+        self.workers = Workers(engine.gate, settings.max_queued_requests, settings.max_request_bytes, timeout_s)
 
     async def answer(self, request: Request) -> Response:
         """Any other request; TensorFlow Serving's patterns ignore case, and see the path as it was sent."""
@@ -84,39 +82,9 @@ class Rest:
         return PlainTextResponse(self.engine.metrics.page(), media_type="text/plain; version=0.0.4")
 
     async def _answer_inference(self, request: Request, target: Target) -> Response:
-        """Pass the gate before the body is read: under load, a refusal must cost next to nothing."""
-        limit = self.engine.settings.max_request_bytes
-        deadline = time.monotonic() + self.timeout_s
-        size = declared_size(request, limit)
         with self.engine.counted(target.model, target.method, "REST"):
-            self.engine.gate.enter(size)
-            handed_over = False
-            try:
-                body = await in_time(read_body(request, limit), deadline)
-                work = asyncio.get_running_loop().run_in_executor(self.threads, self._infer, target, body, deadline)
-                # The place is free when the thread is, even if nobody waits for the answer any more.
-                work.add_done_callback(lambda done: self._leave(done, size))
-                handed_over = True
-                answered = await in_time(asyncio.shield(work), deadline)
-            finally:
-                if not handed_over:
-                    self.engine.gate.leave(size)
+            answered = await self.workers.answer(request, partial(infer, self.engine, target))
         return Response(answered, media_type="application/json")
-
-    def _leave(self, done: "asyncio.Future[bytes]", size: int) -> None:
-        self.engine.gate.leave(size)
-        if not done.cancelled():
-            done.exception()  # else asyncio complains of one that nobody waited for
-
-    def _infer(self, target: Target, body: bytes, deadline: float) -> bytes:
-        if time.monotonic() > deadline:
-            raise Failure(Code.DEADLINE_EXCEEDED, "Timed out waiting for notification")
-        try:
-            return INFERENCES[target.method](self.engine, target, body, deadline)
-        except (Failure, MemoryError):
-            raise
-        except Exception as error:  # a defect of ours or of the model: that request fails, and no other
-            raise Failure(Code.INTERNAL, f"{type(error).__name__}: {error}") from error
 
     def _describe(self, target: Target) -> dict[str, Any]:
         models = self.engine.models
@@ -159,48 +127,17 @@ def read_path(method: str, path: str) -> Target:
     )
 
 
-def declared_size(request: Request, limit: int) -> int:
-    """The bytes that the body will be, or the most it can be where its headers do not tell.
+def infer(engine: Engine, target: Target, body: bytes, deadline: float) -> bytes:
+    """The body of the answer; blocks until it is there.
 
-    Raises: Failure, as HTTP 413, when that is too much already.
+    Raises: Failure.
     """
-    declared = request.headers.get("content-length", "")
-    if not declared.isdecimal() or "content-encoding" in request.headers:
-        return limit
-    if int(declared) > limit:
-        raise too_large(limit)
-    return int(declared)
-
-
-async def in_time(work: Awaitable[Any], deadline: float) -> Any:
     try:
-        return await asyncio.wait_for(work, max(0.0, deadline - time.monotonic()))
-    except asyncio.TimeoutError:
-        raise Failure(Code.DEADLINE_EXCEEDED, "Timed out waiting for notification") from None
-
-
-async def read_body(request: Request, limit: int) -> bytes:
-    """The body, unpacked where it came packed.
-
-    Raises: Failure, as HTTP 413, as soon as it is larger than the limit; as 415 for an encoding that is not known.
-    """
-    encoding = request.headers.get("content-encoding", "identity").lower()
-    if encoding not in ("identity", "gzip", "deflate"):
-        raise Failure(Code.UNIMPLEMENTED, f"Content-Encoding {encoding} is not supported; use gzip or none", 415)
-    unpack = None if encoding == "identity" else zlib.decompressobj(zlib.MAX_WBITS | 32)
-    body = bytearray()
-    async for chunk in request.stream():
-        try:
-            body += unpack.decompress(chunk, limit + 1 - len(body)) if unpack else chunk
-        except zlib.error as error:
-            raise invalid(f"The body is not {encoding}: {error}") from error
-        if len(body) > limit:
-            raise too_large(limit)
-    return bytes(body)
-
-
-def too_large(limit: int) -> Failure:
-    return Failure(Code.RESOURCE_EXHAUSTED, f"The request is larger than the {limit} bytes that this server takes", 413)
+        return INFERENCES[target.method](engine, target, body, deadline)
+    except (Failure, MemoryError):
+        raise
+    except Exception as error:  # a defect of ours or of the model: that request fails, and no other
+        raise Failure(Code.INTERNAL, f"{type(error).__name__}: {error}") from error
 
 
 def predict(engine: Engine, target: Target, body: bytes, deadline: float) -> bytes:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from unfreeze.errors import ConfigError, MissingExtraError, SavedModelError, UnsupportedError
+from unfreeze.errors import ArchiveError, ConfigError, MissingExtraError, SavedModelError, UnsupportedError
 
 try:
     from unfreeze import server
@@ -52,7 +52,23 @@ def start(
     return running
 
 
-def until_asked_to_end(running: server.Server) -> None:
+def start_sagemaker(
+    archive: str | Path, *, host: str = "127.0.0.1", port: int = 8080, **flags: Any
+) -> server.SageMakerServer:
+    """Answer /ping and /invocations as SageMaker's container does, from a model.tar.gz or what is unpacked from one.
+
+    Its code/inference.py is run in this process, with everything that this process may do.
+
+    Raises: an UnfreezeError when it cannot start.
+    """
+    if not Path(archive).exists():
+        raise ArchiveError(f"{archive} does not exist; give a model.tar.gz, or a folder unpacked from one")
+    running = server.SageMakerServer(archive, flags, host, port)
+    running.start()
+    return running
+
+
+def until_asked_to_end(running: server.Server | server.SageMakerServer) -> None:
     """Wait for SIGTERM or Ctrl-C, then end in good order."""
     try:
         server.wait_for_signal()

@@ -1,0 +1,243 @@
+"""`serve --sagemaker`: /ping and /invocations as the container answers them, and archives from anybody."""
+
+import http.client
+import io
+import json
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from serving import write_half_plus
+
+from unfreeze import server
+from unfreeze.errors import ArchiveError, SavedModelError
+
+ECHO = """
+import json, helper
+def handler(data, context):
+    if context.request_content_type == "application/x-fail":
+        raise ValueError("no such thing")
+    body = data.read()
+    told = {"length": len(body), "helped": helper.NAME, **context._asdict()}
+    del told["channel"]
+    return json.dumps(told), "application/json"
+"""
+PAIR = """
+import json
+def input_handler(data, context):
+    return json.dumps({"instances": [float(data.read())]})
+def output_handler(response, context):
+    return response.content, context.accept_header
+"""
+
+
+@contextmanager
+def sagemaker(archive: Path) -> Iterator[server.SageMakerServer]:
+    running = server.SageMakerServer(archive, {"max_request_bytes": 100_000}, "127.0.0.1", 0)
+    running.start()
+    try:
+        yield running
+    finally:
+        running.stop()
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("half")
+    write_half_plus(folder / "half" / "123", 3.0)
+    write_half_plus(folder / "half" / "124", 2.0)
+    return folder
+
+
+def packed(folder: Path, archive: Path, **code: str) -> Path:
+    with tarfile.open(archive, "w:gz") as tar:
+        for path in sorted(folder.iterdir()):
+            tar.add(path, path.name)
+        for name, text in code.items():
+            entry = tarfile.TarInfo(f"code/{name}.py")
+            entry.size = len(text.encode())
+            tar.addfile(entry, io.BytesIO(text.encode()))
+    return archive
+
+
+@pytest.fixture(scope="module")
+def plain(half: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[server.SageMakerServer]:
+    with sagemaker(packed(half, tmp_path_factory.mktemp("tar") / "model.tar.gz")) as running:
+        yield running
+
+
+def ask(
+    running: server.SageMakerServer, body: bytes, content_type: str | None = "application/json", **headers: str
+) -> tuple[int, bytes, str]:
+    assert running.http is not None
+    connection = http.client.HTTPConnection("127.0.0.1", running.http.port, timeout=60)
+    sent = {name.replace("_", "-"): value for name, value in headers.items()}
+    connection.request("POST", "/invocations", body, sent | ({"Content-Type": content_type} if content_type else {}))
+    response = connection.getresponse()
+    answer = response.status, response.read(), response.headers.get("Content-Type", "")
+    connection.close()
+    return answer
+
+
+def test_ping(plain: server.SageMakerServer) -> None:
+    assert plain.http is not None
+    connection = http.client.HTTPConnection("127.0.0.1", plain.http.port)
+    connection.request("GET", "/ping")
+    assert connection.getresponse().status == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "answer"),
+    [
+        (b'{"instances": [1.0, 2.0, 5.0]}', "application/json", {"predictions": [2.5, 3.0, 4.5]}),
+        (b'{"inputs": [1.0]}', "application/json", {"outputs": [2.5]}),
+        (b"1.0", "application/json", {"predictions": [2.5]}),
+        (b"[[1.0, 2.0]]", "application/json", {"predictions": [[2.5, 3.0]]}),
+        (b'{"x": 1.0}\n{"x": 2.0}\n', "application/jsonlines", {"predictions": [2.5, 3.0]}),
+        (b"[1.0, 2.0]\n[1.0, 5.0]", "application/jsons", {"predictions": [[2.5, 3.0], [2.5, 4.5]]}),
+        (b"1.0\n2.0\n5.0", "text/csv", {"predictions": [2.5, 3.0, 4.5]}),
+        (b"1.0,2.0\n1.0,5.0\n", "text/csv", {"predictions": [[2.5, 3.0], [2.5, 4.5]]}),
+    ],
+)
+def test_without_a_script(plain: server.SageMakerServer, body: bytes, content_type: str, answer: Any) -> None:
+    status, answered, answered_type = ask(plain, body, content_type)
+    assert (status, json.loads(answered), answered_type) == (200, answer, "application/json")
+
+
+def test_what_is_not_taken_without_a_script(plain: server.SageMakerServer) -> None:
+    for content_type, name in (("application/x-image", "application/x-image"), (None, "Unknown")):
+        status, body, _ = ask(plain, b"x", content_type)
+        assert (status, json.loads(body)) == (415, {"error": f"Unsupported Media Type: {name}"})
+    assert ask(plain, b"not json")[0] == 400
+    assert ask(plain, b"1" * 100_001)[0] == 413
+    assert b"JSON Parse error" in ask(plain, b"\xff\xfe")[1]
+
+
+def test_custom_attributes(plain: server.SageMakerServer) -> None:
+    def with_attributes(attributes: str, body: bytes = b'{"instances": [1.0]}') -> tuple[int, Any]:
+        status, answered, _ = ask(plain, body, X_Amzn_SageMaker_Custom_Attributes=attributes)
+        return status, json.loads(answered)
+
+    assert with_attributes("tfs-model-name=half,tfs-model-version=123") == (200, {"predictions": [3.5]})
+    assert with_attributes("tfs-model-name=none") == (404, {"error": "Servable not found for request: Latest(none)"})
+    assert with_attributes("tfs-model-name=../../etc")[0] == 400
+    assert with_attributes("tfs-method=explode")[0] == 400
+    regress = b'{"signature_name": "tensorflow/serving/regress", "examples": [{"x": 1.0}]}'
+    assert with_attributes("tfs-method=regress", regress) == (200, {"results": [2.5]})
+
+
+def test_accept_is_answered(plain: server.SageMakerServer) -> None:
+    assert ask(plain, b"1.0", Accept="application/jsonlines, text/csv")[2] == "application/jsonlines"
+
+
+def test_a_handler_gets_the_containers_context(half: Path, tmp_path: Path) -> None:
+    archive = packed(half, tmp_path / "model.tar.gz", inference=ECHO, helper="NAME = 'helper'")
+    with sagemaker(archive) as running:
+        status, body, _ = ask(
+            running, b"12345", "application/x-image", Accept="text/plain",
+            X_Amzn_SageMaker_Custom_Attributes="tfs-model-version=123",
+        )  # fmt: skip
+        told = json.loads(body)
+        assert status == 200
+        assert told.pop("rest_uri") == f"http://localhost:{running.inner.rest_port}/v1/models/half/versions/123:predict"
+        assert told.pop("grpc_port") == str(running.inner.grpc_port)
+        assert told.pop("timeout") > 0
+        assert told == {
+            "length": 5, "helped": "helper", "model_name": None, "model_version": "123", "method": None,
+            "custom_attributes": "tfs-model-version=123", "request_content_type": "application/x-image",
+            "accept_header": "text/plain", "content_length": 5,
+        }  # fmt: skip
+        status, body, _ = ask(running, b"1", "application/x-fail")
+        assert (status, json.loads(body)) == (500, {"error": "no such thing"})
+
+
+def test_a_pair_of_handlers_around_a_request(half: Path, tmp_path: Path) -> None:
+    with sagemaker(packed(half, tmp_path / "model.tar.gz", inference=PAIR)) as running:
+        status, body, content_type = ask(running, b"5.0", "text/anything", Accept="application/json")
+        assert (status, json.loads(body), content_type) == (200, {"predictions": [4.5]}, "application/json")
+        status, body, _ = ask(running, b"nan or not")
+        assert status == 500
+        assert "could not convert string to float" in json.loads(body)["error"]
+        status, body, _ = ask(running, b"5", X_Amzn_SageMaker_Custom_Attributes="tfs-model-name=none")
+        assert (status, "404" in json.loads(body)["error"]) == (500, True)
+
+
+def test_a_script_without_handlers(half: Path, tmp_path: Path) -> None:
+    for text, told in (("x = 1", "Handlers are not implemented"), ("import nothing_at_all", "nothing_at_all")):
+        with pytest.raises(ArchiveError, match=told):
+            sagemaker(packed(half, tmp_path / "model.tar.gz", inference=text)).__enter__()
+
+
+def test_a_bare_version_is_called_model(half: Path, tmp_path: Path) -> None:
+    with sagemaker(packed(half / "half", tmp_path / "model.tar.gz")) as running:
+        assert running.default_model == "model"
+        assert json.loads(ask(running, b"1.0")[1]) == {"predictions": [2.5]}
+
+
+def entry(name: str, content: bytes = b"x", **fields: Any) -> tuple[tarfile.TarInfo, bytes]:
+    info = tarfile.TarInfo(name)
+    info.size = len(content)
+    for field, value in fields.items():
+        setattr(info, field, value)
+    return info, content
+
+
+BAD_ENTRIES = [
+    ([entry("../outside")], "outside of the model's folder"),
+    ([entry("half/1/../../../outside")], "outside of the model's folder"),
+    ([entry("/tmp/outside")], "outside of the model's folder"),
+    ([entry("..\\outside")], "outside of the model's folder"),
+    ([entry("C:outside")], "outside of the model's folder"),
+    ([entry("link", b"", type=tarfile.SYMTYPE, linkname="/etc/passwd")], "is a link or a device"),
+    ([entry("link", b"", type=tarfile.LNKTYPE, linkname="../../etc/passwd")], "is a link or a device"),
+    ([entry("device", b"", type=tarfile.CHRTYPE)], "is a link or a device"),
+    ([entry("pipe", b"", type=tarfile.FIFOTYPE)], "is a link or a device"),
+    ([entry("half/1/a"), entry("half/1/a")], "is there twice"),
+    ([entry("a", b"x" * 5000)], "unpacks to more than 4000 bytes"),
+]
+
+
+@pytest.mark.parametrize(("entries", "told"), BAD_ENTRIES, ids=[str(index) for index in range(len(BAD_ENTRIES))])
+def test_an_entry_that_is_refused(tmp_path: Path, entries: Any, told: str) -> None:
+    from unfreeze.server.archives import unpack
+
+    archive = tmp_path / "in" / "model.tar.gz"
+    archive.parent.mkdir()
+    with tarfile.open(archive, "w:gz") as tar:
+        for info, content in entries:
+            tar.addfile(info, io.BytesIO(content))
+    with pytest.raises(ArchiveError, match=told):
+        unpack(archive, tmp_path / "in" / "out", max_bytes=4000)
+    assert not (tmp_path / "outside").exists()
+    assert not Path("/tmp/outside").exists()
+
+
+def test_a_bomb_is_refused_before_it_is_written(tmp_path: Path) -> None:
+    from unfreeze.server.archives import unpack
+
+    class Zeros(io.RawIOBase):
+        def read(self, size: int = -1) -> bytes:
+            return bytes(size)
+
+    with tarfile.open(tmp_path / "model.tar.gz", "w:gz", compresslevel=1) as tar:
+        info = tarfile.TarInfo("half/1/saved_model.pb")
+        info.size = 2**28 + 1
+        tar.addfile(info, Zeros())
+    with pytest.raises(ArchiveError, match="that is no model"):
+        unpack(tmp_path / "model.tar.gz", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_no_archive(tmp_path: Path, half: Path) -> None:
+    torn = packed(half, tmp_path / "whole.tar.gz").read_bytes()
+    (tmp_path / "torn.tar.gz").write_bytes(torn[: len(torn) // 2])
+    (tmp_path / "text.tar.gz").write_text("not a tar")
+    for name in ("torn.tar.gz", "text.tar.gz"):
+        with pytest.raises(ArchiveError, match=r"is not a whole \.tar\.gz"):
+            server.SageMakerServer(tmp_path / name, {}, "127.0.0.1", 0)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SavedModelError, match="no SavedModel bundles found!"):
+        server.SageMakerServer(tmp_path / "empty", {}, "127.0.0.1", 0)
