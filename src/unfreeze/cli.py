@@ -80,6 +80,13 @@ def verb(function: Callable[..., int | None]) -> click.Command:
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Write the result to stdout as JSON.")
 quiet = click.option("--quiet", "-q", is_flag=True, help="Print nothing but warnings and errors.")
+meant_for = click.option(
+    "--for",
+    "runtimes",
+    multiple=True,
+    metavar="RUNTIME",
+    help="Refuse what this server does not know: tensorflow-serving:2.6, kserve, sagemaker:2.19 (repeatable).",
+)
 overwrite = click.option("--overwrite", is_flag=True, help="Replace what is there already.")
 
 
@@ -121,6 +128,7 @@ def table(report: "Report") -> str:
 @click.option("--step", type=int, help="The checkpoint of this step instead of the newest.")
 @click.option("--config-override", default="", metavar="TEXT", help="Text of a pipeline.config, merged over the file.")
 @click.option("--allow-unknown-fields", is_flag=True, help="Warn of unknown fields in pipeline.config, and go on.")
+@meant_for
 @overwrite
 @click.option("--verify/--no-verify", "verify", default=True, help="Prove the result before it is in place (default).")
 @as_json
@@ -359,6 +367,73 @@ def serve(
         click.echo(str(running))
         log_to_stderr("unfreeze.server")
     until_asked_to_end(running)
+
+
+@verb
+@click.argument("saved_model", type=PATH)
+@click.argument("model_base_path", type=PATH)
+@click.option("--version", type=int, help="Its number. Default: one above the highest that is there.")
+@click.option("--label", "labels", multiple=True, help="A name that clients may ask for; it moves here (repeatable).")
+@meant_for
+@click.option("--verify/--no-verify", "verify", default=True, help="Prove the copy before it is in place (default).")
+@as_json
+@quiet
+def publish(saved_model: str, model_base_path: str, as_json: bool, quiet: bool, **options: Any) -> None:
+    """Put SAVED_MODEL in place as the next version in MODEL_BASE_PATH (a folder, s3://…, gs://…), all or nothing."""
+    with progress(quiet) as (on_progress, on_warning):
+        from unfreeze.verbs.folders import saved_model_folder
+
+        folder = saved_model_folder(saved_model)  # a wrong path is told before TensorFlow takes its seconds
+        import_tensorflow_quietly()
+        from unfreeze.verbs.publish import publish
+
+        done = publish(folder, model_base_path, **options, on_progress=on_progress, on_warning=on_warning)
+    show(done.to_dict(), str(done), as_json, quiet)
+
+
+@verb
+@click.argument("model_base_path", type=PATH)
+@click.option("--to", type=int, metavar="VERSION", help="Whose content is served again. Default: the one before.")
+@as_json
+@quiet
+def rollback(model_base_path: str, to: int | None, as_json: bool, quiet: bool) -> None:
+    """Serve an older version's content again, as a new version; labels of the newest move along."""
+    with progress(quiet) as (on_progress, _):
+        import_tensorflow_quietly()
+        from unfreeze.verbs.publish import rollback
+
+        done = rollback(model_base_path, to=to, on_progress=on_progress)
+    show(done.to_dict(), str(done), as_json, quiet)
+
+
+@verb
+@click.argument("model_base_path", type=PATH)
+@click.option("--keep", type=click.IntRange(1), required=True, metavar="N", help="How many of the newest stay.")
+@as_json
+@quiet
+def prune(model_base_path: str, keep: int, as_json: bool, quiet: bool) -> None:
+    """Remove old versions; the newest and those with a label stay."""
+    from unfreeze.verbs.publish import prune
+
+    gone = prune(model_base_path, keep=keep)
+    show({"removed": gone}, f"removed {', '.join(map(str, gone)) or 'none'}", as_json, quiet)
+
+
+@verb
+@click.argument("model_base_path", type=PATH)
+@click.argument("assignments", nargs=-1, metavar="[LABEL=VERSION]...")
+@click.option("--remove", multiple=True, metavar="LABEL", help="Take a label away (repeatable).")
+@as_json
+def labels(model_base_path: str, assignments: tuple[str, ...], remove: tuple[str, ...], as_json: bool) -> None:
+    """Show or move the labels by which clients ask for versions."""
+    from unfreeze.verbs.publish import labels
+
+    pairs = [assignment.partition("=")[::2] for assignment in assignments]
+    wrong = [name for name, version in pairs if not version.isdecimal()]
+    if wrong:
+        raise click.UsageError(f"{wrong[0]!r} is not LABEL=VERSION, such as stable=3")
+    now = labels(model_base_path, {name: int(version) for name, version in pairs}, remove=remove)
+    show(now, "\n".join(f"{name}={version}" for name, version in sorted(now.items())) or "no label", as_json, False)
 
 
 @verb

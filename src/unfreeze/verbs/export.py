@@ -22,6 +22,8 @@ from unfreeze.detectors.build import causes, feature_extractor
 from unfreeze.errors import ConfigError, OutputError, UnsupportedError, VerificationError
 from unfreeze.proof.weights import to_record
 from unfreeze.savedmodel import INPUT_TYPES, Exportable, trace, variable_key, write_saved_model
+from unfreeze.targets.runtimes import require_known, runtime
+from unfreeze.targets.warmup import write_warmup
 from unfreeze.verbs.side_inputs import SideInput, with_side_inputs
 from unfreeze.verbs.staging import staged
 from unfreeze.weights import Checkpoint, Weights, open_checkpoint
@@ -62,6 +64,7 @@ def export(
     overwrite: bool = False,
     allow_unknown_fields: bool = False,
     config_override: str = "",
+    runtimes: Sequence[str] = (),
     verify: bool = True,
     verifiers: proof.Verifiers | None = None,
     on_progress: Say | None = None,
@@ -79,6 +82,7 @@ def export(
         side_inputs: dtype and shape of what a Context R-CNN takes besides pictures; by default as its config says,
             for any number of images.
         label_map: goes to assets/, and adds the signature `named`, which tells class names.
+        runtimes: such as `tensorflow-serving:2.6`: refused if one of them does not know an operation of the graph.
         verify: whether the result is loaded again, run and compared before it is in place.
         verifiers: processes for that, if they were started earlier.
 
@@ -86,7 +90,7 @@ def export(
         UnfreezeError: of the kind that fits (errors.py); nothing is left behind. VerificationError: a check failed.
     """
     say, warn = on_progress or (lambda line: None), on_warning or (lambda line: None)
-    types = _input_types(input_types)
+    types, servers = _input_types(input_types), tuple(map(runtime, runtimes))
     found = open_checkpoint(checkpoint, step)
     for note in found.notes:
         warn(note)
@@ -110,6 +114,7 @@ def export(
         exportable = _bound(detector, config, weights, warn)
         say(f"writing {len(weights.variables)} variables")
         _write(exportable, weights, staging / "saved_model", types, input_shape, labels)
+        require_known(staging / "saved_model", servers)
         _write_config(config, staging / CONFIG)
         report = None if workers is None else _prove(staging / "saved_model", weights, types, workers, say)
         record = _record(found, config_path, config, weights, types, report)
@@ -172,6 +177,10 @@ def _write(
             input_shape=input_shape,
             label_map=labels,
         )
+        # Of the two ways that clients send a picture; more would only make servers load longer.
+        encoded = [name for name in types[1:] if name == "encoded_image_string_tensor"]
+        asked = {"serving_default": types[0], **{name: name for name in encoded}}
+        write_warmup(folder, asked, exportable.detector.input_name)
     except (OSError, tf.errors.OpError) as error:  # a full disk is one or the other, by the file that it hits
         raise OutputError(
             f"{folder.parent.parent}: cannot be written: {_reason(error)}; choose another --output-directory"

@@ -1,0 +1,1 @@
+"""A SavedModel folder -> where it serves: versions, TensorFlow Serving, SageMaker, KServe."""

@@ -1,0 +1,111 @@
+"""What a runtime knows of a graph's operations, by the registries of the TensorFlow wheels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
+
+from unfreeze.errors import SavedModelError
+from unfreeze.targets.operations import tensorflow_versions, unknown_operations
+from unfreeze.targets.runtimes import Runtime, require_known, runtime
+
+
+def write(folder: Path, *nodes: tuple[str, dict[str, Any], list[str]], in_function: bool = False) -> Path:
+    """A SavedModel of these nodes: operation, attributes, inputs."""
+    message = saved_model_pb2.SavedModel()
+    graph = message.meta_graphs.add().graph_def
+    if in_function:
+        function = graph.library.function.add()
+        function.signature.name = "__inference_f_1"
+    for number, (op, attributes, inputs) in enumerate(nodes):
+        node = (function.node_def if in_function else graph.node).add(name=f"n{number}", op=op, input=inputs)
+        for name, value in attributes.items():
+            if isinstance(value, tf.DType):
+                node.attr[name].type = value.as_datatype_enum
+            elif isinstance(value, bool):
+                node.attr[name].b = value
+            elif isinstance(value, int):
+                node.attr[name].i = value
+            elif isinstance(value, bytes):
+                node.attr[name].s = value
+    (folder / "saved_model.pb").write_bytes(message.SerializeToString())
+    return folder
+
+
+def test_the_versions_that_are_promised() -> None:
+    assert tensorflow_versions() == ["1.15", *(f"2.{minor}" for minor in range(4, 22))]
+
+
+@pytest.mark.parametrize("in_function", [False, True])
+def test_an_operation_that_came_later(tmp_path: Path, in_function: bool) -> None:
+    model = write(tmp_path, ("DecodeImage", {}, ["bytes"]), in_function=in_function)
+    assert unknown_operations(model, "1.15") == ["DecodeImage: not known; TensorFlow 2.4 is the first that has it"]
+    assert unknown_operations(model, "2.4") == []
+
+
+def test_an_operation_that_nobody_knows(tmp_path: Path) -> None:
+    model = write(tmp_path, ("CustomNonMaxSuppression", {}, []), ("__inference_g_2", {}, []))
+    assert unknown_operations(model, "2.21")[0] == (
+        "CustomNonMaxSuppression: not known; no TensorFlow up to 2.21 has it"
+    )
+
+
+def test_an_attribute_that_came_later(tmp_path: Path) -> None:
+    attributes = {"dtype": tf.float32, "debug_name": b"w"}
+    model = write(tmp_path, ("VarHandleOp", attributes | {"shape": None}, []))
+    told = unknown_operations(model, "2.10")
+    assert told[0] == "VarHandleOp: attribute shape is needed there, and is not given; no TensorFlow up to 2.21 has it"
+    assert told[1].startswith("VarHandleOp: attribute debug_name is not known; TensorFlow 2.")
+    assert not [line for line in unknown_operations(model, "2.21") if "debug_name" in line]
+
+
+def test_a_type_an_attribute_may_not_have(tmp_path: Path) -> None:
+    model = write(tmp_path, ("Relu", {"T": tf.string}, ["x"]), ("Relu", {"T": tf.float32}, ["x", "y"]))
+    assert unknown_operations(model, "2.6") == [
+        "Relu: attribute T may not be string; no TensorFlow up to 2.21 has it",
+        "Relu: takes 1 inputs, not 2; no TensorFlow up to 2.21 has it",
+    ]
+
+
+def test_this_tensorflows_registry_is_that_of_the_data(tmp_path: Path) -> None:
+    """Each operation of the running TensorFlow is known for its version."""
+    version = ".".join(tf.__version__.split(".")[:2])
+    if version not in tensorflow_versions():
+        pytest.skip(f"no data of TensorFlow {version} yet: run scripts/op_registries")
+    names = [
+        "Conv2D",
+        "NonMaxSuppressionV5",
+        "CombinedNonMaxSuppression",
+        "ImageProjectiveTransformV3",
+        "TensorListStack",
+    ]
+    told = unknown_operations(write(tmp_path, *((name, {}, []) for name in names)), version)
+    assert not [line for line in told if "not known" in line]
+
+
+def test_runtimes() -> None:
+    assert runtime("tensorflow-serving:2.6") == Runtime("tensorflow-serving", "2.6", "2.6.5")
+    assert runtime("tensorflow-serving:2.6.2").tensorflow == "2.6"
+    assert (runtime("kserve").tensorflow, runtime("kserve").image()) == ("2.6", "tensorflow/serving:2.6.2")
+    sagemaker = runtime("sagemaker:2.19")
+    assert (
+        sagemaker.image("eu-west-1") == "763104351884.dkr.ecr.eu-west-1.amazonaws.com/tensorflow-inference:2.19.0-cpu"
+    )
+    assert sagemaker.image("cn-north-1").startswith("727897471807.dkr.ecr.cn-north-1.amazonaws.com.cn/")
+
+
+def test_what_does_not_load_there_is_refused(tmp_path: Path) -> None:
+    model = write(tmp_path, ("DecodeImage", {}, ["bytes"]))
+    require_known(model, (runtime("kserve"),))
+    with pytest.raises(SavedModelError, match=r"tensorflow-serving:1\.15: DecodeImage: not known"):
+        require_known(model, (runtime("kserve"), runtime("tensorflow-serving:1.15")))
+
+
+def test_not_a_saved_model(tmp_path: Path) -> None:
+    (tmp_path / "saved_model.pb").write_bytes(b"\xff")
+    with pytest.raises(SavedModelError, match="cannot be read"):
+        unknown_operations(tmp_path, "2.6")
