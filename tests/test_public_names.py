@@ -10,15 +10,16 @@ import pytest
 import unfreeze
 
 ROOT = Path(__file__).parents[1]
+VERBS = ["export", "inspect", "labels", "predict", "prune", "publish", "rollback", "verify"]
 HEAVY = ("tensorflow", "numpy", "PIL", "google.protobuf", "rich")
 
 
 def test_public_names() -> None:
-    assert unfreeze.__all__ == ["UnfreezeError", "__version__", "errors", "export", "inspect", "predict", "verify"]
+    assert unfreeze.__all__ == ["UnfreezeError", "__version__", "errors", *VERBS]
     assert dir(unfreeze) == sorted(unfreeze.__all__)
 
 
-@pytest.mark.parametrize("name", ["export", "inspect", "predict", "verify"])
+@pytest.mark.parametrize("name", VERBS)
 def test_a_verb_is_a_function_of_its_name(name: str) -> None:
     function = getattr(unfreeze, name)
     assert callable(function)

@@ -14,17 +14,34 @@ if TYPE_CHECKING:
     from unfreeze.verbs.export import export
     from unfreeze.verbs.inspect import inspect
     from unfreeze.verbs.predict import predict
+    from unfreeze.verbs.publish import labels, prune, publish, rollback
     from unfreeze.verbs.verify import verify
 
 __version__ = "0.1.0"
 
-__all__ = ["UnfreezeError", "__version__", "errors", "export", "inspect", "predict", "verify"]
+__all__ = [
+    "UnfreezeError",
+    "__version__",
+    "errors",
+    "export",
+    "inspect",
+    "labels",
+    "predict",
+    "prune",
+    "publish",
+    "rollback",
+    "verify",
+]
 
 # Public name -> the module that has it.
 VERBS = {
     "export": "unfreeze.verbs.export",
     "inspect": "unfreeze.verbs.inspect",
+    "labels": "unfreeze.verbs.publish",
     "predict": "unfreeze.verbs.predict",
+    "prune": "unfreeze.verbs.publish",
+    "publish": "unfreeze.verbs.publish",
+    "rollback": "unfreeze.verbs.publish",
     "verify": "unfreeze.verbs.verify",
 }
 
