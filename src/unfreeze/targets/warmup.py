@@ -139,9 +139,10 @@ def _picture(input_type: str, info: Any) -> tensor_pb2.TensorProto:
 
 
 def _zeros(info: Any) -> tensor_pb2.TensorProto:
-    """What a side input takes: the smallest tensor of its shape."""
+    """What a side input takes: the smallest tensor of its shape; one value stands for all."""
     shape = [max(dim.size, 1) for dim in info.tensor_shape.dim]
-    return tf.make_tensor_proto(tf.zeros(shape, tf.as_dtype(info.dtype)).numpy())
+    dtype = tf.as_dtype(info.dtype)
+    return tf.make_tensor_proto(b"" if dtype == tf.string else 0, dtype, shape)
 
 
 def _encoded(input_type: str) -> bytes:
