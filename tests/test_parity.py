@@ -86,6 +86,10 @@ CASES = (
     Case("v_rfcn_padded"),
     Case("v_context_rcnn_resnet50"),
     Case("v_context_rcnn_self_attention"),
+    Case("ssd_mobilenet_v2_320x320_coco17_tpu-8", "tf2"),
+    Case("ssd_mobilenet_v2_fpnlite_320x320_coco17_tpu-8", "tf2"),
+    Case("ssd_mobilenet_v1_fpn_640x640_coco17_tpu-8", "tf2"),
+    Case("ssd_resnet50_v1_fpn_640x640_coco17_tpu-8", "tf2", slow=True),
 )
 
 

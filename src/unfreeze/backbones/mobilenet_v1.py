@@ -1,4 +1,4 @@
-"""MobileNet v1. Source: slim's nets/mobilenet_v1.py; paper arXiv:1704.04861."""
+"""MobileNet v1. Source: slim's nets/mobilenet_v1.py; keras/applications/mobilenet.py; paper arXiv:1704.04861."""
 
 from __future__ import annotations
 
@@ -15,6 +15,14 @@ BLOCKS = (
 
 STYLE = Style(BatchNorm(scale=True), tf.nn.relu6)
 
+# What Keras calls these layers, each batch normalization a layer of its own.
+KERAS_NAMES = (
+    (r"^Conv2d_0(?=/)", "conv1"),
+    (r"^Conv2d_(\d+)_depthwise(?=/)", r"conv_dw_\1"),
+    (r"^Conv2d_(\d+)_pointwise(?=/)", r"conv_pw_\1"),
+    (r"/BatchNorm(?=/)", "_bn"),
+)
+
 
 def mobilenet_v1(
     x: tf.Tensor,
@@ -23,6 +31,7 @@ def mobilenet_v1(
     depth_multiplier: float = 1.0,
     min_depth: int = 8,
     use_explicit_padding: bool = False,
+    stem_filters: int = STEM_FILTERS,
     blocks: tuple[tuple[int, int], ...] = BLOCKS,
     style: Style = STYLE,
 ) -> dict[str, tf.Tensor]:
@@ -35,7 +44,7 @@ def mobilenet_v1(
     def padded(x: tf.Tensor) -> tf.Tensor:
         return fixed_padding(x, 3) if use_explicit_padding else x
 
-    x = conv(padded(x), p["Conv2d_0"], depth(STEM_FILTERS), 3, stride=2, padding=padding, style=style)
+    x = conv(padded(x), p["Conv2d_0"], depth(stem_filters), 3, stride=2, padding=padding, style=style)
     stages = {"Conv2d_0": x}
     for i, (filters, stride) in enumerate(blocks, start=1):
         x = depthwise_conv(padded(x), p[f"Conv2d_{i}_depthwise"], 3, stride=stride, padding=padding, style=style)

@@ -1,8 +1,12 @@
-"""MobileNet v2. Source: slim's nets/mobilenet/{mobilenet_v2,mobilenet,conv_blocks}.py; paper arXiv:1801.04381."""
+"""MobileNet v2.
+
+Source: slim's nets/mobilenet/{mobilenet_v2,mobilenet,conv_blocks}.py; keras/applications/mobilenet_v2.py; paper
+arXiv:1801.04381.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import tensorflow as tf
 
@@ -23,6 +27,31 @@ TOP_FILTERS = 1280
 
 STYLE = Style(BatchNorm(scale=True), tf.nn.relu6)
 
+# What Keras calls these layers, each batch normalization a layer of its own.
+KERAS_NAMES = (
+    (r"^Conv/BatchNorm(?=/)", "bn_Conv1"),
+    (r"^Conv(?=/)", "Conv1"),
+    (r"^Conv_1/BatchNorm(?=/)", "Conv_1_bn"),
+    (r"^expanded_conv/(\w+)(?=/)", r"expanded_conv_\1"),
+    (r"^expanded_conv_(\d+)/(\w+)(?=/)", r"block_\1_\2"),
+    (r"/BatchNorm(?=/)", "_BN"),
+)
+
+
+@dataclass(frozen=True)
+class Widths:
+    """How depths follow from each other: slim's rules; KERAS_WIDTHS are those of Keras.
+
+    `joins_at_min_depth`: whether a block's depth counts, when it is compared with that of its input, as min_depth made
+    it.
+    """
+
+    expansion_divisor: int = 8
+    joins_at_min_depth: bool = True
+
+
+KERAS_WIDTHS = Widths(expansion_divisor=1, joins_at_min_depth=False)
+
 
 def mobilenet_v2(
     x: tf.Tensor,
@@ -31,7 +60,10 @@ def mobilenet_v2(
     depth_multiplier: float = 1.0,
     min_depth: int = 8,
     use_explicit_padding: bool = False,
+    stem_filters: int = STEM_FILTERS,
+    blocks: tuple[tuple[int, int, int], ...] = BLOCKS,
     top_filters: int | None = TOP_FILTERS,
+    widths: Widths = Widths(),
     style: Style = STYLE,
 ) -> dict[str, tf.Tensor]:
     """`[N, H, W, 3] -> stages`: `layer_1` to `layer_19`, and `layer_i/expansion_output`.
@@ -43,17 +75,21 @@ def mobilenet_v2(
     x = conv(
         x,
         p["Conv"],
-        _scaled(STEM_FILTERS, depth_multiplier, min_depth),
+        _scaled(stem_filters, depth_multiplier, min_depth),
         3,
         stride=2,
         padding=_padding(use_explicit_padding),
         style=style,
     )
     stages["layer_1"] = x
-    for i, (expansion, filters, stride) in enumerate(BLOCKS):
+    for i, (expansion, unscaled, stride) in enumerate(blocks):
         scope = "expanded_conv" if i == 0 else f"expanded_conv_{i}"
-        filters = _scaled(filters, depth_multiplier, min_depth)
-        x, expanded = _inverted_residual(x, p[scope], filters, expansion, stride, use_explicit_padding, style)
+        filters = _scaled(unscaled, depth_multiplier, min_depth)
+        joins = stride == 1 and x.shape[3] == (filters if widths.joins_at_min_depth else unscaled)
+        expanded_depth = None if expansion == 1 else divisible(x.shape[3] * expansion, widths.expansion_divisor)
+        x, expanded = _inverted_residual(
+            x, p[scope], filters, expanded_depth, stride, joins, use_explicit_padding, style
+        )
         stages[f"layer_{i + 2}/expansion_output"] = expanded
         stages[f"layer_{i + 2}"] = x
     if top_filters is not None:
@@ -62,16 +98,23 @@ def mobilenet_v2(
 
 
 def _inverted_residual(
-    x: tf.Tensor, p: Branch, filters: int, expansion: int, stride: int, use_explicit_padding: bool, style: Style
+    x: tf.Tensor,
+    p: Branch,
+    filters: int,
+    expanded_depth: int | None,
+    stride: int,
+    joins: bool,
+    use_explicit_padding: bool,
+    style: Style,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """`[N, H, W, C] -> [N, h, w, filters]` and the expanded features in between."""
     expanded = x
-    if expansion != 1:
-        expanded = conv(x, p["expand"], divisible(x.shape[3] * expansion, 8), 1, style=style)
+    if expanded_depth is not None:
+        expanded = conv(x, p["expand"], expanded_depth, 1, style=style)
     y = _pad(expanded, 3, use_explicit_padding)
     y = depthwise_conv(y, p["depthwise"], 3, stride=stride, padding=_padding(use_explicit_padding), style=style)
     y = conv(y, p["project"], filters, 1, style=replace(style, activation=None))
-    if stride == 1 and x.shape[3] == filters:
+    if joins:
         y = p.quantizer("post_activation_bypass_quant")(x + y)
     return y, expanded
 

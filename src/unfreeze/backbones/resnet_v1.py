@@ -1,6 +1,9 @@
-"""ResNet v1 of bottleneck units. Source: slim's nets/{resnet_v1,resnet_utils}.py; paper arXiv:1512.03385.
+"""ResNet v1 of bottleneck units: slim's, and Keras's as the Object Detection API changes it.
 
-Each block halves the picture in its last unit, not in its first as the paper has it.
+Slim's blocks halve the picture in their last unit, Keras's in their first, as the paper has it, and there in the first
+convolution.
+Source: slim's nets/{resnet_v1,resnet_utils}.py; keras/applications/resnet.py with
+object_detection/models/keras_models/resnet_v1.py; paper arXiv:1512.03385.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from dataclasses import replace
 import tensorflow as tf
 
 from unfreeze.errors import ConfigError
-from unfreeze.ops.layers import BatchNorm, Branch, Style, conv, fixed_padding
+from unfreeze.ops.layers import BatchNorm, Branch, Style, activated, conv, fixed_padding
 
 STEM_FILTERS = 64
 # (base depth, stride) of block1 to block4; a unit's features are four times as deep as its base.
@@ -23,6 +26,11 @@ UNITS = {
 
 # resnet_arg_scope's defaults, which Faster R-CNN, R-FCN and Mask R-CNN use as they are.
 STYLE = Style(BatchNorm(scale=True, epsilon=1e-5), tf.nn.relu)
+KERAS_STYLE = replace(STYLE, biases=False)  # whatever hyperparameters a config has
+
+# The layers of a unit in the order in which a Keras model counts them: by their distance from its end.
+KERAS_ORDER = ("1_conv", "1_bn", "2_conv", "2_bn", "0_conv", "3_conv", "0_bn", "3_bn")
+KERAS_ORDER_WITHOUT_SHORTCUT = tuple(layer for layer in KERAS_ORDER if not layer.startswith("0_"))
 
 
 def resnet_v1(
@@ -79,6 +87,42 @@ def resnet_v1_block(
     return x
 
 
+def keras_resnet_v1(
+    x: tf.Tensor,
+    p: Branch,
+    units: tuple[int, ...],
+    *,
+    depth_multiplier: float = 1.0,
+    min_depth: int = 8,
+    style: Style = STYLE,
+) -> dict[str, tf.Tensor]:
+    """`[N, H, W, 3] -> stages`: `block1` to as many as there are `units` of, which Keras calls conv2 to conv5."""
+
+    def depth(filters: int) -> int:
+        return max(int(filters * depth_multiplier), min_depth)
+
+    style = replace(style, biases=False, biases_before_norm=False)
+    p.in_order("conv1_conv", "conv1_bn")
+    x = _conv_same(x, p["conv1_conv"], depth(STEM_FILTERS), 7, stride=2, style=style, statistics=p["conv1_bn"])
+    x = tf.nn.max_pool2d(x, 3, 2, "SAME")
+    stages = {}
+    for i, ((base_depth, _), count) in enumerate(zip(BLOCKS, units, strict=False), start=1):
+        depths = depth(base_depth), depth(4 * base_depth)
+        x = keras_resnet_v1_block(x, p, f"conv{i + 1}", depths, count, stride=1 if i == 1 else 2, style=style)
+        stages[f"block{i}"] = x
+    return stages
+
+
+def keras_resnet_v1_block(
+    x: tf.Tensor, p: Branch, name: str, depths: tuple[int, int], units: int, *, stride: int, style: Style = KERAS_STYLE
+) -> tf.Tensor:
+    """`[N, H, W, C] -> [N, h, w, depths[1]]`: the units `NAME_block1`, which has the stride, to the last."""
+    x = _keras_bottleneck(x, p, f"{name}_block1", depths, stride, style, conv_shortcut=True)
+    for unit in range(2, units + 1):
+        x = _keras_bottleneck(x, p, f"{name}_block{unit}", depths, 1, style, conv_shortcut=False)
+    return x
+
+
 def overridden(style: Style) -> Style:
     """The style when the config overrides the backbone's: epsilon and scale stay resnet_arg_scope's.
 
@@ -111,14 +155,44 @@ def _bottleneck(x: tf.Tensor, p: Branch, base_depth: int, stride: int, rate: int
     return p.quantizer("act_quant")(tf.nn.relu(shortcut + y))  # relu in any case, whatever the style
 
 
+def _keras_bottleneck(
+    x: tf.Tensor, p: Branch, name: str, depths: tuple[int, int], stride: int, style: Style, *, conv_shortcut: bool
+) -> tf.Tensor:
+    """`[N, H, W, C] -> [N, h, w, depths[1]]`: three convolutions without biases beside a shortcut."""
+    p.in_order(*(f"{name}_{layer}" for layer in (KERAS_ORDER if conv_shortcut else KERAS_ORDER_WITHOUT_SHORTCUT)))
+    linear = replace(style, activation=None)
+
+    def layer(x: tf.Tensor, part: int, filters: int, kernel_size: int, stride: int, style: Style) -> tf.Tensor:
+        statistics = p[f"{name}_{part}_bn"]
+        return conv(
+            x, p[f"{name}_{part}_conv"], filters, kernel_size, stride=stride, style=style, statistics=statistics
+        )
+
+    shortcut = layer(x, 0, depths[1], 1, stride, linear) if conv_shortcut else x
+    y = layer(x, 1, depths[0], 1, stride, style)
+    y = layer(y, 2, depths[0], 3, 1, style)
+    y = layer(y, 3, depths[1], 1, 1, linear)
+    return activated(shortcut + y, p, style.activation)
+
+
 def _conv_same(
-    x: tf.Tensor, p: Branch, filters: int, kernel_size: int, *, stride: int, rate: int = 1, style: Style
+    x: tf.Tensor,
+    p: Branch,
+    filters: int,
+    kernel_size: int,
+    *,
+    stride: int,
+    rate: int = 1,
+    style: Style,
+    statistics: Branch | None = None,
 ) -> tf.Tensor:
     """A convolution whose padding does not depend on the stride."""
     if stride == 1:
-        return conv(x, p, filters, kernel_size, rate=rate, style=style)
+        return conv(x, p, filters, kernel_size, rate=rate, style=style, statistics=statistics)
     padded = fixed_padding(x, kernel_size, rate)
-    return conv(padded, p, filters, kernel_size, stride=stride, rate=rate, padding="VALID", style=style)
+    return conv(
+        padded, p, filters, kernel_size, stride=stride, rate=rate, padding="VALID", style=style, statistics=statistics
+    )
 
 
 def _subsampled(x: tf.Tensor, stride: int) -> tf.Tensor:

@@ -37,6 +37,17 @@ def fc_style(hyperparams: Any, where: str) -> Style:
     return style if hyperparams.HasField("op") and enum_name(hyperparams, "op") == "FC" else SLIM_STYLE
 
 
+def keras_style(hyperparams: Any) -> Style:
+    """The style of the Keras layers below a Hyperparams message, whatever its `op`; they know no group_norm."""
+    activation = ACTIVATIONS[enum_name(hyperparams, "activation")]
+    kind = hyperparams.WhichOneof("normalizer_oneof")
+    if kind not in ("batch_norm", "sync_batch_norm"):
+        return Style(None, activation)
+    norm = getattr(hyperparams, kind)
+    biases = hyperparams.force_use_bias or not norm.center
+    return Style(BatchNorm(norm.center, norm.scale, norm.epsilon), activation, biases_before_norm=biases)
+
+
 def batch_norm(hyperparams: Any, where: str) -> BatchNorm | None:
     """The batch normalization of a Hyperparams message, for layers that take nothing else of it, whatever its `op`."""
     norm = _style(hyperparams, where).norm

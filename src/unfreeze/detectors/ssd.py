@@ -15,7 +15,7 @@ from unfreeze.detectors.resizers import build_resizer
 from unfreeze.detectors.ssd_extractors import SSD_EXTRACTORS, SsdExtractor
 from unfreeze.errors import ConfigError, UnsupportedError
 from unfreeze.ops.layers import Branch
-from unfreeze.ops.nms import gathered, gathered_keypoints
+from unfreeze.ops.nms import anchor_indices, gathered, gathered_keypoints
 from unfreeze.ops.sizes import image_size
 
 # Fields of feature_extractor that only some extractors take; the original fails on them for the others.
@@ -30,6 +30,7 @@ def build_ssd(config: Any, p: Branch) -> Detector:
         UnsupportedError: a feature extractor or an option that this version does not have.
     """
     extractor = _extractor(config.feature_extractor)
+    tf2 = extractor.tf2
     resizer = build_resizer(config.image_resizer)
     anchor_generator = build_anchor_generator(config.anchor_generator)
     box_coder = build_box_coder(config.box_coder)
@@ -38,15 +39,15 @@ def build_ssd(config: Any, p: Branch) -> Detector:
         raise ConfigError(
             "ssd: add_background_class and explicit_background_class are both true; set one of them to false"
         )
-    box_predictor = build_box_predictor(config.box_predictor, config.num_classes + config.add_background_class)
-    post_processing = build_post_processing(config.post_processing)
+    box_predictor = build_box_predictor(config.box_predictor, config.num_classes + config.add_background_class, tf2)
+    post_processing = build_post_processing(config.post_processing, tf2)
 
     def preprocess(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         # A rounding step can hang on the last bit: a quantization-aware model gets the original's order of the two.
         return resizer.resize_normalized(images, extractor.normalize, normalize_first=p.quantized)
 
     def predict(preprocessed: tf.Tensor, true_shapes: tf.Tensor) -> Tensors:
-        feature_maps = extractor.features(preprocessed, p["FeatureExtractor"], config.feature_extractor)
+        feature_maps = extractor.features(preprocessed, p[extractor.scope], config.feature_extractor)
         anchors = anchor_generator.generate([image_size(each) for each in feature_maps], image_size(preprocessed))
         stages = box_predictor(feature_maps, p, anchor_generator.num_anchors_per_location)
         stages |= {f"feature_map_{level}": feature_map for level, feature_map in enumerate(feature_maps)}
@@ -67,11 +68,13 @@ def build_ssd(config: Any, p: Branch) -> Detector:
         }
         if post_processing.keeps_fields:
             outputs["detection_multiclass_scores"] = gathered(all_scores, kept)
+            if tf2:
+                outputs["detection_anchor_indices"] = anchor_indices(kept)
             if decoded.keypoints is not None:
                 outputs["detection_keypoints"] = gathered_keypoints(decoded.keypoints, kept)
         return outputs
 
-    return Detector(preprocess, predict, postprocess, resizer.shape, input_name="inputs")
+    return Detector(preprocess, predict, postprocess, resizer.shape, input_name="input_tensor" if tf2 else "inputs")
 
 
 def _extractor(config: Any) -> SsdExtractor:

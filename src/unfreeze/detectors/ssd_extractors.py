@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from unfreeze.backbones import mobiledet
 from unfreeze.backbones import mobilenet_v3 as v3
+from unfreeze.detectors import ssd_keras as keras
 from unfreeze.detectors import ssd_multi_resolution as halved
 from unfreeze.detectors import ssd_pyramids as pyramids
 from unfreeze.detectors.normalizations import mean_subtracted, unit_range
@@ -24,6 +25,12 @@ class SsdExtractor:
     features: Callable[[tf.Tensor, Branch, Any], list[tf.Tensor]]  # preprocessed images, weights, message -> maps
     normalize: Callable[[tf.Tensor], tf.Tensor]  # pixels 0..255 -> what the network takes
     options: tuple[str, ...] = ()  # fields of the message that this extractor takes and not every one does
+    tf2: bool = False  # of TensorFlow 2, with Keras layers
+
+    @property
+    def scope(self) -> str:
+        """Where the checkpoint has its weights."""
+        return "_feature_extractor" if self.tf2 else "FeatureExtractor"
 
 
 SSD_EXTRACTORS: dict[str, SsdExtractor] = {
@@ -95,4 +102,17 @@ SSD_EXTRACTORS: dict[str, SsdExtractor] = {
     ),
     "ssd_pnasnet": SsdExtractor(halved.ssd_pnasnet, unit_range, ("num_layers",)),
     "ssd_spaghettinet": SsdExtractor(pyramids.ssd_spaghettinet, unit_range, ("spaghettinet_arch_name",)),
+    "ssd_mobilenet_v1_keras": SsdExtractor(keras.ssd_mobilenet_v1_keras, unit_range, ("num_layers",), tf2=True),
+    "ssd_mobilenet_v2_keras": SsdExtractor(keras.ssd_mobilenet_v2_keras, unit_range, ("num_layers",), tf2=True),
+    "ssd_mobilenet_v1_fpn_keras": SsdExtractor(keras.ssd_mobilenet_v1_fpn_keras, unit_range, ("fpn",), tf2=True),
+    "ssd_mobilenet_v2_fpn_keras": SsdExtractor(keras.ssd_mobilenet_v2_fpn_keras, unit_range, ("fpn",), tf2=True),
+    **{
+        f"ssd_resnet{depth}_v1_fpn_keras": SsdExtractor(
+            partial(keras.ssd_resnet_v1_fpn_keras, architecture=f"resnet_v1_{depth}"),
+            mean_subtracted,
+            ("fpn",),
+            tf2=True,
+        )
+        for depth in (50, 101, 152)
+    },
 }

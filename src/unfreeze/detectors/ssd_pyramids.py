@@ -46,13 +46,13 @@ class Levels(NamedTuple):
 def ssd_mobilenet_v1_fpn(x: tf.Tensor, p: Branch, config: Any) -> list[tf.Tensor]:
     p = p["MobilenetV1"]
     stages = _mobilenet_v1(x, p, config, V1_THIN_BLOCKS if config.use_depthwise else v1.BLOCKS)
-    levels = _fpn_levels(config)
+    levels = fpn_levels(config)
     return _fpn(
         [stages[name] for name in V1_STAGES],
         p["fpn"],
         levels,
         [f"bottom_up_Conv2d_{14 + i}" for i in range(levels.max_level - 5)],
-        depth=_depth(levels.additional_layer_depth, config),
+        depth=scaled_depth(levels.additional_layer_depth, config),
         use_depthwise=config.use_depthwise,
         use_explicit_padding=config.use_explicit_padding,
         style=extractor_style(config),
@@ -64,13 +64,13 @@ def ssd_mobilenet_v2_fpn(x: tf.Tensor, p: Branch, config: Any) -> list[tf.Tensor
     override = config.override_base_feature_extractor_hyperparams
     style = v2.overridden(extractor_style(config)) if override else v2.STYLE
     stages = _mobilenet_v2(x, p, config, V2_THIN_TOP_FILTERS if config.use_depthwise else v2.TOP_FILTERS, style)
-    levels = _fpn_levels(config)
+    levels = fpn_levels(config)
     return _fpn(
         [stages[name] for name in V2_STAGES],
         p["fpn"],
         levels,
         [f"bottom_up_Conv2d_{20 + i}" for i in range(levels.max_level - 5)],
-        depth=_depth(levels.additional_layer_depth, config),
+        depth=scaled_depth(levels.additional_layer_depth, config),
         use_depthwise=config.use_depthwise,
         use_explicit_padding=config.use_explicit_padding,
         style=extractor_style(config),
@@ -95,13 +95,13 @@ def ssd_resnet_v1_fpn(x: tf.Tensor, p: Branch, config: Any, *, architecture: str
         min_base_depth=config.min_depth,
         style=resnet.overridden(extractor_style(config)) if override else resnet.STYLE,
     )
-    levels = _fpn_levels(config)
+    levels = fpn_levels(config)
     return _fpn(
         [stages[name] for name in RESNET_STAGES],
         p["fpn"],
         levels,
         [f"bottom_up_block{i}" for i in range(5, levels.max_level)],
-        depth=_depth(levels.additional_layer_depth, config),
+        depth=scaled_depth(levels.additional_layer_depth, config),
         style=extractor_style(config),
     )
 
@@ -197,7 +197,7 @@ def _fpn(
     )
 
 
-def _fpn_levels(config: Any) -> Levels:
+def fpn_levels(config: Any) -> Levels:
     levels = _levels(config, Levels())
     if not 2 <= levels.min_level <= min(levels.max_level, 5):
         raise ConfigError(
@@ -262,5 +262,5 @@ def _resnet_v1(
     )
 
 
-def _depth(filters: int, config: Any) -> int:
+def scaled_depth(filters: int, config: Any) -> int:
     return max(int(filters * config.depth_multiplier), config.min_depth)

@@ -1,17 +1,18 @@
 """The convolutional box predictor: for each feature map its own layers.
 
 Source: object_detection/predictors/convolutional_box_predictor.py (ConvolutionalBoxPredictor),
-predictors/heads/{box_head,class_head}.py.
+predictors/heads/{box_head,class_head}.py; for TensorFlow 2 predictors/convolutional_keras_box_predictor.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import tensorflow as tf
 
-from unfreeze.ops.layers import PLAIN, Branch, Style, conv, depthwise_conv
+from unfreeze.ops.layers import PLAIN, Branch, Renames, Style, conv, depthwise_conv
 
 
 @dataclass(frozen=True)
@@ -72,3 +73,31 @@ def _predict(
     else:
         y = conv(x, p[name], anchors * slots, numbers.kernel_size, style=PLAIN)
     return tf.reshape(y, [tf.shape(x)[0], -1, slots])
+
+
+def keras_names(use_depthwise: bool, use_dropout: bool) -> Renames:
+    """Where the objects of the Keras predictor have these layers: lists of layers, those without weights among them."""
+
+    def before_predictor(part: int) -> Callable[[re.Match[str]], str]:
+        return lambda match: f"_shared_nets/{match[1]}/{3 * int(match[2]) + part}"
+
+    def head(name: str, layers: str, first: int) -> Renames:
+        """Depthwise, normalization, activation, pointwise; or the one convolution."""
+        last = first + 3 if use_depthwise else first
+        return (
+            (rf"^BoxPredictor_(\d+)/{name}_depthwise/BatchNorm(?=/)", rf"{layers}/{first + 1}"),
+            (rf"^BoxPredictor_(\d+)/{name}_depthwise(?=/)", rf"{layers}/{first}"),
+            (rf"^BoxPredictor_(\d+)/{name}(?=/)", rf"{layers}/{last}"),
+        )
+
+    return (
+        (r"^(?!BoxPredictor_\d)", "BoxPredictor_0/"),  # of the one feature map
+        (r"^BoxPredictor_(\d+)/Conv2d_(\d+)_1x1_\d+/BatchNorm(?=/)", before_predictor(1)),
+        (r"^BoxPredictor_(\d+)/Conv2d_(\d+)_1x1_\d+(?=/)", before_predictor(0)),
+        *head("BoxEncodingPredictor", r"_prediction_heads/box_encodings/\1/_box_encoder_layers", 0),
+        *head(
+            "ClassPredictor",
+            r"_prediction_heads/class_predictions_with_background/\1/_class_predictor_layers",
+            int(use_dropout),
+        ),
+    )

@@ -1,18 +1,22 @@
 """The weight-shared box predictor: the same layers for each feature map, with batch normalizations of their own.
 
 Source: object_detection/predictors/convolutional_box_predictor.py (WeightSharedConvolutionalBoxPredictor),
-predictors/heads/{box_head,class_head}.py.
+predictors/heads/{box_head,class_head}.py; for TensorFlow 2 predictors/convolutional_keras_box_predictor.py.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import tensorflow as tf
 
 from unfreeze.errors import ConfigError, UnsupportedError
-from unfreeze.ops.layers import PLAIN, BatchNorm, Branch, Style, conv, separable_conv
+from unfreeze.ops.layers import PLAIN, Branch, Renames, Style, conv, separable_conv
+
+CLASSES = "class_predictions_with_background"
+SCOPE = "WeightSharedConvolutionalBoxPredictor"
 
 
 @dataclass(frozen=True)
@@ -20,7 +24,7 @@ class WeightSharedConvolutionalBoxPredictor:
     """The numbers of a `weight_shared_convolutional_box_predictor`, under the config's names."""
 
     num_class_slots: int
-    norm: BatchNorm | None  # of the towers' layers; without one they have biases
+    style: Style  # of the towers' layers
     depth: int = 0
     num_layers_before_predictor: int = 0
     kernel_size: int = 3
@@ -47,11 +51,10 @@ def weight_shared_convolutional_box_predictor(
             "weight_shared_convolutional_box_predictor: the feature maps have different numbers of anchors at a "
             f"location, {list(anchors_per_location)}; the anchor_generator has to give all of them the same"
         )
-    scope = "WeightSharedConvolutionalBoxPredictor"
-    maps = _of_one_depth(feature_maps, p[scope], numbers)
+    maps = _of_one_depth(feature_maps, p[SCOPE], numbers)
     encodings, classes = [], []
     for i, (x, anchors) in enumerate(zip(maps, anchors_per_location, strict=True)):
-        level = p.scoped(scope, operations=f"{scope}_{i}" if i else scope)
+        level = p.scoped(SCOPE, operations=f"{SCOPE}_{i}" if i else SCOPE)
         if numbers.share_prediction_tower:
             box_tower = class_tower = _tower(x, level["PredictionTower"], i, numbers)
         else:
@@ -83,18 +86,22 @@ def _of_one_depth(
         )
     # Of depths that are equally common, the one that comes first in a Python set: the original asks it so.
     depth = max(set(depths), key=depths.count)
-    style = Style(numbers.norm, activation=None)
+    style = replace(numbers.style, activation=None)
     return [conv(x, p[f"ProjectionLayer/conv2d_{i}"], depth, 1, style=style) for i, x in enumerate(feature_maps)]
 
 
 def _tower(x: tf.Tensor, p: Branch, level: int, numbers: WeightSharedConvolutionalBoxPredictor) -> tf.Tensor:
-    """`[N, h, w, C] -> [N, h, w, depth]`: shared kernels, this level's normalization, relu6 in any case."""
+    """`[N, h, w, C] -> [N, h, w, depth]`: shared kernels, this level's normalization."""
     layer = separable_conv if numbers.use_depthwise else conv
-    style = Style(numbers.norm, tf.nn.relu6)
     for i in range(numbers.num_layers_before_predictor):
         scope = p[f"conv2d_{i}"]
         x = layer(
-            x, scope, numbers.depth, numbers.kernel_size, style=style, statistics=scope[f"BatchNorm/feature_{level}"]
+            x,
+            scope,
+            numbers.depth,
+            numbers.kernel_size,
+            style=numbers.style,
+            statistics=scope[f"BatchNorm/feature_{level}"],
         )
     return x
 
@@ -106,3 +113,26 @@ def _predict(
     layer = separable_conv if numbers.use_depthwise else conv
     y = layer(x, p, anchors * slots, numbers.kernel_size, style=PLAIN)
     return tf.reshape(y, [tf.shape(x)[0], -1, slots])
+
+
+def keras_names(normalized: bool, use_dropout: bool) -> Renames:
+    """Where the objects of the Keras predictor have these layers: lists of layers, those without weights among them.
+
+    Args:
+        normalized: whether each convolution of a tower is followed by a batch normalization.
+    """
+    step = 3 if normalized else 2  # convolution, normalization, activation
+
+    def statistics(match: re.Match[str]) -> str:
+        tower, layer, level = match.groups()
+        head = CLASSES if tower == "Class" else "box_encodings"
+        return f"_base_tower_layers_for_heads/{head}/{level}/{step * int(layer) + 1}"
+
+    return (
+        (rf"^{SCOPE}/ProjectionLayer/conv2d_(\d+)/BatchNorm(?=/)", r"_additional_projection_layers/\1/1"),
+        (rf"^{SCOPE}/ProjectionLayer/conv2d_(\d+)(?=/)", r"_additional_projection_layers/\1/0"),
+        (rf"^{SCOPE}/(\w*)PredictionTower/conv2d_(\d+)/BatchNorm/feature_(\d+)(?=/)", statistics),
+        (rf"^{SCOPE}/(\w*PredictionTower)/conv2d_(\d+)(?=/)", r"_head_scope_conv_layers/\1/\2"),
+        (rf"^{SCOPE}/BoxPredictor(?=/)", "_box_prediction_head/_box_encoder_layers/0"),
+        (rf"^{SCOPE}/ClassPredictor(?=/)", f"_prediction_heads/{CLASSES}/_class_predictor_layers/{int(use_dropout)}"),
+    )

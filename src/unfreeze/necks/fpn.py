@@ -1,7 +1,8 @@
 """Feature pyramid network: coarse features, upsampled, join the finer ones; coarser ones still are made on top.
 
-Source: object_detection/models/feature_map_generators.py, fpn_top_down_feature_maps, and the coarse features of
-models/ssd_{mobilenet_v1,mobilenet_v2,resnet_v1}_fpn_feature_extractor.py; paper arXiv:1612.03144.
+Source: object_detection/models/feature_map_generators.py, fpn_top_down_feature_maps and KerasFpnTopDownFeatureMaps, and
+the coarse features of models/ssd_{mobilenet_v1,mobilenet_v2,resnet_v1}_fpn{,_keras}_feature_extractor.py; paper
+arXiv:1612.03144.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from unfreeze.errors import ConfigError
-from unfreeze.ops.layers import Branch, Style, conv, fixed_padding, nearest_neighbor_upsampling, separable_conv
+from unfreeze.ops.layers import Branch, Renames, Style, conv, fixed_padding, nearest_neighbor_upsampling, separable_conv
 
 
 def fpn_top_down_feature_maps(
@@ -21,9 +22,14 @@ def fpn_top_down_feature_maps(
     depth: int,
     use_depthwise: bool = False,
     use_explicit_padding: bool = False,
+    upsamples_smoothed: bool = False,
     style: Style,
 ) -> list[tf.Tensor]:
     """`L x [N, h, w, C] -> L x [N, h, w, depth]`, the finest first; each has half the size of the one before it.
+
+    Args:
+        upsamples_smoothed: whether the next level gets the features behind the 3 x 3 convolution, as in TensorFlow 2,
+            and not those before it.
 
     Raises:
         ConfigError: sizes that do not halve exactly, without explicit padding.
@@ -45,6 +51,7 @@ def fpn_top_down_feature_maps(
         top_down = add.quantizer("activation_AddV2_quant", "activation_Add_quant")(top_down + residual)
         smoothed = _conv3x3(top_down, p[f"smoothing_{level}"], depth, 1, use_depthwise, use_explicit_padding, style)
         feature_maps.append(smoothed)
+        top_down = smoothed if upsamples_smoothed else top_down
     return feature_maps[::-1]
 
 
@@ -64,6 +71,28 @@ def coarse_feature_maps(
         x = _conv3x3(x, p[scope], depth, 2, use_depthwise, use_explicit_padding, style)
         feature_maps.append(x)
     return feature_maps
+
+
+def keras_names(levels: int, use_explicit_padding: bool = False) -> Renames:
+    """Where the objects of the Keras model have the layers of `fpn_top_down_feature_maps` for so many levels.
+
+    They are in lists of layers, those without weights among them, the coarsest level first.
+    """
+    conv, norm = (1, 2) if use_explicit_padding else (0, 1)
+    names = [(rf"^projection_{levels}(?=/)", "top_layers/0")]
+    for i, level in enumerate(range(levels - 1, 0, -1)):
+        names += [
+            (rf"^projection_{level}(?=/)", f"residual_blocks/{i}/0"),
+            (rf"^smoothing_{level}/BatchNorm(?=/)", f"conv_layers/{i}/{norm}"),
+            (rf"^smoothing_{level}(?=/)", f"conv_layers/{i}/{conv}"),
+        ]
+    return names
+
+
+def keras_coarse_names(use_explicit_padding: bool = False) -> Renames:
+    """Where the objects of the Keras model have the layers of `coarse_feature_maps`, their scopes being numbers."""
+    conv, norm = (1, 2) if use_explicit_padding else (0, 1)
+    return ((r"^(\d+)/BatchNorm(?=/)", rf"\1/{norm}"), (r"^(\d+)/(?!\d+/)", rf"\1/{conv}/"))
 
 
 def _conv3x3(

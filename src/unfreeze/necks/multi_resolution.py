@@ -1,6 +1,7 @@
 """The feature maps of SSD: some stages of the backbone, then ever smaller ones made of the last.
 
-Source: object_detection/models/feature_map_generators.py, multi_resolution_feature_maps.
+Source: object_detection/models/feature_map_generators.py, multi_resolution_feature_maps and
+KerasMultiResolutionFeatureMaps.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
 
-from unfreeze.ops.layers import Branch, Style, conv, depthwise_conv, fixed_padding
+from unfreeze.ops.layers import Branch, Renames, Style, conv, depthwise_conv, fixed_padding
 
 
 def multi_resolution_feature_maps(
@@ -58,3 +59,17 @@ def multi_resolution_feature_maps(
             x = conv(x, p[scope], depth(filters), size, stride=2, padding=padding, style=style)
         feature_maps.append(x)
     return feature_maps
+
+
+def keras_names(use_depthwise: bool, use_explicit_padding: bool) -> Renames:
+    """Where the objects of the Keras model have these layers: lists of layers, those without weights among them."""
+    first = 4 if use_explicit_padding else 3  # after the 1 x 1 convolution, its normalization and activation
+    last = first + 3 if use_depthwise else first
+    return (
+        (r"^.*_1_Conv2d_(\d+)_1x1_\d+/BatchNorm(?=/)", r"convolutions/\1/1"),
+        (r"^.*_1_Conv2d_(\d+)_1x1_\d+(?=/)", r"convolutions/\1/0"),
+        (r"^.*_2_Conv2d_(\d+)_3x3_s2_\d+_depthwise/BatchNorm(?=/)", rf"convolutions/\1/{first + 1}"),
+        (r"^.*_2_Conv2d_(\d+)_3x3_s2_\d+_depthwise(?=/)", rf"convolutions/\1/{first}"),
+        (r"^.*_2_Conv2d_(\d+)_3x3_s2_\d+/BatchNorm(?=/)", rf"convolutions/\1/{last + 1}"),
+        (r"^.*_2_Conv2d_(\d+)_3x3_s2_\d+(?=/)", rf"convolutions/\1/{last}"),
+    )

@@ -9,6 +9,7 @@ Source: tf_slim/layers/layers.py.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -17,6 +18,9 @@ import numpy as np
 import tensorflow as tf
 
 from unfreeze.ops.sizes import image_size
+
+# Patterns, and what stands for them, for a network that calls its layers by other names than a checkpoint does.
+Renames = Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]
 
 
 class Branch(Protocol):
@@ -32,7 +36,7 @@ class Branch(Protocol):
 
     def scoped(self, name: str, operations: str) -> Branch: ...
 
-    def renamed(self, renames: Sequence[tuple[str, str]]) -> Branch: ...
+    def renamed(self, renames: Renames) -> Branch: ...
 
     def weight(self, name: str, shape: Sequence[int], *, trainable: bool = True, dtype: str = "float32") -> Any: ...
 
@@ -286,16 +290,17 @@ def _finish(y: tf.Tensor, bias: Any, p: Branch, style: Style) -> tf.Tensor:
     if bias is not None:
         y = tf.nn.bias_add(y, bias)
     if isinstance(style.norm, GroupNorm):
-        return _activated(group_norm(y, p["GroupNorm"], style.norm), p, style.activation)
+        return activated(group_norm(y, p["GroupNorm"], style.norm), p, style.activation)
     if not style.quantized:
-        return _activated(y, p, style.activation)
+        return activated(y, p, style.activation)
     quantize = p.quantizer("act_quant", "conv_quant")  # the second where a sum follows
     if style.activation in FUSED:
-        return quantize(_activated(y, p, style.activation))
-    return _activated(quantize(y), p, style.activation)
+        return quantize(activated(y, p, style.activation))
+    return activated(quantize(y), p, style.activation)
 
 
-def _activated(y: tf.Tensor, p: Branch, activation: Activation | None) -> tf.Tensor:
+def activated(y: tf.Tensor, p: Branch, activation: Activation | None) -> tf.Tensor:
+    """`[...] -> [...]`: the activation of a style; `p` has the ranges of its operations."""
     if isinstance(activation, Composite):
         return activation.call(y, p)
     return y if activation is None else activation(y)

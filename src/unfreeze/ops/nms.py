@@ -152,6 +152,11 @@ def gathered(values: tf.Tensor, selection: Selection) -> tf.Tensor:
     return _without_empty(tf.gather(values, selection.indices, batch_dims=1), selection)
 
 
+def anchor_indices(selection: Selection) -> tf.Tensor:
+    """`[N, D]` float32: the anchors that the detections came from."""
+    return _without_empty(tf.cast(selection.indices, tf.float32), selection)
+
+
 def gathered_keypoints(keypoints: tf.Tensor, selection: Selection) -> tf.Tensor:
     """`[N, A, P, 2] -> [N, D, P, 2]`: the points (y, x) of the selected anchors, in the frame of the boxes."""
     selected = tf.gather(keypoints, selection.indices, batch_dims=1)

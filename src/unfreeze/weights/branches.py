@@ -72,7 +72,7 @@ KERAS_LEAVES = {
     "pointwise_weights": "pointwise_kernel",
 }
 
-Renames = Sequence[tuple[str, str]]
+Renames = Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]
 Quantizer = Callable[[tf.Tensor], tf.Tensor]
 Causes = Callable[[Iterable[Misfit], Sequence[str]], Sequence[str]]
 
