@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from unfreeze.detectors.causes import causes
+from unfreeze.detectors.center_net import build_center_net
 from unfreeze.detectors.detector import Detector
 from unfreeze.detectors.faster_rcnn import build_faster_rcnn
 from unfreeze.detectors.quantization import quantization_aware
@@ -19,6 +20,7 @@ __all__ = ["ARCHITECTURES", "build_detector", "causes", "feature_extractor", "ge
 ARCHITECTURES: dict[str, Callable[[Any, Branch], Detector]] = {
     "ssd": build_ssd,
     "faster_rcnn": build_faster_rcnn,
+    "center_net": build_center_net,
 }
 
 

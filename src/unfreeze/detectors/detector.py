@@ -18,6 +18,8 @@ class Detector:
     true height, width and channels of each image within it).
     `predict`: these two, and the side inputs by name -> named stages.
     `postprocess`: stages and true shapes -> the outputs of the original, float32, N first.
+    `masks_of_boxes`: stages, true shapes and boxes [N, B, 4] relative to the true picture -> the same outputs, but with
+    the masks of these boxes; only where a model has masks for any box.
     """
 
     preprocess: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
@@ -27,6 +29,7 @@ class Detector:
     input_name: str  # of `serving_default`, as the original's exporter of this generation calls it
     # What it needs besides pictures, by name, N first; each of its signatures takes them too.
     side_inputs: Mapping[str, tf.TensorSpec] = field(default_factory=dict)
+    masks_of_boxes: Callable[[Tensors, tf.Tensor, tf.Tensor], Tensors] | None = None
 
     def detect(self, preprocessed: tf.Tensor, true_shapes: tf.Tensor, *side_inputs: tf.Tensor) -> Tensors:
         """Preprocessed images, and side inputs in their order, to detections."""

@@ -1,0 +1,106 @@
+"""CENTER_NET_EXTRACTORS: a row for each `feature_extractor.type` of CenterNet, the config's word first.
+
+Source: object_detection/builders/model_builder.py (CENTER_NET_EXTRACTOR_FUNCTION_MAP),
+models/center_net_*_feature_extractor.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import tensorflow as tf
+
+from unfreeze.backbones import hourglass as hourglasses
+from unfreeze.backbones import keras_resnet as resnets
+from unfreeze.detectors.normalizations import CHANNEL_MEANS
+from unfreeze.errors import ConfigError
+from unfreeze.necks.center import deconvolutions, top_down
+from unfreeze.ops.layers import Branch
+
+STRIDE = 4  # of every extractor
+
+# Filters of the maps at strides 32, 16, 8 and 4.
+RESNET_TOP_DOWN = (256, 256, 128, 64)
+MOBILENET_TOP_DOWN = (64, 64, 32, 24)
+
+Normalize = Callable[[tf.Tensor], tf.Tensor]
+
+
+@dataclass(frozen=True)
+class CenterNetExtractor:
+    """A row of CENTER_NET_EXTRACTORS."""
+
+    features: Callable[[tf.Tensor, Branch, Any], list[tf.Tensor]]  # preprocessed images, weights, message -> maps
+    normalize: Normalize = tf.identity  # after channel_means and channel_stds
+    num_outputs: int = 1
+
+
+def normalization(config: Any, extractor: CenterNetExtractor) -> Normalize:
+    """Pixels 0..255, `[N, H, W, C] -> [N, H, W, 3]`: what a `CenterNetFeatureExtractor` message and its network want.
+
+    Raises:
+        ConfigError: channel_means or channel_stds that are neither of one channel nor of three, or a std of 0.
+    """
+    means = tuple(config.channel_means) or (0.0, 0.0, 0.0)
+    stds = tuple(config.channel_stds) or (1.0, 1.0, 1.0)
+    for field, values in (("channel_means", means), ("channel_stds", stds)):
+        if len(values) not in (1, 3):
+            raise ConfigError(f"feature_extractor: {field} has {len(values)} values; give 3, for red, green and blue")
+    if 0 in stds:
+        raise ConfigError("feature_extractor: channel_stds has a 0; pixels are divided by it")
+
+    def normalize(images: tf.Tensor) -> tf.Tensor:
+        if config.bgr_ordering:
+            images = images[..., ::-1]
+        return extractor.normalize((images - tf.constant(means)) / tf.constant(stds))
+
+    return normalize
+
+
+def _hourglass(x: tf.Tensor, p: Branch, config: Any, *, network: hourglasses.Hourglass) -> list[tf.Tensor]:
+    return hourglasses.hourglass(x, p["_network"], network)
+
+
+def _resnet_v1_fpn(x: tf.Tensor, p: Branch, config: Any, *, units: str) -> list[tf.Tensor]:
+    backbone = resnets.basic_resnet if units in ("resnet18", "resnet34") else resnets.keras_resnet_v1
+    stages = backbone(x, p["_base_model"], resnets.UNITS[units])
+    return [top_down(list(stages.values()), p["_feature_extractor_model"], RESNET_TOP_DOWN)]
+
+
+def _resnet_v2(x: tf.Tensor, p: Branch, config: Any, *, units: str) -> list[tf.Tensor]:
+    x = resnets.keras_resnet_v2(x, p["_base_model"], resnets.UNITS[units])
+    return [deconvolutions(x, p["_feature_extractor_model"], kernel_size=3)]
+
+
+def _blue_first(x: tf.Tensor) -> tf.Tensor:
+    """What Keras's ResNet v1 was trained on ("caffe"): blue, green, red, each less its mean."""
+    return x[..., ::-1] - tf.constant(CHANNEL_MEANS[::-1])
+
+
+def _unit_range(x: tf.Tensor) -> tf.Tensor:
+    """0..255 -> -1..1, in the order of operations of Keras ("tf")."""
+    return x / 127.5 - 1.0
+
+
+def _row_of_hourglass(name: str, num_channels: int) -> CenterNetExtractor:
+    return CenterNetExtractor(partial(_hourglass, network=hourglasses.hourglass_of(name, num_channels)))
+
+
+CENTER_NET_EXTRACTORS: dict[str, CenterNetExtractor] = {
+    "resnet_v2_50": CenterNetExtractor(partial(_resnet_v2, units="resnet50"), _unit_range),
+    "resnet_v2_101": CenterNetExtractor(partial(_resnet_v2, units="resnet101"), _unit_range),
+    "resnet_v1_18_fpn": CenterNetExtractor(partial(_resnet_v1_fpn, units="resnet18"), _blue_first),
+    "resnet_v1_34_fpn": CenterNetExtractor(partial(_resnet_v1_fpn, units="resnet34"), _blue_first),
+    "resnet_v1_50_fpn": CenterNetExtractor(partial(_resnet_v1_fpn, units="resnet50"), _blue_first),
+    "resnet_v1_101_fpn": CenterNetExtractor(partial(_resnet_v1_fpn, units="resnet101"), _blue_first),
+    "hourglass_10": _row_of_hourglass("hourglass_10", 32),
+    "hourglass_20": _row_of_hourglass("hourglass_20", 48),
+    "hourglass_32": _row_of_hourglass("hourglass_32", 48),
+    "hourglass_52": _row_of_hourglass("hourglass_52", 64),
+    "hourglass_104": CenterNetExtractor(
+        partial(_hourglass, network=hourglasses.HOURGLASS_104), num_outputs=hourglasses.HOURGLASS_104.num_hourglasses
+    ),
+}

@@ -1,0 +1,221 @@
+"""`keypoint_estimation_task` of a CenterNet: the keypoints of one class each, named by a label map.
+
+Source: object_detection/builders/model_builder.py (keypoint_proto_to_params), meta_architectures/
+center_net_meta_arch.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from unfreeze.config import Label, read_label_map
+from unfreeze.detectors.center_net_heads import head
+from unfreeze.detectors.detector import Tensors
+from unfreeze.errors import ConfigError
+from unfreeze.heads.center import Head
+from unfreeze.ops.heatmaps import Peaks
+from unfreeze.ops.keypoints import (
+    ARGMAX_RANKING,
+    RANKINGS,
+    RANKINGS_BY_BOXES,
+    KeypointMaps,
+    KeypointOptions,
+    Keypoints,
+    argmax_keypoints,
+    keypoints_of_peaks,
+    normalized_keypoints,
+    rescored,
+)
+
+STD_DEV_DEFAULT = 1.0  # of a keypoint that keypoint_label_to_std does not have
+
+
+@dataclass(frozen=True)
+class KeypointTask:
+    """One task: the class (from 0) that it is for, the places of its keypoints among all, and its numbers."""
+
+    name: str
+    class_id: int
+    keypoint_indices: tuple[int, ...]
+    options: KeypointOptions
+    heads: dict[str, Head]  # by the name of their predictions
+    clip_out_of_frame_keypoints: bool
+    rescore_instances: bool
+    rescoring_threshold: float
+    argmax_postprocessing: bool
+
+    def maps(self, stages: Tensors) -> KeypointMaps:
+        """What the heads say."""
+        return KeypointMaps(
+            heatmap=tf.sigmoid(stages[f"{self.name}/keypoint/heatmap"]),
+            offset=stages[f"{self.name}/keypoint/offset"],
+            regression=stages[f"{self.name}/keypoint/regression"],
+            depth=stages.get(f"{self.name}/keypoint/depth"),
+        )
+
+
+@dataclass(frozen=True)
+class KeypointTasks:
+    """All tasks of a model. `alone`: one task of the only class, whose keypoints then come in the label map's order."""
+
+    tasks: tuple[KeypointTask, ...]
+    alone: bool
+
+    def keypoints(
+        self, stages: Tensors, peaks: Peaks, strided: tf.Tensor | None, stride: int, true_shapes: tf.Tensor
+    ) -> Keypoints:
+        """Keypoints of D objects relative to the true picture; zeros for a class that has none.
+
+        `strided` `[N, D, 4]`: the objects' boxes in pixels of the map, if the model has any.
+        """
+        if self.alone:
+            found = _of_the_only_class(self.tasks[0], stages, peaks, strided)
+        else:
+            found = self._of_classes(stages, peaks, strided)
+        clip = all(task.clip_out_of_frame_keypoints for task in self.tasks)
+        return normalized_keypoints(found, stride, true_shapes, clip_out_of_frame_keypoints=clip)
+
+    def rescored(self, scores: tf.Tensor, classes: tf.Tensor, keypoint_scores: tf.Tensor) -> tf.Tensor:
+        """`[N, D], [N, D], [N, D, P] -> [N, D]`, where a task asks for it."""
+        for task in self.tasks:
+            if task.rescore_instances:
+                scores, keypoint_scores = rescored(
+                    scores,
+                    classes,
+                    keypoint_scores,
+                    class_id=task.class_id,
+                    keypoint_indices=task.keypoint_indices,
+                    rescoring_threshold=task.rescoring_threshold,
+                )
+        return scores
+
+    def _of_classes(self, stages: Tensors, peaks: Peaks, strided: tf.Tensor | None) -> Keypoints:
+        """The keypoints of each task for the objects of its class, put in their places among all keypoints."""
+        points, scores = [], []
+        for task in self.tasks:
+            found = keypoints_of_peaks(task.maps(stages), peaks, strided, task.options)
+            own = (peaks.channels == task.class_id) & (peaks.scores > 0)
+            points.append(tf.where(own[..., tf.newaxis, tf.newaxis], found.points, 0.0))
+            scores.append(tf.where(own[..., tf.newaxis], found.scores, 0.0))
+        places = np.argsort([index for task in self.tasks for index in task.keypoint_indices])
+        return Keypoints(
+            tf.gather(tf.concat(points, axis=2), places, axis=2), tf.gather(tf.concat(scores, axis=2), places, axis=2)
+        )
+
+
+def _of_the_only_class(task: KeypointTask, stages: Tensors, peaks: Peaks, strided: tf.Tensor | None) -> Keypoints:
+    if task.argmax_postprocessing:
+        assert strided is not None  # refused when it was built
+        return argmax_keypoints(task.maps(stages), peaks, strided, task.options)
+    return keypoints_of_peaks(task.maps(stages), peaks, strided, task.options)
+
+
+def build_keypoint_tasks(config: Any) -> KeypointTasks | None:
+    """The keypoint tasks of a `CenterNet` message, if it has any.
+
+    Raises:
+        ConfigError: what the original refuses too, or fails on.
+    """
+    if not config.keypoint_estimation_task:
+        return None
+    labels = _labels(config.keypoint_label_map_path)
+    alone = len(config.keypoint_estimation_task) == 1 and config.num_classes == 1
+    has_boxes = config.HasField("object_detection_task")
+    tasks = tuple(_task(each, labels, alone, has_boxes) for each in config.keypoint_estimation_task)
+    _check_together(tasks, alone)
+    return KeypointTasks(tasks, alone)
+
+
+def _labels(path: str) -> dict[str, Label]:
+    """The classes with keypoints, by name."""
+    return {label.name: label for label in read_label_map(path).labels.values() if label.keypoints}
+
+
+def _task(config: Any, labels: dict[str, Label], alone: bool, has_boxes: bool) -> KeypointTask:
+    where = f"keypoint_estimation_task {config.task_name!r}"
+    label = labels.get(config.keypoint_class_name)
+    if label is None:
+        raise ConfigError(
+            f"{where}: keypoint_class_name is {config.keypoint_class_name!r}; classes with keypoints in the label map: "
+            f"{', '.join(map(repr, labels)) or 'none'}"
+        )
+    std_devs = [config.keypoint_label_to_std.get(text, STD_DEV_DEFAULT) for text in label.keypoints.values()]
+    options = KeypointOptions(
+        keypoint_candidate_score_threshold=config.keypoint_candidate_score_threshold,
+        num_candidates_per_keypoint=config.num_candidates_per_keypoint,
+        peak_max_pool_kernel_size=config.peak_max_pool_kernel_size,
+        unmatched_keypoint_score=config.unmatched_keypoint_score,
+        box_scale=config.box_scale,
+        candidate_search_scale=config.candidate_search_scale,
+        candidate_ranking_mode=config.candidate_ranking_mode,
+        score_distance_offset=config.score_distance_offset,
+        score_distance_multiplier=config.score_distance_multiplier,
+        keypoint_std_dev=tuple(std_dev * config.std_dev_multiplier for std_dev in std_devs),
+        gaussian_denom_ratio=config.gaussian_denom_ratio,
+    )
+    argmax = alone and config.argmax_postprocessing
+    _check_ranking(where, config, argmax, has_boxes)
+    if config.predict_depth and not alone:
+        raise ConfigError(f"{where}: predict_depth is true; it works for one task of a model with num_classes 1 only")
+    return KeypointTask(
+        name=config.task_name,
+        class_id=label.id - 1,
+        keypoint_indices=tuple(label.keypoints),
+        options=options,
+        heads=_heads(config, len(label.keypoints), where),
+        clip_out_of_frame_keypoints=config.clip_out_of_frame_keypoints,
+        rescore_instances=config.rescore_instances,
+        rescoring_threshold=config.rescoring_threshold,
+        argmax_postprocessing=argmax,
+    )
+
+
+def _heads(config: Any, num_keypoints: int, where: str) -> dict[str, Head]:
+    heads = {
+        "heatmap": head(num_keypoints, config, "heatmap_head_params", where),
+        "regression": head(2 * num_keypoints, config, "regress_head_params", where),
+        "offset": head(2 * num_keypoints if config.per_keypoint_offset else 2, config, "offset_head_params", where),
+    }
+    if config.predict_depth:
+        heads["depth"] = Head(num_keypoints if config.per_keypoint_depth else 1)
+    return {f"{config.task_name}/keypoint/{name}": each for name, each in heads.items()}
+
+
+def _check_ranking(where: str, config: Any, argmax: bool, has_boxes: bool) -> None:
+    mode = config.candidate_ranking_mode
+    known = (ARGMAX_RANKING,) if argmax else tuple(RANKINGS)
+    if mode not in known:
+        raise ConfigError(
+            f"{where}: candidate_ranking_mode is {mode!r}; it has to be "
+            f"{' or '.join(known)}{' with argmax_postprocessing' if argmax else ''}"
+        )
+    if (argmax or mode in RANKINGS_BY_BOXES) and not has_boxes:
+        raise ConfigError(f"{where}: candidate_ranking_mode {mode} needs boxes; add an object_detection_task")
+    if argmax and not config.per_keypoint_offset:
+        raise ConfigError(f"{where}: argmax_postprocessing needs per_keypoint_offset: true")
+    if config.num_candidates_per_keypoint < 1:
+        raise ConfigError(
+            f"{where}: num_candidates_per_keypoint is {config.num_candidates_per_keypoint}; it must be at least 1"
+        )
+
+
+def _check_together(tasks: tuple[KeypointTask, ...], alone: bool) -> None:
+    classes = [task.class_id for task in tasks]
+    indices = [index for task in tasks for index in task.keypoint_indices]
+    if len({task.name for task in tasks}) < len(tasks):
+        raise ConfigError("center_net: two keypoint_estimation_task have the same task_name; give each its own")
+    if len(set(classes)) < len(classes):
+        raise ConfigError("center_net: two keypoint_estimation_task are for the same class; leave one of them out")
+    if len(set(indices)) < len(indices):
+        raise ConfigError(
+            "center_net: two keypoints of the label map have the same id; ids are unique among all keypoint tasks"
+        )
+    if not alone and set(indices) != set(range(len(indices))):
+        raise ConfigError(
+            f"center_net: the keypoints of all tasks have the ids {sorted(indices)}; they have to be 0 to "
+            f"{len(indices) - 1}, their places in detection_keypoints"
+        )

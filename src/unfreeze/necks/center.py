@@ -1,0 +1,61 @@
+"""From a backbone's last maps to CenterNet's only one, at stride 4.
+
+The layers have names that Keras counts over, so each is asked for by its place.
+Source: object_detection/models/center_net_{resnet,resnet_v1_fpn,mobilenet_v2,mobilenet_v2_fpn}_feature_extractor.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import count
+
+import tensorflow as tf
+
+from unfreeze.ops.keras_layers import Norm, conv, conv_transpose, separable_conv
+from unfreeze.ops.layers import Branch, nearest_neighbor_upsampling
+from unfreeze.ops.sizes import image_size
+
+DECONVOLUTION_FILTERS = (256, 128, 64)
+
+
+def deconvolutions(x: tf.Tensor, p: Branch, *, kernel_size: int) -> tf.Tensor:
+    """`[N, h, w, C] -> [N, 8 * h, 8 * w, 64]`: three times a convolution and a transposed one that doubles the size."""
+    layers = _layers_after_backbone(p)
+    for filters in DECONVOLUTION_FILTERS:
+        x = conv(x, next(layers), filters, kernel_size, norm=Norm(next(layers)), activation=tf.nn.relu)
+        x = conv_transpose(x, next(layers), filters, norm=Norm(next(layers)), activation=tf.nn.relu)
+    return x
+
+
+def top_down(
+    feature_maps: Sequence[tf.Tensor],
+    p: Branch,
+    filters: Sequence[int],
+    *,
+    use_separable_conv: bool = False,
+    upsampling_interpolation: str = "nearest",
+) -> tf.Tensor:
+    """Maps at strides 4 to 32 `-> [N, H, W, filters[-1]]`, at stride 4: a feature pyramid that ends in one map.
+
+    `filters`: of the maps at strides 32, 16, 8 and 4 before they are added; the last of them once more at the end.
+    """
+    layers = _layers_after_backbone(p)
+    smooth = separable_conv if use_separable_conv else conv
+    x = conv(feature_maps[-1], next(layers), filters[0])
+    for feature_map, own, after in zip(feature_maps[-2::-1], filters[1:], [*filters[2:], filters[-1]], strict=True):
+        x = UPSAMPLINGS[upsampling_interpolation](x) + conv(feature_map, next(layers), own)
+        x = smooth(x, next(layers), after, 3, norm=Norm(next(layers)), activation=tf.nn.relu)
+    return x
+
+
+def _doubled_bilinear(x: tf.Tensor) -> tf.Tensor:
+    height, width = image_size(x)
+    return tf.image.resize(x, [2 * height, 2 * width], "bilinear")
+
+
+UPSAMPLINGS = {"nearest": lambda x: nearest_neighbor_upsampling(x, 2), "bilinear": _doubled_bilinear}
+
+
+def _layers_after_backbone(p: Branch) -> Iterator[Branch]:
+    """The layers of the model that begins with its backbone."""
+    return (p[f"layer_with_weights-{i}"] for i in count(1))
