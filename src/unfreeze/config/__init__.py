@@ -1,5 +1,6 @@
 """pipeline.config and label maps, in a protobuf schema of our own. Imports no TensorFlow."""
 
+from unfreeze.config.keypoint_labels import with_keypoint_labels
 from unfreeze.config.label_map import Label, LabelMap, read_label_map
 from unfreeze.config.pipeline import (
     PipelineConfig,
@@ -21,4 +22,5 @@ __all__ = [
     "pipeline_config_lines",
     "read_label_map",
     "read_pipeline_config",
+    "with_keypoint_labels",
 ]

@@ -108,7 +108,7 @@ def _fit(checkpoint: Checkpoint) -> tuple[list[Fact], list[str]]:
     if config is None:
         return facts, problems
     facts += config_facts(config)
-    weights, trouble = bind(config, checkpoint)
+    weights, trouble = bind(config, path, checkpoint)
     if weights is None:
         return [*facts, fact("config_fits", None, "not known")], [*problems, *trouble]
     try:

@@ -8,7 +8,7 @@ from typing import Any
 
 from google.protobuf import text_format
 
-from unfreeze.config import PipelineConfig, read_label_map, read_pipeline_config
+from unfreeze.config import PipelineConfig, read_label_map, read_pipeline_config, with_keypoint_labels
 from unfreeze.detectors import build_detector
 from unfreeze.detectors.build import generation, quantization_aware
 from unfreeze.errors import CheckpointError, ConfigError, UnsupportedError, WeightsError
@@ -64,11 +64,11 @@ def config_facts(config: PipelineConfig) -> list[Fact]:
     return facts
 
 
-def bind(config: PipelineConfig, checkpoint: Checkpoint) -> tuple[Weights | None, list[str]]:
-    """The weights that the detector of a config asks for, by shape only; or None, and why it cannot be built."""
+def bind(config: PipelineConfig, path: Path, checkpoint: Checkpoint) -> tuple[Weights | None, list[str]]:
+    """The weights that the detector of the config in `path` asks for, by shape only; or None, and what hinders it."""
     weights = Weights(checkpoint, moving_averages=config.eval_config.use_moving_averages, values=False)
     try:
-        trace(build_detector(config, weights))
+        trace(build_detector(with_keypoint_labels(config, path.parent), weights))
     except (CheckpointError, ConfigError, UnsupportedError, WeightsError) as error:
         return None, [str(error)]
     return weights, []
@@ -83,7 +83,7 @@ def _asks_for(config: PipelineConfig, path: Path) -> tuple[Weights | None, list[
         plain.ClearField("graph_rewriter")  # the names of its ranges are known from a checkpoint only
     except ConfigError as error:
         return None, [str(error)]
-    return bind(plain, Checkpoint(path, None, generation(config), {}))
+    return bind(plain, path, Checkpoint(path, None, generation(config), {}))
 
 
 def inspect_label_map(path: Path) -> Found:

@@ -16,7 +16,13 @@ from typing import Any
 import tensorflow as tf
 
 from unfreeze import __version__, proof
-from unfreeze.config import PipelineConfig, format_pipeline_config, read_label_map, read_pipeline_config
+from unfreeze.config import (
+    PipelineConfig,
+    format_pipeline_config,
+    read_label_map,
+    read_pipeline_config,
+    with_keypoint_labels,
+)
 from unfreeze.detectors import Detector, build_detector
 from unfreeze.detectors.build import causes, feature_extractor
 from unfreeze.errors import ConfigError, OutputError, UnsupportedError, VerificationError
@@ -81,7 +87,8 @@ def export(
         input_shape: (images, height, width, channels) of the input, None where it is open.
         side_inputs: dtype and shape of what a Context R-CNN takes besides pictures; by default as its config says,
             for any number of images.
-        label_map: goes to assets/, and adds the signature `named`, which tells class names.
+        label_map: goes to assets/, and adds the signature `named`, which tells class names; CenterNet's keypoints are
+            its, if the config's keypoint_label_map_path is not on this machine.
         runtimes: such as `tensorflow-serving:2.6`: refused if one of them does not know an operation of the graph.
         verify: whether the result is loaded again, run and compared before it is in place.
         verifiers: processes for that, if they were started earlier.
@@ -99,6 +106,7 @@ def export(
         config_path, allow_unknown_fields=allow_unknown_fields, override=config_override, on_warning=warn
     )
     labels = _labels(label_map)
+    bound_config = with_keypoint_labels(config, config_path.parent, label_map, warn)
     target = (
         Path(output_directory)
         if output_directory is not None
@@ -110,7 +118,7 @@ def export(
     ):
         say(f"reading {found.prefix} with {config_path}")
         weights = Weights(found, moving_averages=config.eval_config.use_moving_averages)
-        detector = with_side_inputs(build_detector(config, weights), side_inputs, input_shape)
+        detector = with_side_inputs(build_detector(bound_config, weights), side_inputs, input_shape)
         exportable = _bound(detector, config, weights, warn)
         say(f"writing {len(weights.variables)} variables")
         _write(exportable, weights, staging / "saved_model", types, input_shape, labels)
