@@ -163,8 +163,8 @@ def assert_same(ours: dict[str, np.ndarray], recorded: dict[str, np.ndarray], no
         assert masks.shape == their_masks.shape
         assert np.abs(masks - their_masks).max() <= max(noise, min(1e-4, 0.02 * float(their_masks.std())))
     # Where the raw scores hardly differ from each other, 1e-4 would prove nothing.
-    all_scores = theirs.get("raw_detection_scores", theirs["detection_multiclass_scores"])
-    scores = max(noise, min(1e-4, 0.02 * float(all_scores.std())))
+    all_scores = "raw_detection_scores" if "raw_detection_scores" in theirs else "detection_multiclass_scores"
+    scores = max(noise, min(1e-4, 0.02 * float(theirs[all_scores].std())))
     allowed = max(noise, 1e-4)
     found = compare_detections(ours, theirs, Tolerances(boxes=allowed, scores=scores, other=allowed))
     assert found.ok, "\n".join(found.problems)

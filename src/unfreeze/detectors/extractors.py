@@ -5,10 +5,15 @@ Source: object_detection/builders/model_builder.py.
 
 from __future__ import annotations
 
+from unfreeze.detectors.center_net_extractors import CENTER_NET_EXTRACTORS, CenterNetExtractor
 from unfreeze.detectors.faster_rcnn_extractors import FASTER_RCNN_EXTRACTORS, FasterRcnnExtractor
 from unfreeze.detectors.ssd_extractors import SSD_EXTRACTORS, SsdExtractor
 
-EXTRACTORS: dict[str, SsdExtractor | FasterRcnnExtractor] = {**SSD_EXTRACTORS, **FASTER_RCNN_EXTRACTORS}
+EXTRACTORS: dict[str, SsdExtractor | FasterRcnnExtractor | CenterNetExtractor] = {
+    **SSD_EXTRACTORS,
+    **FASTER_RCNN_EXTRACTORS,
+    **CENTER_NET_EXTRACTORS,
+}
 
 _RESNETS = ("50", "101", "152")
 
