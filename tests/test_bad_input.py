@@ -147,7 +147,7 @@ CONFIGS: tuple[tuple[str, str, str, str], ...] = (
         "unknown extractor",
         "'ssd_mobilenet_v1'",
         "'ssd_no_such_net'",
-        "not supported yet: ssd feature_extractor 'ssd_no_such_net'; supported: ssd_mobilenet_v1, ",
+        "feature_extractor: the original builds no ssd of type 'ssd_no_such_net'; ",
     ),
     (
         "tf2",

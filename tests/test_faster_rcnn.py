@@ -116,6 +116,11 @@ def build(predictor: str = "", extractor: str = "", **fields: str) -> None:
         ({"number_of_stages": "3", "predictor": RFCN % ""}, "R-FCN has no third stage"),
         ({"num_classes": "0"}, "num_classes is 0"),
         ({"inplace_batchnorm_update": "true"}, "inplace_batchnorm_update is true"),
+        (
+            {"extractor": "type: 'faster_rcnn_mobilenet_v1'"},
+            "the original builds no faster_rcnn of type 'faster_rcnn_mobile",
+        ),
+        ({"extractor": "type: 'faster_rcnn_resnet18'"}, "near to it: faster_rcnn_resnet152"),
         ({"extractor": "first_stage_features_stride: 4"}, "first_stage_features_stride is 4"),
         ({"image_resizer": "{ fixed_shape_resizer { height: 32 width: 64 } }"}, "32 x 64"),
         ({"initial_crop_size": "0"}, "initial_crop_size is 0"),

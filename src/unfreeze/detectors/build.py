@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable
 from typing import Any
 
 from unfreeze.detectors.causes import causes
 from unfreeze.detectors.center_net import build_center_net
 from unfreeze.detectors.detector import Detector
+from unfreeze.detectors.extractors import KNOWN
 from unfreeze.detectors.faster_rcnn import build_faster_rcnn
 from unfreeze.detectors.quantization import quantization_aware
 from unfreeze.detectors.ssd import build_ssd
@@ -34,6 +36,7 @@ def build_detector(config: Any, weights: Weights) -> Detector:
     architecture = config.model.WhichOneof("model")
     if architecture not in ARCHITECTURES:
         raise UnsupportedError(f"not supported yet: model {architecture}; supported: {', '.join(ARCHITECTURES)}")
+    _require_known(config)
     _require_generation(config, weights.checkpoint)
     # The original reads graph_rewriter for models of TensorFlow 1 only.
     branch = weights.branch(quantized=generation(config) == "tf1" and quantization_aware(config))
@@ -44,6 +47,21 @@ def generation(config: Any) -> str:
     """The TensorFlow whose checkpoints a config belongs to: "tf2" for a model of Keras layers, else "tf1"."""
     keras = config.model.WhichOneof("model") == "center_net" or feature_extractor(config).type.endswith("_keras")
     return "tf2" if keras else "tf1"
+
+
+def _require_known(config: Any) -> None:
+    """Raises ConfigError when the original has no such feature extractor for this architecture.
+
+    Nor has it those whose code it holds but does not build: faster_rcnn_mobilenet_v1.
+    """
+    architecture, kind = config.model.WhichOneof("model"), feature_extractor(config).type
+    types = [each for (model, _), known in KNOWN.items() if model == architecture for each in known]
+    if kind not in types:
+        near = difflib.get_close_matches(kind, types)
+        raise ConfigError(
+            f"feature_extractor: the original builds no {architecture} of type {kind!r}; "
+            f"{'near to it' if near else 'it builds'}: {', '.join(near or types)}"
+        )
 
 
 def _require_generation(config: Any, checkpoint: Checkpoint) -> None:
