@@ -222,7 +222,10 @@ def inspect(path: str, as_json: bool) -> None:
 @as_json
 @quiet
 def predict(saved_model: str, images: tuple[str, ...], as_json: bool, quiet: bool, **options: Any) -> int:
-    """Run a SavedModel on pictures: boxes drawn on them, and JSON. A bad picture does not stop the others."""
+    """Run SAVED_MODEL on pictures: boxes drawn on them, and JSON. A bad picture does not stop the others.
+
+    SAVED_MODEL is a folder, or a server: http://HOST:8501/v1/models/NAME, grpc://HOST:8500/NAME, sagemaker://ENDPOINT.
+    """
     failures: list[dict[str, str]] = []
 
     def on_failure(image: str, error: Exception) -> None:
@@ -232,11 +235,12 @@ def predict(saved_model: str, images: tuple[str, ...], as_json: bool, quiet: boo
     with progress(quiet) as (on_progress, _):
         from unfreeze.verbs.folders import saved_model_folder
 
-        folder = saved_model_folder(saved_model)  # a wrong path is told before TensorFlow takes its seconds
+        if "://" not in saved_model:
+            saved_model_folder(saved_model)  # a wrong path is told before TensorFlow takes its seconds
         import_tensorflow_quietly()
         from unfreeze.verbs.predict import predict
 
-        done = predict(folder, images, **options, on_progress=on_progress, on_failure=on_failure)
+        done = predict(saved_model, images, **options, on_progress=on_progress, on_failure=on_failure)
     result = {"predictions": [prediction.to_dict() for prediction in done], "failures": failures}
     show(result, "\n".join(str(prediction) for prediction in done), as_json, quiet)
     return 2 if failures else 0

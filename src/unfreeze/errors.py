@@ -47,6 +47,10 @@ class MissingExtraError(UnfreezeError):
     """A package that only some commands need is not installed."""
 
 
+class RemoteError(UnfreezeError):
+    """A server that cannot be reached, or that answers with an error."""
+
+
 class VerificationError(UnfreezeError):
     """The result was made, but a check of it failed."""
 

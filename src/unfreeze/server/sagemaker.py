@@ -180,8 +180,9 @@ def paired(input_handler: Callable[[Any, Any], Any], output_handler: Handler) ->
 
 
 def front_app(front: "Front") -> Starlette:
-    routes = [Route("/ping", front.ping), Route("/invocations", front.invocations, methods=["POST"])]
-    return Starlette(routes=routes)
+    paths = ("/invocations", "/endpoints/{name}/invocations")  # the latter is what boto3 asks for
+    invocations = [Route(path, front.invocations, methods=["POST"]) for path in paths]
+    return Starlette(routes=[Route("/ping", front.ping), *invocations])
 
 
 class Front:

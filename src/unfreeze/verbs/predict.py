@@ -16,6 +16,7 @@ from unfreeze import config, pictures
 from unfreeze.errors import ConfigError, OutputError, SavedModelError, UnfreezeError
 from unfreeze.pictures import JPEG_SUFFIXES, WHOLE_PICTURE, Detection
 from unfreeze.verbs.folders import saved_model_folder
+from unfreeze.verbs.remote_models import connect, is_address
 
 Names = Mapping[int, str]
 
@@ -77,20 +78,18 @@ def predict(
     """Run a SavedModel on each picture, and draw what scores at least `min_score`.
 
     Args:
-        saved_model: the folder with saved_model.pb, or the export's folder above it.
+        saved_model: the folder with saved_model.pb, or the export's folder above it; or the address of a server:
+            http://HOST:8501/v1/models/NAME, grpc://HOST:8500/NAME, sagemaker://ENDPOINT.
         label_map: names of the classes; by default the label map in the SavedModel's assets/, else "class 17".
         output_directory: where NAME_detections.jpg or .png go; by default beside each picture.
         magnify: draw on a picture so many times larger; what is returned stays in the picture's own size.
         on_failure: told of a picture that failed, and the others go on; without it, the first failure is raised.
 
-    Raises: SavedModelError, ConfigError for the label map; PictureError, OutputError without `on_failure`.
+    Raises: SavedModelError, RemoteError, ConfigError for the label map; PictureError, OutputError without `on_failure`.
     """
     paths = [Path(image) for image in ([images] if isinstance(images, (str, Path)) else images)]
     say = on_progress or (lambda step: None)
-    folder = saved_model_folder(saved_model)
-    names = class_names(Path(label_map) if label_map is not None else None, folder)
-    say(f"loading {folder}")
-    model = load_model(folder)
+    ask, names = asked(saved_model, Path(label_map) if label_map is not None else None, say)
     done = []
     for number, (path, target) in enumerate(zip(paths, drawn_paths(paths, output_directory), strict=True), start=1):
         say(f"picture {number} of {len(paths)}: {path}")
@@ -98,7 +97,8 @@ def predict(
             if draw and target.exists() and not overwrite:
                 raise OutputError(f"{target} exists already: give --overwrite, or another --output-directory")
             picture = pictures.read_picture(path)
-            found = tuple(detections(answer(model, picture), picture, names, min_score))
+            outputs = ask(path, picture)
+            found = tuple(detections(outputs, picture, names or carried_names(outputs), min_score))
             if draw:
                 pictures.write_picture(pictures.draw(picture, found, magnify), target)
             done.append(Prediction(path, picture.width, picture.height, found, target if draw else None))
@@ -107,6 +107,27 @@ def predict(
                 raise
             on_failure(str(path), error)
     return done
+
+
+def asked(
+    model: str | Path, label_map: Path | None, say: Callable[[str], None]
+) -> tuple[Callable[[Path, Image.Image], dict[str, np.ndarray]], Names]:
+    """How to ask a model, in a folder or behind an address, and the names of its classes as far as they are at hand."""
+    if is_address(model):
+        say(f"asking {model} what it takes")
+        return connect(str(model)).ask, config.read_label_map(label_map).display_names if label_map else {}
+    folder = saved_model_folder(model)
+    names = class_names(label_map, folder)
+    say(f"loading {folder}")
+    loaded = load_model(folder)
+    return lambda path, picture: answer(loaded, picture), names
+
+
+def carried_names(outputs: Mapping[str, np.ndarray]) -> Names:
+    """The names that a server sends along with the classes; one without a name is left to its number."""
+    names = outputs.get("detection_class_names", ())
+    pairs = zip(outputs["detection_classes"], map(str, names), strict=False)
+    return {round(float(class_id)): name for class_id, name in pairs if name}
 
 
 def drawn_paths(images: Sequence[Path], output_directory: str | Path | None) -> Iterator[Path]:
