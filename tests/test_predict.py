@@ -300,9 +300,9 @@ def test_a_saved_model_that_is_torn_or_no_detector(tmp_path: Path, image: Path) 
         predict(tmp_path / "other", [image])
 
 
-def test_a_url_is_refused_by_name(image: Path) -> None:
-    with pytest.raises(UnsupportedError, match="not supported yet: a model behind a URL"):
-        predict("http://localhost:8501/v1/models/digits", [image])
+def test_an_unknown_kind_of_url_is_refused_by_name(image: Path) -> None:
+    with pytest.raises(UnsupportedError, match="not supported yet: ftp://localhost/digits"):
+        predict("ftp://localhost/digits", [image])
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "1", "I;16"])

@@ -28,6 +28,7 @@ USEFUL = ("num_detections", "detection_masks", "detection_keypoints", "detection
 # Encoded pictures first: a photograph is a hundredth of its pixels as JSON.
 PREFERRED = ("encoded_image_string_tensor", "serving_default", "image_tensor", "float_image_tensor")
 SENT_AS_THEY_ARE = ("JPEG", "PNG", "GIF", "BMP")  # what every TensorFlow decodes
+UNSUPPORTED_MEDIA_TYPE = 415
 SHOWN = 300  # characters of a body that is no JSON
 
 Outputs = dict[str, np.ndarray]
@@ -261,7 +262,9 @@ def over_sagemaker(address: str) -> RemoteModel:
             try:
                 answered = invoke(encoded, "application/x-image")
             except botocore.exceptions.ClientError as error:
-                if "Unsupported Media Type" not in str(error):
+                answer = error.response
+                behind = answer.get("OriginalStatusCode") or answer["ResponseMetadata"].get("HTTPStatusCode")
+                if behind != UNSUPPORTED_MEDIA_TYPE:
                     raise
                 # No code/inference.py there: TensorFlow Serving itself is asked, whose default takes pixels.
                 answered = invoke(json.dumps({"inputs": [np.asarray(picture).tolist()]}).encode(), "application/json")
@@ -277,14 +280,18 @@ def endpoint_arrays(answered: Any, address: str) -> Outputs:
     if isinstance(answered, dict) and "outputs" in answered:
         return arrays(answered["outputs"], address)
     rows = answered.get("predictions", answered) if isinstance(answered, dict) else answered
-    row = rows[0] if isinstance(rows, list) and len(rows) == 1 else rows
+    row = rows[0] if isinstance(rows, list) and len(rows) == 1 and not is_detection(rows[0]) else rows
     if isinstance(row, dict) and isinstance(row.get("detections"), list):
         row = row["detections"]
-    if isinstance(row, list) and all(isinstance(one, dict) and {"box", "score"} <= set(one) for one in row):
+    if isinstance(row, list) and all(map(is_detection, row)):
         return listed_detections(row)
     if isinstance(row, dict):
         return arrays({name: [value] for name, value in row.items()}, address)
     raise RemoteError(f"{address} does not answer with detections: {json.dumps(answered)[:SHOWN]}")
+
+
+def is_detection(value: Any) -> bool:
+    return isinstance(value, dict) and {"box", "score"} <= set(value)
 
 
 def listed_detections(found: list[dict[str, Any]]) -> Outputs:
