@@ -6,7 +6,7 @@ Source: object_detection/models/faster_rcnn_*_feature_extractor.py.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import tensorflow as tf
 
@@ -14,7 +14,7 @@ from unfreeze.backbones.inception_resnet_v2 import inception_resnet_v2_first_sta
 from unfreeze.backbones.inception_v2 import inception_v2_first_stage, inception_v2_second_stage
 from unfreeze.backbones.nasnet import nasnet_large, nasnet_large_rest
 from unfreeze.backbones.pnasnet import pnasnet_large, pnasnet_large_rest
-from unfreeze.backbones.resnet_v1 import BLOCKS, UNITS, resnet_v1, resnet_v1_block
+from unfreeze.backbones.resnet_v1 import BLOCKS, STYLE, UNITS, resnet_v1, resnet_v1_block
 from unfreeze.detectors.normalizations import mean_subtracted, unit_range
 from unfreeze.detectors.picture_sizes import check_known_size
 from unfreeze.ops.layers import Branch
@@ -45,7 +45,7 @@ def faster_rcnn_resnet_v1(architecture: str) -> FasterRcnnExtractor:
         return resnet_v1(x, p[architecture], units[:3], output_stride=stride)["block3"]
 
     def second_stage(x: tf.Tensor, p: Branch) -> tf.Tensor:
-        return resnet_v1_block(x, p[architecture]["block4"], base_depth, 3)
+        return resnet_v1_block(x, p[architecture]["block4"], base_depth, 3, style=replace(STYLE, winograd=True))
 
     return FasterRcnnExtractor(first_stage, second_stage, mean_subtracted)
 

@@ -19,11 +19,14 @@ from unfreeze.errors import ConfigError
 from unfreeze.heads.box_classifier import BoxClassifier, box_classifier
 from unfreeze.heads.mask import MaskPredictor, mask_predictor
 from unfreeze.heads.position_sensitive import PositionSensitive, position_sensitive
-from unfreeze.ops.crops import Rows, crop_and_resize, matmul_crop_and_resize
+from unfreeze.ops.crops import Rows, crop_and_resize, in_parts, matmul_crop_and_resize, rows_at_once
 from unfreeze.ops.layers import Branch, GroupNorm
 
 EXTRACTOR_SCOPE = "SecondStageFeatureExtractor"
 PREDICTOR_SCOPE = "SecondStageBoxPredictor"
+
+# Crops are pooled by two, and their features have twice the channels: twice as many rows of these are as large.
+ROWS_PER_CROP = 2
 
 
 @dataclass(frozen=True)
@@ -68,20 +71,35 @@ def _mask_rcnn(config: Any, predictor: Any, extractor: FasterRcnnExtractor) -> S
     classifier = _box_classifier(config, predictor)
     mask_numbers = _mask_predictor(config, predictor)
 
+    pooled_side = (config.initial_crop_size - config.maxpool_kernel_size) // config.maxpool_stride + 1
+
+    def pooled_crops(x: tf.Tensor, rows: Rows) -> tf.Tensor:
+        def some(boxes: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
+            crops = crop(x, boxes, images, crop_size)
+            return tf.nn.max_pool2d(crops, config.maxpool_kernel_size, config.maxpool_stride, "VALID")
+
+        pooled = tf.TensorSpec([None, pooled_side, pooled_side, x.shape[3]])
+        return in_parts(some, (rows.boxes, rows.images), rows_at_once(*crop_size, x.shape[3]), pooled)
+
     def crop_features(x: tf.Tensor, rows: Rows, p: Branch, attention: Attention = NO_ATTENTION) -> tf.Tensor:
-        crops = crop(x, rows.boxes, rows.images, crop_size)
-        pooled = tf.nn.max_pool2d(crops, config.maxpool_kernel_size, config.maxpool_stride, "VALID")
-        return attention.features(extractor.second_stage(attention.crops(pooled), p[EXTRACTOR_SCOPE]))
+        pooled = attention.crops(pooled_crops(x, rows))
+        return attention.features(extractor.second_stage(pooled, p[EXTRACTOR_SCOPE]))
+
+    def predict(x: tf.Tensor, rows: Rows, p: Branch, attention: Attention) -> Tensors:
+        def some(boxes: tf.Tensor, sources: tf.Tensor) -> Tensors:
+            features = crop_features(x, rows._replace(boxes=boxes, sources=sources), p, attention)
+            return box_classifier(features, p[PREDICTOR_SCOPE], classifier)
+
+        if attention is not NO_ATTENTION:  # it looks at all rows
+            return some(rows.boxes, rows.sources)
+        most = ROWS_PER_CROP * rows_at_once(*crop_size, x.shape[3])
+        return in_parts(some, (rows.boxes, rows.sources), most, classifier.outputs)
 
     def masks(features: tf.Tensor, classes: tf.Tensor, p: Branch) -> tf.Tensor:
         return mask_predictor(features, classes, p[PREDICTOR_SCOPE], mask_numbers)
 
     return SecondStage(
-        predict=lambda x, rows, p, attention: box_classifier(
-            crop_features(x, rows, p, attention), p[PREDICTOR_SCOPE], classifier
-        ),
-        crop_features=crop_features,
-        masks=masks if config.number_of_stages == 3 else None,
+        predict=predict, crop_features=crop_features, masks=masks if config.number_of_stages == 3 else None
     )
 
 

@@ -25,6 +25,19 @@ class BoxClassifier:
     box_code_size: int = 4
     share_box_across_classes: bool = False
 
+    @property
+    def num_boxes(self) -> int:
+        """Of each row."""
+        return 1 if self.share_box_across_classes else self.num_classes
+
+    @property
+    def outputs(self) -> dict[str, tf.TensorSpec]:
+        """What `box_classifier` gives."""
+        return {
+            "refined_box_encodings": tf.TensorSpec([None, self.num_boxes, self.box_code_size]),
+            "class_predictions_with_background": tf.TensorSpec([None, self.num_classes + 1]),
+        }
+
 
 def box_classifier(features: tf.Tensor, p: Branch, numbers: BoxClassifier) -> dict[str, tf.Tensor]:
     """`[R, h, w, C] -> refined_box_encodings [R, q, code], class_predictions_with_background [R, K + 1]`.
@@ -32,11 +45,10 @@ def box_classifier(features: tf.Tensor, p: Branch, numbers: BoxClassifier) -> di
     q is K, a box for each class, or 1.
     """
     pooled = tf.reduce_mean(features, [1, 2])
-    boxes = 1 if numbers.share_box_across_classes else numbers.num_classes
     linear = replace(numbers.style, activation=None)
-    codes = fully_connected(pooled, p["BoxEncodingPredictor"], boxes * numbers.box_code_size, style=linear)
+    codes = fully_connected(pooled, p["BoxEncodingPredictor"], numbers.num_boxes * numbers.box_code_size, style=linear)
     classes = fully_connected(pooled, p["ClassPredictor"], numbers.num_classes + 1, style=linear)
     return {
-        "refined_box_encodings": tf.reshape(codes, [-1, boxes, numbers.box_code_size]),
+        "refined_box_encodings": tf.reshape(codes, [-1, numbers.num_boxes, numbers.box_code_size]),
         "class_predictions_with_background": classes,
     }

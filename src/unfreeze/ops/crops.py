@@ -4,13 +4,20 @@ Source: object_detection/utils/{ops,spatial_transform_ops}.py. The original maps
 position-sensitive crops, and crops once for each of their bins.
 """
 
-from typing import NamedTuple, TypeAlias
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
 
 import tensorflow as tf
 
 from unfreeze.ops.sizes import image_size
 
 Pair: TypeAlias = tuple[int, int]  # height, width
+
+# Above it glibc gives memory back to the system at once, and each page costs when it is touched the next time: 1 ms for
+# each MB of a tensor, more than what fills it. (malloc.c: DEFAULT_MMAP_THRESHOLD_MAX; less a page for what TensorFlow
+# and malloc add.)
+QUICKLY_ALLOCATED_BYTES = (32 << 20) - (64 << 10)
 
 
 class Rows(NamedTuple):
@@ -46,6 +53,31 @@ def distinct_rows(boxes: tf.Tensor, empty: tf.Tensor) -> Rows:
     sources = tf.cast(tf.where(tf.range(num_padded) < kept[:, tf.newaxis]), tf.int32)
     places = tf.minimum((end - kept)[:, tf.newaxis] + tf.range(num_padded), end[:, tf.newaxis] - 1)
     return Rows(tf.gather_nd(boxes, sources), sources, places)
+
+
+def in_parts(call: Callable[..., Any], arguments: tuple[tf.Tensor, ...], most: int, outputs: Any) -> Any:
+    """`call(*arguments)` of `[R, ...]` to `[R, ...]`, for about equally many rows at a time, `most` at most.
+
+    `outputs` is what it gives, a tensor or a structure of them, as a `tf.TensorSpec` each. Of crops there may be
+    hundreds of MB otherwise; parts stay in the cache, and take no new memory each.
+    """
+    length = tf.shape(arguments[0])[0]
+    num_parts = (length + (most - 1)) // most
+    specs = tf.nest.flatten(outputs)
+    parts = [tf.TensorArray(spec.dtype, num_parts, element_shape=spec.shape, infer_shape=False) for spec in specs]
+
+    def step(i: tf.Tensor, *parts: tf.TensorArray) -> tuple[Any, ...]:
+        rows = slice(i * length // num_parts, (i + 1) * length // num_parts)
+        given = tf.nest.flatten(call(*(each[rows] for each in arguments)))
+        return (i + 1, *(part.write(i, tensor) for part, tensor in zip(parts, given, strict=True)))
+
+    _, *parts = tf.while_loop(lambda i, *_: i < num_parts, step, (0, *parts), parallel_iterations=1)
+    return tf.nest.pack_sequence_as(outputs, [part.concat() for part in parts])
+
+
+def rows_at_once(*shape: int) -> int:
+    """How many rows of float32 `[R, *shape]` are allocated quickly."""
+    return max(1, QUICKLY_ALLOCATED_BYTES // (4 * math.prod(shape)))
 
 
 def crop_and_resize(features: tf.Tensor, boxes: tf.Tensor, images: tf.Tensor, crop_size: Pair) -> tf.Tensor:

@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from unfreeze.ops.sizes import image_size
+from unfreeze.ops.winograd import NUM_POINTS, winograd_conv, winograd_kernel
 
 # Patterns, and what stands for them, for a network that calls its layers by other names than a checkpoint does.
 Renames = Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]
@@ -91,7 +92,8 @@ class Style:
     """What follows a convolution: without a norm it has biases, unless it has none of them either.
 
     `quantized`: whether a FakeQuant does, in a quantization-aware model. `biases_before_norm`: whether it has biases
-    although a norm follows, as layers of Keras may.
+    although a norm follows, as layers of Keras may. `winograd`: whether 3 x 3 convolutions of maps of a known size are
+    made of fewer multiplications, which pays for many small ones, crops.
     """
 
     norm: BatchNorm | GroupNorm | None = BatchNorm()
@@ -99,6 +101,7 @@ class Style:
     biases: bool = True
     quantized: bool = True
     biases_before_norm: bool = False
+    winograd: bool = False
 
 
 PLAIN = Style(norm=None, activation=None)
@@ -129,6 +132,9 @@ def conv(
     `statistics` is where batch normalization has its weights, if not in `BatchNorm`.
     """
     shape = [*_pair(kernel_size), x.shape[3], filters]
+    if _suits_winograd(x, style) and (shape[:2], stride, rate, padding) == ([3, 3], 1, 1, "SAME"):
+        kernel, bias = _folded(p, "weights", shape, style, scale_axis=3, statistics=statistics, at_points=True)
+        return _finish(winograd_conv(x, kernel), bias, p, style)
     kernel, bias = _folded(p, "weights", shape, style, scale_axis=3, statistics=statistics)
     y = tf.nn.conv2d(x, kernel, stride, padding, dilations=rate)
     return _finish(y, bias, p, style)
@@ -249,8 +255,12 @@ def _folded(
     style: Style,
     scale_axis: int,
     statistics: Branch | None = None,
+    at_points: bool = False,
 ) -> tuple[Any, Any]:
-    """The kernel and the bias to add; batch normalization is multiplied into both when the model is loaded."""
+    """The kernel and the bias to add; batch normalization is multiplied into both when the model is loaded.
+
+    `at_points`: the kernel is one for `winograd_conv`, which only a batch normalization is folded into.
+    """
     norm, channels = style.norm, shape[scale_axis]
     if norm is None:
         return p.quantized_weight(name, shape), p.weight("biases", [channels]) if style.biases else None
@@ -269,10 +279,13 @@ def _folded(
             offset += biases * scale
         if scale_axis == 2:
             scale = tf.reshape(scale, [1, 1, channels, 1])
-        return quantize(kernel * scale), offset
+        folded = quantize(kernel * scale)
+        return winograd_kernel(folded) if at_points else folded, offset
 
-    folded = statistics.derived(fold, **{name: shape, "biases": [channels]})
-    return folded[0], folded[1]
+    if at_points:
+        name, shape = f"{name}_at_points", [NUM_POINTS**2, *shape[2:]]
+    derived = statistics.derived(fold, **{name: shape, "biases": [channels]})
+    return derived[0], derived[1]
 
 
 def _scale_and_offset(p: Branch, channels: int, norm: BatchNorm) -> Callable[[], tuple[tf.Tensor, tf.Tensor]]:
@@ -316,6 +329,10 @@ def _resized_taps(length: int, to: int) -> np.ndarray:
 
 def _depthwise(x: tf.Tensor, kernel: Any, stride: int, rate: int, padding: str) -> tf.Tensor:
     return tf.nn.depthwise_conv2d(x, kernel, [1, stride, stride, 1], padding, dilations=[rate, rate])
+
+
+def _suits_winograd(x: tf.Tensor, style: Style) -> bool:
+    return style.winograd and isinstance(style.norm, BatchNorm) and None not in x.shape[1:]
 
 
 def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
