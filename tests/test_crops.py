@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from unfreeze.ops.crops import crop_and_resize, distinct_rows, matmul_crop_and_resize, position_sensitive_crops
+from unfreeze.ops.crops import (
+    crop_and_resize,
+    distinct_rows,
+    in_parts,
+    matmul_crop_and_resize,
+    position_sensitive_crops,
+    rows_at_once,
+)
 
 RANDOM = np.random.RandomState(0)
 FEATURES = RANDOM.standard_normal((2, 7, 9, 24)).astype("float32")
@@ -92,3 +99,25 @@ def test_rows_leave_out_what_repeats() -> None:
     assert rows.images.numpy().tolist() == [0, 0, 0, 1, 2, 2, 2, 2]
     np.testing.assert_array_equal(rows.padded(rows.boxes), boxes)
     np.testing.assert_array_equal(rows.of(tf.constant(boxes)), rows.boxes)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 5, 6, 17])
+def test_parts_are_the_whole(rows: int) -> None:
+    numbers = tf.range(rows, dtype=tf.float32)[:, tf.newaxis] * [1.0, 2.0]
+    sizes = []
+
+    def call(numbers: tf.Tensor, more: tf.Tensor) -> dict[str, tf.Tensor]:
+        sizes.append(len(numbers))
+        return {"sum": numbers + more, "squares": numbers[:, 0] ** 2}
+
+    outputs = {"sum": tf.TensorSpec([None, 2]), "squares": tf.TensorSpec([None])}
+    found = in_parts(call, (numbers, 3 * numbers), 5, outputs)
+    np.testing.assert_array_equal(found["sum"], 4 * numbers)
+    np.testing.assert_array_equal(found["squares"], np.arange(rows) ** 2.0)
+    assert len(sizes) == max(1, -(-rows // 5))
+    assert max(sizes, default=0) - min(sizes, default=0) <= 1
+
+
+def test_a_part_is_allocated_quickly() -> None:
+    assert 4 * 14 * 14 * 1024 * rows_at_once(14, 14, 1024) < 32 << 20 < 4 * 14 * 14 * 1024 * 42
+    assert rows_at_once(1000, 1000, 1000) == 1

@@ -62,7 +62,7 @@ def in_parts(call: Callable[..., Any], arguments: tuple[tf.Tensor, ...], most: i
     hundreds of MB otherwise; parts stay in the cache, and take no new memory each.
     """
     length = tf.shape(arguments[0])[0]
-    num_parts = (length + (most - 1)) // most
+    num_parts = tf.maximum((length + (most - 1)) // most, 1)
     specs = tf.nest.flatten(outputs)
     parts = [tf.TensorArray(spec.dtype, num_parts, element_shape=spec.shape, infer_shape=False) for spec in specs]
 
