@@ -1,0 +1,80 @@
+"""What a constant is to the operation that consumes it: a parameter of a network, or a number of its structure.
+
+Source: the input arguments of TensorFlow's operations (tensorflow/core/ops/*.cc).
+"""
+
+from __future__ import annotations
+
+import re
+
+# Operation -> the places of its inputs that are parameters, and what they are called.
+_CONV = {1: "filter"}
+_NORM = {1: "scale", 2: "offset", 3: "mean", 4: "variance"}
+_RANGE = {1: "min", 2: "max"}
+PARAMETERS: dict[str, dict[int, str]] = {
+    "Conv": _CONV,
+    "Conv2D": _CONV,
+    "Conv3D": _CONV,
+    "DepthwiseConv2dNative": _CONV,
+    "Conv2DBackpropInput": _CONV,
+    "Conv3DBackpropInput": _CONV,
+    "Conv3DBackpropInputV2": _CONV,
+    "DepthwiseConv2dNativeBackpropInput": _CONV,
+    "Dilation2D": _CONV,
+    "FusedPadConv2D": {2: "filter"},
+    "FusedResizeAndPadConv2D": {3: "filter"},
+    "FusedBatchNorm": _NORM,
+    "FusedBatchNormV2": _NORM,
+    "FusedBatchNormV3": _NORM,
+    "_FusedBatchNormEx": _NORM,
+    "BatchNormWithGlobalNormalization": {1: "mean", 2: "variance", 3: "offset", 4: "scale"},
+    "BiasAdd": {1: "bias"},
+    "BiasAddV1": {1: "bias"},
+    "FakeQuantWithMinMaxVars": _RANGE,
+    "FakeQuantWithMinMaxVarsPerChannel": _RANGE,
+    "QuantizeAndDequantizeV2": _RANGE,
+    "QuantizeAndDequantizeV3": _RANGE,
+    "QuantizeAndDequantizeV4": _RANGE,
+    "Gather": {0: "table"},
+    "GatherV2": {0: "table"},
+}
+# Either operand of these may be the parameter.
+PRODUCTS = re.compile(r"(Sparse|_Fused)?(Batch)?MatMul(V2|V3)?|Einsum|XlaDot(V2)?|XlaEinsum|SparseTensorDenseMatMul")
+# Operations that the runtime or a converter makes out of several: all that follows the first input.
+FUSED = re.compile(r"_?(Fused|Mkl|OneDnn|ITEX|Quantized).*|BlockLSTM.*|(LSTM|GRU)BlockCell|CudnnRNN.*")
+
+# Their first input goes through, however the others come about.
+MOVES = re.compile(
+    r"Identity|IdentityN|Snapshot|StopGradient|PreventGradient|CheckNumerics|EnsureShape|Cast|Bitcast|(Ref)?Switch|_SwitchN"
+    r"|(Ref)?Merge|(Ref)?Enter|(Ref)?Exit|(Ref)?NextIteration|Reshape|Transpose|ConjugateTranspose|ExpandDims|Squeeze"
+    r"|Tile|BroadcastTo|Slice|StridedSlice|ReverseV2|Dequantize|FakeQuant.*|QuantizeV2|QuantizeAndDequantize.*"
+    r"|Pad|PadV2|SplitV|Unpack|DeepCopy|CopyHost|Copy"
+)
+# They ask for the form of a tensor only.
+FORMS = ("Shape", "ShapeN", "Size", "Rank", "ZerosLike", "OnesLike")
+ARITHMETIC = (
+    "Mul", "Add", "AddV2", "AddN", "Sub", "RealDiv", "Div", "DivNoNan", "Maximum", "Minimum", "Pow", "SquaredDifference",
+    "Prelu", "Select", "SelectV2",
+)  # fmt: skip
+
+# Where a number per channel may stand: behind these, with only such operations between that keep the channels.
+LINEAR = re.compile(
+    r"_?(Fused|Quantized|Mkl)?_?(Depthwise)?Conv.*|.*MatMul.*|Einsum|.*BatchNorm.*|BiasAdd(V1)?|Dilation2D"
+)
+KEEPS_CHANNELS = re.compile(
+    r"Relu|Relu6|LeakyRelu|Elu|Selu|Sigmoid|Tanh|Softplus|Softsign|Erf|Abs|Neg|Square|Sqrt|Rsqrt|Identity|Cast|MaxPool.*"
+    r"|AvgPool.*|Mean|Pad|PadV2|MirrorPad|Transpose|Squeeze|ExpandDims|BatchToSpaceND|SpaceToBatchND|ConcatV2|Concat"
+    r"|ResizeBilinear|ResizeNearestNeighbor|FakeQuant.*|Switch|Merge|Enter|" + "|".join(ARITHMETIC)
+)
+
+
+def role(op: str, place: int) -> str:
+    """What the input at `place` is to the operation, `filter` or so; empty where it is no parameter."""
+    named = PARAMETERS.get(op, {}).get(place, "")
+    if named or op in PARAMETERS:
+        return named
+    if PRODUCTS.fullmatch(op):
+        return "operand" if place < 2 else "bias"
+    if FUSED.fullmatch(op) and place >= 1:
+        return "parameter"
+    return ""

@@ -1,0 +1,136 @@
+"""What the operations of a graph do: those that are not to be run, and how their inputs and outputs are called."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.python.framework import op_def_registry  # no public name for it
+
+from unfreeze.errors import UnsupportedError
+from unfreeze.graphs.files import FrozenGraph
+
+# What reads or writes files, opens connections, or runs Python, by the names of TensorFlow's operations.
+HARMFUL = re.compile(
+    r"""(?x)
+    ReadFile|WriteFile|MatchingFiles|.*Reader.*|.*FileSystem.*|LoadAndRemapMatrix|GenerateVocabRemapping
+    |InitializeTableFromTextFile(V2)?|.*PyFunc.*|EagerPyFunc
+    |Save(V2|Slices)?|DistributedSave|Restore(V2|Slice)?|MergeV2Checkpoints|.*ShardedFile.*|.*Checkpoint.*
+    |.*Summary(File|Db)?Writer.*|Write.*Summary|WriteRawProtoSummary|ImportEvent|Flush.*Writer
+    |.*Dataset.*|.*Iterator.*|.*DataService.*|.*DumpToFile.*|RecordInput
+    |(En|De)codeProto(V2)?|Debug(Identity|NanCount|NumericSummary).*
+    |RemoteCall|RemoteFusedGraphExecute|_?(Host)?(Send|Recv)|Rpc|TryRpc|.*BigQuery.*|.*Bigtable.*
+    |Collective.*|Nccl.*|TPU.*|.*ConfigureDistributed.*|.*ShutdownDistributed.*|RegisterDataset.*
+    |LoadTPU.*|RetrieveTPU.*|XlaLaunch|_XlaRun|_XlaCompile|TRTEngineOp
+    |LoadLibrary|SdcaFprint|.*MutexLock.*
+    """
+)
+VARIABLES = ("Variable", "VariableV2", "VarHandleOp", "AutoReloadVariable", "TemporaryVariable")
+
+
+def op_def(op: str) -> Any:
+    """What TensorFlow knows of an operation; None where it does not know it."""
+    return op_def_registry.get(op)
+
+
+def require_harmless(frozen: FrozenGraph) -> None:
+    """Refuse a graph that needs operations which this TensorFlow lacks, or which do more than compute.
+
+    Raises: UnsupportedError with the names of all of them.
+    """
+    functions = frozen.functions()
+    nodes = [*frozen.graph.node, *(node for function in functions.values() for node in function.node_def)]
+    used = {node.op for node in nodes} - set(functions)
+    harmful = {op for op in used if HARMFUL.fullmatch(op)} | _writes_files(nodes)
+    unknown = {op for op in used - harmful if op_def(op) is None}
+    variables = {op for op in used if op in VARIABLES}
+    if harmful:
+        raise UnsupportedError(
+            f"not supported yet: {frozen.path}: it has operations that touch files, read data sets, open connections or run Python: "
+            f"{_listed(harmful)}; nothing of it was run"
+        )
+    if unknown:
+        raise UnsupportedError(
+            f"not supported yet: {frozen.path}: this TensorFlow ({tf.__version__}) does not know the operations "
+            f"{_listed(unknown)}"
+        )
+    if variables:
+        raise UnsupportedError(
+            f"not supported yet: {frozen.path}: it is not frozen, it has variables ({_listed(variables)}); "
+            "export the checkpoint that belongs to it"
+        )
+
+
+def _writes_files(nodes: Iterable[Any]) -> set[str]:
+    """`PrintV2` prints, but to a file as well if it is told so."""
+    return {
+        f"PrintV2 to {node.attr['output_stream'].s.decode()}"
+        for node in nodes
+        if node.op == "PrintV2" and node.attr["output_stream"].s.startswith(b"file:")
+    }
+
+
+def _listed(operations: Iterable[str]) -> str:
+    return ", ".join(sorted(operations))
+
+
+def output_names(node: Any, definition: Any) -> list[tuple[str, int]]:
+    """The outputs of a node, each as the name of its argument and the place in it."""
+    found = []
+    for argument in definition.output_arg:
+        if argument.number_attr:
+            count = node.attr[argument.number_attr].i
+        elif argument.type_list_attr:
+            count = len(node.attr[argument.type_list_attr].list.type)
+        else:
+            count = 1
+        found += [(argument.name, place) for place in range(count)]
+    return found
+
+
+def output_types(node: Any, definition: Any) -> list[int]:
+    """The dtypes of the outputs of a node."""
+    found: list[int] = []
+    for argument in definition.output_arg:
+        if argument.type_list_attr:
+            found += node.attr[argument.type_list_attr].list.type
+            continue
+        default = {attr.name: attr.default_value.type for attr in definition.attr}
+        dtype = argument.type or node.attr[argument.type_attr].type or default.get(argument.type_attr, 0)
+        found += [dtype] * (node.attr[argument.number_attr].i if argument.number_attr else 1)
+    return found
+
+
+def functions_called(node: Any) -> list[str]:
+    """The functions that a node names in its attributes."""
+    found = []
+    for value in node.attr.values():
+        if value.HasField("func"):
+            found.append(value.func.name)
+        found += [each.name for each in value.list.func]
+    return found
+
+
+def producer(operand: str) -> str:
+    """The node that an input comes from: `node`, `node:1`, `^node`, and in functions `node:output:0`."""
+    return operand.lstrip("^").split(":")[0]
+
+
+def called_arguments(node: Any, functions: Sequence[str]) -> list[tuple[str, int]]:
+    """The functions to which a node hands its inputs one by one, and the input that is the first argument.
+
+    Empty where the node calls none, or in another manner.
+    """
+    if node.op in functions:
+        return [(node.op, 0)]
+    if node.op in ("PartitionedCall", "StatefulPartitionedCall"):
+        return [(node.attr["f"].func.name, 0)]
+    if node.op in ("If", "StatelessIf"):
+        return [(node.attr[branch].func.name, 1) for branch in ("then_branch", "else_branch")]
+    if node.op in ("Case", "StatelessCase"):
+        return [(branch.name, 1) for branch in node.attr["branches"].list.func]
+    if node.op in ("While", "StatelessWhile"):
+        return [(node.attr[part].func.name, 0) for part in ("cond", "body")]
+    return []

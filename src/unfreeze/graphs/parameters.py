@@ -1,0 +1,333 @@
+"""Which constants of a graph were variables.
+
+A graph that was only frozen says so: the original's freezing leaves `NAME` read through `NAME/read`, TensorFlow 2's
+leaves `…/ReadVariableOp/resource`. One that was optimized or converted says nothing, and its weights are told by what
+consumes them: each constant is followed through casts, transpositions and other constants to the operations that
+combine it with what depends on the input.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import tensorflow as tf
+
+from unfreeze.graphs.consumers import ARITHMETIC, FORMS, KEEPS_CHANNELS, LINEAR, MOVES, role
+from unfreeze.graphs.files import FrozenGraph, Place
+from unfreeze.graphs.operations import called_arguments, functions_called, op_def, producer
+
+READ = "/read"
+RESOURCE = re.compile(r"/(resource|ReadVariableOp(_\d+)?/resource)$")
+LARGE_ELEMENTS = 1024  # a constant of arithmetic with at least so many is a parameter, unless it has the form of boxes
+BOX_SIZES = (2, 4)  # the last dimension of centers, sizes and boxes
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A constant that becomes the variable `name`; `reason` says what told it."""
+
+    name: str
+    place: Place
+    shape: tuple[int, ...]
+    dtype: tf.DType
+    reason: str
+
+    @property
+    def size_bytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.size
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A constant that stays one, and why."""
+
+    place: Place
+    shape: tuple[int, ...]
+    dtype: tf.DType
+    reason: str
+
+    @property
+    def size_bytes(self) -> int:
+        return math.prod(self.shape) * max(self.dtype.size, 1)
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """The verdict on every constant of a graph."""
+
+    found: Sequence[Parameter]
+    kept: Sequence[Kept]
+
+
+@dataclass(frozen=True)
+class _Use:
+    """One input of a node."""
+
+    function: str
+    node: Any
+    place: int
+
+
+def find_parameters(frozen: FrozenGraph, names: Mapping[str, tuple[int, ...]] | None = None) -> Parameters:
+    """Every constant of the graph and its functions as a parameter or as one that stays.
+
+    Args:
+        names: the variables of the checkpoint that the graph was frozen from, with their shapes. What has such a name
+            is one, and then nothing else is.
+    """
+    flow = _Flow(frozen)
+    found: list[Parameter] = []
+    kept: list[Kept] = []
+    for place, node in flow.constants():
+        tensor = node.attr["value"].tensor
+        dtype, shape = tf.as_dtype(tensor.dtype), tuple(size.size for size in tensor.tensor_shape.dim)
+        if names is not None:
+            reason, why_not = _by_name(flow, place, shape, names)
+        else:
+            reason, why_not = _by_use(flow, place, dtype, shape)
+        if reason:
+            found.append(Parameter(_variable_name(flow, place), place, shape, dtype, reason))
+        else:
+            kept.append(Kept(place, shape, dtype, why_not))
+    return Parameters(_distinct(found), kept)
+
+
+def marked_name(flow: _Flow, place: Place) -> str:
+    """The name of the variable that a constant was, where freezing has left it; else empty."""
+    function, name = place
+    for use in flow.uses(place):
+        if use.node.op == "Identity" and use.node.name == name + READ:
+            return name
+    if RESOURCE.search(name):
+        return RESOURCE.sub("", name) if name.endswith("/resource") and "ReadVariableOp" not in name else name
+    return ""
+
+
+def _by_name(
+    flow: _Flow, place: Place, shape: tuple[int, ...], names: Mapping[str, tuple[int, ...]]
+) -> tuple[str, str]:
+    name = _variable_name(flow, place)
+    if names.get(name) == shape:
+        return "the checkpoint has a variable of this name and shape", ""
+    marked = marked_name(flow, place)
+    if marked and (not place[0]):
+        return "frozen variable", ""
+    return "", "the checkpoint has no variable of this name"
+
+
+def _by_use(flow: _Flow, place: Place, dtype: tf.DType, shape: tuple[int, ...]) -> tuple[str, str]:
+    """Why a constant is a parameter, or else why it is none."""
+    if not flow.reaches_calls_only_known(place[0]):
+        return "", "in a function that is called in a manner which cannot hand it a variable"
+    if marked_name(flow, place):
+        return "frozen variable", ""
+    if not (dtype.is_floating or dtype.is_quantized or dtype.is_complex or dtype in (tf.int8, tf.uint8)):
+        return "", f"{dtype.name}: a shape, an axis, an index or a choice"
+    return flow.verdict(place, shape)
+
+
+def _variable_name(flow: _Flow, place: Place) -> str:
+    name = marked_name(flow, place)
+    if name:
+        return RESOURCE.sub(lambda match: match[0].removesuffix("/resource"), name)
+    read = flow.read_name(place)
+    return read or place[1]
+
+
+def _distinct(found: Iterable[Parameter]) -> list[Parameter]:
+    """The same, with the function in front of a name that is there already."""
+    taken: set[str] = set()
+    distinct = []
+    for each in found:
+        name = each.name
+        if name in taken:
+            name = "/".join(part for part in each.place if part)
+        while name in taken:
+            name += "_"
+        taken.add(name)
+        distinct.append(Parameter(name, each.place, each.shape, each.dtype, each.reason))
+    return distinct
+
+
+class _Flow:
+    """Where the constants of a graph go, from node to node and into functions."""
+
+    def __init__(self, frozen: FrozenGraph) -> None:
+        self._frozen = frozen
+        self._functions = frozen.functions()
+        self._bodies: dict[str, dict[str, Any]] = {"": {node.name: node for node in frozen.nodes()}}
+        for name, function in self._functions.items():
+            self._bodies[name] = {node.name: node for node in function.node_def}
+        self._uses: dict[Place, list[_Use]] = {}
+        for function, nodes in self._bodies.items():
+            for node in nodes.values():
+                for place, operand in enumerate(node.input):
+                    if not operand.startswith("^"):
+                        self._uses.setdefault((function, producer(operand)), []).append(_Use(function, node, place))
+        self._opaque = self._opaquely_called()
+        self._dynamic = self._dependent()
+
+    def constants(self) -> Iterator[tuple[Place, Any]]:
+        """Every constant with its place."""
+        for function, nodes in self._bodies.items():
+            for node in nodes.values():
+                if node.op == "Const":
+                    yield (function, node.name), node
+
+    def uses(self, place: Place) -> Sequence[_Use]:
+        """The inputs that a node's outputs go to."""
+        return self._uses.get(place, ())
+
+    def reaches_calls_only_known(self, function: str) -> bool:
+        """Whether every call of the function can be given one more argument."""
+        return function not in self._opaque
+
+    def read_name(self, place: Place) -> str:
+        """What TensorFlow 2 called the reading of the variable, somewhere on the way: `…/ReadVariableOp`."""
+        for use in self._ways(place):
+            if use.node.op == "Identity" and re.search(r"/ReadVariableOp(_\d+)?$", use.node.name):
+                return use.node.name
+        return ""
+
+    def verdict(self, place: Place, shape: tuple[int, ...]) -> tuple[str, str]:
+        """Why a constant of numbers is a parameter, or else why it is none."""
+        why_not = "nothing uses it"
+        for use in self._ways(place):
+            reason, told = self._judge(use, place, shape)
+            if reason:
+                return reason, ""
+            why_not = told or why_not
+        return "", why_not
+
+    def _judge(self, use: _Use, place: Place, shape: tuple[int, ...]) -> tuple[str, str]:
+        """What a constant is to one use of it; twice nothing where it only goes through."""
+        node, boxes = use.node, bool(shape) and shape[-1] in BOX_SIZES and len(_wide(shape)) > 1
+        if not self.depends(use.function, node.name) and not role(node.op, use.place):
+            return "", ""
+        what = role(node.op, use.place)
+        if what == "table":  # rows of boxes are gathered too, and lists of numbers
+            learned = len(_wide(shape)) > 1 and not boxes
+            return (f"table of {node.op} {node.name}", "") if learned else ("", f"numbers that {node.op} chooses from")
+        if what:
+            return f"{what} of {node.op} {node.name}", ""
+        if node.op in FORMS:
+            return "", "only its shape is asked for"
+        if MOVES.fullmatch(node.op) and use.place == 0:
+            return "", ""
+        count = math.prod(shape)
+        if count < 2:
+            return "", f"one number of {node.op} {node.name}"
+        if node.op in ARITHMETIC and len(_wide(shape)) == 1:
+            if self._follows_layer(use):
+                return f"number per channel of {node.op} {node.name}", ""
+            return "", f"numbers of {node.op} {node.name}, which is not applied to the channels of a layer"
+        if boxes:
+            return "", f"boxes or points of {node.op} {node.name}"
+        if count >= LARGE_ELEMENTS and len(_wide(shape)) > 1:
+            return f"{count} numbers of {node.op} {node.name}", ""
+        return "", f"few numbers of {node.op} {node.name}"
+
+    def _ways(self, place: Place) -> Iterator[_Use]:
+        """Every use of a constant, also of what is made of it alone, and inside the functions that it is handed to."""
+        waiting, seen = [place], {place}
+        while waiting:
+            for use in self.uses(waiting.pop(0)):
+                yield use
+                for after in self._after(use):
+                    if after not in seen:
+                        seen.add(after)
+                        waiting.append(after)
+
+    def _after(self, use: _Use) -> Iterator[Place]:
+        """Where a value goes on from a use that does not end its way."""
+        calls = called_arguments(use.node, tuple(self._functions))
+        for function, first in calls:
+            arguments = self._functions[function].signature.input_arg
+            if 0 <= use.place - first < len(arguments):
+                yield function, arguments[use.place - first].name
+        if calls or use.node.op in FORMS or role(use.node.op, use.place):
+            return
+        moved = MOVES.fullmatch(use.node.op) and use.place == 0
+        if moved or not self.depends(use.function, use.node.name):
+            yield use.function, use.node.name
+
+    def depends(self, function: str, name: str) -> bool:
+        """Whether a node is computed from an input of the graph, or from what no constant says."""
+        return (function, name) in self._dynamic
+
+    def _dependent(self) -> set[Place]:
+        """The nodes that depend on placeholders or on state; arguments of functions count as what they are given."""
+        dynamic: set[Place] = set()
+        waiting = [
+            (function, node.name)
+            for function, nodes in self._bodies.items()
+            for node in nodes.values()
+            if node.op.startswith("Placeholder") or _has_state(node, self._functions)
+        ]
+        for function in self._opaque:
+            waiting += [(function, argument.name) for argument in self._functions[function].signature.input_arg]
+        while waiting:
+            place = waiting.pop()
+            if place in dynamic:
+                continue
+            dynamic.add(place)
+            for use in self.uses(place):
+                waiting.append((use.function, use.node.name))
+                for function, first in called_arguments(use.node, tuple(self._functions)):
+                    arguments = self._functions[function].signature.input_arg
+                    if 0 <= use.place - first < len(arguments):
+                        waiting.append((function, arguments[use.place - first].name))
+        return dynamic
+
+    def _opaquely_called(self) -> set[str]:
+        """The functions that some node names without handing its inputs to them one by one, and what these call."""
+        waiting = []
+        for nodes in self._bodies.values():
+            for node in nodes.values():
+                handed = {name for name, _ in called_arguments(node, tuple(self._functions))}
+                waiting += [name for name in functions_called(node) if name not in handed]
+        opaque: set[str] = set()
+        while waiting:
+            name = waiting.pop()
+            if name in opaque or name not in self._functions:
+                continue
+            opaque.add(name)
+            for node in self._bodies[name].values():
+                waiting += functions_called(node)
+        return opaque
+
+    def _follows_layer(self, use: _Use) -> bool:
+        """Whether what an arithmetic operation combines a constant with is the output of a layer, channels in place."""
+        waiting = [
+            (use.function, producer(operand))
+            for place, operand in enumerate(use.node.input)
+            if place != use.place and not operand.startswith("^")
+        ]
+        seen: set[Place] = set()
+        while waiting:
+            place = waiting.pop()
+            node = self._bodies[place[0]].get(place[1])
+            if place in seen or node is None:
+                continue
+            seen.add(place)
+            if LINEAR.fullmatch(node.op):
+                return True
+            if KEEPS_CHANNELS.fullmatch(node.op):
+                waiting += [(place[0], producer(operand)) for operand in node.input if not operand.startswith("^")]
+        return False
+
+
+def _wide(shape: Collection[int]) -> list[int]:
+    """The dimensions above one."""
+    return [size for size in shape if size > 1]
+
+
+def _has_state(node: Any, functions: Collection[str]) -> bool:
+    if node.op in functions or node.op in ("If", "While", "Case", "StatefulPartitionedCall"):
+        return False
+    definition = op_def(node.op)
+    return bool(definition is not None and definition.is_stateful)

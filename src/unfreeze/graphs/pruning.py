@@ -1,0 +1,120 @@
+"""A graph reduced to what its outputs need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from tensorflow.core.framework import graph_pb2
+
+from unfreeze.errors import UnsupportedError
+from unfreeze.graphs.ends import Ends
+from unfreeze.graphs.files import FrozenGraph
+from unfreeze.graphs.operations import functions_called, producer
+
+
+def pruned(frozen: FrozenGraph, ends: Ends) -> tuple[FrozenGraph, dict[str, str]]:
+    """The graph reduced, and for each input by its key the placeholder that takes it.
+
+    It has the nodes and functions that the outputs need when the inputs are given. An input that is no placeholder becomes one: what made it is left out. What says on which device a node is to run
+    and with which it belongs together goes too: a frozen graph of a machine with a GPU has to run on one without.
+
+    Raises: UnsupportedError when the outputs need a placeholder that is not among the inputs.
+    """
+    graph = graph_pb2.GraphDef(versions=frozen.graph.versions)
+    inputs = {end.tensor: key for key, end in ends.inputs.items()}
+    nodes = {node.name: node for node in frozen.graph.node}
+    cut = {tensor: _fresh(f"input_{key}", nodes) for tensor, key in inputs.items() if not _is_placeholder(tensor, nodes)}
+    needed = _needed(nodes, [end.tensor for end in ends.outputs.values()], inputs)
+    for tensor, name in cut.items():
+        end = ends.inputs[inputs[tensor]]
+        placeholder = graph.node.add(name=name, op="Placeholder")
+        placeholder.attr["dtype"].type = end.dtype.as_datatype_enum
+        placeholder.attr["shape"].shape.CopyFrom(end.shape.as_proto())
+    given = {producer(tensor) for tensor in inputs if tensor not in cut}
+    for node in frozen.graph.node:
+        if node.name in needed | given:
+            _copy(node, graph.node.add(), cut)
+        if node.name in given:
+            _become_placeholder(graph.node[-1])
+    stray = [node.name for node in graph.node if node.op == "Placeholder" and node.name not in {*given, *cut.values()}]
+    if stray:
+        raise UnsupportedError(
+            f"{frozen.path}: the outputs need {', '.join(stray[:5])} too, which nothing fills: "
+            "give all inputs, --input NAME=TENSOR once for each"
+        )
+    _add_functions(frozen, graph)
+    placeholders = {key: cut.get(tensor, producer(tensor)) for tensor, key in inputs.items()}
+    return replace(frozen, graph=graph), placeholders
+
+
+def _is_placeholder(tensor: str, nodes: Mapping[str, Any]) -> bool:
+    return nodes[producer(tensor)].op in ("Placeholder", "PlaceholderV2", "PlaceholderWithDefault")
+
+
+def _become_placeholder(node: Any) -> None:
+    """An input that has a default is one without, whose default nobody has to make."""
+    node.op = "Placeholder"
+    node.ClearField("input")
+
+
+def _fresh(name: str, nodes: Mapping[str, Any]) -> str:
+    while name in nodes:
+        name += "_"
+    return name
+
+
+def _needed(nodes: Mapping[str, Any], outputs: Iterable[str], inputs: Mapping[str, str]) -> set[str]:
+    """The nodes from which a way leads to the outputs that does not go through an input."""
+    waiting = [producer(tensor) for tensor in outputs]
+    needed: set[str] = set()
+    while waiting:
+        name = waiting.pop()
+        if name in needed:
+            continue
+        needed.add(name)
+        for operand in nodes[name].input:
+            if canonical(operand) not in inputs:
+                waiting.append(producer(operand))
+    return needed
+
+
+def canonical(operand: str) -> str:
+    """`node` as `node:0`; `^node` and `node:1` stay."""
+    return operand if operand.startswith("^") or ":" in operand else f"{operand}:0"
+
+
+def _copy(node: Any, copy: Any, cut: Mapping[str, str]) -> None:
+    copy.CopyFrom(node)
+    plain(copy)
+    if cut:
+        for place, operand in enumerate(copy.input):
+            copy.input[place] = cut.get(canonical(operand), operand)
+
+
+def plain(node: Any) -> None:
+    """Take from a node what ties it to a machine, to other nodes, or to the Python that made it."""
+    node.device = ""
+    node.ClearField("experimental_debug_info")
+    for name in ("_class", "_output_shapes", "_gradient_op_type", "_XlaCompile"):
+        node.attr.pop(name, None)
+
+
+def _add_functions(frozen: FrozenGraph, graph: Any) -> None:
+    """The functions that the nodes call, and those which these call."""
+    functions = frozen.functions()
+    waiting = [name for node in graph.node for name in (node.op, *functions_called(node))]
+    seen: set[str] = set()
+    while waiting:
+        name = waiting.pop()
+        if name in seen or name not in functions:
+            continue
+        seen.add(name)
+        waiting += [each for node in functions[name].node_def for each in (node.op, *functions_called(node))]
+    for name, function in functions.items():
+        if name in seen:
+            copy = graph.library.function.add()
+            copy.CopyFrom(function)
+            for node in copy.node_def:
+                plain(node)

@@ -1,0 +1,241 @@
+"""The constants that were variables, as variables again: nothing else of the graph changes.
+
+Where the constant was, a node of the same name reads the variable, so that who consumed the one consumes the other. In
+a function it passes on an argument, which every caller fills. A constant inside a loop is read outside and brought in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tensorflow.core.framework import graph_pb2, tensor_shape_pb2
+
+from unfreeze.graphs.files import FrozenGraph
+from unfreeze.graphs.frames import Frame, frames
+from unfreeze.graphs.operations import called_arguments
+from unfreeze.graphs.parameters import Parameter
+
+
+@dataclass(frozen=True)
+class Unfrozen:
+    """A graph with a VarHandleOp for each variable: node -> the parameter that it holds."""
+
+    graph: Any
+    handles: Mapping[str, Parameter]
+
+
+def unfrozen(frozen: FrozenGraph, parameters: Sequence[Parameter]) -> Unfrozen:
+    """The graph with its parameters as variables, and with the values of its other constants."""
+    graph = graph_pb2.GraphDef()
+    graph.CopyFrom(frozen.graph)
+    kept = set(frozen.large) - {parameter.place for parameter in parameters}
+    _fill(frozen, graph, kept)
+    taken = {node.name for node in graph.node}
+    own = {p.place[1]: p for p in parameters if not p.place[0]}
+    inner: dict[str, list[Parameter]] = {}
+    for parameter in parameters:
+        if parameter.place[0]:
+            inner.setdefault(parameter.place[0], []).append(parameter)
+    handles: dict[str, Parameter] = {}
+    reads = _Reads(graph, taken, handles)
+    _replace(graph.node, {name: reads.of(p, name) for name, p in own.items()}, taken)
+    if inner:
+        _hand_in(graph, inner, reads)
+    return Unfrozen(graph, handles)
+
+
+class _Reads:
+    """Nodes of the graph that read variables."""
+
+    def __init__(self, graph: Any, taken: set[str], handles: dict[str, Parameter]) -> None:
+        self._graph, self._taken, self._handles = graph, taken, handles
+
+    def of(self, parameter: Parameter, name: str) -> _Source:
+        """The handle of a parameter, as what a constant of that name is replaced by."""
+        handle = _fresh(f"{name}/handle", self._taken)
+        node = self._graph.node.add(name=handle, op="VarHandleOp")
+        node.attr["dtype"].type = parameter.dtype.as_datatype_enum
+        node.attr["shape"].shape.CopyFrom(_shape(parameter))
+        node.attr["shared_name"].s = parameter.name.encode()
+        self._handles[handle] = parameter
+        return _Source(handle, parameter.dtype.as_datatype_enum, reads=True)
+
+    def value(self, parameter: Parameter) -> str:
+        """A node that reads a parameter outside all loops."""
+        source = self.of(parameter, parameter.name)
+        name = _fresh(f"{parameter.name}/value", self._taken)
+        _become(self._graph.node.add(name=name), source, [])
+        return name
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What takes the place of a constant: a handle to be read, or a tensor."""
+
+    operand: str
+    dtype: int
+    reads: bool
+
+
+def _replace(nodes: Any, sources: Mapping[str, _Source], taken: set[str]) -> None:
+    """Each constant that is a key, by what reads its source."""
+    around = frames(nodes)
+    named = {node.name: node for node in nodes}
+    for name, source in sources.items():
+        node = named[name]
+        control = [operand for operand in node.input if operand.startswith("^")]
+        frame = around.get(name, ())
+        if frame:
+            source = _inside(nodes, source, frame, [named[enter] for enter in frame], taken)
+        node.ClearField("input")
+        _become(node, source, control)
+
+
+def _become(node: Any, source: _Source, control: Iterable[str]) -> None:
+    node.op = "ReadVariableOp" if source.reads else "Identity"
+    node.input.extend([source.operand, *control])
+    node.attr.clear()
+    node.attr["dtype" if source.reads else "T"].type = source.dtype
+
+
+def _inside(nodes: Any, source: _Source, frame: Frame, enters: Sequence[Any], taken: set[str]) -> _Source:
+    """The source, read outside all loops and brought into the loops of `frame` as what does not change in them."""
+    if source.reads:
+        name = _fresh(f"{source.operand}/value", taken)
+        _become(nodes.add(name=name), source, [])
+        source = _Source(name, source.dtype, reads=False)
+    for enter in enters:
+        name = _fresh(f"{source.operand.split(':')[0]}/enter", taken)
+        node = nodes.add(name=name, op="Enter", input=[source.operand])
+        node.attr["T"].type = source.dtype
+        node.attr["frame_name"].s = enter.attr["frame_name"].s
+        node.attr["is_constant"].b = True
+        if "parallel_iterations" in enter.attr:
+            node.attr["parallel_iterations"].i = enter.attr["parallel_iterations"].i
+        source = _Source(name, source.dtype, reads=False)
+    return source
+
+
+def _hand_in(graph: Any, inner: Mapping[str, Sequence[Parameter]], reads: _Reads) -> None:
+    """Parameters inside functions: as arguments of these, from call to call down from the graph itself."""
+    functions = {function.signature.name: function for function in graph.library.function}
+    needed = _needed(functions, inner)
+    arguments = {name: {p.place: f"unfrozen_{i}" for i, p in enumerate(each)} for name, each in needed.items()}
+    for name, each in needed.items():
+        _add_arguments(functions[name], [(arguments[name][p.place], p) for p in each])
+        taken = {node.name for node in functions[name].node_def} | set(arguments[name].values())
+        sources = {
+            p.place[1]: _Source(arguments[name][p.place], p.dtype.as_datatype_enum, reads=False)
+            for p in inner.get(name, ())
+        }
+        _replace_in_function(functions[name].node_def, sources, taken)
+        _pass_on(functions[name].node_def, functions, needed, arguments[name])
+        _return_from_loops(graph, functions, name, arguments[name])
+    called = {p.place: p for node in graph.node for name in _called(node, functions) for p in needed.get(name, ())}
+    values = {place: reads.value(parameter) for place, parameter in called.items()}
+    _pass_on(graph.node, functions, needed, values)
+
+
+def _needed(functions: Mapping[str, Any], inner: Mapping[str, Sequence[Parameter]]) -> dict[str, list[Parameter]]:
+    """The parameters that each function has to be given: its own, and those of the functions that it calls.
+
+    Functions that one node calls in turn, as the branches of an If, are given the same.
+    """
+    needed: dict[str, dict[Any, Parameter]] = {name: {p.place: p for p in each} for name, each in inner.items()}
+    groups = [_called(node, functions) for function in functions.values() for node in function.node_def]
+    calls = [(name, _called(node, functions)) for name, function in functions.items() for node in function.node_def]
+    changed = True
+    while changed:
+        before = sum(map(len, needed.values()))
+        for group in groups:
+            everything = {place: p for name in group for place, p in needed.get(name, {}).items()}
+            for name in group if everything else ():
+                needed.setdefault(name, {}).update(everything)
+        for caller, called in calls:
+            for name in called:
+                if needed.get(name):
+                    needed.setdefault(caller, {}).update(needed[name])
+        changed = sum(map(len, needed.values())) > before
+    return {name: [each[place] for place in sorted(each)] for name, each in needed.items()}
+
+
+def _called(node: Any, functions: Mapping[str, Any]) -> list[str]:
+    return [name for name, _ in called_arguments(node, tuple(functions))]
+
+
+def _add_arguments(function: Any, arguments: Sequence[tuple[str, Parameter]]) -> None:
+    for name, parameter in arguments:
+        function.signature.input_arg.add(name=name, type=parameter.dtype.as_datatype_enum)
+        shape = function.arg_attr[len(function.signature.input_arg) - 1].attr["_output_shapes"].list.shape.add()
+        shape.CopyFrom(_shape(parameter))
+
+
+def _replace_in_function(nodes: Any, sources: Mapping[str, _Source], taken: set[str]) -> None:
+    _replace(nodes, sources, taken)
+    for node in nodes:  # a constant's output is called `output`, as that of Identity is
+        if node.op == "Enter" and node.input[0].endswith("/enter"):
+            node.input[0] += ":output:0"
+        if node.name in sources and "/enter" in node.input[0]:
+            node.input[0] += ":output:0"
+
+
+def _pass_on(
+    nodes: Any, functions: Mapping[str, Any], needed: Mapping[str, Sequence[Parameter]], values: Mapping[Any, str]
+) -> None:
+    """Every call of a function that needs parameters hands them over, behind its other arguments."""
+    for node in nodes:
+        wanted = next((needed[name] for name in _called(node, functions) if needed.get(name)), None)
+        if not wanted:
+            continue
+        control = [operand for operand in node.input if operand.startswith("^")]
+        operands = [operand for operand in node.input if not operand.startswith("^")]
+        operands += [values[parameter.place] for parameter in wanted]
+        node.ClearField("input")
+        node.input.extend([*operands, *control])
+        types = [parameter.dtype.as_datatype_enum for parameter in wanted]
+        if node.op in ("While", "StatelessWhile"):
+            node.attr["T"].list.type.extend(types)
+            shapes = node.attr["output_shapes"].list.shape
+            if shapes:
+                shapes.extend(_shape(parameter) for parameter in wanted)
+        elif "Tin" in node.attr:
+            node.attr["Tin"].list.type.extend(types)
+
+
+def _return_from_loops(graph: Any, functions: Mapping[str, Any], name: str, arguments: Mapping[Any, str]) -> None:
+    """The body of a loop gives back what it was given."""
+    everywhere = [*graph.node, *(node for function in functions.values() for node in function.node_def)]
+    bodies = {node.attr["body"].func.name for node in everywhere if node.op in ("While", "StatelessWhile")}
+    if name not in bodies:
+        return
+    function = functions[name]
+    types = {argument.name: argument.type for argument in function.signature.input_arg}
+    for argument in arguments.values():
+        function.signature.output_arg.add(name=f"{argument}_out", type=types[argument])
+        function.ret[f"{argument}_out"] = argument
+
+
+def _fill(frozen: FrozenGraph, graph: Any, places: Iterable[Any]) -> None:
+    """Give constants that stay their values back."""
+    wanted = set(places)
+    bodies = {"": graph.node, **{each.signature.name: each.node_def for each in graph.library.function}}
+    for function, nodes in bodies.items():
+        for node in nodes:
+            if (function, node.name) in wanted:
+                node.attr["value"].tensor.CopyFrom(frozen.proto((function, node.name)))
+
+
+def _shape(parameter: Parameter) -> Any:
+    sizes = [tensor_shape_pb2.TensorShapeProto.Dim(size=size) for size in parameter.shape]
+    return tensor_shape_pb2.TensorShapeProto(dim=sizes)
+
+
+def _fresh(name: str, taken: set[str]) -> str:
+    while name in taken:
+        name += "_"
+    taken.add(name)
+    return name
+
+

@@ -1,0 +1,87 @@
+"""A graph with variables as one function, which signatures call: the form in which every loader takes it.
+
+Loops and branches of TensorFlow 1 (Enter, Switch, Merge, …) stay as they are: the runtime runs them in a function as it
+does in a graph.
+
+Source: tensorflow/core/framework/function.proto, framework/graph_to_functiondef.cc.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from tensorflow.core.framework import function_pb2
+
+
+def network_function(
+    name: str,
+    graph: Any,
+    arguments: Sequence[str],
+    outputs: Sequence[tuple[str, int]],
+    output_names: Callable[[Any], Sequence[tuple[str, int]]],
+) -> Any:
+    """The FunctionDef of a graph.
+
+    Args:
+        arguments: the nodes that become its arguments, in order: placeholders, and handles of variables.
+        outputs: its results, in order: the tensor (`node:0`) and its dtype.
+        output_names: for a node the name of the argument, and the place in it, of each of its outputs.
+    """
+    function = function_pb2.FunctionDef()
+    function.signature.name = name
+    function.signature.is_stateful = True
+    named = {node.name: node for node in graph.node}
+    renamed = {node: _argument(function, named, node, place) for place, node in enumerate(arguments)}
+    tensors = _Tensors(named, renamed, output_names)
+    for node in graph.node:
+        if node.name in renamed:
+            continue
+        copy = function.node_def.add()
+        copy.CopyFrom(node)
+        copy.ClearField("input")
+        copy.input.extend(tensor for operand in node.input if (tensor := tensors.of(operand)))
+    for place, (tensor, dtype) in enumerate(outputs):
+        result = f"unfrozen_output_{place}"
+        function.signature.output_arg.add(name=result, type=dtype)
+        function.ret[result] = tensors.of(tensor)
+    return function
+
+
+def _argument(function: Any, named: Mapping[str, Any], node: str, place: int) -> str:
+    """Add the argument that takes the place of a node; a handle knows what it holds."""
+    name = f"unfrozen_argument_{place}"
+    while name in named:
+        name += "_"
+    dtype, shape = named[node].attr["dtype"].type, named[node].attr["shape"].shape
+    if named[node].op == "VarHandleOp":
+        argument = function.signature.input_arg.add(name=name, type=RESOURCE)
+        argument.handle_data.add(dtype=dtype, shape=shape)
+    else:
+        function.signature.input_arg.add(name=name, type=dtype)
+    return name
+
+
+RESOURCE = 20  # DT_RESOURCE of types.proto
+
+
+class _Tensors:
+    """What tensors of a graph are called in a function: `node:1` as `node:argument:0`."""
+
+    def __init__(
+        self,
+        named: Mapping[str, Any],
+        renamed: Mapping[str, str],
+        output_names: Callable[[Any], Sequence[tuple[str, int]]],
+    ) -> None:
+        self._named, self._renamed, self._output_names = named, renamed, output_names
+
+    def of(self, operand: str) -> str:
+        """The input of a node; empty where it only waits for an argument."""
+        if operand.startswith("^"):
+            return "" if operand[1:] in self._renamed else operand
+        name, _, number = operand.partition(":")
+        if name in self._renamed:
+            return self._renamed[name]
+        argument, place = self._output_names(self._named[name])[int(number or 0)]
+        return f"{name}:{argument}:{place}"
