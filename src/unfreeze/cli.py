@@ -1,6 +1,7 @@
 """The command `unfreeze`: one short function a verb, its imports inside, so that `--help` answers at once."""
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -11,11 +12,12 @@ import click
 from click.core import ParameterSource
 
 from unfreeze import __version__
-from unfreeze.errors import UnfreezeError
+from unfreeze.errors import UnfreezeError, UnsupportedError
 from unfreeze.terminal import import_tensorflow_quietly, leave, log_to_stderr, progress
 
 if TYPE_CHECKING:
     from unfreeze.proof import Report
+    from unfreeze.verbs.export import Exported
 
 PATH = click.Path()  # whether it exists is told by the verb, which knows what was meant
 
@@ -57,6 +59,22 @@ class InputShape(click.ParamType):
         if len(sizes) != 4 or any(size < 1 and size != -1 for size in sizes):
             self.fail(f"{value!r} must be four sizes (images, height, width, channels), each above 0 or -1", param, ctx)
         return tuple(None if size == -1 else size for size in sizes)
+
+
+class NamedTensor(click.ParamType):
+    """`NAME=TENSOR` -> (NAME, TENSOR)."""
+
+    name = "NAME=TENSOR"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        name, equals, tensor = value.partition("=")
+        if not (name.isidentifier() and equals and tensor):
+            self.fail(f"{value!r} is not NAME=TENSOR, such as inputs=image_tensor:0", param, ctx)
+        return name, tensor
+
+
+NAMED = NamedTensor()
+CHECKPOINT_FLAGS = "as an argument, --trained-checkpoint-prefix or --trained-checkpoint-dir"
 
 
 @click.group(
@@ -105,7 +123,11 @@ def table(report: "Report") -> str:
 
 @verb
 @click.argument("checkpoint", type=PATH, required=False)
-@click.option("--trained-checkpoint-prefix", type=PATH, help="Instead of the argument, as in the TF1 script.")
+@click.option(
+    "--trained-checkpoint-prefix",
+    type=PATH,
+    help="Instead of the argument, as in the TF1 script. Beside a frozen graph: take the weights from there.",
+)
 @click.option("--trained-checkpoint-dir", type=PATH, help="Instead of the argument, as in the TF2 script.")
 @click.option("--pipeline-config-path", type=PATH, help="Default: pipeline.config beside the checkpoint or one above.")
 @click.option("--output-directory", type=PATH, help="Where it is written (default: exported-STEP).")
@@ -128,6 +150,12 @@ def table(report: "Report") -> str:
 @click.option("--step", type=int, help="The checkpoint of this step instead of the newest.")
 @click.option("--config-override", default="", metavar="TEXT", help="Text of a pipeline.config, merged over the file.")
 @click.option("--allow-unknown-fields", is_flag=True, help="Warn of unknown fields in pipeline.config, and go on.")
+@click.option(
+    "--input", "inputs", multiple=True, type=NAMED, help="Of a frozen graph: where it takes what (repeatable)."
+)
+@click.option("--output", "outputs", multiple=True, type=NAMED, help="Of a frozen graph: what it gives (repeatable).")
+@click.option("--write-checkpoint", is_flag=True, help="Of a frozen graph: write a TensorFlow 1 checkpoint too.")
+@click.option("--dry-run", is_flag=True, help="Of a frozen graph: tell what becomes a variable and why; write nothing.")
 @meant_for
 @overwrite
 @click.option("--verify/--no-verify", "verify", default=True, help="Prove the result before it is in place (default).")
@@ -145,12 +173,22 @@ def export(
     quiet: bool,
     **options: Any,
 ) -> None:
-    """Write CHECKPOINT (a prefix, or a training folder) as an unfrozen SavedModel, and prove it."""
-    given = [path for path in (checkpoint, trained_checkpoint_prefix, trained_checkpoint_dir) if path]
-    if len(given) != 1:
-        raise click.UsageError(
-            "give the checkpoint once: as an argument, --trained-checkpoint-prefix or --trained-checkpoint-dir"
-        )
+    """Write CHECKPOINT (a prefix, or a training folder) as an unfrozen SavedModel, and prove it.
+
+    CHECKPOINT may be a frozen graph (.pb) or a frozen SavedModel as well: its weights become variables again.
+    """
+    from unfreeze.verbs.folders import means_graph
+
+    if checkpoint and means_graph(checkpoint):
+        prefix = given_once(trained_checkpoint_prefix, trained_checkpoint_dir)
+        export_graph(checkpoint, prefix, as_json, quiet, options)
+        return
+    of_graphs = [name for name in ("inputs", "outputs", "write_checkpoint", "dry_run") if options.pop(name)]
+    if of_graphs:
+        raise click.UsageError(f"--{with_dashes(of_graphs[0].removesuffix('s'))} is for a frozen graph (.pb)")
+    given = given_once(checkpoint, trained_checkpoint_prefix, trained_checkpoint_dir)
+    if given is None:
+        raise click.UsageError(f"give the checkpoint once: {CHECKPOINT_FLAGS}")
     from unfreeze.proof import Verifiers
     from unfreeze.verbs.side_inputs import parse_side_inputs
     from unfreeze.weights import locate
@@ -160,20 +198,78 @@ def export(
         raise UnfreezeError("--side-input-shapes, --side-input-names and --side-input-types need --use-side-inputs")
     side_inputs = parse_side_inputs(*side) if use_side_inputs else None
 
-    locate(given[0], options["step"])  # a wrong path is told before TensorFlow takes its seconds
+    locate(given, options["step"])  # a wrong path is told before TensorFlow takes its seconds
     with progress(quiet) as (on_progress, on_warning):
         import_tensorflow_quietly()
         with Verifiers(unused_tensorflow=True) if options["verify"] else nullcontext() as verifiers:
             from unfreeze.verbs.export import export
 
             exported = export(
-                given[0],
+                given,
                 **options,
                 side_inputs=side_inputs,
                 verifiers=verifiers,
                 on_progress=on_progress,
                 on_warning=on_warning,
             )
+    show_exported(exported, as_json, quiet)
+
+
+def given_once(*paths: str | None) -> str | None:
+    """The one path that was given, if there is one."""
+    given = [path for path in paths if path]
+    if len(given) > 1:
+        raise click.UsageError(f"give the checkpoint once: {CHECKPOINT_FLAGS}")
+    return given[0] if given else None
+
+
+# What `export` of a frozen graph takes besides.
+OF_GRAPHS = (
+    "checkpoint", "trained_checkpoint_prefix", "trained_checkpoint_dir", "output_directory", "input_types", "label_map",
+    "inputs", "outputs", "write_checkpoint", "dry_run", "overwrite", "verify", "as_json", "quiet",
+)  # fmt: skip
+
+
+def export_graph(graph: str, prefix: str | None, as_json: bool, quiet: bool, options: dict[str, Any]) -> None:
+    """`export` of a frozen graph."""
+    from unfreeze.proof import Verifiers
+
+    known = {*OF_GRAPHS, *(("pipeline_config_path", "step") if prefix else ())}
+    context = click.get_current_context()
+    for name in context.params:
+        if name not in known and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise UnsupportedError(f"not supported yet: --{with_dashes(name)} with a frozen graph ({graph})")
+    options = {name: value for name, value in options.items() if name in {*known, "pipeline_config_path", "step"}}
+    inputs, outputs = dict(options.pop("inputs")), dict(options.pop("outputs"))
+    if not os.path.exists(graph):
+        raise UnfreezeError(f"{graph}: no such file or folder")
+    dry_run, verify = options.pop("dry_run"), options["verify"]
+    with progress(quiet) as (on_progress, on_warning):
+        import_tensorflow_quietly()
+        if dry_run:
+            from unfreeze.verbs.unfreeze_graph import described, planned
+
+            config, step = options["pipeline_config_path"], options["step"]
+            plan = planned(graph, prefix, config, inputs, outputs, step=step, on_warning=on_warning)
+            show(described(plan).to_dict(), str(described(plan)), as_json, quiet)
+            return
+        with Verifiers(unused_tensorflow=True) if verify else nullcontext() as verifiers:
+            from unfreeze.verbs.unfreeze_graph import unfreeze_graph
+
+            exported = unfreeze_graph(
+                graph,
+                trained_checkpoint_prefix=prefix,
+                inputs=inputs,
+                outputs=outputs,
+                **options,
+                verifiers=verifiers,
+                on_progress=on_progress,
+                on_warning=on_warning,
+            )
+    show_exported(exported, as_json, quiet)
+
+
+def show_exported(exported: "Exported", as_json: bool, quiet: bool) -> None:
     proved = f"{table(exported.report)}\n" if exported.report else "not verified\n"
     show(exported.to_dict(), f"{proved}exported {exported.saved_model}", as_json, quiet)
 

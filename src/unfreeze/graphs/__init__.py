@@ -1,7 +1,7 @@
 """A frozen graph of any architecture -> the same graph on variables."""
 
 from unfreeze.graphs.ends import Ends, find_ends
-from unfreeze.graphs.files import FrozenGraph, is_frozen, read_frozen
+from unfreeze.graphs.files import FrozenGraph, read_frozen
 from unfreeze.graphs.operations import require_harmless
 from unfreeze.graphs.parameters import Kept, Parameter, Parameters, find_parameters
 from unfreeze.graphs.pruning import pruned
@@ -16,7 +16,6 @@ __all__ = [
     "Unfrozen",
     "find_ends",
     "find_parameters",
-    "is_frozen",
     "pruned",
     "read_frozen",
     "require_harmless",

@@ -53,8 +53,8 @@ MOVES = re.compile(
 # They ask for the form of a tensor only.
 FORMS = ("Shape", "ShapeN", "Size", "Rank", "ZerosLike", "OnesLike")
 ARITHMETIC = (
-    "Mul", "Add", "AddV2", "AddN", "Sub", "RealDiv", "Div", "DivNoNan", "Maximum", "Minimum", "Pow", "SquaredDifference",
-    "Prelu", "Select", "SelectV2",
+    "Mul", "Add", "AddV2", "AddN", "Sub", "RealDiv", "Div", "DivNoNan", "Maximum", "Minimum", "Pow",
+    "SquaredDifference", "Prelu", "Select", "SelectV2",
 )  # fmt: skip
 
 # Where a number per channel may stand: behind these, with only such operations between that keep the channels.

@@ -69,14 +69,6 @@ class FrozenGraph:
         return {each.signature.name: each for each in self.graph.library.function}
 
 
-def is_frozen(path: str | Path) -> bool:
-    """Whether a path means a graph in a file or a SavedModel: `.pb`, or a folder with saved_model.pb. Reads nothing."""
-    path = Path(path)
-    if path.is_dir():
-        return any((folder / SAVED_MODEL).is_file() for folder in (path, path / "saved_model"))
-    return path.suffix == ".pb"
-
-
 def read_frozen(path: str | Path) -> FrozenGraph:
     """The graph at `path`: a GraphDef in a file, a SavedModel folder, or the folder above it.
 
@@ -95,7 +87,9 @@ def read_frozen(path: str | Path) -> FrozenGraph:
         with path.open("rb") as file:
             return _saved_model(path, file) if path.name == SAVED_MODEL else _graph_file(path, file)
     except (ValueError, DecodeError) as error:
-        raise SavedModelError(f"{path}: not a frozen graph, or one that is cut short ({error}): copy it again") from None
+        raise SavedModelError(
+            f"{path}: not a frozen graph, or one that is cut short ({error}): copy it again"
+        ) from None
 
 
 def _require_binary(path: Path) -> None:
@@ -124,7 +118,8 @@ def _saved_model(path: Path, file: BinaryIO) -> FrozenGraph:
     if not chosen:
         raise ValueError("it holds no graph")
     meta, start, size = chosen[0]
-    graph, large = graph_pb2.GraphDef(), {}
+    graph = graph_pb2.GraphDef()
+    large: dict[Place, tuple[int, int]] = {}
     for number, at, length in _fields(file, start, size):
         if number == 2:
             graph, large = _graph(file, at, length)

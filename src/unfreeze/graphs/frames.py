@@ -1,4 +1,4 @@
-"""In which loop each node of a graph runs, where loops are the nodes of TensorFlow 1: Enter, Merge, Exit, …"""
+"""In which loop each node of a graph runs, where loops are the nodes of TensorFlow 1 (Enter, Merge, Exit, …)."""
 
 from __future__ import annotations
 

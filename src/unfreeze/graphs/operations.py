@@ -48,8 +48,8 @@ def require_harmless(frozen: FrozenGraph) -> None:
     variables = {op for op in used if op in VARIABLES}
     if harmful:
         raise UnsupportedError(
-            f"not supported yet: {frozen.path}: it has operations that touch files, read data sets, open connections or run Python: "
-            f"{_listed(harmful)}; nothing of it was run"
+            f"not supported yet: {frozen.path}: it has operations that touch files, read data sets, open connections "
+            f"or run Python: {_listed(harmful)}; nothing of it was run"
         )
     if unknown:
         raise UnsupportedError(

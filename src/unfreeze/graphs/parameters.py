@@ -98,7 +98,7 @@ def find_parameters(frozen: FrozenGraph, names: Mapping[str, tuple[int, ...]] | 
 
 def marked_name(flow: _Flow, place: Place) -> str:
     """The name of the variable that a constant was, where freezing has left it; else empty."""
-    function, name = place
+    name = place[1]
     for use in flow.uses(place):
         if use.node.op == "Identity" and use.node.name == name + READ:
             return name

@@ -17,15 +17,18 @@ from unfreeze.graphs.operations import functions_called, producer
 def pruned(frozen: FrozenGraph, ends: Ends) -> tuple[FrozenGraph, dict[str, str]]:
     """The graph reduced, and for each input by its key the placeholder that takes it.
 
-    It has the nodes and functions that the outputs need when the inputs are given. An input that is no placeholder becomes one: what made it is left out. What says on which device a node is to run
-    and with which it belongs together goes too: a frozen graph of a machine with a GPU has to run on one without.
+    It has the nodes and functions that the outputs need when the inputs are given. An input that is no placeholder
+    becomes one: what made it is left out. What says on which device a node is to run, and with which other it belongs,
+    goes too: a frozen graph of a machine with a GPU has to run on one without.
 
     Raises: UnsupportedError when the outputs need a placeholder that is not among the inputs.
     """
     graph = graph_pb2.GraphDef(versions=frozen.graph.versions)
     inputs = {end.tensor: key for key, end in ends.inputs.items()}
     nodes = {node.name: node for node in frozen.graph.node}
-    cut = {tensor: _fresh(f"input_{key}", nodes) for tensor, key in inputs.items() if not _is_placeholder(tensor, nodes)}
+    cut = {
+        tensor: _fresh(f"input_{key}", nodes) for tensor, key in inputs.items() if not _is_placeholder(tensor, nodes)
+    }
     needed = _needed(nodes, [end.tensor for end in ends.outputs.values()], inputs)
     for tensor, name in cut.items():
         end = ends.inputs[inputs[tensor]]

@@ -45,11 +45,16 @@ def check_files(
     )
 
 
-def check_signature(program: Program) -> Check:
-    """The serving signature is what clients of the original expect, and every output is batched, in every signature."""
+def check_signature(program: Program, graph: Mapping[str, Any] | None = None) -> Check:
+    """The serving signature is what clients of the original expect, and every output is batched, in every signature.
+
+    One that was a frozen graph takes and gives what that did.
+    """
     serving = program.signatures.get(SERVING)
-    problems = [f"there is no {SERVING}"] if serving is None else serving_misfits(serving)
-    for signature in program.signatures.values():
+    problems = [f"there is no {SERVING}"] if serving is None else []
+    if serving is not None:
+        problems += graph_misfits(serving, graph) if graph else serving_misfits(serving)
+    for signature in program.signatures.values() if not graph else ():
         problems += batch_misfits(signature)
     told = {
         name: {
@@ -66,6 +71,18 @@ def check_signature(program: Program) -> Check:
         f"{SERVING}: {found} -> {len(serving.outputs) if serving else 0} outputs; also {others or 'no other'}",
         {"signatures": told},
     )
+
+
+def graph_misfits(serving: Signature, graph: Mapping[str, Any]) -> list[str]:
+    """Say what is missing of the inputs and outputs of the frozen graph, and what is new."""
+    return [
+        f"{SERVING} has the {what} {', '.join(sorted(here)) or 'none'}, the frozen graph {', '.join(sorted(there))}"
+        for what, here, there in (
+            ("inputs", serving.inputs, graph["inputs"]),
+            ("outputs", serving.outputs, graph["outputs"]),
+        )
+        if set(here) != set(there)
+    ]
 
 
 def serving_misfits(serving: Signature) -> list[str]:

@@ -41,7 +41,10 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Everything that was asked for, in the order in which the workers come to it."""
+    """Everything that was asked for, in the order in which the workers come to it.
+
+    `graph` says of a SavedModel that was a frozen graph how its inputs and outputs are called there.
+    """
 
     program: Program
     tried: list[Case]
@@ -52,6 +55,7 @@ class Evidence:
     cpp_loader: Loaded
     against: "Loaded | Future[Reply[Answers]] | list[Answer] | str | None"
     in_memory: list[Answer] | str | None
+    graph: Mapping[str, Any] | None = None
 
     def reference(self, case: Case) -> Answer | None:
         """Give the answer that the others are held against: the TF2 loader's, to each picture alone."""
@@ -67,6 +71,7 @@ def gather(
     form: str | None,
     against: Program | Path | Model | None,
     in_memory: Model | None,
+    graph: Mapping[str, Any] | None = None,
 ) -> Evidence:
     """Ask the workers everything, and meanwhile the functions in this process."""
     serving = program.signatures.get(SERVING)
@@ -87,7 +92,7 @@ def gather(
         compared = Loaded(asked, workers.tf1.ask("either_loader", str(against.path.parent), calls(asked)))
     elif isinstance(against, Path):
         singles = [case.pictures[place : place + 1] for case in tried for place in (0, 1)]
-        compared = workers.tf1.ask("frozen_graph", str(against), singles)
+        compared = workers.tf1.ask("frozen_graph", str(against), singles, graph)
     elif against is not None:
         compared = ask_function(against, tried)
     return Evidence(
@@ -100,6 +105,7 @@ def gather(
         cpp_loader=cpp_loader,
         against=compared,
         in_memory=None if in_memory is None else ask_function(in_memory, tried),
+        graph=graph,
     )
 
 

@@ -1,22 +1,22 @@
 """What the worker with TensorFlow in it does: read variables, and load by the TF2 and the TF1 loader."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from unfreeze.errors import SavedModelError
+from unfreeze.errors import SavedModelError, UnsupportedError
 from unfreeze.proof.calls import Answers, Call, answers, one_line
 from unfreeze.proof.detections import DETECTION
 from unfreeze.proof.pictures import Feed, feeds, side_feeds
 from unfreeze.proof.program import Tensor
 from unfreeze.proof.weights import Stored, digest
 
-# What the placeholder of a frozen graph is called -> what it takes.
-FROZEN_INPUTS = {"image_tensor": "uint8", "encoded_image_string_tensor": "string", "tf_example": "string"}
+# What the placeholder of a frozen graph is called.
+FROZEN_INPUTS = ("image_tensor", "encoded_image_string_tensor", "tf_example")
 FROZEN_OUTPUTS = (
     *DETECTION,
     "detection_multiclass_scores",
@@ -69,8 +69,8 @@ def either_loader(saved_model: str, calls: Sequence[Call]) -> Answers:
         return tf2_loader(saved_model, calls)
 
 
-def frozen_graph(path: str, pictures: Sequence[np.ndarray]) -> Answers:
-    """A frozen graph as the original exporter writes it, asked by the names of its tensors.
+def frozen_graph(path: str, pictures: Sequence[np.ndarray], graph: Mapping[str, Any] | None = None) -> Answers:
+    """A frozen graph, asked by the names of its tensors: those in `graph`, or those of the original exporter.
 
     The pictures are the first and the second of each case in turn.
 
@@ -82,24 +82,37 @@ def frozen_graph(path: str, pictures: Sequence[np.ndarray]) -> Answers:
         graph_def.ParseFromString(Path(path).read_bytes())
     except Exception as error:
         raise SavedModelError(f"{path}: not a frozen graph: {error}") from error
+    tensor_name, outputs = _told_ends(graph) if graph else _named_ends(path, graph_def)
+    side = {node.name: _placeholder(node) for node in graph_def.node if node.op == "Placeholder"}
+    side.pop(tensor_name.split(":")[0], None)
+    with tf.Graph().as_default() as imported, tf.compat.v1.Session() as session:
+        tf.graph_util.import_graph_def(graph_def, name="")
+        del graph_def
+        tensor = Tensor(tensor_name, imported.get_tensor_by_name(tensor_name).dtype.name, None)
+        form = tensor_name.split(":")[0]
+        calls = [
+            Call("", "", tensor_name, outputs, feeds(picture, tensor, form), side_feeds(side, (place % 2,)))
+            for place, picture in enumerate(pictures)
+        ]
+        return answers(_runner(session), calls, time.perf_counter() - start)
+
+
+def _told_ends(graph: Mapping[str, Any]) -> tuple[str, Mapping[str, str]]:
+    """The tensor that takes pictures, and those that answer."""
+    if len(graph["inputs"]) != 1:
+        raise UnsupportedError(f"not supported yet: comparing a graph of {len(graph['inputs'])} inputs")
+    return next(iter(graph["inputs"].values())), graph["outputs"]
+
+
+def _named_ends(path: str, graph_def: Any) -> tuple[str, Mapping[str, str]]:
+    """The same, as the original exporter calls them."""
     names = {node.name for node in graph_def.node}
     missing = [name for name in DETECTION if name not in names]
     given = [name for name in FROZEN_INPUTS if name in names]
     if missing or not given:
         lacks = ", ".join(missing) or f"input called {' or '.join(FROZEN_INPUTS)}"
         raise SavedModelError(f"{path}: no detection graph of the Object Detection API, it has no {lacks}")
-    outputs = {name: f"{name}:0" for name in FROZEN_OUTPUTS if name in names}
-    tensor = Tensor(f"{given[0]}:0", FROZEN_INPUTS[given[0]], None)
-    side = {node.name: _placeholder(node) for node in graph_def.node if node.op == "Placeholder"}
-    del side[given[0]]
-    calls = [
-        Call("", "", tensor.name, outputs, feeds(picture, tensor, given[0]), side_feeds(side, (place % 2,)))
-        for place, picture in enumerate(pictures)
-    ]
-    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-        tf.import_graph_def(graph_def, name="")
-        del graph_def
-        return answers(_runner(session), calls, time.perf_counter() - start)
+    return f"{given[0]}:0", {name: f"{name}:0" for name in FROZEN_OUTPUTS if name in names}
 
 
 def _placeholder(node: Any) -> Tensor:

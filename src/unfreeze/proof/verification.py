@@ -41,8 +41,8 @@ def verify(
         in_memory: the model that was saved, as such a function.
         images: pictures to try, files or uint8 `[H, W, 3]`, instead of an artificial one.
         tolerances: how far `against` may differ.
-        record: what the export said of its files (`weights`, `files`, `input_type`); default: the export.json in the
-            folder or beside it.
+        record: what the export said of its files (`weights`, `files`, `input_type`, of a frozen graph `graph`: its
+            `inputs` and `outputs`, tensors by key); default: the export.json in the folder or beside it.
         verifiers: worker processes that were started earlier.
 
     Raises:
@@ -65,11 +65,11 @@ def verify(
     with ExitStack() as stack:
         workers = verifiers or stack.enter_context(Verifiers())
         on_progress("loading it in processes of their own")
-        form = record.get("input_type")
-        evidence = gather(folder, program, tried, workers, form=form, against=other, in_memory=in_memory)
+        form, graph = record.get("input_type"), record.get("graph")
+        evidence = gather(folder, program, tried, workers, form=form, against=other, in_memory=in_memory, graph=graph)
         steps: dict[str, Callable[[], Check]] = {
             "files": lambda: checks.check_files(folder, evidence, digests, record.get("files", {})),
-            "signature": lambda: checks.check_signature(program),
+            "signature": lambda: checks.check_signature(program, record.get("graph")),
             "weights": lambda: checks.check_weights(evidence, weights),
             "tf2_loader": lambda: checks.check_loader("tf2_loader", evidence, evidence.tf2_loader),
             "batch": lambda: checks.check_batch(evidence),

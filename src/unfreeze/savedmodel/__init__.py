@@ -2,6 +2,16 @@
 
 from unfreeze.savedmodel.objects import variable_key
 from unfreeze.savedmodel.signatures import INPUT_TYPES
+from unfreeze.savedmodel.unfrozen import doors, input_types, write_unfrozen
 from unfreeze.savedmodel.writer import Exportable, trace, write_saved_model
 
-__all__ = ["INPUT_TYPES", "Exportable", "trace", "variable_key", "write_saved_model"]
+__all__ = [
+    "INPUT_TYPES",
+    "Exportable",
+    "doors",
+    "input_types",
+    "trace",
+    "variable_key",
+    "write_saved_model",
+    "write_unfrozen",
+]

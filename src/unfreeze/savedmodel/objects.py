@@ -6,6 +6,7 @@ Source: tensorflow/core/protobuf/saved_object_graph.proto and python/saved_model
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import tensorflow as tf
@@ -18,6 +19,16 @@ SUFFIX = "/.ATTRIBUTES/" + VARIABLE_VALUE
 def variable_key(name: str) -> str:
     """The key in variables/ of the variable that the checkpoint calls `name`."""
     return name.removesuffix(SUFFIX) + SUFFIX
+
+
+@dataclass(frozen=True)
+class Handle:
+    """A variable that need not be in memory: its handle, which functions capture, and what it holds."""
+
+    handle: tf.Tensor
+    dtype: tf.DType
+    shape: tf.TensorShape
+    trainable: bool
 
 
 class ObjectGraph:
@@ -42,7 +53,7 @@ class ObjectGraph:
         node.user_object.version.producer = node.user_object.version.min_consumer = 1
         return number
 
-    def variable(self, name: str, variable: tf.Variable) -> int:
+    def variable(self, name: str, variable: tf.Variable | Handle) -> int:
         """A variable, restored from variables/ under `variable_key(name)`."""
         number, node = self._add()
         node.variable.dtype = variable.dtype.as_datatype_enum

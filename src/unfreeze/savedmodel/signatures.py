@@ -35,14 +35,14 @@ def signature(detector: Detector, detect: Detect, input_type: str, input_shape: 
     num_images = input_shape[0] if input_shape else next((spec.shape[0] for spec in side if spec.shape[0]), None)
     if decode is None:
         spec = tf.TensorSpec([num_images, *(input_shape or ANY_SHAPE)[1:]], dtype, name=detector.input_name)
-        return _by_name(lambda images, *given: detect(*detector.preprocess(images), *given), [spec, *side])
+        return by_name(lambda images, *given: detect(*detector.preprocess(images), *given), [spec, *side])
     preprocess = detector.preprocess if input_shape is None else partial(_resized_first, detector, input_shape[1:3])
     spec = tf.TensorSpec([num_images], dtype, name=detector.input_name)
 
     def call(strings: tf.Tensor, *given: tf.Tensor) -> dict[str, tf.Tensor]:
         return detect(*ops.decoded_batch(strings, decode, preprocess, detector.preprocessed_shape), *given)
 
-    return _by_name(call, [spec, *side])
+    return by_name(call, [spec, *side])
 
 
 def named(function: Any, names: Mapping[int, str]) -> Any:
@@ -57,28 +57,28 @@ def named(function: Any, names: Mapping[int, str]) -> Any:
         known = tf.where(found & (numbers < len(table)), numbers, 0)
         return outputs | {"detection_class_names": tf.gather(tf.constant(table), known)}
 
-    return _traced(call, _specs(function))
+    return traced(call, specs_of(function))
 
 
 def called(function: Any, arguments: Sequence[str]) -> Any:
     """The same function again, for `__call__` of the loaded model, whose arguments may be given by place."""
-    specs = {spec.name: spec for spec in _specs(function)}
+    specs = {spec.name: spec for spec in specs_of(function)}
     places = [list(arguments).index(name) for name in specs]
-    return _traced(lambda *inputs: function(*(inputs[i] for i in places)), [specs[name] for name in arguments])
+    return traced(lambda *inputs: function(*(inputs[i] for i in places)), [specs[name] for name in arguments])
 
 
-def _by_name(call: Detect, specs: Sequence[tf.TensorSpec]) -> Any:
+def by_name(call: Detect, specs: Sequence[tf.TensorSpec]) -> Any:
     """With its arguments in the order of their names: so a loader hands them to a signature."""
     order = sorted(range(len(specs)), key=lambda i: specs[i].name)
     places = [order.index(i) for i in range(len(specs))]
-    return _traced(lambda *inputs: call(*(inputs[i] for i in places)), [specs[i] for i in order])
+    return traced(lambda *inputs: call(*(inputs[i] for i in places)), [specs[i] for i in order])
 
 
-def _traced(call: Detect, specs: Sequence[tf.TensorSpec]) -> Any:
+def traced(call: Detect, specs: Sequence[tf.TensorSpec]) -> Any:
     return tf.function(call, input_signature=specs, autograph=False).get_concrete_function()
 
 
-def _specs(function: Any) -> Sequence[tf.TensorSpec]:
+def specs_of(function: Any) -> Sequence[tf.TensorSpec]:
     specs, _ = function.structured_input_signature
     return specs
 

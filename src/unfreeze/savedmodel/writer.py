@@ -20,7 +20,7 @@ from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
 from unfreeze.detectors import Detector
 from unfreeze.savedmodel.graph import MainGraph
-from unfreeze.savedmodel.objects import ObjectGraph, variable_key
+from unfreeze.savedmodel.objects import Handle, ObjectGraph, variable_key
 from unfreeze.savedmodel.signatures import Shape, called, named, signature
 
 OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
@@ -63,13 +63,40 @@ def write_saved_model(
     signatures = {"serving_default": serving, **made}
     if label_map is not None:
         signatures["named"] = named(serving, label_map[1])
+    arguments = [exportable.detector.input_name, *exportable.detector.side_inputs]
+    write_signatures(signatures, arguments, variables, variables, folder, derived=derived, label_map=label_map)
+
+
+def write_signatures(
+    signatures: Mapping[str, Any],
+    arguments: Sequence[str],
+    variables: Mapping[str, tf.Variable | Handle],
+    values: Mapping[str, Any],
+    folder: Path,
+    *,
+    derived: Any = None,
+    functions: Sequence[Any] = (),
+    label_map: tuple[Path, Mapping[int, str]] | None = None,
+) -> None:
+    """Writes traced functions on one set of variables as the signatures of a SavedModel.
+
+    Args:
+        signatures: `serving_default` among them, which is the model's `__call__` too.
+        arguments: the order in which `__call__` takes its inputs.
+        variables: by the name that each has in variables/; the signatures have captured their handles.
+        values: what is saved for each variable; asked for one after the other.
+        derived: a resource of the weights room that is filled once the variables are restored.
+        functions: FunctionDefs that the signatures call by name.
+    """
     objects, graph = ObjectGraph(), MainGraph()
     nodes = _variables(objects, graph, variables)
-    number = objects.child(0, "derived", objects.computed_variable(derived.handle))
-    nodes[number] = graph.handle("derived", tf.variant, [])
-    objects.child(0, "initializer", objects.initializer(derived.creator, derived.initializer))
-    arguments = [exportable.detector.input_name, *exportable.detector.side_inputs]
-    call = called(serving, arguments)
+    concretes = list(signatures.values())
+    if derived is not None:
+        number = objects.child(0, "derived", objects.computed_variable(derived.handle))
+        nodes[number] = graph.handle("derived", tf.variant, [])
+        objects.child(0, "initializer", objects.initializer(derived.creator, derived.initializer))
+        concretes += [derived.creator, derived.initializer]
+    call = called(signatures["serving_default"], arguments)
     objects.child(0, "__call__", objects.function(call, arguments))
     signature_map = objects.child(0, "signatures", objects.user_object("signature_map"))
     meta_graph = meta_graph_pb2.MetaGraphDef()
@@ -81,14 +108,15 @@ def write_saved_model(
             continue
         captured = [nodes[each] for each in objects.captured(concrete)]
         meta_graph.signature_def[name].CopyFrom(graph.signature(name, concrete, captured))
-    graph.initializer(derived.initializer, [nodes[each] for each in objects.captured(derived.initializer)])
+    if derived is not None:
+        graph.initializer(derived.initializer, [nodes[each] for each in objects.captured(derived.initializer)])
+        _tell_initializer(meta_graph)
     _add_label_map(objects, graph, meta_graph, folder, label_map)
-    concretes = {id(each): each for each in (call, *signatures.values(), derived.creator, derived.initializer)}
-    _finish(meta_graph, graph, objects, list(concretes.values()))
-    _write(folder, meta_graph, objects, variables)
+    _finish(meta_graph, graph, objects, list({id(each): each for each in (call, *concretes)}.values()), functions)
+    _write(folder, meta_graph, objects, values)
 
 
-def _variables(objects: ObjectGraph, graph: MainGraph, variables: Mapping[str, tf.Variable]) -> dict[int, str]:
+def _variables(objects: ObjectGraph, graph: MainGraph, variables: Mapping[str, tf.Variable | Handle]) -> dict[int, str]:
     """Each variable as an object and as a node of the graph; objects to nodes."""
     held = objects.child(0, "weights", objects.user_object("trackable_list_wrapper"))
     nodes = {}
@@ -116,8 +144,10 @@ def _add_label_map(
     asset.tensor_info.name = graph.placeholder("label_map", tf.string, []) + ":0"
 
 
-def _finish(meta_graph: Any, graph: MainGraph, objects: ObjectGraph, concretes: Sequence[Any]) -> None:
-    meta_graph.graph_def.CopyFrom(graph.finished(concretes))
+def _finish(
+    meta_graph: Any, graph: MainGraph, objects: ObjectGraph, concretes: Sequence[Any], functions: Sequence[Any]
+) -> None:
+    meta_graph.graph_def.CopyFrom(graph.finished(concretes, functions))
     meta_graph.saver_def.CopyFrom(graph.saver_def)
     meta_graph.object_graph_def.CopyFrom(objects.saved)
     info = meta_graph.meta_info_def
@@ -127,20 +157,23 @@ def _finish(meta_graph: Any, graph: MainGraph, objects: ObjectGraph, concretes: 
     info.CopyFrom(exported.meta_info_def)
     meta_graph.graph_def.CopyFrom(exported.graph_def)
     info.tags.append("serve")
-    meta_graph.collection_def["saved_model_main_op"].node_list.value.append(graph.INITIALIZER)
-    meta_graph.signature_def[INITIALIZER].outputs[INITIALIZER].name = graph.INITIALIZER
+
+
+def _tell_initializer(meta_graph: Any) -> None:
+    name = MainGraph.INITIALIZER
+    meta_graph.collection_def["saved_model_main_op"].node_list.value.append(name)
+    meta_graph.signature_def[INITIALIZER].outputs[INITIALIZER].name = name
     meta_graph.signature_def[INITIALIZER].outputs[INITIALIZER].tensor_shape.unknown_rank = True
 
 
-def _write(folder: Path, meta_graph: Any, objects: ObjectGraph, variables: Mapping[str, tf.Variable]) -> None:
+def _write(folder: Path, meta_graph: Any, objects: ObjectGraph, values: Mapping[str, Any]) -> None:
     (folder / "variables").mkdir(parents=True, exist_ok=True)
-    tensors = {variable_key(name): variable for name, variable in variables.items()}
-    keys = sorted(tensors)
+    names = sorted(values, key=variable_key)
     tf.raw_ops.SaveV2(
         prefix=str(folder / "variables" / "variables"),
-        tensor_names=[OBJECT_GRAPH, *keys],
-        shape_and_slices=[""] * (len(keys) + 1),
-        tensors=[tf.constant(objects.trackable.SerializeToString(deterministic=True)), *(tensors[key] for key in keys)],
+        tensor_names=[OBJECT_GRAPH, *map(variable_key, names)],
+        shape_and_slices=[""] * (len(names) + 1),
+        tensors=[tf.constant(objects.trackable.SerializeToString(deterministic=True)), *(values[n] for n in names)],
     )
     saved_model = saved_model_pb2.SavedModel(saved_model_schema_version=1)
     saved_model.meta_graphs.append(meta_graph)

@@ -105,7 +105,7 @@ def export(
     config = read_pipeline_config(
         config_path, allow_unknown_fields=allow_unknown_fields, override=config_override, on_warning=warn
     )
-    labels = _labels(label_map)
+    labels = labels_of(label_map)
     bound_config = with_keypoint_labels(config, config_path.parent, label_map, warn)
     target = (
         Path(output_directory)
@@ -191,7 +191,7 @@ def _write(
         write_warmup(folder, asked, exportable.detector.input_name)
     except (OSError, tf.errors.OpError) as error:  # a full disk is one or the other, by the file that it hits
         raise OutputError(
-            f"{folder.parent.parent}: cannot be written: {_reason(error)}; choose another --output-directory"
+            f"{folder.parent.parent}: cannot be written: {reason(error)}; choose another --output-directory"
         ) from None
 
 
@@ -249,10 +249,10 @@ def _record(
             "step": checkpoint.step,
             "format": checkpoint.format,
             "files": {
-                path.name: {"size_bytes": path.stat().st_size, "sha256": _sha256(path)} for path in checkpoint.files()
+                path.name: {"size_bytes": path.stat().st_size, "sha256": sha256(path)} for path in checkpoint.files()
             },
         },
-        "pipeline_config": {"path": str(config_path), "sha256": _sha256(config_path)},
+        "pipeline_config": {"path": str(config_path), "sha256": sha256(config_path)},
         "model": config.model.WhichOneof("model"),
         "feature_extractor": feature_extractor(config).type,
         "num_classes": getattr(config.model, config.model.WhichOneof("model")).num_classes,
@@ -278,14 +278,14 @@ def _input_types(given: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*first, *(given if len(given) > 1 else INPUT_TYPES)]))
 
 
-def _labels(path: str | Path | None) -> tuple[Path, Mapping[int, str]] | None:
+def labels_of(path: str | Path | None) -> tuple[Path, Mapping[int, str]] | None:
     if path is None:
         return None
     labels = read_label_map(path)
     return Path(path), {number: labels.text(number) for number in labels.names}
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -293,7 +293,7 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _reason(error: OSError | tf.errors.OpError) -> str:
+def reason(error: OSError | tf.errors.OpError) -> str:
     """What the system said: of TensorFlow's `{{node}} PATH; No space left on device [Op:SaveV2]` the middle."""
     if isinstance(error, OSError):
         return error.strerror or str(error)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from unfreeze.errors import SavedModelError, UnsupportedError
+from unfreeze.weights import find_checkpoints
 
 
 def saved_model_folder(path: str | Path) -> Path:
@@ -20,3 +21,15 @@ def saved_model_folder(path: str | Path) -> Path:
             return candidate
     what = "has no saved_model.pb" if folder.is_dir() else "does not exist" if not folder.exists() else "is a file"
     raise SavedModelError(f"{folder} {what}: give the folder that holds saved_model.pb, or the one above it")
+
+
+def means_graph(path: str | Path) -> bool:
+    """Whether a path to be exported means a graph rather than a checkpoint: a .pb file, or a SavedModel's folder.
+
+    A folder that has checkpoints as well, as the model zoo's have, means these.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return path.suffix == ".pb"
+    graph = any((folder / "saved_model.pb").is_file() for folder in (path, path / "saved_model"))
+    return graph and not find_checkpoints(path)

@@ -1,0 +1,372 @@
+"""A frozen graph to an unfrozen SavedModel that has been proved: its constants are variables again."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from unfreeze import __version__, proof
+from unfreeze.config import read_pipeline_config
+from unfreeze.errors import ConfigError, OutputError, UnsupportedError, VerificationError, WeightsError
+from unfreeze.graphs import (
+    Ends,
+    FrozenGraph,
+    Parameters,
+    find_ends,
+    find_parameters,
+    pruned,
+    read_frozen,
+    require_harmless,
+    unfrozen,
+)
+from unfreeze.proof.files import megabytes
+from unfreeze.proof.weights import to_record
+from unfreeze.savedmodel import doors, variable_key, write_unfrozen
+from unfreeze.savedmodel import input_types as possible_input_types
+from unfreeze.verbs.export import RECORD, Exported, Say, find_pipeline_config, labels_of, reason, sha256
+from unfreeze.verbs.findings import Fact, Found, amount, fact
+from unfreeze.verbs.staging import staged
+from unfreeze.weights import Checkpoint, open_checkpoint, training_state
+
+CHECKPOINT = "model.ckpt"
+ENTRIES = ("saved_model", RECORD)
+CHECKPOINT_ENTRIES = ("checkpoint", f"{CHECKPOINT}.index", f"{CHECKPOINT}.data-00000-of-00001")
+SHADOW = "/ExponentialMovingAverage"
+SHOWN = 12  # constants of each kind that are told one by one
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be made of a graph: where it takes and gives, and which constants become variables.
+
+    `sources` says which tensor of the checkpoint each variable takes; it is empty where they keep the graph's values.
+    """
+
+    frozen: FrozenGraph
+    ends: Ends
+    placeholders: Mapping[str, str]
+    parameters: Parameters
+    checkpoint: Checkpoint | None
+    sources: Mapping[str, str]
+
+    def value(self, name: str) -> np.ndarray:
+        """The value of a variable."""
+        if self.checkpoint is not None:
+            return self.checkpoint.read(self.sources[name])
+        return self.frozen.tensor(self._places[name])
+
+    @property
+    def _places(self) -> Mapping[str, Any]:
+        return {parameter.name: parameter.place for parameter in self.parameters.found}
+
+
+def unfreeze_graph(
+    graph: str | Path,
+    *,
+    trained_checkpoint_prefix: str | Path | None = None,
+    pipeline_config_path: str | Path | None = None,
+    output_directory: str | Path | None = None,
+    inputs: Mapping[str, str] | None = None,
+    outputs: Mapping[str, str] | None = None,
+    input_types: Sequence[str] = (),
+    label_map: str | Path | None = None,
+    step: int | None = None,
+    write_checkpoint: bool = False,
+    overwrite: bool = False,
+    verify: bool = True,
+    verifiers: proof.Verifiers | None = None,
+    on_progress: Say | None = None,
+    on_warning: Say | None = None,
+) -> Exported:
+    """Write a frozen graph as an unfrozen, servable SavedModel, and prove it before it is put in place.
+
+    Args:
+        graph: a frozen graph (.pb), or a SavedModel whose weights are constants.
+        trained_checkpoint_prefix: a checkpoint of the same training, whose tensors the variables take.
+        pipeline_config_path: tells whether those are the moving averages; by default the pipeline.config beside it.
+        output_directory: where saved_model/ and export.json go; by default `exported`.
+        inputs: tensors of the graph by the key of the signature, where names do not tell them; also `outputs`.
+        input_types: what `serving_default` takes; without it what the graph takes.
+        label_map: goes to assets/, and adds the signature `named`, which tells class names.
+        step: of the checkpoint, where `trained_checkpoint_prefix` is a folder.
+        write_checkpoint: whether to write a TensorFlow 1 checkpoint of the variables too.
+        verify: whether the result is loaded again, run and compared with the frozen graph before it is in place.
+
+    Raises:
+        UnfreezeError: of the kind that fits (errors.py); nothing is left behind. VerificationError: a check failed.
+    """
+    say, warn = on_progress or (lambda line: None), on_warning or (lambda line: None)
+    labels = labels_of(label_map)
+    target = Path(output_directory) if output_directory is not None else Path("exported")
+    entries = (*ENTRIES, *(CHECKPOINT_ENTRIES if write_checkpoint else ()))
+    say(f"reading {graph}")
+    plan = planned(
+        graph, trained_checkpoint_prefix, pipeline_config_path, inputs or {}, outputs or {}, step=step, on_warning=warn
+    )
+    types = _input_types(plan, input_types)
+    with (
+        staged(target, entries, overwrite=overwrite) as staging,
+        proof.Verifiers() if verify and verifiers is None else nullcontext(verifiers) as workers,
+    ):
+        say(f"writing {len(plan.parameters.found)} variables")
+        _write(plan, staging, types, labels, write_checkpoint)
+        record = _record(plan, types)
+        report = None if workers is None else _prove(plan, staging / "saved_model", record, workers, say)
+        record |= {
+            "verified": report is not None and report.passed,
+            "checks": [check.to_dict() for check in report.checks] if report else [],
+            **(report.record if report else {"weights": _weights_record(plan)}),
+        }
+        (staging / RECORD).write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+        if report is not None and not report.passed:
+            raise VerificationError(f"{target}: not exported, since a check of it failed:\n{report.table()}")
+    return Exported(target, record, report)
+
+
+def planned(
+    graph: str | Path,
+    trained_checkpoint_prefix: str | Path | None,
+    pipeline_config_path: str | Path | None,
+    inputs: Mapping[str, str],
+    outputs: Mapping[str, str],
+    *,
+    step: int | None = None,
+    on_warning: Say = lambda line: None,
+) -> Plan:
+    """Read a graph and tell what becomes of it; nothing of it is run.
+
+    Raises: UnsupportedError, SavedModelError, CheckpointError, WeightsError.
+    """
+    frozen = read_frozen(graph)
+    if not frozen.signatures:
+        require_harmless(frozen)
+    ends = find_ends(frozen, inputs, outputs)
+    frozen, placeholders = pruned(frozen, ends)
+    require_harmless(frozen)
+    if trained_checkpoint_prefix is None:
+        parameters = find_parameters(frozen)
+        if not parameters.found:
+            raise UnsupportedError(f"{graph}: it has no weights: none of its constants is a parameter of an operation")
+        return Plan(frozen, ends, placeholders, parameters, None, {})
+    checkpoint = open_checkpoint(trained_checkpoint_prefix, step)
+    for note in checkpoint.notes:
+        on_warning(note)
+    if checkpoint.format == "tf2":
+        raise UnsupportedError(
+            f"not supported yet: {checkpoint.prefix} is a checkpoint of TensorFlow 2, whose keys are not the names in "
+            "a frozen graph; leave out --trained-checkpoint-prefix, or export the checkpoint with its pipeline.config"
+        )
+    parameters = find_parameters(frozen, {name: tensor.shape for name, tensor in checkpoint.tensors.items()})
+    sources = _sources(frozen, parameters, checkpoint, _averaged(checkpoint, pipeline_config_path))
+    return Plan(frozen, ends, placeholders, parameters, checkpoint, sources)
+
+
+def described(plan: Plan) -> Found:
+    """What a plan makes of a graph, for `--dry-run` and `inspect`."""
+    found, kept = plan.parameters.found, plan.parameters.kept
+    inputs = {key: f"{end.tensor} {end.dtype.name}" for key, end in plan.ends.inputs.items()}
+    outputs = {key: f"{end.tensor} {end.dtype.name}" for key, end in plan.ends.outputs.items()}
+    return Found(
+        plan.frozen.path, "frozen graph", [fact("inputs", inputs), fact("outputs", outputs), *verdicts(found, kept)]
+    )
+
+
+def verdicts(found: Sequence[Any], kept: Sequence[Any]) -> list[Fact]:
+    """Which constants are weights and which are not, and why, the largest first."""
+    size, kept_size = (sum(each.size_bytes for each in some) for some in (found, kept))
+    rows = [
+        {"name": p.name, "node": p.place[1], "function": p.place[0], "shape": list(p.shape), "dtype": p.dtype.name,
+         "reason": p.reason}
+        for p in found
+    ]  # fmt: skip
+    rest = [
+        {"node": k.place[1], "function": k.place[0], "shape": list(k.shape), "dtype": k.dtype.name, "reason": k.reason}
+        for k in sorted(kept, key=lambda each: -each.size_bytes)
+    ]
+    return [
+        fact("variables", rows, "\n".join([f"{amount(len(found))}, {megabytes(size)}", *_lines(rows, found)])),
+        fact("constants", rest, "\n".join([f"{amount(len(kept))}, {megabytes(kept_size)}", *_lines(rest, kept)])),
+    ]
+
+
+def _lines(rows: Sequence[Mapping[str, Any]], each: Sequence[Any]) -> list[str]:
+    ordered = sorted(zip(rows, each, strict=False), key=lambda pair: -math.prod(pair[0]["shape"]))[:SHOWN]
+    told = [f"{row.get('name', row['node'])} {row['dtype']} {row['shape']}: {row['reason']}" for row, _ in ordered]
+    return [*told, *([f"… and {len(rows) - SHOWN} smaller ones (--json tells all)"] if len(rows) > SHOWN else [])]
+
+
+def _averaged(checkpoint: Checkpoint, pipeline_config_path: str | Path | None) -> bool:
+    """Whether the config of a checkpoint asks for its moving averages; without a config it does not."""
+    try:
+        path = find_pipeline_config(checkpoint, pipeline_config_path)
+    except ConfigError:
+        return False
+    return bool(read_pipeline_config(path, allow_unknown_fields=True).eval_config.use_moving_averages)
+
+
+def _sources(frozen: FrozenGraph, parameters: Parameters, checkpoint: Checkpoint, averaged: bool) -> dict[str, str]:
+    """The tensor of the checkpoint that each variable takes; the names prove that the two belong together.
+
+    Raises: WeightsError when they do not.
+    """
+    tensors = checkpoint.tensors
+    problems = []
+    for parameter in parameters.found:
+        held = tensors.get(parameter.name)
+        if held is None:
+            problems.append(f"the checkpoint has no {parameter.name} {list(parameter.shape)}")
+        elif (held.shape, held.dtype) != (parameter.shape, parameter.dtype.name):
+            problems.append(
+                f"{parameter.name} is {parameter.dtype.name} {list(parameter.shape)} in the graph, {held.dtype} "
+                f"{list(held.shape)} in the checkpoint"
+            )
+    names = {parameter.name for parameter in parameters.found}
+    scopes = {name.rpartition("/")[0] for name in names}
+    left = [
+        name
+        for name in tensors
+        if name not in names and not training_state(name) and _scopes(name) & scopes and name.rpartition("/")[0]
+    ]
+    problems += [f"the graph has no {name}, which an optimization has merged into others, perhaps" for name in left]
+    if not names:
+        problems.append("no constant of the graph has the name of a tensor in the checkpoint")
+    if problems:
+        more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise WeightsError(
+            f"{checkpoint.prefix} does not belong to {frozen.path}: {'; '.join(problems[:3])}{more}; give the "
+            "checkpoint that the graph was frozen from, or leave out --trained-checkpoint-prefix"
+        )
+    return {name: name + SHADOW if averaged and name + SHADOW in tensors else name for name in sorted(names)}
+
+
+def _scopes(name: str) -> set[str]:
+    """The scope of a variable and the one around it: of `Conv/BatchNorm/gamma` both `Conv/BatchNorm` and `Conv`."""
+    scope = name.rpartition("/")[0]
+    return {scope, scope.rpartition("/")[0]} - {""}
+
+
+def _input_types(plan: Plan, given: Sequence[str]) -> tuple[str, ...]:
+    """The signatures to write, that of `serving_default` first: those given if there are several, else all."""
+    possible = possible_input_types(doors(plan.ends, plan.placeholders))
+    for name in given:
+        if name not in possible:
+            told = ", ".join(possible) or "none, since it has not one input for pictures of 0 to 255"
+            raise UnsupportedError(
+                f"not supported yet: --input-type {name} with {plan.frozen.path}; supported for this graph: {told}"
+            )
+    first = given[:1] or possible[:1]
+    return tuple(dict.fromkeys([*first, *(given if len(given) > 1 else possible)]))
+
+
+def _write(
+    plan: Plan,
+    folder: Path,
+    types: Sequence[str],
+    labels: tuple[Path, Mapping[int, str]] | None,
+    write_checkpoint: bool,
+) -> None:
+    try:
+        write_unfrozen(
+            plan.frozen,
+            unfrozen(plan.frozen, plan.parameters.found),
+            plan.ends,
+            doors(plan.ends, plan.placeholders),
+            lambda name: tf.constant(plan.value(name)),
+            folder / "saved_model",
+            input_types=types,
+            label_map=labels,
+        )
+        if write_checkpoint:
+            _write_checkpoint(plan, folder)
+    except (OSError, tf.errors.OpError) as error:
+        raise OutputError(
+            f"{folder.parent}: cannot be written: {reason(error)}; choose another --output-directory"
+        ) from None
+
+
+def _write_checkpoint(plan: Plan, folder: Path) -> None:
+    """A checkpoint of TensorFlow 1: each variable under its name, as the original's training restores it."""
+    names = sorted(parameter.name for parameter in plan.parameters.found)
+    tf.raw_ops.SaveV2(
+        prefix=str(folder / CHECKPOINT),
+        tensor_names=names,
+        shape_and_slices=[""] * len(names),
+        tensors=[tf.constant(plan.value(name)) for name in names],
+    )
+    (folder / "checkpoint").write_text(
+        f'model_checkpoint_path: "{CHECKPOINT}"\nall_model_checkpoint_paths: "{CHECKPOINT}"\n'
+    )
+
+
+def _prove(
+    plan: Plan, saved_model: Path, record: Mapping[str, Any], workers: proof.Verifiers, say: Callable[[str], None]
+) -> proof.Report:
+    """All checks; compared with the frozen graph unless a checkpoint has given the variables other values."""
+    path = plan.frozen.path
+    same = plan.checkpoint is None or all(
+        np.array_equal(plan.value(p.name), plan.frozen.tensor(p.place)) for p in plan.parameters.found
+    )
+    return proof.verify(
+        saved_model,
+        weights=_weights(plan),
+        against=(path.parent if plan.frozen.signatures else path) if same else None,
+        against_name=str(path),
+        record={"input_type": record["input_type"], "graph": record["graph"]},
+        verifiers=workers,
+        on_progress=say,
+    )
+
+
+def _weights(plan: Plan) -> dict[str, proof.Weight]:
+    return {
+        plan.sources.get(p.name, p.name): proof.Weight(variable_key(p.name), partial(plan.value, p.name))
+        for p in plan.parameters.found
+    }
+
+
+def _weights_record(plan: Plan) -> dict[str, Any]:
+    """What a report would record of the weights: which variable each one is, for `verify` to check later."""
+    weights = _weights(plan)
+    return to_record(weights, {weight.variable: weight.stored() for weight in weights.values()})
+
+
+def _record(plan: Plan, types: Sequence[str]) -> dict[str, Any]:
+    """What was exported from what: export.json."""
+    path, checkpoint = plan.frozen.path, plan.checkpoint
+    told: dict[str, Any] = {
+        "unfreeze": __version__,
+        "tensorflow": tf.__version__,
+        "exported_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "graph": {
+            "path": str(path),
+            "size_bytes": path.stat().st_size,
+            "sha256": sha256(path),
+            "producer": plan.frozen.graph.versions.producer,
+            "inputs": {key: end.tensor for key, end in plan.ends.inputs.items()},
+            "outputs": {key: end.tensor for key, end in plan.ends.outputs.items()},
+            **{each.name: each.value for each in verdicts(plan.parameters.found, plan.parameters.kept)},
+        },
+        "input_type": types[0] if types else None,
+        "input_types": list(types),
+    }
+    if checkpoint is not None:
+        told["checkpoint"] = {
+            "prefix": str(checkpoint.prefix),
+            "step": checkpoint.step,
+            "format": checkpoint.format,
+            "files": {
+                each.name: {"size_bytes": each.stat().st_size, "sha256": sha256(each)} for each in checkpoint.files()
+            },
+        }
+        told["moving_averages"] = {"used": sum(name != source for name, source in plan.sources.items())}
+    return told
