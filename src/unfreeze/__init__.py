@@ -13,6 +13,7 @@ from unfreeze.errors import UnfreezeError
 if TYPE_CHECKING:
     from unfreeze.verbs.export import export
     from unfreeze.verbs.inspect import inspect
+    from unfreeze.verbs.package import package_kserve, package_sagemaker, package_tensorflow_serving
     from unfreeze.verbs.predict import predict
     from unfreeze.verbs.publish import labels, prune, publish, rollback
     from unfreeze.verbs.verify import verify
@@ -26,6 +27,9 @@ __all__ = [
     "export",
     "inspect",
     "labels",
+    "package_kserve",
+    "package_sagemaker",
+    "package_tensorflow_serving",
     "predict",
     "prune",
     "publish",
@@ -38,6 +42,9 @@ VERBS = {
     "export": "unfreeze.verbs.export",
     "inspect": "unfreeze.verbs.inspect",
     "labels": "unfreeze.verbs.publish",
+    "package_kserve": "unfreeze.verbs.package",
+    "package_sagemaker": "unfreeze.verbs.package",
+    "package_tensorflow_serving": "unfreeze.verbs.package",
     "predict": "unfreeze.verbs.predict",
     "prune": "unfreeze.verbs.publish",
     "publish": "unfreeze.verbs.publish",

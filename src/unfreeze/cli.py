@@ -536,6 +536,83 @@ def labels(model_base_path: str, assignments: tuple[str, ...], remove: tuple[str
     show(now, "\n".join(f"{name}={version}" for name, version in sorted(now.items())) or "no label", as_json, False)
 
 
+@unfreeze.group()
+@click.option("--traceback", is_flag=True, expose_value=False, hidden=True)
+def package() -> None:
+    """Everything that a place where a model serves wants: tensorflow-serving, kserve or sagemaker."""
+
+
+def package_for(name: str) -> Callable[[Callable[..., None]], click.Command]:
+    """A target of `package`, with the arguments and flags that all of them take."""
+
+    def decorate(function: Callable[..., None]) -> click.Command:
+        for option in (
+            quiet,
+            as_json,
+            overwrite,
+            click.option("--traceback", is_flag=True, expose_value=False, hidden=True),
+            click.option("--for", "server", default=name, metavar="RUNTIME", help=f"Its version, such as {name}:2.18."),
+            click.option("--name", default="detector", show_default=True, help="Of the model, where it serves."),
+            click.option("--output-directory", type=PATH, default=name, show_default=True, help="Where it is written."),
+            click.argument("saved_model", type=PATH),
+        ):
+            function = option(function)
+        return package.command(name)(function)
+
+    return decorate
+
+
+def packaged(function: str, saved_model: str, as_json: bool, quiet: bool, options: dict[str, Any]) -> None:
+    """Carry out `package` by this function of its module."""
+    with progress(quiet) as (on_progress, _):
+        from unfreeze.verbs.folders import saved_model_folder
+
+        folder = saved_model_folder(saved_model)  # a wrong path is told before TensorFlow takes its seconds
+        on_progress(f"reading {folder}")
+        import_tensorflow_quietly()
+        from unfreeze.verbs import package
+
+        done = getattr(package, function)(folder, **options)
+    show(done.to_dict(), str(done), as_json, quiet)
+
+
+cpus = click.option("--cpus", type=click.IntRange(1), default=2, show_default=True, help="Of each server.")
+memory = click.option("--memory", default="4Gi", show_default=True, help="Of each server, as Kubernetes writes it.")
+version_number = click.option("--version", type=int, default=1, show_default=True, help="The model's version number.")
+
+
+@package_for("tensorflow-serving")
+@version_number
+@cpus
+@memory
+@click.option("--batching/--no-batching", default=None, help="Join requests. Default: where their sizes always fit.")
+def package_tensorflow_serving(saved_model: str, as_json: bool, quiet: bool, **options: Any) -> None:
+    """The model, TensorFlow Serving's config files, compose.yaml and kubernetes.yaml."""
+    packaged("package_tensorflow_serving", saved_model, as_json, quiet, options)
+
+
+@package_for("kserve")
+@click.option("--storage-uri", default="", help="Where the versions are, such as s3://bucket/models/NAME.")
+@cpus
+@memory
+def package_kserve(saved_model: str, as_json: bool, quiet: bool, **options: Any) -> None:
+    """An InferenceService, in inference-service.yaml."""
+    packaged("package_kserve", saved_model, as_json, quiet, options)
+
+
+@package_for("sagemaker")
+@version_number
+@click.option("--label-map", type=PATH, help="Class names (.pbtxt). Default: the one in the SavedModel's assets/.")
+@click.option("--min-score", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Answer no less.")
+@click.option("--region", default="us-east-1", show_default=True, help="Of AWS: its image is named.")
+@click.option("--role", help="ARN of the role that SageMaker assumes; may be given to deploy.py instead.")
+@click.option("--bucket", help="S3 bucket; may be given to deploy.py instead.")
+@click.option("--instance-type", default="ml.m5.xlarge", show_default=True)
+def package_sagemaker(saved_model: str, as_json: bool, quiet: bool, **options: Any) -> None:
+    """model.tar.gz, the documents of its interface, and deploy.py, which uploads and deploys them."""
+    packaged("package_sagemaker", saved_model, as_json, quiet, options)
+
+
 @verb
 @click.argument("folder", type=PATH, required=False)
 @click.option("--output-directory", type=PATH, default="unfreeze-demo", show_default=True, help="Where it is written.")

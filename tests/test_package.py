@@ -1,0 +1,344 @@
+"""What `package` writes: the same bytes each time, documents that AWS's and TensorFlow Serving's own schemas take."""
+
+from __future__ import annotations
+
+import base64
+import importlib.util
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import tensorflow as tf
+
+from unfreeze.errors import OutputError, SavedModelError, UnsupportedError
+from unfreeze.verbs.package import Packaged, package_kserve, package_sagemaker, package_tensorflow_serving
+
+LABELS = 'item { id: 1 name: "zero" }\nitem { id: 2 name: "one" }\n'
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A detector that finds two things in any picture."""
+    folder = tmp_path_factory.mktemp("detector")
+    module = tf.Module()
+    module.scores = tf.Variable([0.9, 0.6, 0.1])
+
+    def detect(pictures: tf.Tensor) -> dict[str, tf.Tensor]:
+        rows = tf.shape(pictures)[0]
+        return {
+            "detection_boxes": tf.tile(tf.constant([[[0.1, 0.2, 0.3, 0.4]] * 3]), [rows, 1, 1]),
+            "detection_classes": tf.tile([[1.0, 2.0, 1.0]], [rows, 1]),
+            "detection_scores": tf.tile(module.scores[tf.newaxis], [rows, 1]),
+            "num_detections": tf.fill([rows], 3.0),
+        }
+
+    pixels = tf.function(detect, input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, name="inputs")])
+    strings = tf.function(detect, input_signature=[tf.TensorSpec([None], tf.string, name="inputs")])
+    names = {"serving_default": pixels, "image_tensor": pixels, "encoded_image_string_tensor": strings}
+    tf.saved_model.save(module, str(folder), signatures=names)
+    (folder / "assets").mkdir(exist_ok=True)
+    (folder / "assets" / "label_map.pbtxt").write_text(LABELS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sagemaker(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Packaged:
+    return package_sagemaker(model, tmp_path_factory.mktemp("sagemaker"), name="digits", overwrite=True)
+
+
+def document(packaged: Packaged, name: str) -> Any:
+    return json.loads((packaged.folder / name).read_text())
+
+
+def test_the_archive_is_reproducible(model: Path, sagemaker: Packaged, tmp_path: Path) -> None:
+    for path in model.rglob("*"):
+        os.utime(path, (1, 1))
+    (model / "export.json").write_text("{}")
+    again = package_sagemaker(model, tmp_path / "again", name="digits")
+    (model / "export.json").unlink()
+    first = (sagemaker.folder / "model.tar.gz").read_bytes()
+    assert first == (again.folder / "model.tar.gz").read_bytes()
+    assert first[4:8] == bytes(4)  # the time in the header of gzip
+    for name in sagemaker.files:
+        assert (sagemaker.folder / name).read_bytes() == (again.folder / name).read_bytes(), name
+
+
+def test_what_the_archive_holds(sagemaker: Packaged) -> None:
+    with tarfile.open(sagemaker.folder / "model.tar.gz") as tar:
+        entries = tar.getmembers()
+    names = [entry.name for entry in entries]
+    assert names == sorted(names)
+    assert {name.split("/")[0] for name in names} == {"digits", "code"}
+    assert [name for name in names if name.endswith("saved_model.pb")] == ["digits/1/saved_model.pb"]
+    assert {(entry.mtime, entry.uid, entry.gid, entry.mode, entry.uname) for entry in entries} == {(0, 0, 0, 0o644, "")}
+
+
+def test_documents_are_arguments_of_boto3(sagemaker: Packaged) -> None:
+    botocore = pytest.importorskip("botocore.session")
+    from botocore.validate import validate_parameters
+
+    client = botocore.get_session().get_service_model("sagemaker")
+    calls = {
+        "create-model.json": "CreateModel",
+        "endpoint-config-real-time.json": "CreateEndpointConfig",
+        "endpoint-config-serverless.json": "CreateEndpointConfig",
+        "endpoint-config-async.json": "CreateEndpointConfig",
+        "endpoint.json": "CreateEndpoint",
+        "transform-job.json": "CreateTransformJob",
+    }
+    for name, operation in calls.items():
+        told = document(sagemaker, name)
+        if "ExecutionRoleArn" in told:
+            assert told["ExecutionRoleArn"] == "${ROLE_ARN}"  # until deploy.py is given one
+            told["ExecutionRoleArn"] = "arn:aws:iam::123456789012:role/sagemaker"
+        validate_parameters(told, client.operation_model(operation).input_shape)
+    container = document(sagemaker, "create-model.json")["PrimaryContainer"]
+    assert container["Image"] == "763104351884.dkr.ecr.us-east-1.amazonaws.com/tensorflow-inference:2.19.0-cpu"
+    assert container["Environment"] == {"SAGEMAKER_TFS_DEFAULT_MODEL_NAME": "digits"}
+
+
+@pytest.fixture(scope="module")
+def script(sagemaker: Packaged, tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
+    """code/inference.py as the container imports it."""
+    folder = tmp_path_factory.mktemp("unpacked")
+    with tarfile.open(sagemaker.folder / "model.tar.gz") as tar:
+        for entry in tar:
+            if entry.name.startswith("code/"):
+                (folder / Path(entry.name).name).write_bytes(tar.extractfile(entry).read())  # type: ignore[union-attr]
+    spec = importlib.util.spec_from_file_location("inference", folder / "inference.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def context(content_type: str | None, **more: Any) -> Any:
+    return SimpleNamespace(request_content_type=content_type, custom_attributes=None, **more)
+
+
+def answer(**outputs: Any) -> Any:
+    row = {"detection_boxes": [[0, 0, 1, 1]] * 3, "detection_classes": [1.0, 2.0, 7.0], **outputs}
+    row.setdefault("detection_scores", [0.9, 0.5, 0.2])
+    return SimpleNamespace(status_code=200, json=lambda: {"predictions": [row]})
+
+
+def test_a_picture_goes_in_encoded(script: ModuleType) -> None:
+    request = json.loads(script.input_handler(io.BytesIO(b"\xff\xd8picture"), context("application/x-image")))
+    text = base64.b64encode(b"\xff\xd8picture").decode()
+    assert request == {"signature_name": "encoded_image_string_tensor", "instances": [{"b64": text}]}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"b64": "aGk="},
+        {"instances": [{"b64": "aGk="}]},
+        {"instances": [{"inputs": {"b64": "aGk="}}]},
+        {"inputs": [{"b64": "aGk="}]},
+        {"inputs": {"b64": "aGk="}},
+        {"inputs": {"inputs": [{"b64": "aGk="}]}},
+    ],
+)
+def test_encoded_pictures_in_json(script: ModuleType, body: Any) -> None:
+    request = json.loads(script.input_handler(io.BytesIO(json.dumps(body).encode()), context("application/json")))
+    assert request["instances"] == [{"b64": "aGk="}]
+    assert request["signature_name"] == "encoded_image_string_tensor"
+
+
+def test_pixels_in_json_and_pictures_in_lines(script: ModuleType) -> None:
+    pixels = [[[1, 2, 3]]]
+    request = json.loads(script.input_handler(json.dumps({"instances": [pixels]}), context("application/json")))
+    assert request == {"signature_name": "image_tensor", "instances": [pixels]}
+    lines = '{"b64": "aGk="}\n\n{"b64": "aG8="}\n'
+    request = json.loads(script.input_handler(lines, context("application/jsonlines")))
+    assert request["instances"] == [{"b64": "aGk="}, {"b64": "aG8="}]
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "told"),
+    [
+        (b"", "application/x-image", "400: empty body"),
+        (b"x", "text/csv", "415: Unsupported Media Type: text/csv"),
+        (b"{", "application/json", "400: the body is not JSON"),
+        (b"\xff\xd8\xff", "application/json", "400: the body is not UTF-8 text; send a picture as application/x-image"),
+        (b'{"b64": "###"}', "application/json", '400: "b64" is not base64'),
+        (b'{"b64": 3}', "application/json", '400: "b64" is not base64'),
+        (b"3", "application/json", "400: a picture is"),
+        (b'{"instances": []}', "application/json", "400: give pictures"),
+        (b'{"instances": [{"b64": "aGk="}, [[[1, 2, 3]]]]}', "application/json", "400: give pictures, all as"),
+        (b'{"b64": "aGk="}\nrubbish', "application/jsonlines", "400: line 2 is not JSON"),
+    ],
+)
+def test_what_the_script_refuses(script: ModuleType, body: bytes, content_type: str, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        script.input_handler(io.BytesIO(body), context(content_type))
+
+
+def test_detections_above_the_threshold_have_names(script: ModuleType) -> None:
+    told, content_type = script.output_handler(answer(num_detections=3.0), context("application/x-image"))
+    assert content_type == "application/json"
+    box = [0, 0, 1, 1]
+    assert json.loads(told) == {
+        "detections": [
+            {"box": box, "class_id": 1, "class_name": "zero", "score": 0.9},
+            {"box": box, "class_id": 2, "class_name": "one", "score": 0.5},
+        ]
+    }
+    lower = SimpleNamespace(request_content_type="application/json", custom_attributes="min_score=0.1")
+    told, _ = script.output_handler(answer(num_detections=3.0), lower)
+    assert [each["class_name"] for each in json.loads(told)["predictions"][0]["detections"]] == ["zero", "one", "7"]
+    told, content_type = script.output_handler(answer(num_detections=1.0), context("application/jsonlines"))
+    assert (content_type, told.count("\n"), len(json.loads(told)["detections"])) == ("application/jsonlines", 1, 1)
+
+
+def test_what_tensorflow_serving_refuses_is_told(script: ModuleType) -> None:
+    refused = SimpleNamespace(status_code=400, json=lambda: {"error": "no such signature"})
+    with pytest.raises(ValueError, match="400: no such signature"):
+        script.output_handler(refused, context("application/x-image"))
+    broken = SimpleNamespace(status_code=500, json=lambda: json.loads(r'{"error": "\'"}'), text="what it said")
+    with pytest.raises(ValueError, match="500: what it said"):
+        script.output_handler(broken, context("application/x-image"))
+
+
+def test_a_model_without_encoded_pictures_is_refused(tmp_path: Path) -> None:
+    module = tf.Module()
+    module.one = tf.Variable(1.0)
+    call = tf.function(lambda x: {"y": x * module.one}, input_signature=[tf.TensorSpec([None], name="x")])
+    tf.saved_model.save(module, str(tmp_path / "m"), signatures={"serving_default": call})
+    with pytest.raises(SavedModelError, match="takes encoded pictures"):
+        package_sagemaker(tmp_path / "m", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["../up", "a/b", "-a", "a" * 60, "", "a b", "a\n"])
+def test_names_that_would_climb_out(model: Path, tmp_path: Path, name: str) -> None:
+    for package in (package_sagemaker, package_tensorflow_serving, package_kserve):
+        with pytest.raises(OutputError, match="--name"):
+            package(model, tmp_path / "out", name=name)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_exists_is_not_replaced(model: Path, sagemaker: Packaged) -> None:
+    with pytest.raises(OutputError, match="--overwrite"):
+        package_sagemaker(model, sagemaker.folder)
+
+
+def test_tensorflow_serving(model: Path, tmp_path: Path) -> None:
+    yaml = pytest.importorskip("yaml")
+    packaged = package_tensorflow_serving(model, tmp_path / "out", name="digits", server="2.18", cpus=4)
+    folder = packaged.folder
+    assert (folder / "models" / "digits" / "1" / "saved_model.pb").is_file()
+    compose = yaml.safe_load((folder / "compose.yaml").read_text())["services"]["serving"]
+    assert compose["image"] == packaged.image == "tensorflow/serving:2.18.1"
+    assert "--enable_batching=true" not in compose["command"]  # pixels of any size do not fit together
+    made = {each["kind"]: each for each in yaml.safe_load_all((folder / "kubernetes.yaml").read_text())}
+    assert set(made) == {
+        *("ConfigMap", "PersistentVolumeClaim", "Deployment", "Service", "HorizontalPodAutoscaler"),
+    }
+    assert made["ConfigMap"]["data"]["models.config"] == (folder / "models.config").read_text()
+    assert made["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]["name"] == made["Deployment"]["metadata"]["name"]
+    container = made["Deployment"]["spec"]["template"]["spec"]["containers"][0]
+    assert container["readinessProbe"]["httpGet"] == {"path": "/v1/models/digits/metadata", "port": "rest"}
+    joined = package_tensorflow_serving(model, tmp_path / "joined", batching=True)
+    assert "--enable_batching=true" in (joined.folder / "compose.yaml").read_text()
+
+
+def test_configs_are_those_of_the_official_schema(model: Path, tmp_path: Path) -> None:
+    stubs = pytest.importorskip("tensorflow_serving.config.model_server_config_pb2")
+    from google.protobuf import text_format
+
+    folder = package_tensorflow_serving(model, tmp_path / "out", name="digits").folder
+    parsed = text_format.Parse((folder / "models.config").read_text(), stubs.ModelServerConfig())
+    assert parsed.model_config_list.config[0].base_path == "/models/digits"
+    monitoring = pytest.importorskip("tensorflow_serving.config.monitoring_config_pb2")
+    told = text_format.Parse((folder / "monitoring.config").read_text(), monitoring.MonitoringConfig())
+    assert told.prometheus_config.enable
+
+
+def test_kserve(model: Path, tmp_path: Path) -> None:
+    yaml = pytest.importorskip("yaml")
+    packaged = package_kserve(model, tmp_path, name="digits", server="2.19", storage_uri="s3://bucket/models/digits")
+    service = yaml.safe_load((tmp_path / "inference-service.yaml").read_text())
+    assert (service["kind"], service["metadata"]["name"]) == ("InferenceService", "digits")
+    told = service["spec"]["predictor"]["model"]
+    assert (told["storageUri"], told["runtimeVersion"]) == ("s3://bucket/models/digits", "2.19.1")
+    assert packaged.runtime.tensorflow == "2.19"
+    with pytest.raises(OutputError, match="--storage-uri"):
+        package_kserve(model, tmp_path / "x", server="2.19", storage_uri="s3://a\n  evil: true")
+    with pytest.raises(UnsupportedError, match=r"of kserve there is 2\.6"):
+        package_kserve(model, tmp_path / "x", server="kserve:9.9")
+
+
+@pytest.fixture(scope="module")
+def aws() -> Iterator[dict[str, str]]:
+    """Moto's S3 and SageMaker on a port of this machine, and the environment in which boto3 finds them."""
+    server = pytest.importorskip("moto.server").ThreadedMotoServer(port=0)
+    server.start()
+    deadline = time.monotonic() + 30
+    while not getattr(server, "_server", None) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    _, port = server.get_host_and_port()
+    keys = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1"}
+    yield {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", **keys}
+    server.stop()
+
+
+def run(packaged: Packaged, environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    program = [sys.executable, "-I", str(packaged.folder / "deploy.py"), *arguments]
+    return subprocess.run(program, env={**os.environ, **environment}, capture_output=True, text=True)
+
+
+def test_deploying_is_dry_by_default(sagemaker: Packaged) -> None:
+    nowhere = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
+    done = run(sagemaker, nowhere, "--role", "arn:aws:iam::1:role/r", "--bucket", "b", "--mode", "async")
+    assert done.returncode == 0, done.stderr
+    assert "nothing was done: give --yes" in done.stdout
+    assert [line.split("(")[0] for line in done.stdout.splitlines() if line.startswith(("s3.", "sagemaker."))] == [
+        *("s3.upload_file", "sagemaker.create_model", "sagemaker.create_endpoint_config", "sagemaker.create_endpoint"),
+    ]
+    missing = run(sagemaker, nowhere, "--bucket", "b")
+    assert (missing.returncode, missing.stderr.strip()) == (1, "error: create-model.json needs --role")
+
+
+def test_deploying_to_s3_and_sagemaker(sagemaker: Packaged, aws: dict[str, str]) -> None:
+    boto3 = pytest.importorskip("boto3")
+    session = {
+        "region_name": "us-east-1",
+        "endpoint_url": aws["AWS_ENDPOINT_URL"],
+        "aws_access_key_id": "testing",
+        "aws_secret_access_key": "testing",
+    }
+    s3, client = boto3.client("s3", **session), boto3.client("sagemaker", **session)
+    s3.create_bucket(Bucket="models")
+    given = ("--role", "arn:aws:iam::123456789012:role/sagemaker", "--bucket", "models", "--yes")
+    done = run(sagemaker, aws, *given)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "endpoint digits"
+    assert client.describe_endpoint(EndpointName="digits")["EndpointStatus"] == "InService"
+    name = document(sagemaker, "create-model.json")["ModelName"]
+    url = client.describe_model(ModelName=name)["PrimaryContainer"]["ModelDataUrl"]
+    body = s3.get_object(Bucket="models", Key=url.removeprefix("s3://models/"))["Body"].read()
+    assert body == (sagemaker.folder / "model.tar.gz").read_bytes()
+    again = run(sagemaker, aws, *given, "--no-wait")
+    assert again.returncode == 0, again.stderr
+    assert f"there already: {name}" in again.stdout
+    serverless = run(sagemaker, aws, *given, "--mode", "serverless", "--no-wait")
+    assert serverless.returncode == 0, serverless.stderr
+    config = client.describe_endpoint(EndpointName="digits-serverless")["EndpointConfigName"]
+    assert config == document(sagemaker, "endpoint-config-serverless.json")["EndpointConfigName"]
+    batch = run(sagemaker, aws, *given, "--mode", "batch")
+    assert batch.returncode == 0, batch.stderr
+    assert client.describe_transform_job(TransformJobName=name)["ModelName"] == name
+    refused = run(sagemaker, aws, "--role", "arn:aws:iam::123456789012:role/r", "--bucket", "absent", "--yes")
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("error: ")
