@@ -10,7 +10,10 @@ import pytest
 import unfreeze
 
 ROOT = Path(__file__).parents[1]
-VERBS = ["export", "inspect", "labels", "predict", "prune", "publish", "rollback", "verify"]
+VERBS = [
+    *("export", "inspect", "labels", "package_kserve", "package_sagemaker", "package_tensorflow_serving"),
+    *("predict", "prune", "publish", "rollback", "verify"),
+]
 HEAVY = ("tensorflow", "numpy", "PIL", "google.protobuf", "rich")
 
 
