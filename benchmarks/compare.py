@@ -40,7 +40,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("golden", nargs="?", default="ssd_mobilenet_v2_coco", choices=sorted(frozen_names()))
     parser.add_argument("--runs", type=int, default=5, help="fresh processes of each side, and exports")
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--batches", type=int, nargs="*", default=[1, 8])
+    parser.add_argument("--seconds", type=float, default=30, help="for steady answers of each batch size")
+    parser.add_argument(
+        "--picture", type=int, nargs=2, default=PICTURE, metavar=("HEIGHT", "WIDTH"), help="of steady answers"
+    )
     parser.add_argument("--original-python", help="a Python with TensorFlow 1.15 and what the original needs")
     parser.add_argument("--original-path", help="the folder that has object_detection/")
     parser.add_argument("--load", metavar="SAVED_MODEL", help=argparse.SUPPRESS)  # what a fresh process does
@@ -70,7 +74,8 @@ def compare(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     for figure in ("tf2 load s", "tf2 first answer s", "tf1 load s"):
         told[figure] = beside([pair[0][figure] for pair in loads], [pair[1][figure] for pair in loads])
     for size in arguments.batches:
-        told[f"steady answer s, batch {size}"] = steady(ours, original, size)
+        pictures = [reference.picture(*arguments.picture, seed=seed) for seed in range(size)]
+        told[f"steady answer s, batch {size}"] = steady(ours, original, np.stack(pictures), arguments.seconds)
     import tensorflow as tf
 
     return {"tensorflow": tf.__version__, **told}
@@ -177,23 +182,25 @@ def load_and_answer(folder: str) -> dict[str, float]:
     }
 
 
-def steady(ours: Path, original: Path, size: int) -> dict[str, Any]:
+def steady(ours: Path, original: Path, pictures: np.ndarray, seconds: float) -> dict[str, Any]:
     """Answers in turn, after a warm-up; garbage of one side is not paid by the other."""
     import tensorflow as tf
 
-    batch = tf.constant(np.stack([reference.picture(*PICTURE, seed=seed) for seed in range(size)]))
+    batch = tf.constant(pictures)
     loaded = [tf.saved_model.load(str(folder)) for folder in (ours, original)]
     answers: list[Callable[[], Any]] = [
         lambda model=model: model.signatures["serving_default"](batch) for model in loaded
     ]
     times: list[list[float]] = [[], []]
-    for i in range(60 if size == 1 else 16):
+    warm_ups, most = 3, 60
+    until = time.perf_counter() + seconds
+    while len(times[1]) < warm_ups + 1 or (time.perf_counter() < until and len(times[1]) < most):
         for side, answer in enumerate(answers):
             began = time.perf_counter()
             {name: output.numpy() for name, output in answer().items()}
-            if i >= 3:
-                times[side].append(time.perf_counter() - began)
-    return beside(*times)
+            times[side].append(time.perf_counter() - began)
+    del times[0][:warm_ups], times[1][:warm_ups]
+    return beside(*times) | {"answers": len(times[0])}
 
 
 def write_original(golden: str, folder: Path) -> Path:

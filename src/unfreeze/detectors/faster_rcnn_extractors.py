@@ -11,10 +11,12 @@ from dataclasses import dataclass, replace
 import tensorflow as tf
 
 from unfreeze.backbones.inception_resnet_v2 import inception_resnet_v2_first_stage, inception_resnet_v2_second_stage
+from unfreeze.backbones.inception_v2 import STYLE as INCEPTION_STYLE
 from unfreeze.backbones.inception_v2 import inception_v2_first_stage, inception_v2_second_stage
 from unfreeze.backbones.nasnet import nasnet_large, nasnet_large_rest
 from unfreeze.backbones.pnasnet import pnasnet_large, pnasnet_large_rest
-from unfreeze.backbones.resnet_v1 import BLOCKS, STYLE, UNITS, resnet_v1, resnet_v1_block
+from unfreeze.backbones.resnet_v1 import BLOCKS, UNITS, resnet_v1, resnet_v1_block
+from unfreeze.backbones.resnet_v1 import STYLE as RESNET_STYLE
 from unfreeze.detectors.normalizations import mean_subtracted, unit_range
 from unfreeze.detectors.picture_sizes import check_known_size
 from unfreeze.ops.layers import Branch
@@ -45,7 +47,7 @@ def faster_rcnn_resnet_v1(architecture: str) -> FasterRcnnExtractor:
         return resnet_v1(x, p[architecture], units[:3], output_stride=stride)["block3"]
 
     def second_stage(x: tf.Tensor, p: Branch) -> tf.Tensor:
-        return resnet_v1_block(x, p[architecture]["block4"], base_depth, 3, style=replace(STYLE, winograd=True))
+        return resnet_v1_block(x, p[architecture]["block4"], base_depth, 3, style=replace(RESNET_STYLE, winograd=True))
 
     return FasterRcnnExtractor(first_stage, second_stage, mean_subtracted)
 
@@ -57,7 +59,8 @@ def faster_rcnn_inception_v2() -> FasterRcnnExtractor:
         return inception_v2_first_stage(x, p["InceptionV2"])["Mixed_4e"]
 
     def second_stage(x: tf.Tensor, p: Branch) -> tf.Tensor:
-        return inception_v2_second_stage(x, p["InceptionV2"])["Mixed_5c"]
+        style = replace(INCEPTION_STYLE, winograd=True)
+        return inception_v2_second_stage(x, p["InceptionV2"], style=style)["Mixed_5c"]
 
     return FasterRcnnExtractor(first_stage, second_stage, unit_range)
 
