@@ -102,6 +102,7 @@ CASES = (
     Case("ssd_mobilenet_v2_fpnlite_320x320_coco17_tpu-8", "tf2"),
     Case("ssd_mobilenet_v1_fpn_640x640_coco17_tpu-8", "tf2"),
     Case("ssd_resnet50_v1_fpn_640x640_coco17_tpu-8", "tf2", slow=True),
+    Case("ssd_efficientdet_d0_512x512_coco17_tpu-8", "tf2"),
 )
 
 

@@ -14,7 +14,7 @@ from unfreeze.backbones import mobilenet_v3 as v3
 from unfreeze.detectors import ssd_keras as keras
 from unfreeze.detectors import ssd_multi_resolution as halved
 from unfreeze.detectors import ssd_pyramids as pyramids
-from unfreeze.detectors.normalizations import mean_subtracted, unit_range
+from unfreeze.detectors.normalizations import mean_subtracted, standardized, unit_range
 from unfreeze.ops.layers import Branch
 
 
@@ -114,5 +114,11 @@ SSD_EXTRACTORS: dict[str, SsdExtractor] = {
             tf2=True,
         )
         for depth in (50, 101, 152)
+    },
+    **{
+        f"ssd_efficientnet-{size}_bifpn_keras": SsdExtractor(
+            partial(keras.ssd_efficientnet_bifpn_keras, size=size), standardized, ("bifpn",), tf2=True
+        )
+        for size in keras.BIFPNS
     },
 }

@@ -13,6 +13,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from unfreeze.backbones import efficientnet
 from unfreeze.backbones import mobilenet_v1 as v1
 from unfreeze.backbones import mobilenet_v2 as v2
 from unfreeze.backbones import resnet_v1 as resnet
@@ -28,10 +29,32 @@ from unfreeze.detectors.ssd_pyramids import (
     fpn_levels,
     scaled_depth,
 )
+from unfreeze.errors import ConfigError
 from unfreeze.necks import fpn, multi_resolution
+from unfreeze.necks.bifpn import BiFpn, bifpn_feature_maps
 from unfreeze.ops.layers import Branch, Style, pad_to_multiple
 
 BACKBONE = "classification_backbone"
+
+# The stages of levels 1 to 5, of EfficientNets of every size; of the larger ones they lie within a stack.
+EFFICIENTNET_STAGES = {
+    1: "stack_0/block_0",
+    2: "stack_1/block_1",
+    3: "stack_2/block_1",
+    4: "stack_4/block_2",
+    5: "stack_6/block_0",
+}
+# EfficientDet's pyramids.
+BIFPNS = {
+    "b0": BiFpn(num_iterations=3, num_filters=64),
+    "b1": BiFpn(num_iterations=4, num_filters=88),
+    "b2": BiFpn(num_iterations=5, num_filters=112),
+    "b3": BiFpn(num_iterations=6, num_filters=160),
+    "b4": BiFpn(num_iterations=7, num_filters=224),
+    "b5": BiFpn(num_iterations=7, num_filters=288),
+    "b6": BiFpn(num_iterations=8, num_filters=384, combine_method="sum"),
+    "b7": BiFpn(num_iterations=8, num_filters=384, combine_method="sum"),
+}
 
 
 def ssd_mobilenet_v1_keras(x: tf.Tensor, p: Branch, config: Any) -> list[tf.Tensor]:
@@ -70,6 +93,44 @@ def ssd_resnet_v1_fpn_keras(x: tf.Tensor, p: Branch, config: Any, *, architectur
     levels = fpn_levels(config)
     used = RESNET_STAGES[levels.min_level - 2 : levels.max_level - 1]
     return _fpn([stages[name] for name in used], p, config, levels)
+
+
+def ssd_efficientnet_bifpn_keras(x: tf.Tensor, p: Branch, config: Any, *, size: str) -> list[tf.Tensor]:
+    """EfficientDet; of overriding hyperparameters only the weight decay gets through, which is of the training."""
+    for option, usual in (("depth_multiplier", 1.0), ("use_explicit_padding", False), ("use_depthwise", False)):
+        if getattr(config, option) != usual:
+            raise ConfigError(
+                f"feature_extractor: {config.type} does not take {option}: {getattr(config, option)}; take it out, as "
+                "the original refuses it too"
+            )
+    check_min_image_dim(x, RESNET_MIN_DIM)
+    numbers = _bifpn(config, size)
+    levels = range(numbers.min_level, min(numbers.max_level, 5) + 1)
+    stages = efficientnet.efficientnet(
+        pad_to_multiple(x, config.pad_to_multiple),
+        p["_efficientnet"],
+        *efficientnet.SCALES[size],
+        last=EFFICIENTNET_STAGES[levels[-1]],
+    )
+    p[BACKBONE].leave()  # the whole classifier
+    maps = [stages[EFFICIENTNET_STAGES[level]] for level in levels]
+    return bifpn_feature_maps(maps, p["_bifpn_stage"], numbers, keras_style(config.conv_hyperparams))
+
+
+def _bifpn(config: Any, size: str) -> BiFpn:
+    """The numbers of the `bifpn` message, its own defaults included; those of EfficientDet where there is none."""
+    numbers = BIFPNS[size]
+    if config.HasField("bifpn"):
+        message = config.bifpn
+        numbers = BiFpn(
+            message.min_level, message.max_level, message.num_iterations, message.num_filters, message.combine_method
+        )
+    if not 1 <= numbers.min_level <= min(numbers.max_level, 5):
+        raise ConfigError(
+            f"bifpn: min_level is {numbers.min_level} and max_level {numbers.max_level}; min_level has to be 1 to 5, "
+            "and max_level at least that"
+        )
+    return replace(numbers, num_filters=max(numbers.num_filters, config.min_depth))
 
 
 def _mobilenet_v1(x: tf.Tensor, p: Branch, config: Any, thin: bool = False) -> dict[str, tf.Tensor]:

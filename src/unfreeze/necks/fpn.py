@@ -45,7 +45,7 @@ def fpn_top_down_feature_maps(
             shape = tf.shape(residual)
             top_down = top_down[:, : shape[1], : shape[2], :]
         else:
-            _check_sizes(top_down, residual)
+            check_sizes(top_down, residual)
         add = p[f"add_{i}" if i else "add"]
         # Add is what TensorFlow before 1.15 called AddV2.
         top_down = add.quantizer("activation_AddV2_quant", "activation_Add_quant")(top_down + residual)
@@ -103,7 +103,7 @@ def _conv3x3(
     return layer(x, p, depth, 3, stride=stride, padding="VALID" if use_explicit_padding else "SAME", style=style)
 
 
-def _check_sizes(top_down: tf.Tensor, residual: tf.Tensor) -> None:
+def check_sizes(top_down: tf.Tensor, residual: tf.Tensor) -> None:
     """The two are added: where they are known, each side of both has to be the same, or 1 in one of them."""
     coarse, fine = tuple(top_down.shape[1:3]), tuple(residual.shape[1:3])
     if any(None not in sides and 1 not in sides and len(set(sides)) > 1 for sides in zip(coarse, fine, strict=True)):
