@@ -23,6 +23,7 @@ import numpy as np
 
 HERE = Path(__file__).parent
 GOLDENS = HERE / "goldens"
+LARGEST_BYTES = 4_000_000  # an output of a TensorFlow 2 detector that is larger was not recorded
 VALUE_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 
 # (height, width, seed) of the two pictures of every golden, each a batch of one.

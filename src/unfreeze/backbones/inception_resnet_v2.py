@@ -1,9 +1,12 @@
 """Inception-ResNet v2, in two parts between which Faster R-CNN crops. Paper arXiv:1602.07261.
 
-Source: slim's nets/inception_resnet_v2.py; models/faster_rcnn_inception_resnet_v2_feature_extractor.py.
+Source: slim's nets/inception_resnet_v2.py; models/faster_rcnn_inception_resnet_v2_feature_extractor.py;
+keras/applications/inception_resnet_v2.py, models/keras_models/inception_resnet_v2.py.
 """
 
 from __future__ import annotations
+
+import re
 
 import tensorflow as tf
 
@@ -41,16 +44,18 @@ def _mixed_6a(stride: int, padding: str) -> Towers:
     )
 
 
-MIXED_7A: Towers = (
-    (Conv("Conv2d_0a_1x1", 256), Conv("Conv2d_1a_3x3", 384, 3, stride=2, padding="VALID")),
-    (Conv("Conv2d_0a_1x1", 256), Conv("Conv2d_1a_3x3", 288, 3, stride=2, padding="VALID")),
-    (
-        Conv("Conv2d_0a_1x1", 256),
-        Conv("Conv2d_0b_3x3", 288, 3),
-        Conv("Conv2d_1a_3x3", 320, 3, stride=2, padding="VALID"),
-    ),
-    (Pool(tf.nn.max_pool2d, stride=2, padding="VALID"),),
-)
+def _mixed_7a(padding: str) -> Towers:
+    return (
+        (Conv("Conv2d_0a_1x1", 256), Conv("Conv2d_1a_3x3", 384, 3, stride=2, padding=padding)),
+        (Conv("Conv2d_0a_1x1", 256), Conv("Conv2d_1a_3x3", 288, 3, stride=2, padding=padding)),
+        (
+            Conv("Conv2d_0a_1x1", 256),
+            Conv("Conv2d_0b_3x3", 288, 3),
+            Conv("Conv2d_1a_3x3", 320, 3, stride=2, padding=padding),
+        ),
+        (Pool(tf.nn.max_pool2d, stride=2, padding=padding),),
+    )
+
 
 # The towers of the residual blocks.
 BLOCK35: Towers = (
@@ -102,17 +107,63 @@ def inception_resnet_v2_first_stage(
     return stages | {"PreAuxLogits": x}
 
 
-def inception_resnet_v2_second_stage(x: tf.Tensor, p: Branch) -> dict[str, tf.Tensor]:
+def inception_resnet_v2_second_stage(x: tf.Tensor, p: Branch, *, padding: str = "VALID") -> dict[str, tf.Tensor]:
     """`[N, H, W, 1088] -> stages`: `Mixed_7a` and `Conv2d_7b_1x1`, of features cropped from `PreAuxLogits`.
 
-    Slim's Repeat_2 is called Repeat here, since it is the first one in the scope of the second stage.
+    `padding` is that of Mixed_7a. Slim's Repeat_2 is called Repeat here, since it is the first one in the scope of the
+    second stage.
     """
     stages = {}
-    x = stages["Mixed_7a"] = mixed(x, p["Mixed_7a"], MIXED_7A, STYLE)
+    x = stages["Mixed_7a"] = mixed(x, p["Mixed_7a"], _mixed_7a(padding), STYLE)
     for i in range(1, 10):
         x = _residual(x, p["Repeat"][f"block8_{i}"], BLOCK8, scale=0.20)
     x = _residual(x, p["Block8"], BLOCK8, activated=False)
     return stages | {"Conv2d_7b_1x1": layer(x, p, Conv("Conv2d_7b_1x1", 1536), STYLE)}
+
+
+def keras_first_stage(p: Branch) -> Branch:
+    """The Keras model's layers of the first stage under slim's names.
+
+    Keras has names for few of them; the others are counted in the order of their making, which is that of the tables.
+    """
+    block35 = {f"Repeat/block35_{i}": BLOCK35 for i in range(1, 11)}
+    block17 = {f"Repeat_1/block17_{i}": _block17(1) for i in range(1, 21)}
+    stem = [row.name for row in _stem("SAME").values() if isinstance(row, Conv)]
+    convs = [*stem, *_convs({"Mixed_5b": MIXED_5B, **block35, "Mixed_6a": _mixed_6a(2, "SAME"), **block17})]
+    return _of_keras(p, convs, {})
+
+
+def keras_second_stage(p: Branch) -> Branch:
+    """The Keras model's layers of the second stage under slim's names."""
+    block8 = {f"Repeat/block8_{i}": BLOCK8 for i in range(1, 10)}
+    named = {
+        "Block8/Conv2d_1x1": "block8_10_conv",
+        "Conv2d_7b_1x1": "conv_7b",
+        "Conv2d_7b_1x1/BatchNorm": "conv_7b_bn",
+    }
+    return _of_keras(p, _convs({"Mixed_7a": _mixed_7a("SAME"), **block8, "Block8": BLOCK8}), named)
+
+
+def _convs(towers: dict[str, Towers]) -> list[str]:
+    return [
+        f"{scope}/Branch_{i}/{row.name}"
+        for scope, rows_of_scope in towers.items()
+        for i, rows in enumerate(rows_of_scope)
+        for row in rows
+        if isinstance(row, Conv)
+    ]
+
+
+def _of_keras(p: Branch, convs: list[str], named: dict[str, str]) -> Branch:
+    """`convs` are numbered, `named` {slim's name: Keras's}; the others are `block35_1_conv` and the like."""
+    layers = dict(zip(convs, p.numbered("conv2d", len(convs)), strict=True))
+    norms = [f"{name}/BatchNorm" for name in convs]
+    layers |= dict(zip(norms, p.numbered("freezable_batch_norm", len(convs)), strict=True)) | named
+
+    def layer(found: re.Match[str]) -> str:
+        return f"{layers.get(found[1], found[1])}/{found[2]}"
+
+    return p.renamed([(r"^(.+)/(\w+)$", layer), (r"^Repeat(?:_1)?/(\w+)/Conv2d_1x1", r"\1_conv")])
 
 
 def _residual(x: tf.Tensor, p: Branch, towers: Towers, *, scale: float = 1.0, activated: bool = True) -> tf.Tensor:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from unfreeze.detectors.center_net_extractors import CENTER_NET_EXTRACTORS, CenterNetExtractor
 from unfreeze.detectors.faster_rcnn_extractors import FASTER_RCNN_EXTRACTORS, FasterRcnnExtractor
+from unfreeze.detectors.faster_rcnn_keras_extractors import KERAS_EXTRACTORS
 from unfreeze.detectors.ssd_extractors import SSD_EXTRACTORS, SsdExtractor
 
 EXTRACTORS: dict[str, SsdExtractor | FasterRcnnExtractor | CenterNetExtractor] = {
     **SSD_EXTRACTORS,
     **FASTER_RCNN_EXTRACTORS,
+    **KERAS_EXTRACTORS,
     **CENTER_NET_EXTRACTORS,
 }
 

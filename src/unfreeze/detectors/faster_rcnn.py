@@ -12,7 +12,9 @@ import tensorflow as tf
 from unfreeze.detectors.context import NO_ATTENTION, build_context
 from unfreeze.detectors.detector import Detector, Tensors
 from unfreeze.detectors.faster_rcnn_extractors import FASTER_RCNN_EXTRACTORS, FasterRcnnExtractor
-from unfreeze.detectors.first_stage import BOX_SCALES, build_first_stage
+from unfreeze.detectors.faster_rcnn_keras_extractors import KERAS_EXTRACTORS
+from unfreeze.detectors.faster_rcnn_keras_names import keras_names
+from unfreeze.detectors.first_stage import BOX_SCALES, EXTRACTOR_SCOPE, build_first_stage
 from unfreeze.detectors.post_processing import build_post_processing
 from unfreeze.detectors.resizers import build_resizer
 from unfreeze.detectors.second_stage import build_second_stage
@@ -24,7 +26,21 @@ from unfreeze.ops.layers import Branch
 from unfreeze.ops.nms import Selection, gathered
 from unfreeze.ops.sizes import image_size
 
+EXTRACTORS = FASTER_RCNN_EXTRACTORS | KERAS_EXTRACTORS
 MIN_IMAGE_SIDE = 33
+# Fields of `feature_extractor` that not every extractor of Keras takes.
+KERAS_OPTIONS = ("conv_hyperparams", "fpn")
+# The stages that are outputs of a TensorFlow 2 detector with masks.
+OF_THREE_STAGES = (
+    "rpn_box_encodings",
+    "rpn_objectness_predictions_with_background",
+    "num_proposals",
+    "proposal_boxes",
+    "proposal_boxes_normalized",
+    "box_classifier_features",
+    "refined_box_encodings",
+    "class_predictions_with_background",
+)
 
 
 def build_faster_rcnn(config: Any, p: Branch) -> Detector:
@@ -35,16 +51,21 @@ def build_faster_rcnn(config: Any, p: Branch) -> Detector:
         UnsupportedError: a feature extractor or an option that this version does not have.
     """
     _check(config)
+    tf2 = config.feature_extractor.type in KERAS_EXTRACTORS
+    if tf2 and config.HasField("context_config"):
+        raise UnsupportedError("not supported yet: context_config (Context R-CNN) of TensorFlow 2")
     if p.quantized:
         raise UnsupportedError("not supported yet: graph_rewriter in a faster_rcnn (a quantization-aware graph)")
     extractor = _extractor(config.feature_extractor)
-    stride = config.feature_extractor.first_stage_features_stride
     resizer = build_resizer(config.image_resizer)
-    _check_size(resizer.shape[:2])
-    first_stage = build_first_stage(config)
-    second_stage = build_second_stage(config, extractor)
+    if not tf2:
+        _check_size(resizer.shape[:2])
+    first_stage = build_first_stage(config, tf2)
+    second_stage = build_second_stage(config, extractor, tf2)
     context = build_context(config)
-    post_processing = build_post_processing(config.second_stage_post_processing)
+    post_processing = build_post_processing(config.second_stage_post_processing, tf2)
+    if tf2:
+        p = p.renamed(keras_names(config, first_stage.num_maps))
 
     def preprocess(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         resized, true_shapes = resizer.resize(images)
@@ -52,18 +73,19 @@ def build_faster_rcnn(config: Any, p: Branch) -> Detector:
 
     def predict(preprocessed: tf.Tensor, true_shapes: tf.Tensor, **side_inputs: tf.Tensor) -> Tensors:
         size = image_size(preprocessed)
-        feature_map = extractor.first_stage(preprocessed, p["FirstStageFeatureExtractor"], stride)
-        stages, proposals = first_stage(feature_map, _windows_px(true_shapes), size, p)
+        maps = extractor.first_stage(preprocessed, p[EXTRACTOR_SCOPE], config.feature_extractor)
+        stages, proposals = first_stage.propose(maps, _windows_px(true_shapes), size, p)
         attention = context and context.attention(proposals, stages["num_proposals"], side_inputs, p)
-        predicted = second_stage.predict(feature_map, proposals, p, attention or NO_ATTENTION)
+        predicted = second_stage.predict(maps, proposals, size, p, attention or NO_ATTENTION)
         stages |= {name: proposals.padded(values) for name, values in predicted.items()}
         size_px = tf.cast(tf.stack([*size, *size]), tf.float32)
-        stages["proposal_boxes_px"] = size_px * stages["proposal_boxes_normalized"]
-        return stages | {"rpn_features_to_crop": feature_map}
+        stages["proposal_boxes"] = size_px * stages["proposal_boxes_normalized"]
+        stages |= {f"rpn_features_to_crop_{level}": feature_map for level, feature_map in enumerate(maps)}
+        return stages | {"image_shape": tf.stack([1, *size, preprocessed.shape[3]])}
 
     def postprocess(stages: Tensors, true_shapes: tf.Tensor) -> Tensors:
         windows_px, logits = _windows_px(true_shapes), stages["class_predictions_with_background"]
-        anchors = stages["proposal_boxes_px"][:, :, tf.newaxis]
+        anchors = stages["proposal_boxes"][:, :, tf.newaxis]
         boxes_px = center_size_boxes(stages["refined_box_encodings"], anchors, BOX_SCALES)
         scores = post_processing.score_converter(logits)
         kept = post_processing.nms(
@@ -78,26 +100,30 @@ def build_faster_rcnn(config: Any, p: Branch) -> Detector:
             "raw_detection_boxes": _normalized(_of_best_class(boxes_px, logits), windows_px),
             "raw_detection_scores": scores,
         }
-        return outputs | of_detections(kept, stages["rpn_features_to_crop"])
+        if tf2:
+            outputs["detection_anchor_indices"] = tf.cast(kept.indices, tf.float32)
+        if tf2 and config.number_of_stages == 3:
+            outputs |= _of_three_stages(stages, config.return_raw_detections_during_predict)
+        return outputs | of_detections(kept, stages)
 
-    def of_detections(kept: Selection, feature_map: tf.Tensor) -> Tensors:
+    def of_detections(kept: Selection, stages: Tensors) -> Tensors:
         """Features or masks of the detections, from crops of their own.
 
-        They are cropped as if no image were padded: the boxes are relative to the true image, the map is not. So the
+        They are cropped as if no image were padded: the boxes are relative to the true image, the maps are not. So the
         original does it.
         """
-        crop_features, masks = second_stage.crop_features, second_stage.masks
-        if crop_features is None or not (masks or config.output_final_box_features):
+        if second_stage.of_detections is None:
             return {}
+        maps = [stages[f"rpn_features_to_crop_{level}"] for level in range(first_stage.num_maps)]
+        size = (stages["image_shape"][1], stages["image_shape"][2])
         detections = distinct_rows(kept.boxes, kept.empty)
-        features = crop_features(feature_map, detections, p)
-        if masks is None:
-            return {"detection_features": detections.padded(features)}
-        logits = masks(features, tf.cast(detections.of(kept.classes), tf.int32), p)
-        return {"detection_masks": detections.padded(tf.sigmoid(logits))}
+        classes = tf.cast(detections.of(kept.classes), tf.int32)
+        found = second_stage.of_detections(maps, detections, classes, size, p)
+        return {name: detections.padded(values) for name, values in found.items()}
 
+    input_name = "input_tensor" if tf2 else "inputs"
     side_inputs = context.side_inputs if context else {}
-    return Detector(preprocess, predict, postprocess, resizer.shape, input_name="inputs", side_inputs=side_inputs)
+    return Detector(preprocess, predict, postprocess, resizer.shape, input_name, side_inputs=side_inputs)
 
 
 def _check(config: Any) -> None:
@@ -115,18 +141,26 @@ def _check(config: Any) -> None:
 
 
 def _extractor(config: Any) -> FasterRcnnExtractor:
-    """The row of a `feature_extractor` message; what it has for Keras extractors is ignored, as by the original."""
-    extractor = FASTER_RCNN_EXTRACTORS.get(config.type)
+    """The row of a `feature_extractor` message.
+
+    What the message has for Keras extractors is ignored in one of slim, and refused in one of Keras that does not take
+    it, as by the original.
+    """
+    extractor = EXTRACTORS.get(config.type)
     if extractor is None:
         raise UnsupportedError(
-            f"not supported yet: faster_rcnn feature_extractor {config.type!r}; "
-            f"supported: {', '.join(FASTER_RCNN_EXTRACTORS)}"
+            f"not supported yet: faster_rcnn feature_extractor {config.type!r}; supported: {', '.join(EXTRACTORS)}"
         )
     if config.first_stage_features_stride not in extractor.strides:
         raise ConfigError(
             f"feature_extractor: first_stage_features_stride is {config.first_stage_features_stride}; "
             f"for {config.type} it has to be {' or '.join(map(str, extractor.strides))}"
         )
+    for option in KERAS_OPTIONS if config.type in KERAS_EXTRACTORS else ():
+        if option not in extractor.options and config.HasField(option):
+            raise ConfigError(
+                f"feature_extractor: {config.type} does not take {option}; take it out, as the original refuses it too"
+            )
     return extractor
 
 
@@ -141,6 +175,21 @@ def _windows_px(true_shapes: tf.Tensor) -> tf.Tensor:
     """`[N, 3] -> [N, 4]`: what of each padded image is picture."""
     sides = tf.cast(true_shapes[:, :2], tf.float32)
     return tf.concat([tf.zeros_like(sides), sides], axis=1)
+
+
+def _of_three_stages(stages: Tensors, return_raw_detections_during_predict: bool) -> Tensors:
+    """What the original's TensorFlow 2 exporter gives besides, of a detector with masks.
+
+    The pictures of a batch come first: what the original has without them is repeated for each, and what it has for
+    the proposals of all in one list is parted. `image_shape` is that of a batch of one.
+    """
+    num_images = tf.shape(stages["proposal_boxes"])[0]
+    shared = {name: tf.repeat(stages[name][tf.newaxis], num_images, axis=0) for name in ("anchors", "image_shape")}
+    outputs = {name: stages[name] for name in OF_THREE_STAGES} | shared
+    outputs["final_anchors"] = stages["proposal_boxes_normalized"]
+    if return_raw_detections_during_predict:
+        outputs["raw_detection_feature_map_indices"] = tf.zeros_like(stages["refined_box_encodings"][..., 0])
+    return {name: tf.cast(values, tf.float32) for name, values in outputs.items()}
 
 
 def _of_best_class(boxes: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:

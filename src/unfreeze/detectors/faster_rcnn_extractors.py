@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import tensorflow as tf
 
@@ -26,15 +27,17 @@ from unfreeze.ops.layers import Branch
 class FasterRcnnExtractor:
     """A row of FASTER_RCNN_EXTRACTORS.
 
-    `first_stage`: preprocessed images, weights, `first_stage_features_stride` -> the map to propose from and to crop.
-    `second_stage`: crops of that map (for R-FCN, all of it), weights -> what the box predictor sees.
+    `first_stage`: preprocessed images, weights, message -> the maps to propose from and to crop, the finest first.
+    `second_stage`: crops of these maps (for R-FCN, all of one), weights, message -> what the box predictor sees.
     `normalize`: pixels 0..255 -> what the network takes. `strides`: what first_stage_features_stride may be.
+    `options`: fields of the message that this extractor takes and not every one of its generation does.
     """
 
-    first_stage: Callable[[tf.Tensor, Branch, int], tf.Tensor]
-    second_stage: Callable[[tf.Tensor, Branch], tf.Tensor]
+    first_stage: Callable[[tf.Tensor, Branch, Any], list[tf.Tensor]]
+    second_stage: Callable[[tf.Tensor, Branch, Any], tf.Tensor]
     normalize: Callable[[tf.Tensor], tf.Tensor]
     strides: tuple[int, ...] = (8, 16)
+    options: tuple[str, ...] = ()
 
 
 def faster_rcnn_resnet_v1(architecture: str) -> FasterRcnnExtractor:
@@ -42,11 +45,12 @@ def faster_rcnn_resnet_v1(architecture: str) -> FasterRcnnExtractor:
     units = UNITS[architecture]
     base_depth, _ = BLOCKS[3]
 
-    def first_stage(x: tf.Tensor, p: Branch, stride: int) -> tf.Tensor:
+    def first_stage(x: tf.Tensor, p: Branch, config: Any) -> list[tf.Tensor]:
         p[architecture]["block4"].leave()
-        return resnet_v1(x, p[architecture], units[:3], output_stride=stride)["block3"]
+        stride = config.first_stage_features_stride
+        return [resnet_v1(x, p[architecture], units[:3], output_stride=stride)["block3"]]
 
-    def second_stage(x: tf.Tensor, p: Branch) -> tf.Tensor:
+    def second_stage(x: tf.Tensor, p: Branch, config: Any) -> tf.Tensor:
         return resnet_v1_block(x, p[architecture]["block4"], base_depth, 3, style=replace(RESNET_STYLE, winograd=True))
 
     return FasterRcnnExtractor(first_stage, second_stage, mean_subtracted)
@@ -55,10 +59,10 @@ def faster_rcnn_resnet_v1(architecture: str) -> FasterRcnnExtractor:
 def faster_rcnn_inception_v2() -> FasterRcnnExtractor:
     """To Mixed_4e, then Mixed_5; the stride is 16 whatever the config says."""
 
-    def first_stage(x: tf.Tensor, p: Branch, stride: int) -> tf.Tensor:
-        return inception_v2_first_stage(x, p["InceptionV2"])["Mixed_4e"]
+    def first_stage(x: tf.Tensor, p: Branch, config: Any) -> list[tf.Tensor]:
+        return [inception_v2_first_stage(x, p["InceptionV2"])["Mixed_4e"]]
 
-    def second_stage(x: tf.Tensor, p: Branch) -> tf.Tensor:
+    def second_stage(x: tf.Tensor, p: Branch, config: Any) -> tf.Tensor:
         style = replace(INCEPTION_STYLE, winograd=True)
         return inception_v2_second_stage(x, p["InceptionV2"], style=style)["Mixed_5c"]
 
@@ -68,10 +72,11 @@ def faster_rcnn_inception_v2() -> FasterRcnnExtractor:
 def faster_rcnn_inception_resnet_v2() -> FasterRcnnExtractor:
     """To PreAuxLogits, then the rest."""
 
-    def first_stage(x: tf.Tensor, p: Branch, stride: int) -> tf.Tensor:
-        return inception_resnet_v2_first_stage(x, p["InceptionResnetV2"], output_stride=stride)["PreAuxLogits"]
+    def first_stage(x: tf.Tensor, p: Branch, config: Any) -> list[tf.Tensor]:
+        stride = config.first_stage_features_stride
+        return [inception_resnet_v2_first_stage(x, p["InceptionResnetV2"], output_stride=stride)["PreAuxLogits"]]
 
-    def second_stage(x: tf.Tensor, p: Branch) -> tf.Tensor:
+    def second_stage(x: tf.Tensor, p: Branch, config: Any) -> tf.Tensor:
         return inception_resnet_v2_second_stage(x, p["InceptionResnetV2"])["Conv2d_7b_1x1"]
 
     return FasterRcnnExtractor(first_stage, second_stage, unit_range)
@@ -80,12 +85,12 @@ def faster_rcnn_inception_resnet_v2() -> FasterRcnnExtractor:
 def faster_rcnn_nas() -> FasterRcnnExtractor:
     """To Cell_11, then the rest; the map is two, side by side in the channels, since a cell takes two."""
 
-    def first_stage(x: tf.Tensor, p: Branch, stride: int) -> tf.Tensor:
+    def first_stage(x: tf.Tensor, p: Branch, config: Any) -> list[tf.Tensor]:
         check_known_size(x, "faster_rcnn_nas")
         stages = nasnet_large(x, p, last_cell=11)
-        return tf.concat([stages["Cell_10"], stages["Cell_11"]], axis=3)
+        return [tf.concat([stages["Cell_10"], stages["Cell_11"]], axis=3)]
 
-    def second_stage(x: tf.Tensor, p: Branch) -> tf.Tensor:
+    def second_stage(x: tf.Tensor, p: Branch, config: Any) -> tf.Tensor:
         previous, last = tf.split(x, 2, axis=3)
         return nasnet_large_rest(previous, last, p, first_cell=12)
 
@@ -95,12 +100,12 @@ def faster_rcnn_nas() -> FasterRcnnExtractor:
 def faster_rcnn_pnas() -> FasterRcnnExtractor:
     """To Cell_7, then the rest; the map is two, side by side in the channels, since a cell takes two."""
 
-    def first_stage(x: tf.Tensor, p: Branch, stride: int) -> tf.Tensor:
+    def first_stage(x: tf.Tensor, p: Branch, config: Any) -> list[tf.Tensor]:
         check_known_size(x, "faster_rcnn_pnas")
         stages = pnasnet_large(x, p, last_cell=7)
-        return tf.concat([stages["Cell_6"], stages["Cell_7"]], axis=3)
+        return [tf.concat([stages["Cell_6"], stages["Cell_7"]], axis=3)]
 
-    def second_stage(x: tf.Tensor, p: Branch) -> tf.Tensor:
+    def second_stage(x: tf.Tensor, p: Branch, config: Any) -> tf.Tensor:
         previous, last = tf.split(x, 2, axis=3)
         return pnasnet_large_rest(previous, last, p, first_cell=8)
 

@@ -5,8 +5,8 @@ Source: object_detection/builders/{box_predictor,model}_builder.py, meta_archite
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import tensorflow as tf
@@ -14,13 +14,21 @@ import tensorflow as tf
 from unfreeze.detectors.context import NO_ATTENTION, Attention
 from unfreeze.detectors.detector import Tensors
 from unfreeze.detectors.faster_rcnn_extractors import FasterRcnnExtractor
-from unfreeze.detectors.hyperparams import conv_style, fc_style
+from unfreeze.detectors.hyperparams import conv_style, fc_style, keras_style
 from unfreeze.errors import ConfigError
 from unfreeze.heads.box_classifier import BoxClassifier, box_classifier
-from unfreeze.heads.mask import MaskPredictor, mask_predictor
+from unfreeze.heads.mask import MaskPredictor, all_masks, mask_predictor
 from unfreeze.heads.position_sensitive import PositionSensitive, position_sensitive
-from unfreeze.ops.crops import Rows, crop_and_resize, in_parts, matmul_crop_and_resize, rows_at_once
-from unfreeze.ops.layers import Branch, GroupNorm
+from unfreeze.ops.crops import (
+    Rows,
+    crop_and_resize,
+    in_parts,
+    matmul_crop_and_resize,
+    multilevel_crops,
+    rows_at_once,
+)
+from unfreeze.ops.layers import Branch, GroupNorm, Style
+from unfreeze.ops.sizes import Size
 
 EXTRACTOR_SCOPE = "SecondStageFeatureExtractor"
 PREDICTOR_SCOPE = "SecondStageBoxPredictor"
@@ -29,22 +37,26 @@ PREDICTOR_SCOPE = "SecondStageBoxPredictor"
 ROWS_PER_CROP = 2
 
 
+Maps = Sequence[tf.Tensor]
+
+
 @dataclass(frozen=True)
 class SecondStage:
-    """What becomes of R boxes on a feature map `[N, H, W, C]`.
+    """What becomes of R boxes on feature maps `L x [N, h, w, C]` of padded images of a size.
 
-    `predict`: map, rows, weights, attention -> `refined_box_encodings` [R, q, 4],
-    `class_predictions_with_background` [R, K + 1].
-    `crop_features`: map, rows, weights -> [R, h, w, c], the features of each box; R-FCN has none.
-    `masks`: [R, h, w, c], classes [R] (from 0), weights -> [R, mask height, mask width], where there is a third stage.
+    `predict`: maps, rows, size, weights, attention -> `refined_box_encodings` [R, q, 4],
+    `class_predictions_with_background` [R, K + 1], and of a TensorFlow 2 detector with masks
+    `box_classifier_features` [R, h, w, c].
+    `of_detections`: maps, rows, their classes [R] (from 0), size, weights -> what is asked for of `detection_features`
+    [R, h, w, c], `cropped_rpn_box_features` [R, H, W, C], `detection_masks` [R, mask height, mask width] and
+    `mask_predictions` [R, k, mask height, mask width], logits for each class or, if k is 1, for any.
     """
 
-    predict: Callable[[tf.Tensor, Rows, Branch, Attention], Tensors]
-    crop_features: Callable[[tf.Tensor, Rows, Branch], tf.Tensor] | None = None
-    masks: Callable[[tf.Tensor, tf.Tensor, Branch], tf.Tensor] | None = None
+    predict: Callable[[Maps, Rows, Size, Branch, Attention], Tensors]
+    of_detections: Callable[[Maps, Rows, tf.Tensor, Size, Branch], Tensors] | None = None
 
 
-def build_second_stage(config: Any, extractor: FasterRcnnExtractor) -> SecondStage:
+def build_second_stage(config: Any, extractor: FasterRcnnExtractor, tf2: bool) -> SecondStage:
     """The second stage of a `FasterRcnn` message.
 
     Raises:
@@ -59,64 +71,100 @@ def build_second_stage(config: Any, extractor: FasterRcnnExtractor) -> SecondSta
     predictor = getattr(config.second_stage_box_predictor, kind)
     if predictor.box_code_size != 4:
         raise ConfigError(f"{kind}: box_code_size is {predictor.box_code_size}; a two-stage detector's has to be 4")
-    return SECOND_STAGES[kind](config, predictor, extractor)
+    return SECOND_STAGES[kind](config, predictor, extractor, tf2)
 
 
-def _mask_rcnn(config: Any, predictor: Any, extractor: FasterRcnnExtractor) -> SecondStage:
+def _mask_rcnn(config: Any, predictor: Any, extractor: FasterRcnnExtractor, tf2: bool) -> SecondStage:
     for field in ("initial_crop_size", "maxpool_kernel_size", "maxpool_stride"):
         if getattr(config, field) < 1:
             raise ConfigError(f"faster_rcnn: {field} is {getattr(config, field)}; it has to be at least 1")
     crop_size = (config.initial_crop_size, config.initial_crop_size)
     crop = matmul_crop_and_resize if config.use_matmul_crop_and_resize else crop_and_resize
-    classifier = _box_classifier(config, predictor)
-    mask_numbers = _mask_predictor(config, predictor)
+    classifier = _box_classifier(config, predictor, tf2)
+    masks = _masks(config, predictor, tf2)
+    tells_features = tf2 and config.number_of_stages == 3
 
     pooled_side = (config.initial_crop_size - config.maxpool_kernel_size) // config.maxpool_stride + 1
 
-    def pooled_crops(x: tf.Tensor, rows: Rows) -> tf.Tensor:
+    def crops(maps: Maps, rows: Rows, size: Size) -> tf.Tensor:
         def some(boxes: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
-            crops = crop(x, boxes, images, crop_size)
-            return tf.nn.max_pool2d(crops, config.maxpool_kernel_size, config.maxpool_stride, "VALID")
+            cropped = multilevel_crops(maps, boxes, images, crop_size, size, crop)
+            return tf.nn.max_pool2d(cropped, config.maxpool_kernel_size, config.maxpool_stride, "VALID")
 
-        pooled = tf.TensorSpec([None, pooled_side, pooled_side, x.shape[3]])
-        return in_parts(some, (rows.boxes, rows.images), rows_at_once(*crop_size, x.shape[3]), pooled)
+        channels = maps[0].shape[3]
+        pooled = tf.TensorSpec([None, pooled_side, pooled_side, channels])
+        return in_parts(some, (rows.boxes, rows.images), rows_at_once(*crop_size, channels), pooled)
 
-    def crop_features(x: tf.Tensor, rows: Rows, p: Branch, attention: Attention = NO_ATTENTION) -> tf.Tensor:
-        pooled = attention.crops(pooled_crops(x, rows))
-        return attention.features(extractor.second_stage(pooled, p[EXTRACTOR_SCOPE]))
+    def crop_features(cropped: tf.Tensor, p: Branch) -> tf.Tensor:
+        return extractor.second_stage(cropped, p[EXTRACTOR_SCOPE], config.feature_extractor)
 
-    def predict(x: tf.Tensor, rows: Rows, p: Branch, attention: Attention) -> Tensors:
-        def some(boxes: tf.Tensor, sources: tf.Tensor) -> Tensors:
-            features = crop_features(x, rows._replace(boxes=boxes, sources=sources), p, attention)
-            return box_classifier(features, p[PREDICTOR_SCOPE], classifier)
+    def predict(maps: Maps, rows: Rows, size: Size, p: Branch, attention: Attention) -> Tensors:
+        def some(boxes: tf.Tensor, sources: tf.Tensor) -> tuple[Tensors, tf.Tensor]:
+            cropped = attention.crops(crops(maps, rows._replace(boxes=boxes, sources=sources), size))
+            features = attention.features(crop_features(cropped, p))
+            return box_classifier(features, p[PREDICTOR_SCOPE], classifier), features
 
-        if attention is not NO_ATTENTION:  # it looks at all rows
-            return some(rows.boxes, rows.sources)
-        most = ROWS_PER_CROP * rows_at_once(*crop_size, x.shape[3])
-        return in_parts(some, (rows.boxes, rows.sources), most, classifier.outputs)
+        if attention is not NO_ATTENTION or tells_features:  # it looks at all rows; they are of a size not yet known
+            predicted, features = some(rows.boxes, rows.sources)
+            return predicted | {"box_classifier_features": features}
+        most = ROWS_PER_CROP * rows_at_once(*crop_size, maps[0].shape[3])
+        return in_parts(lambda *part: some(*part)[0], (rows.boxes, rows.sources), most, classifier.outputs)
 
-    def masks(features: tf.Tensor, classes: tf.Tensor, p: Branch) -> tf.Tensor:
-        return mask_predictor(features, classes, p[PREDICTOR_SCOPE], mask_numbers)
+    def features_of_detections(maps: Maps, rows: Rows, classes: tf.Tensor, size: Size, p: Branch) -> Tensors:
+        cropped, found = crops(maps, rows, size), {}
+        if tf2 and config.output_final_box_rpn_features:
+            found["cropped_rpn_box_features"] = cropped
+        if config.output_final_box_features:
+            found["detection_features"] = crop_features(cropped, p)
+        return found
 
-    return SecondStage(
-        predict=predict, crop_features=crop_features, masks=masks if config.number_of_stages == 3 else None
-    )
+    def masks_of_detections(maps: Maps, rows: Rows, classes: tf.Tensor, size: Size, p: Branch) -> Tensors:
+        return masks(crop_features(crops(maps, rows, size), p), classes, p[PREDICTOR_SCOPE])
+
+    if config.number_of_stages == 3:
+        return SecondStage(predict, masks_of_detections)
+    if config.output_final_box_features or (tf2 and config.output_final_box_rpn_features):
+        return SecondStage(predict, features_of_detections)
+    return SecondStage(predict)
 
 
-def _box_classifier(config: Any, predictor: Any) -> BoxClassifier:
+def _box_classifier(config: Any, predictor: Any, tf2: bool) -> BoxClassifier:
     # predict_keypoints is ignored: the original has a head for keypoints, but builds none.
-    style = fc_style(predictor.fc_hyperparams, "mask_rcnn_box_predictor.fc_hyperparams")
-    if isinstance(style.norm, GroupNorm):
-        raise ConfigError("mask_rcnn_box_predictor: fc_hyperparams has group_norm, which needs a picture; take it out")
     return BoxClassifier(
         num_classes=config.num_classes,
-        style=style,
+        style=_keras_fc_style(predictor.fc_hyperparams) if tf2 else _slim_fc_style(predictor.fc_hyperparams),
         box_code_size=predictor.box_code_size,
         share_box_across_classes=predictor.share_box_across_classes,
     )
 
 
-def _mask_predictor(config: Any, predictor: Any) -> MaskPredictor:
+def _keras_fc_style(hyperparams: Any) -> Style:
+    """Dense layers of the Keras heads have biases in any case."""
+    return replace(keras_style(hyperparams), biases_before_norm=True)
+
+
+def _slim_fc_style(hyperparams: Any) -> Style:
+    style = fc_style(hyperparams, "mask_rcnn_box_predictor.fc_hyperparams")
+    if isinstance(style.norm, GroupNorm):
+        raise ConfigError("mask_rcnn_box_predictor: fc_hyperparams has group_norm, which needs a picture; take it out")
+    return style
+
+
+def _masks(config: Any, predictor: Any, tf2: bool) -> Callable[[tf.Tensor, tf.Tensor, Branch], Tensors]:
+    """A function `features [R, h, w, c], classes [R], p -> detection_masks`; that of TensorFlow 2 tells more."""
+    numbers = _mask_predictor(config, predictor, tf2)
+
+    def masks(features: tf.Tensor, classes: tf.Tensor, p: Branch) -> Tensors:
+        if not tf2:
+            return {"detection_masks": tf.sigmoid(mask_predictor(features, classes, p, numbers))}
+        logits = all_masks(features, p, numbers)
+        own = logits[:, 0] if logits.shape[1] == 1 else tf.gather(logits, classes, batch_dims=1)
+        return {"mask_predictions": logits, "detection_masks": tf.sigmoid(own)}
+
+    return masks
+
+
+def _mask_predictor(config: Any, predictor: Any, tf2: bool) -> MaskPredictor:
     where = "mask_rcnn_box_predictor"
     if predictor.predict_instance_masks and not predictor.HasField("conv_hyperparams"):
         raise ConfigError(f"{where}: predict_instance_masks is true, but there are no conv_hyperparams; add them")
@@ -126,7 +174,7 @@ def _mask_predictor(config: Any, predictor: Any) -> MaskPredictor:
         raise ConfigError(f"{where}: number_of_stages is 3, but predict_instance_masks is false; set one as the other")
     return MaskPredictor(
         num_classes=config.num_classes,
-        style=conv_style(predictor.conv_hyperparams, f"{where}.conv_hyperparams"),
+        style=_conv_style(predictor.conv_hyperparams, f"{where}.conv_hyperparams", tf2),
         mask_height=predictor.mask_height,
         mask_width=predictor.mask_width,
         mask_prediction_conv_depth=predictor.mask_prediction_conv_depth,
@@ -136,7 +184,7 @@ def _mask_predictor(config: Any, predictor: Any) -> MaskPredictor:
     )
 
 
-def _rfcn(config: Any, predictor: Any, extractor: FasterRcnnExtractor) -> SecondStage:
+def _rfcn(config: Any, predictor: Any, extractor: FasterRcnnExtractor, tf2: bool) -> SecondStage:
     if config.number_of_stages == 3:
         raise ConfigError("rfcn_box_predictor: number_of_stages is 3, but R-FCN has no third stage; set it to 2")
     for field in ("output_final_box_features", "output_final_box_rpn_features", "return_raw_detections_during_predict"):
@@ -144,7 +192,7 @@ def _rfcn(config: Any, predictor: Any, extractor: FasterRcnnExtractor) -> Second
             raise ConfigError(f"rfcn_box_predictor: {field} is true, on which the original fails; take it out")
     numbers = PositionSensitive(
         num_classes=config.num_classes,
-        style=conv_style(predictor.conv_hyperparams, "rfcn_box_predictor.conv_hyperparams"),
+        style=_conv_style(predictor.conv_hyperparams, "rfcn_box_predictor.conv_hyperparams", tf2),
         num_spatial_bins=(predictor.num_spatial_bins_height, predictor.num_spatial_bins_width),
         depth=predictor.depth,
         box_code_size=predictor.box_code_size,
@@ -157,14 +205,18 @@ def _rfcn(config: Any, predictor: Any, extractor: FasterRcnnExtractor) -> Second
                 "the first has to be a multiple of the second"
             )
 
-    def predict(feature_map: tf.Tensor, rows: Rows, p: Branch, attention: Attention) -> Tensors:
-        features = extractor.second_stage(feature_map, p[EXTRACTOR_SCOPE])
+    def predict(maps: Maps, rows: Rows, size: Size, p: Branch, attention: Attention) -> Tensors:
+        features = extractor.second_stage(maps[0], p[EXTRACTOR_SCOPE], config.feature_extractor)
         return position_sensitive(features, rows.boxes, rows.images, p[PREDICTOR_SCOPE], numbers)
 
     return SecondStage(predict)
 
 
-SECOND_STAGES: dict[str, Callable[[Any, Any, FasterRcnnExtractor], SecondStage]] = {
+def _conv_style(hyperparams: Any, where: str, tf2: bool) -> Style:
+    return keras_style(hyperparams) if tf2 else conv_style(hyperparams, where)
+
+
+SECOND_STAGES: dict[str, Callable[[Any, Any, FasterRcnnExtractor, bool], SecondStage]] = {
     "mask_rcnn_box_predictor": _mask_rcnn,
     "rfcn_box_predictor": _rfcn,
 }

@@ -32,6 +32,21 @@ class MaskPredictor:
 
 def mask_predictor(x: tf.Tensor, classes: tf.Tensor, p: Branch, numbers: MaskPredictor) -> tf.Tensor:
     """`[R, h, w, C], [R] -> [R, mask_height, mask_width]`: the logits of the mask of each row's class (from 0)."""
+    x, last = _features(x, p, numbers)
+    if numbers.masks_are_class_agnostic:
+        return conv(x, last, 1, 3, style=PLAIN)[..., 0]
+    return _mask_of_class(x, classes, last, numbers.num_classes)
+
+
+def all_masks(x: tf.Tensor, p: Branch, numbers: MaskPredictor) -> tf.Tensor:
+    """`[R, h, w, C] -> [R, k, mask_height, mask_width]`: logits of the masks of every class, or of all at once."""
+    x, last = _features(x, p, numbers)
+    masks = conv(x, last, 1 if numbers.masks_are_class_agnostic else numbers.num_classes, 3, style=PLAIN)
+    return tf.transpose(masks, [0, 3, 1, 2])
+
+
+def _features(x: tf.Tensor, p: Branch, numbers: MaskPredictor) -> tuple[tf.Tensor, Branch]:
+    """`[R, h, w, C] -> [R, H, W, c]`, and the last layer, which makes masks of them."""
     depth = numbers.mask_prediction_conv_depth or conv_depth(x.shape[3], numbers.num_classes)
     layers = numbers.mask_prediction_num_conv_layers - 1
     # slim numbers the convolutions that have no scope.
@@ -47,9 +62,7 @@ def mask_predictor(x: tf.Tensor, classes: tf.Tensor, p: Branch, numbers: MaskPre
         x = conv(x, next(scopes), depth, 3, style=numbers.style)
     if numbers.convolve_then_upsample_masks:
         x = conv(_upsampled(x, numbers), next(scopes), depth, 3, style=numbers.style)
-    if numbers.masks_are_class_agnostic:
-        return conv(x, next(scopes), 1, 3, style=PLAIN)[..., 0]
-    return _mask_of_class(x, classes, next(scopes), numbers.num_classes)
+    return x, next(scopes)
 
 
 def _mask_of_class(x: tf.Tensor, classes: tf.Tensor, p: Branch, num_classes: int) -> tf.Tensor:

@@ -5,14 +5,18 @@ position-sensitive crops, and crops once for each of their bins.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
+import numpy as np
 import tensorflow as tf
 
-from unfreeze.ops.sizes import image_size
+from unfreeze.ops.sizes import Size, float32, image_size
 
 Pair: TypeAlias = tuple[int, int]  # height, width
+Crop: TypeAlias = Callable[[tf.Tensor, tf.Tensor, tf.Tensor, Pair], tf.Tensor]
+
+PRETRAINED_SIDE = np.float32(224)  # of the pictures that a backbone was first trained on
 
 # Above it glibc gives memory back to the system at once, and each page costs when it is touched the next time: 1 ms for
 # each MB of a tensor, more than what fills it. (malloc.c: DEFAULT_MMAP_THRESHOLD_MAX; less a page for what TensorFlow
@@ -98,6 +102,36 @@ def matmul_crop_and_resize(features: tf.Tensor, boxes: tf.Tensor, images: tf.Ten
     height, width = image_size(features)
     last = tf.cast(tf.stack([height - 1, width - 1, height - 1, width - 1]), tf.float32)
     return tf.image.crop_and_resize(frame, (boxes * last + 1.0) / (last + 2.0), images, crop_size)
+
+
+def multilevel_crops(
+    features: Sequence[tf.Tensor], boxes: tf.Tensor, images: tf.Tensor, crop_size: Pair, image: Size, crop: Crop
+) -> tf.Tensor:
+    """`L x [N, h, w, C], [R, 4], [R] -> [R, *crop_size, C]`: each box from the map that suits its area.
+
+    `image` is the size of the padded images. (The original crops every box from every map, or pads the maps to the
+    size of the largest.)
+    """
+    if len(features) == 1:
+        return crop(features[0], boxes, images, crop_size)
+    rows = tf.dynamic_partition(tf.range(tf.shape(boxes)[0]), fpn_levels(boxes, len(features), image), len(features))
+    crops = [
+        crop(feature_map, tf.gather(boxes, of_level), tf.gather(images, of_level), crop_size)
+        for feature_map, of_level in zip(features, rows, strict=True)
+    ]
+    return tf.dynamic_stitch(rows, crops)
+
+
+def fpn_levels(boxes: tf.Tensor, num_levels: int, image: Size) -> tf.Tensor:
+    """`[R, 4] -> [R]`: which of `num_levels` maps, the finest first, suits a box: the last but one at 224 pixels.
+
+    Source: object_detection/utils/ops.py, fpn_feature_levels; paper arXiv:1612.03144, 4.2.
+    """
+    image_ratio = tf.sqrt(float32(image[0] * image[1])) / PRETRAINED_SIDE
+    sides = boxes[:, 2:] - boxes[:, :2]
+    octaves = tf.math.log(tf.sqrt(sides[:, 0] * sides[:, 1]) * image_ratio) // np.float32(math.log(2.0))
+    # An empty box is infinitely many octaves below, and comes from the finest map.
+    return tf.cast(tf.clip_by_value(octaves + (num_levels - 2.0), 0.0, num_levels - 1.0), tf.int32)
 
 
 def position_sensitive_crops(

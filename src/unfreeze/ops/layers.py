@@ -59,6 +59,8 @@ class Branch(Protocol):
 
     def in_order(self, *layers: str) -> None: ...
 
+    def numbered(self, name: str, count: int) -> list[str]: ...
+
 
 @dataclass(frozen=True)
 class BatchNorm:

@@ -31,7 +31,7 @@ class Tolerances:
             or values.dtype.kind not in "fiu"
         ):
             return 0.0
-        if output.endswith(("boxes", "keypoints")):
+        if output.endswith(("boxes", "keypoints")) and output != "proposal_boxes":  # those are in pixels
             return self.boxes
         if output in ("detection_scores", "detection_multiclass_scores"):
             return self.scores

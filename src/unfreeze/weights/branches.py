@@ -167,6 +167,10 @@ class Weights:
         names = self._objects.readable if self._objects is not None else {}
         return [names.get(key, key.removesuffix(VALUE)) for key in keys]
 
+    def numbered(self, scope: str, name: str) -> list[str]:
+        """The layers of the Keras model at `scope` that are called `name`, or that and a number; see Branch."""
+        return self._objects.numbered(scope, name) if self._objects is not None else []
+
     def in_order(self, scope: str, layers: Sequence[str]) -> None:
         """The layers of the Keras model at `scope`, as its edges count them; see `Branch.in_order`."""
         if self._objects is not None:
@@ -344,6 +348,17 @@ class Branch:
     def holds(self, name: str) -> bool:
         """Whether the checkpoint has a variable `scope/name`: for names that moved between versions of the original."""
         return self._weights.holds(self[name].scope)
+
+    def numbered(self, name: str, count: int) -> list[str]:
+        """The `count` layers of a Keras model that nobody named, so that Keras called them `name` and a number.
+
+        They come in the order in which they were made, whatever number that began with. Those that the checkpoint
+        lacks are called by the next numbers.
+        """
+        found = self._weights.numbered(self.scope, name)
+        first = int(found[-1].removeprefix(name).removeprefix("_") or 0) + 1 if found else 0
+        wanted = [f"{name}_{number}" if number else name for number in range(first, first + count - len(found))]
+        return [*found, *wanted][:count]
 
     def in_order(self, *layers: str) -> None:
         """Tells the layers with weights of a Keras model, branched where others join, in the order of its edges.

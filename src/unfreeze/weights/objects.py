@@ -65,6 +65,13 @@ class Objects:
         start = self._find(path)
         return set() if start is None else {self._nodes[i].key for i, _ in self._walk(start)} - {""}
 
+    def numbered(self, path: str, name: str) -> list[str]:
+        """The layers of the Keras model at `path` that are called `name` or `name_7`, by their numbers."""
+        start = self._find(path)
+        names = [] if start is None else [self._layer_name(layer).rsplit("/", 1)[-1] for layer in self._counted(start)]
+        numbers = {int(found[1] or 0): each for each in names if (found := re.fullmatch(rf"{name}(?:_(\d+))?", each))}
+        return [numbers[number] for number in sorted(numbers)]
+
     def in_order(self, path: str, layers: Sequence[str]) -> None:
         """The layers of the Keras model at `path`, as its edges count them; needed where they have no names."""
         number = self._find(path)

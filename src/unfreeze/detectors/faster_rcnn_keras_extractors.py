@@ -1,0 +1,113 @@
+"""KERAS_EXTRACTORS: a row for each `feature_extractor.type` of Faster R-CNN in TensorFlow 2, the config's word first.
+
+Source: object_detection/models/faster_rcnn_*_keras_feature_extractor.py.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import tensorflow as tf
+
+from unfreeze.backbones import inception_resnet_v2
+from unfreeze.backbones.resnet_v1 import KERAS_STYLE, UNITS, keras_resnet_v1, keras_resnet_v1_block
+from unfreeze.detectors.faster_rcnn_extractors import FasterRcnnExtractor
+from unfreeze.detectors.hyperparams import keras_style
+from unfreeze.detectors.normalizations import mean_subtracted, unit_range
+from unfreeze.errors import ConfigError
+from unfreeze.necks import fpn
+from unfreeze.ops.layers import PLAIN, BatchNorm, Branch, batch_norm, fully_connected, pad_to_multiple
+
+FPN_LEVELS = (2, 6)  # where the config says nothing of them
+FPN_DEPTH = 256
+COARSEST_BLOCK = 5  # the level of block4
+CONV5_DEPTHS = (512, 2048)
+CLASSIFIER_UNITS = 1024
+DENSE = replace(PLAIN, activation=tf.nn.relu)
+
+
+def faster_rcnn_resnet_v1_keras(architecture: str) -> FasterRcnnExtractor:
+    """Blocks 1 to 3, then block 4."""
+
+    def first_stage(x: tf.Tensor, p: Branch, config: Any) -> list[tf.Tensor]:
+        return [keras_resnet_v1(x, p, UNITS[architecture][:3])["block3"]]
+
+    def second_stage(x: tf.Tensor, p: Branch, config: Any) -> tf.Tensor:
+        style = replace(KERAS_STYLE, winograd=True)
+        return keras_resnet_v1_block(x, p, "conv5", CONV5_DEPTHS, 3, stride=2, style=style)
+
+    return FasterRcnnExtractor(first_stage, second_stage, mean_subtracted, strides=(16,))
+
+
+def faster_rcnn_resnet_v1_fpn_keras(architecture: str) -> FasterRcnnExtractor:
+    """A pyramid on all blocks, then two dense layers on each crop; the stride changes nothing."""
+
+    def first_stage(x: tf.Tensor, p: Branch, config: Any) -> list[tf.Tensor]:
+        style, (min_level, max_level) = keras_style(config.conv_hyperparams), _fpn_levels(config)
+        depth = config.fpn.additional_layer_depth if config.HasField("fpn") else FPN_DEPTH
+        base = style if config.override_base_feature_extractor_hyperparams else KERAS_STYLE
+        stages = keras_resnet_v1(pad_to_multiple(x, 32), p["classification_backbone"], UNITS[architecture], style=base)
+        levels = range(min_level, min(max_level, COARSEST_BLOCK) + 1)
+        maps = fpn.fpn_top_down_feature_maps(
+            [stages[f"block{level - 1}"] for level in levels],
+            p["fpn_features_generator"].renamed(fpn.keras_names(len(levels))),
+            depth=depth,
+            upsamples_smoothed=True,
+            style=style,
+        )
+        coarser = [str(i) for i in range(max_level - COARSEST_BLOCK)]
+        layers = p["coarse_feature_layers"].renamed(fpn.keras_coarse_names())
+        return maps + fpn.coarse_feature_maps(maps[-1], layers, coarser, depth=depth, style=style)
+
+    def second_stage(x: tf.Tensor, p: Branch, config: Any) -> tf.Tensor:
+        norm = keras_style(config.conv_hyperparams).norm
+        x = tf.reshape(x, [-1, math.prod(x.shape[1:])])
+        x = fully_connected(x, p["layer_with_weights-0"], CLASSIFIER_UNITS, style=DENSE)
+        if isinstance(norm, BatchNorm):  # behind the activation, where it cannot be folded into the layer before
+            x = batch_norm(x, p["layer_with_weights-1"], norm)
+        x = fully_connected(x, p[f"layer_with_weights-{2 if norm else 1}"], CLASSIFIER_UNITS, style=DENSE)
+        return x[:, tf.newaxis, tf.newaxis]
+
+    return FasterRcnnExtractor(first_stage, second_stage, mean_subtracted, options=("conv_hyperparams", "fpn"))
+
+
+def _fpn_levels(config: Any) -> tuple[int, int]:
+    """`fpn` as (min_level, max_level); the original knows no map finer than level 2."""
+    min_level, max_level = (config.fpn.min_level, config.fpn.max_level) if config.HasField("fpn") else FPN_LEVELS
+    if not 2 <= min_level <= min(max_level, COARSEST_BLOCK):
+        raise ConfigError(
+            f"feature_extractor.fpn: min_level is {min_level}, max_level {max_level}; the first has to be from 2 to 5, "
+            "and not above the second"
+        )
+    return min_level, max_level
+
+
+def faster_rcnn_inception_resnet_v2_keras() -> FasterRcnnExtractor:
+    """To block17_20, then the rest, padded in both parts.
+
+    A stride of 8 is not for it: the original then takes back the stride of one branch of mixed_7a and of its pool, and
+    fails to join them with the others.
+    """
+
+    def first_stage(x: tf.Tensor, p: Branch, config: Any) -> list[tf.Tensor]:
+        p = inception_resnet_v2.keras_first_stage(p)
+        return [inception_resnet_v2.inception_resnet_v2_first_stage(x, p)["PreAuxLogits"]]
+
+    def second_stage(x: tf.Tensor, p: Branch, config: Any) -> tf.Tensor:
+        p = inception_resnet_v2.keras_second_stage(p)
+        return inception_resnet_v2.inception_resnet_v2_second_stage(x, p, padding="SAME")["Conv2d_7b_1x1"]
+
+    return FasterRcnnExtractor(first_stage, second_stage, unit_range, strides=(16,))
+
+
+KERAS_EXTRACTORS: dict[str, FasterRcnnExtractor] = {
+    "faster_rcnn_resnet50_keras": faster_rcnn_resnet_v1_keras("resnet_v1_50"),
+    "faster_rcnn_resnet101_keras": faster_rcnn_resnet_v1_keras("resnet_v1_101"),
+    "faster_rcnn_resnet152_keras": faster_rcnn_resnet_v1_keras("resnet_v1_152"),
+    "faster_rcnn_inception_resnet_v2_keras": faster_rcnn_inception_resnet_v2_keras(),
+    "faster_rcnn_resnet50_fpn_keras": faster_rcnn_resnet_v1_fpn_keras("resnet_v1_50"),
+    "faster_rcnn_resnet101_fpn_keras": faster_rcnn_resnet_v1_fpn_keras("resnet_v1_101"),
+    "faster_rcnn_resnet152_fpn_keras": faster_rcnn_resnet_v1_fpn_keras("resnet_v1_152"),
+}
