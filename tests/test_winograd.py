@@ -1,9 +1,13 @@
 """Convolutions of fewer multiplications against plain ones."""
 
+from collections.abc import Callable, Sequence
+from typing import cast
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from unfreeze.ops.layers import BatchNorm, Branch, Style, conv
 from unfreeze.ops.winograd import winograd_conv, winograd_kernel
 
 RANDOM = np.random.RandomState(0)
@@ -32,3 +36,43 @@ def test_its_error_is_a_millionth() -> None:
 def test_no_rows_are_no_rows() -> None:
     empty = winograd_conv(tf.zeros([0, 7, 7, 4]), winograd_kernel(tf.zeros([3, 3, 4, 5])))
     assert empty.shape == (0, 7, 7, 5)
+
+
+class Weights:
+    """A branch whose weights are all drawn once, by their names."""
+
+    def __init__(self, scope: str = "") -> None:
+        self.scope = scope
+
+    def __getitem__(self, name: str) -> "Weights":
+        return Weights(f"{self.scope}/{name}")
+
+    def weight(self, name: str, shape: list[int], **_: object) -> tf.Tensor:
+        return tf.constant(np.random.RandomState(len(self.scope + name)).uniform(0.1, 0.2, shape), tf.float32)
+
+    def quantizer(self, *_: str, **__: bool) -> Callable[[tf.Tensor], tf.Tensor]:
+        return tf.identity
+
+    def normalization(
+        self, mean: tf.Tensor, variance: tf.Tensor, gamma: None, beta: tf.Tensor, epsilon: float
+    ) -> Callable[[], tuple[tf.Tensor, tf.Tensor]]:
+        scale = tf.math.rsqrt(variance + epsilon)
+        return lambda: (scale, beta - mean * scale)
+
+    def derived(self, compute: Callable[[], Sequence[tf.Tensor]], **shapes: list[int]) -> list[tf.Tensor]:
+        made = list(compute())
+        assert [value.shape.as_list() for value in made] == list(shapes.values())
+        return made
+
+
+@pytest.mark.parametrize("size", [(7, 7), (16, 16), (16, 17)])
+def test_a_layer_uses_it_for_small_maps(size: tuple[int, int]) -> None:
+    x = tf.constant(RANDOM.standard_normal((2, *size, 5)).astype("float32"))
+    p = cast("Branch", Weights())
+
+    def layer(winograd: bool) -> tf.Tensor:
+        return conv(x, p, 4, 3, style=Style(BatchNorm(), winograd=winograd))
+
+    np.testing.assert_allclose(layer(True), layer(False), atol=1e-5)
+    operations = {op.type for op in tf.function(lambda: layer(True)).get_concrete_function().graph.get_operations()}
+    assert ("Conv2D" in operations) == (size == (16, 17))

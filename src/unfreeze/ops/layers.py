@@ -111,6 +111,9 @@ PLAIN = Style(norm=None, activation=None)
 # tf.nn.fused_batch_norm, which slim and Keras both call, takes no smaller one, whatever it is given.
 MIN_EPSILON = 1.001e-5
 
+# Pixels of a map for `winograd_conv`, which takes it to its points by one matrix: in R-FCN these are whole pictures.
+LARGEST_CROP = 16 * 16
+
 # Activations that a convolution of integers does along with it, so that its FakeQuant stands behind them.
 # Source: tf.contrib.quantize of TensorFlow 1.15, python/quantize.py, _ACTIVATION_TYPES.
 FUSED = (None, tf.nn.relu, tf.nn.relu6)
@@ -334,7 +337,8 @@ def _depthwise(x: tf.Tensor, kernel: Any, stride: int, rate: int, padding: str) 
 
 
 def _suits_winograd(x: tf.Tensor, style: Style) -> bool:
-    return style.winograd and isinstance(style.norm, BatchNorm) and None not in x.shape[1:]
+    small = None not in x.shape[1:] and x.shape[1] * x.shape[2] <= LARGEST_CROP
+    return style.winograd and small and isinstance(style.norm, BatchNorm)
 
 
 def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
