@@ -1,7 +1,7 @@
 """The size that an encoded picture claims, read from its first bytes: a few hundred bytes may unpack to gigabytes."""
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import tensorflow as tf
@@ -44,27 +44,91 @@ def pictures_in(string: bytes) -> Iterator[bytes]:
             yield from (value for value in feature.bytes_list.value if picture_kind(value))
 
 
+JXL_BOXES = b"\0\0\0\x0cJXL \r\n\x87\n"
+KINDS = {
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"GIF87a": "GIF",
+    b"GIF89a": "GIF",
+    b"BM": "BMP",
+    b"\xff\xd8": "JPEG",
+    b"RIFF": "WEBP",
+    b"\xff\x0a": "JXL",
+    JXL_BOXES: "JXL",
+}
+
+
 def picture_kind(string: bytes) -> str | None:
-    kinds = {b"\x89PNG\r\n\x1a\n": "PNG", b"GIF87a": "GIF", b"GIF89a": "GIF", b"BM": "BMP", b"\xff\xd8": "JPEG"}
-    return next((kind for start, kind in kinds.items() if string.startswith(start)), None)
+    return next((kind for start, kind in KINDS.items() if string.startswith(start)), None)
 
 
 def picture_size(encoded: bytes) -> tuple[int, int] | None:
-    """(width, height) of a picture, of a GIF all of its frames put below each other; None where there is no telling."""
-    kind = picture_kind(encoded)
+    """(width, height) of a picture, of an animation the height of all frames; None where there is no telling."""
     try:
-        if kind == "PNG":
-            return struct.unpack_from(">II", encoded, 16)
-        if kind == "GIF":
-            return gif_size(encoded)
-        if kind == "BMP":
-            width, height = struct.unpack_from("<ii", encoded, 18)
-            return abs(width), abs(height)
-        if kind == "JPEG":
-            return jpeg_size(encoded)
-    except (struct.error, IndexError):
-        pass
-    return None
+        return SIZES[picture_kind(encoded) or "none"](encoded)
+    except (struct.error, IndexError, ValueError):
+        return None
+
+
+def png_size(encoded: bytes) -> tuple[int, int]:
+    width, height = struct.unpack_from(">II", encoded, 16)
+    return width, height
+
+
+def bmp_size(encoded: bytes) -> tuple[int, int]:
+    old = struct.unpack_from("<I", encoded, 14)[0] == 12
+    width, height = struct.unpack_from("<HH" if old else "<ii", encoded, 18)
+    return abs(width), abs(height)
+
+
+def webp_size(encoded: bytes) -> tuple[int, int]:
+    chunk = encoded[12:16]
+    if chunk == b"VP8X":
+        width, height = (1 + int.from_bytes(encoded[start : start + 3], "little") for start in (24, 27))
+        return width, height * max(1, encoded.count(b"ANMF"))
+    if chunk == b"VP8L":
+        bits = int.from_bytes(encoded[21:25], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    width, height = struct.unpack_from("<HH", encoded, 26)
+    return width & 0x3FFF, height & 0x3FFF
+
+
+def jxl_size(encoded: bytes) -> tuple[int, int]:
+    """Of JPEG XL. Source: ISO/IEC 18181-1, SizeHeader."""
+    stream = jxl_codestream(encoded) if encoded.startswith(JXL_BOXES) else encoded
+    bits, position = int.from_bytes(stream[2:16], "little"), 0
+
+    def read(count: int) -> int:
+        nonlocal position
+        position += count
+        return bits >> (position - count) & ((1 << count) - 1)
+
+    def length(small: int) -> int:
+        return 8 * (1 + read(5)) if small else 1 + read((9, 13, 18, 30)[read(2)])
+
+    small = read(1)
+    height = length(small)
+    ratio = read(3)
+    if ratio == 0:
+        return length(small), height
+    across, down = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))[ratio - 1]
+    return height * across // down, height
+
+
+def jxl_codestream(encoded: bytes) -> bytes:
+    """The first part of the codestream in a file of boxes."""
+    position = len(JXL_BOXES)
+    while position + 8 <= len(encoded):
+        size, kind = struct.unpack_from(">I4s", encoded, position)
+        header = 8
+        if size == 1:
+            size, header = struct.unpack_from(">Q", encoded, position + 8)[0], 16
+        if kind in (b"jxlc", b"jxlp"):
+            start = position + header + (4 if kind == b"jxlp" else 0)
+            return encoded[start : start + 16]
+        if size < header:
+            break
+        position += size
+    raise ValueError("no codestream")
 
 
 def jpeg_size(encoded: bytes) -> tuple[int, int] | None:
@@ -107,3 +171,14 @@ def skip_blocks(encoded: bytes, position: int) -> int:
     while encoded[position]:
         position += 1 + encoded[position]
     return position + 1
+
+
+SIZES: dict[str, Callable[[bytes], tuple[int, int] | None]] = {
+    "PNG": png_size,
+    "GIF": gif_size,
+    "BMP": bmp_size,
+    "JPEG": jpeg_size,
+    "WEBP": webp_size,
+    "JXL": jxl_size,
+    "none": lambda encoded: None,
+}
