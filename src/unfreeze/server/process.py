@@ -43,6 +43,7 @@ class HttpServer:
         self.listening.listen(BACKLOG)
         config = uvicorn.Config(
             app,
+            http="h11",  # bounds what it holds of a request's head; the faster parser does not
             log_level="warning",
             access_log=False,
             lifespan="off",
