@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from unfreeze.verbs.predict import predict
     from unfreeze.verbs.publish import labels, prune, publish, rollback
     from unfreeze.verbs.verify import verify
+    from unfreeze.verbs.watch import watch
 
 __version__ = "0.1.0"
 
@@ -35,6 +36,7 @@ __all__ = [
     "publish",
     "rollback",
     "verify",
+    "watch",
 ]
 
 # Public name -> the module that has it.
@@ -50,6 +52,7 @@ VERBS = {
     "publish": "unfreeze.verbs.publish",
     "rollback": "unfreeze.verbs.publish",
     "verify": "unfreeze.verbs.verify",
+    "watch": "unfreeze.verbs.watch",
 }
 
 

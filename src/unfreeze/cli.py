@@ -77,6 +77,15 @@ NAMED = NamedTensor()
 CHECKPOINT_FLAGS = "as an argument, --trained-checkpoint-prefix or --trained-checkpoint-dir"
 
 
+class Names(click.ParamType):
+    """`detection_masks,detection_keypoints` -> a tuple of them."""
+
+    name = "NAME,…"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        return value if isinstance(value, tuple) else tuple(name.strip() for name in value.split(",") if name.strip())
+
+
 @click.group(
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "token_normalize_func": with_dashes},
@@ -156,6 +165,14 @@ def table(report: "Report") -> str:
 @click.option("--output", "outputs", multiple=True, type=NAMED, help="Of a frozen graph: what it gives (repeatable).")
 @click.option("--write-checkpoint", is_flag=True, help="Of a frozen graph: write a TensorFlow 1 checkpoint too.")
 @click.option("--dry-run", is_flag=True, help="Of a frozen graph: tell what becomes a variable and why; write nothing.")
+@click.option(
+    "--outputs",
+    type=Names(),
+    default="",
+    help="The outputs to keep, besides boxes, scores, classes and their number. Default: all.",
+)
+@click.option("--score-threshold", type=click.FloatRange(0, 1), help="Leave out what scores less, in the graph.")
+@click.option("--max-detections", type=click.IntRange(1), metavar="D", help="Answer no more rows than this.")
 @meant_for
 @overwrite
 @click.option("--verify/--no-verify", "verify", default=True, help="Prove the result before it is in place (default).")
@@ -534,6 +551,46 @@ def labels(model_base_path: str, assignments: tuple[str, ...], remove: tuple[str
         raise click.UsageError(f"{wrong[0]!r} is not LABEL=VERSION, such as stable=3")
     now = labels(model_base_path, {name: int(version) for name, version in pairs}, remove=remove)
     show(now, "\n".join(f"{name}={version}" for name, version in sorted(now.items())) or "no label", as_json, False)
+
+
+@verb
+@click.argument("training_folder", type=PATH)
+@click.argument("model_base_path", type=PATH)
+@click.option("--keep", type=click.IntRange(1), default=3, show_default=True, metavar="N", help="Versions that stay.")
+@click.option("--interval", "interval_s", type=click.FloatRange(0.1), default=30, show_default=True, help="Seconds.")
+@click.option("--once", is_flag=True, help="Publish what is there, and end; exit code 1 when one failed.")
+@click.option("--label", "labels", multiple=True, help="A name that moves to each new version (repeatable).")
+@click.option("--pipeline-config-path", type=PATH, help="Default: pipeline.config in the folder or one above.")
+@click.option("--input-type", "input_types", multiple=True, metavar="TYPE", help="As for export.")
+@click.option("--label-map", type=PATH, help="As for export.")
+@meant_for
+@quiet
+def watch(training_folder: str, model_base_path: str, quiet: bool, **options: Any) -> int:
+    """Publish each new checkpoint of TRAINING_FOLDER in MODEL_BASE_PATH: exported, verified, all or nothing."""
+    failures: list[str] = []
+
+    def on_failure(prefix: Any, error: Exception) -> None:
+        failures.append(str(prefix))
+        click.echo(f"error: {prefix.name} is skipped: {error}", err=True)
+
+    def on_published(published: Any, step: int) -> None:
+        show(None, f"step {step}: {published}", as_json=False, quiet=quiet)
+        sys.stdout.flush()  # a log is read while this goes on
+
+    with progress(quiet) as (on_progress, on_warning):
+        import_tensorflow_quietly()
+        from unfreeze.verbs.watch import watch
+
+        watch(
+            training_folder,
+            model_base_path,
+            on_published=on_published,
+            on_failure=on_failure,
+            on_progress=on_progress,
+            on_warning=on_warning,
+            **options,
+        )
+    return 1 if failures else 0
 
 
 @unfreeze.group()

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,7 @@ from unfreeze.detectors.build import causes, feature_extractor
 from unfreeze.errors import ConfigError, OutputError, UnsupportedError, VerificationError
 from unfreeze.proof.weights import to_record
 from unfreeze.savedmodel import INPUT_TYPES, Exportable, trace, variable_key, write_saved_model
+from unfreeze.savedmodel.slimming import Slimming, slimmed
 from unfreeze.targets.runtimes import require_known, runtime
 from unfreeze.targets.warmup import write_warmup
 from unfreeze.verbs.side_inputs import SideInput, with_side_inputs
@@ -70,6 +71,9 @@ def export(
     overwrite: bool = False,
     allow_unknown_fields: bool = False,
     config_override: str = "",
+    outputs: Sequence[str] = (),
+    score_threshold: float | None = None,
+    max_detections: int | None = None,
     runtimes: Sequence[str] = (),
     verify: bool = True,
     verifiers: proof.Verifiers | None = None,
@@ -89,6 +93,8 @@ def export(
             for any number of images.
         label_map: goes to assets/, and adds the signature `named`, which tells class names; CenterNet's keypoints are
             its, if the config's keypoint_label_map_path is not on this machine.
+        outputs: which of the outputs stay, besides the four that a detection is made of; by default all.
+        score_threshold, max_detections: rows below and beyond are taken out in the graph (savedmodel/slimming.py).
         runtimes: such as `tensorflow-serving:2.6`: refused if one of them does not know an operation of the graph.
         verify: whether the result is loaded again, run and compared before it is in place.
         verifiers: processes for that, if they were started earlier.
@@ -97,6 +103,7 @@ def export(
         UnfreezeError: of the kind that fits (errors.py); nothing is left behind. VerificationError: a check failed.
     """
     say, warn = on_progress or (lambda line: None), on_warning or (lambda line: None)
+    slimming = Slimming(tuple(outputs), score_threshold, max_detections)
     types, servers = _input_types(input_types), tuple(map(runtime, runtimes))
     found = open_checkpoint(checkpoint, step)
     for note in found.notes:
@@ -119,7 +126,7 @@ def export(
         say(f"reading {found.prefix} with {config_path}")
         weights = Weights(found, moving_averages=config.eval_config.use_moving_averages)
         detector = with_side_inputs(build_detector(bound_config, weights), side_inputs, input_shape)
-        exportable = _bound(detector, config, weights, warn)
+        exportable = _bound(slimmed(detector, slimming), config, weights, warn)
         say(f"writing {len(weights.variables)} variables")
         _write(exportable, weights, staging / "saved_model", types, input_shape, labels)
         require_known(staging / "saved_model", servers)
@@ -127,7 +134,7 @@ def export(
         report = None if workers is None else _prove(staging / "saved_model", weights, types, workers, say)
         record = _record(found, config_path, config, weights, types, report)
         record |= {"input_shape": list(input_shape) if input_shape else None, "config_override": config_override}
-        record |= {"side_inputs": side_inputs}
+        record |= {"side_inputs": side_inputs, "slimming": asdict(slimming)}
         (staging / RECORD).write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
         if report is not None and not report.passed:
             raise VerificationError(f"{target}: not exported, since a check of it failed:\n{report.table()}")

@@ -120,6 +120,7 @@ def exported_again(checkpoint: Checkpoint, beside: Path, record: Mapping[str, An
         if record.get("side_inputs")
         else None,
         config_override=override,
+        **record.get("slimming", {}),
         allow_unknown_fields=True,
         verify=False,
     ).saved_model

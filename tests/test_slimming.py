@@ -1,0 +1,79 @@
+"""Fewer outputs and rows: which stay, in which order, and what stands in the rows that are left over."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from unfreeze.errors import UnsupportedError
+from unfreeze.savedmodel.slimming import Slimming, slim
+
+SCORES = np.array([[0.9, 0.2, 0.5, 0.8], [0.4, 0.3, 0.0, 0.0]], np.float32)
+
+
+def outputs() -> dict[str, tf.Tensor]:
+    """Four rows of which the second picture has two; a row's box tells which it is."""
+    row = np.arange(4, dtype=np.float32)
+    return {
+        "detection_boxes": tf.constant(np.tile(row[np.newaxis, :, np.newaxis], (2, 1, 4)) + 1),
+        "detection_classes": tf.constant(np.tile(row, (2, 1)) + 1),
+        "detection_scores": tf.constant(SCORES),
+        "detection_masks": tf.ones([2, 4, 3, 3]),
+        "num_detections": tf.constant([4.0, 2.0]),
+        "raw_detection_scores": tf.ones([2, 7, 3]),
+    }
+
+
+def test_nothing_asked_nothing_changed() -> None:
+    given = outputs()
+    assert slim(given, Slimming()) is given
+
+
+def test_outputs() -> None:
+    four = {"detection_boxes", "detection_classes", "detection_scores", "num_detections"}
+    assert set(slim(outputs(), Slimming(("detection_masks",)))) == {*four, "detection_masks"}
+    assert set(slim(outputs(), Slimming(("num_detections",)))) == four
+    with pytest.raises(UnsupportedError, match="--outputs detection_keypoints: this model has detection_boxes"):
+        slim(outputs(), Slimming(("detection_keypoints",)))
+
+
+def test_rows_below_the_threshold_are_taken_out_wherever_they_are() -> None:
+    found = slim(outputs(), Slimming(score_threshold=0.4))
+    assert found["num_detections"].numpy().tolist() == [3, 1]
+    np.testing.assert_array_equal(found["detection_scores"], np.array([[0.9, 0.5, 0.8, 0], [0.4, 0, 0, 0]], np.float32))
+    assert found["detection_classes"].numpy().tolist() == [[1, 3, 4, 0], [1, 0, 0, 0]]
+    assert found["detection_boxes"].numpy()[0, :, 0].tolist() == [1, 3, 4, 0]
+    assert found["detection_masks"].numpy()[:, :, 0, 0].tolist() == [[1, 1, 1, 0], [1, 0, 0, 0]]
+    assert found["raw_detection_scores"].shape == (2, 7, 3)
+
+
+def test_no_more_rows_than_asked() -> None:
+    found = slim(outputs(), Slimming(score_threshold=0.3, max_detections=2))
+    assert found["num_detections"].numpy().tolist() == [2, 2]
+    assert found["detection_classes"].numpy().tolist() == [[1, 3], [1, 2]]
+    assert found["detection_masks"].shape == (2, 2, 3, 3)
+    assert slim(outputs(), Slimming(max_detections=9))["detection_boxes"].shape == (2, 4, 4)
+
+
+def test_rows_that_were_padding_are_zero_even_without_a_threshold() -> None:
+    found = slim(outputs(), Slimming(score_threshold=0.0))
+    assert found["num_detections"].numpy().tolist() == [4, 2]
+    assert found["detection_classes"].numpy().tolist() == [[1, 2, 3, 4], [1, 2, 0, 0]]
+
+
+def test_an_unknown_number_of_rows() -> None:
+    specs = {name: tf.TensorSpec([None, None, *tensor.shape[2:]]) for name, tensor in outputs().items()}
+    specs["num_detections"] = tf.TensorSpec([None])
+
+    @tf.function(input_signature=[specs])
+    def call(given: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        return slim(given, Slimming(score_threshold=0.4, max_detections=3))
+
+    assert call(outputs())["detection_classes"].numpy().tolist() == [[1, 3, 4], [1, 0, 0]]
+
+
+@pytest.mark.parametrize("wrong", [{"score_threshold": 1.5}, {"score_threshold": -0.1}, {"max_detections": 0}])
+def test_numbers_out_of_range(wrong: dict[str, float]) -> None:
+    with pytest.raises(UnsupportedError):
+        Slimming(**wrong)

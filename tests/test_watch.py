@@ -1,0 +1,155 @@
+"""A training that goes on: each new checkpoint once, whole ones only, and a broken one stops nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tensorflow as tf
+
+from unfreeze import cli
+from unfreeze.errors import CheckpointError, ConfigError
+from unfreeze.verbs import export as exporting
+from unfreeze.verbs.publish import rollback
+from unfreeze.verbs.watch import watch
+
+DIGITS = Path(__file__).parents[1] / "examples" / "digits"
+
+
+class Exports:
+    """Stands in for the export, which has tests of its own: a SavedModel with a variable, and an export.json."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+        self.broken: set[int] = set()
+
+    def __call__(self, checkpoint: Path, *, output_directory: Path, **options: Any) -> Any:
+        step = int(checkpoint.name.split("-")[1])
+        self.steps.append(step)
+        if step in self.broken:
+            raise ConfigError("no such feature extractor")
+        model = tf.Module()
+        model.step = tf.Variable(float(step))
+        call = tf.function(lambda x: {"y": x * model.step}, input_signature=[tf.TensorSpec([None], name="x")])
+        tf.saved_model.save(model, str(output_directory / "saved_model"), signatures={"serving_default": call})
+        record = {"checkpoint": {"prefix": str(checkpoint), "step": step}}
+        (output_directory / "export.json").write_text(json.dumps(record))
+        return exporting.Exported(output_directory, record, None)
+
+
+@pytest.fixture
+def exports(monkeypatch: pytest.MonkeyPatch) -> Exports:
+    exports = Exports()
+    monkeypatch.setattr(exporting, "export", exports)
+    return exports
+
+
+def write_checkpoint(folder: Path, step: int) -> Path:
+    prefix = folder / f"model.ckpt-{step}"
+    folder.mkdir(exist_ok=True)
+    tf.raw_ops.SaveV2(prefix=str(prefix), tensor_names=["v"], shape_and_slices=[""], tensors=[tf.zeros([1000])])
+    return prefix
+
+
+def versions(base: Path) -> dict[str, int]:
+    """Version -> the step that it was made from."""
+    found = sorted(path for path in base.iterdir() if path.name.isdigit())
+    return {path.name: json.loads((path / "export.json").read_text())["checkpoint"]["step"] for path in found}
+
+
+def test_each_step_once_whatever_is_restarted(exports: Exports, tmp_path: Path) -> None:
+    run, base = tmp_path / "run", tmp_path / "base"
+    write_checkpoint(run, 100)
+    write_checkpoint(run, 200)
+    assert [each.version for each in watch(run, base, once=True)] == [1, 2]
+    assert watch(run, base, once=True) == []
+    write_checkpoint(run, 300)
+    assert [each.version for each in watch(run, base, once=True)] == [3]
+    assert versions(base) == {"1": 100, "2": 200, "3": 300}
+    rollback(base)
+    assert watch(run, base, once=True) == []  # what was taken back is not published again
+    write_checkpoint(run, 400)
+    watch(run, base, once=True, keep=2, labels=["newest"])
+    assert versions(base) == {"4": 200, "5": 400}
+    assert exports.steps == [100, 200, 300, 400]
+
+
+def test_of_many_at_once_only_those_that_stay(exports: Exports, tmp_path: Path) -> None:
+    for step in (1, 2, 3, 4, 10):
+        write_checkpoint(tmp_path / "run", step)
+    watch(tmp_path / "run", tmp_path / "base", once=True, keep=2)
+    assert exports.steps == [4, 10]
+
+
+def test_a_checkpoint_that_is_still_being_written_is_waited_for(exports: Exports, tmp_path: Path) -> None:
+    run, base = tmp_path / "run", tmp_path / "base"
+    prefix = write_checkpoint(run, 100)
+    data = run / f"{prefix.name}.data-00000-of-00001"
+    whole = data.read_bytes()
+    for half in (whole[:100], None):
+        data.write_bytes(half) if half is not None else data.unlink()
+        said: list[str] = []
+        assert watch(run, base, once=True, on_progress=said.append) == []
+        assert "model.ckpt-100 is not whole yet" in said[0]
+    data.write_bytes(whole)
+    index = prefix.with_name(prefix.name + ".index")
+    whole_index = index.read_bytes()
+    index.write_bytes(whole_index[:-10])
+    assert watch(run, base, once=True) == []
+    index.write_bytes(whole_index)
+    assert len(watch(run, base, once=True)) == 1
+
+
+def test_a_checkpoint_that_fails_is_told_and_skipped(
+    exports: Exports, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, base = tmp_path / "run", tmp_path / "base"
+    for step in (100, 200):
+        write_checkpoint(run, step)
+    exports.broken = {100, 300}
+    failures: list[str] = []
+    looks = 0
+
+    def look_again(seconds: float) -> None:
+        nonlocal looks
+        looks += 1
+        assert seconds == 7
+        if looks == 1:
+            write_checkpoint(run, 300)
+        if looks == 3:
+            exports.broken = set()
+            write_checkpoint(run, 300)  # its files have changed: another try
+        if looks == 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("time.sleep", look_again)
+    with pytest.raises(KeyboardInterrupt):
+        watch(run, base, interval_s=7, on_failure=lambda prefix, error: failures.append(f"{prefix.name}: {error}"))
+    assert failures == [f"model.ckpt-{step}: no such feature extractor" for step in (100, 300)]
+    assert versions(base) == {"1": 200, "2": 300}
+    assert exports.steps == [100, 200, 300, 300]
+    assert [path.name for path in base.iterdir() if path.name.startswith(".unfreeze-stage")] == []
+
+
+def test_no_such_folder(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="give the one that training writes its checkpoints to"):
+        watch(tmp_path / "absent", tmp_path / "base", once=True)
+
+
+@pytest.mark.slow
+def test_a_real_training_is_published_and_verified(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, base = tmp_path / "run", tmp_path / "base"
+    run.mkdir()
+    for path in (DIGITS / "pipeline.config", *(DIGITS / "run").glob("*8000*")):
+        shutil.copy(path, run)
+    (run / "model.ckpt-9000.index").write_bytes(b"torn")
+    arguments = ["watch", str(run), str(base), "--once", "--label", "stable", "--for", "kserve"]
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    assert ended.value.code == 0
+    assert "step 8000: published version 1" in capsys.readouterr().out
+    assert json.loads((base / "1" / "export.json").read_text())["verified"] is True
+    assert (base / "1" / "assets.extra" / "tf_serving_warmup_requests").is_file()
