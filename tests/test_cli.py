@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from unfreeze import __version__, cli, export_inference_graph, proof, terminal, weights
+from unfreeze import __version__, cli, export_inference_graph, exporter_main_v2, proof, terminal, weights
 from unfreeze.errors import CheckpointError, VerificationError
 
 DIGITS = Path(__file__).parents[1] / "examples" / "digits"
@@ -276,6 +276,53 @@ def test_the_original_scripts_help(capsys: pytest.CaptureFixture[str]) -> None:
         "input_type", "input_shape", "pipeline_config_path", "trained_checkpoint_prefix", "output_directory",
         "config_override", "write_inference_graph", "additional_output_tensor_names", "use_side_inputs",
         "side_input_shapes", "side_input_types", "side_input_names",
+    }  # fmt: skip
+    assert {flag for flag in original_flags if f"--{flag}:" in out} == original_flags
+
+
+# The original TF2 script.
+
+ORIGINAL_V2 = ("--pipeline_config_path", "p.config", "--trained_checkpoint_dir=run", "--output_directory", "out")
+
+
+def test_the_original_tf2_scripts_command_line(recorder: Recorder) -> None:
+    given = ["--input_type", "float_image_tensor", "--config_override=model { ssd { } }"]
+    assert exit_code(exporter_main_v2.main, *given, *ORIGINAL_V2) == 0
+    assert recorder.checkpoint == "run"
+    assert recorder.options == {
+        **ALL_DEFAULTS,
+        "pipeline_config_path": "p.config",
+        "output_directory": "out",
+        "input_types": ("float_image_tensor",),
+        "config_override": "model { ssd { } }",
+    }
+
+
+def test_the_original_tf2_scripts_side_inputs(recorder: Recorder) -> None:
+    given = ["--side_input_shapes", "1,-1,2057/1", "--side_input_names=context_features,valid_context_size"]
+    given += ["--use_side_inputs", "True", "--side_input_types", "tf.float32,tf.int32"]
+    assert exit_code(exporter_main_v2.main, *given, *ORIGINAL_V2) == 0
+    assert recorder.options["side_inputs"] == {
+        "context_features": ("float32", (1, None, 2057)),
+        "valid_context_size": ("int32", (1,)),
+    }
+
+
+def test_the_original_tf2_script_tells_what_is_missing(recorder: Recorder, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(exporter_main_v2.main, *ORIGINAL_V2[:-2]) == 2
+    assert error_line(capsys) == (
+        "error: --output_directory is missing (see python -m unfreeze.exporter_main_v2 --help)"
+    )
+    assert exit_code(exporter_main_v2.main, *ORIGINAL_V2, "--input_shape=1,2,2,3") == 2
+    assert "Unknown command line flag 'input_shape'" in error_line(capsys)
+
+
+def test_the_original_tf2_scripts_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(exporter_main_v2.main, "--help") == 0
+    out = capsys.readouterr().out
+    original_flags = {
+        "input_type", "pipeline_config_path", "trained_checkpoint_dir", "output_directory", "config_override",
+        "use_side_inputs", "side_input_shapes", "side_input_types", "side_input_names",
     }  # fmt: skip
     assert {flag for flag in original_flags if f"--{flag}:" in out} == original_flags
 

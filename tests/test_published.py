@@ -1,7 +1,9 @@
 """Checkpoints that the world really has, by their index files: every weight is found, and nothing is left over.
 
 `published/tf1/NAME` holds the index of a checkpoint (names and shapes, no values) and its pipeline.config: two of the
-TensorFlow model zoo, one of them quantization-aware, and one that a user fine-tuned.
+TensorFlow model zoo, one of them quantization-aware, and one that a user fine-tuned. `published/tf2` has two of the
+model zoo of TensorFlow 2, and a user's training folder, without a config, of an EfficientDet of three classes. An index
+has no object graph, so it is bound by its keys alone.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from unfreeze.savedmodel import trace
 from unfreeze.weights import Weights, read_index, training_state
 
 PUBLISHED = Path(__file__).parent / "published" / "tf1"
+PUBLISHED_TF2 = Path(__file__).parent / "published" / "tf2"
 
 
 class Held(NamedTuple):
@@ -53,3 +56,42 @@ def test_a_published_checkpoint_binds_completely(name: str) -> None:
     assert Held(len(checkpoint.tensors), len(weights.sources), len(averages)) == HELD[name]
     left = set(checkpoint.tensors) - set(weights.sources) - averages
     assert all(map(training_state, left))
+
+
+EFFICIENTDET = "efficientdet_d0_coco17_tpu-32"
+# Checkpoint: the folder of its config, what differs from it, and what the index holds.
+HELD_TF2 = {
+    f"{EFFICIENTDET}/ckpt-0": (EFFICIENTDET, "", Held(tensors=685, weights=676, averages_used=0)),
+    "ssd_mobilenet_v2_320x320_coco17_tpu-8/ckpt-0": (
+        "ssd_mobilenet_v2_320x320_coco17_tpu-8",
+        "",
+        Held(tensors=326, weights=324, averages_used=0),
+    ),
+    "training_folder/ckpt-8": (
+        EFFICIENTDET,
+        "model { ssd { num_classes: 3 } }",
+        Held(tensors=686, weights=676, averages_used=0),
+    ),
+    "training_folder/ckpt-14": (
+        EFFICIENTDET,
+        "model { ssd { num_classes: 3 } }",
+        Held(tensors=1152, weights=676, averages_used=0),
+    ),
+}
+
+
+def test_every_published_tf2_checkpoint_is_in_the_table() -> None:
+    indexes = PUBLISHED_TF2.glob("*/*.index")
+    assert sorted(HELD_TF2) == sorted(str(path.relative_to(PUBLISHED_TF2)).removesuffix(".index") for path in indexes)
+
+
+@pytest.mark.parametrize("name", HELD_TF2)
+def test_a_published_tf2_checkpoint_binds_completely(name: str) -> None:
+    folder, override, held = HELD_TF2[name]
+    config = read_pipeline_config(PUBLISHED_TF2 / folder / "pipeline.config", override=override)
+    checkpoint = read_index(PUBLISHED_TF2 / name)
+    weights = Weights(checkpoint, values=False)
+    trace(build_detector(config, weights))
+    weights.require_fit(causes(config))
+    assert weights.unused() == []
+    assert Held(len(checkpoint.tensors), len(weights.sources), 0) == held

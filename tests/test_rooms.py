@@ -19,7 +19,9 @@ MAY_IMPORT = {
     "": {"verbs"},  # unfreeze/__init__.py, inside a function
     "__main__": {"cli"},
     "cli": EVERY_ROOM | {"", "terminal"},
-    "export_inference_graph": OUTSIDE,
+    "original_scripts": OUTSIDE,
+    "export_inference_graph": {"original_scripts"},
+    "exporter_main_v2": {"original_scripts"},
     "terminal": set(),
     "errors": set(),
     "verbs": EVERY_ROOM | {""},
@@ -39,7 +41,10 @@ MAY_IMPORT = {
 }  # fmt: skip
 
 # These answer before TensorFlow is there: they may import it inside functions only.
-STARTS_FAST = {"", "__main__", "cli", "config", "errors", "export_inference_graph", "terminal"}
+STARTS_FAST = {
+    "", "__main__", "cli", "config", "errors", "export_inference_graph", "exporter_main_v2", "original_scripts",
+    "terminal",
+}  # fmt: skip
 HEAVY = {"PIL", "numpy", "rich", "tensorflow"}
 
 FORBIDDEN_NAMES = {"base", "common", "helpers", "manager", "misc", "shared", "util", "utils"}

@@ -161,6 +161,11 @@ def _bound(detector: Detector, config: PipelineConfig, weights: Weights, warn: S
             "use_moving_averages is true, but the checkpoint has no moving average of "
             f"{len(weights.without_shadow)} variables ({weights.without_shadow[0]}, …): their own values are used"
         )
+    if weights.checkpoint.format == "tf2" and config.eval_config.use_moving_averages:
+        warn(
+            "use_moving_averages is true, but an export of TensorFlow 2 never reads it, the original's neither: the "
+            "variables' own values are used"
+        )
     ranges = weights.ranges()
     if ranges and not weights.quantized:
         warn(

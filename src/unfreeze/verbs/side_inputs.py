@@ -14,7 +14,8 @@ from unfreeze.errors import ConfigError, UnfreezeError
 if TYPE_CHECKING:
     from unfreeze.detectors import Detector
 
-TYPES = {"float": "float32", "int": "int32"}  # the original knows "string" too, which no model takes
+# As the TF1 script and as the TF2 script tells them; both know strings too, which no model takes.
+TYPES = {"float": "float32", "int": "int32", "tf.float32": "float32", "tf.int32": "int32"}
 
 
 class SideInput(NamedTuple):
