@@ -167,6 +167,7 @@ def table(report: "Report") -> str:
 @click.option("--dry-run", is_flag=True, help="Of a frozen graph: tell what becomes a variable and why; write nothing.")
 @click.option(
     "--outputs",
+    "kept_outputs",
     type=Names(),
     default="",
     help="The outputs to keep, besides boxes, scores, classes and their number. Default: all.",
@@ -253,9 +254,10 @@ def export_graph(graph: str, prefix: str | None, as_json: bool, quiet: bool, opt
 
     known = {*OF_GRAPHS, *(("pipeline_config_path", "step") if prefix else ())}
     context = click.get_current_context()
-    for name in context.params:
-        if name not in known and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            raise UnsupportedError(f"not supported yet: --{with_dashes(name)} with a frozen graph ({graph})")
+    for param in context.command.params:
+        given = context.get_parameter_source(param.name or "") is ParameterSource.COMMANDLINE
+        if param.name not in known and given:
+            raise UnsupportedError(f"not supported yet: {param.opts[0]} with a frozen graph ({graph})")
     options = {name: value for name, value in options.items() if name in {*known, "pipeline_config_path", "step"}}
     inputs, outputs = dict(options.pop("inputs")), dict(options.pop("outputs"))
     if not os.path.exists(graph):

@@ -20,7 +20,7 @@ KEPT = ("detection_boxes", "detection_scores", "detection_classes", "num_detecti
 class Slimming:
     """What stays of the answers; an empty or absent field leaves them as they are."""
 
-    outputs: Sequence[str] = ()
+    kept_outputs: Sequence[str] = ()
     score_threshold: float | None = None
     max_detections: int | None = None
 
@@ -51,11 +51,11 @@ def slim(outputs: Tensors, slimming: Slimming) -> Tensors:
 
     Raises: UnsupportedError for an output that there is not.
     """
-    absent = [name for name in slimming.outputs if name not in outputs]
+    absent = [name for name in slimming.kept_outputs if name not in outputs]
     if absent:
         raise UnsupportedError(f"--outputs {absent[0]}: this model has {', '.join(sorted(outputs))}")
-    if slimming.outputs:
-        outputs = {name: tensor for name, tensor in outputs.items() if name in (*slimming.outputs, *KEPT)}
+    if slimming.kept_outputs:
+        outputs = {name: tensor for name, tensor in outputs.items() if name in (*slimming.kept_outputs, *KEPT)}
     if slimming.score_threshold is None and slimming.max_detections is None:
         return outputs
     stay, rows = _rows_that_stay(outputs, slimming)

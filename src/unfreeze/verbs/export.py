@@ -71,7 +71,7 @@ def export(
     overwrite: bool = False,
     allow_unknown_fields: bool = False,
     config_override: str = "",
-    outputs: Sequence[str] = (),
+    kept_outputs: Sequence[str] = (),
     score_threshold: float | None = None,
     max_detections: int | None = None,
     runtimes: Sequence[str] = (),
@@ -93,7 +93,7 @@ def export(
             for any number of images.
         label_map: goes to assets/, and adds the signature `named`, which tells class names; CenterNet's keypoints are
             its, if the config's keypoint_label_map_path is not on this machine.
-        outputs: which of the outputs stay, besides the four that a detection is made of; by default all.
+        kept_outputs: which of the outputs stay, besides the four that a detection is made of; by default all.
         score_threshold, max_detections: rows below and beyond are taken out in the graph (savedmodel/slimming.py).
         runtimes: such as `tensorflow-serving:2.6`: refused if one of them does not know an operation of the graph.
         verify: whether the result is loaded again, run and compared before it is in place.
@@ -103,7 +103,7 @@ def export(
         UnfreezeError: of the kind that fits (errors.py); nothing is left behind. VerificationError: a check failed.
     """
     say, warn = on_progress or (lambda line: None), on_warning or (lambda line: None)
-    slimming = Slimming(tuple(outputs), score_threshold, max_detections)
+    slimming = Slimming(tuple(kept_outputs), score_threshold, max_detections)
     types, servers = _input_types(input_types), tuple(map(runtime, runtimes))
     found = open_checkpoint(checkpoint, step)
     for note in found.notes:
