@@ -25,7 +25,7 @@ UNITS = {
 EPSILON = 1.001e-5
 
 
-def keras_resnet_v1(x: tf.Tensor, p: Branch, units: Sequence[int]) -> dict[str, tf.Tensor]:
+def resnet_v1_with_biases(x: tf.Tensor, p: Branch, units: Sequence[int]) -> dict[str, tf.Tensor]:
     """`[N, H, W, 3] -> stages`: `conv2` to `conv5`, at strides 4 to 32."""
     x = conv(
         padded(x, 3), p["conv1_conv"], STEM_FILTERS, 7, stride=2, padding="VALID",
@@ -41,7 +41,7 @@ def keras_resnet_v1(x: tf.Tensor, p: Branch, units: Sequence[int]) -> dict[str, 
     return stages
 
 
-def keras_resnet_v2(x: tf.Tensor, p: Branch, units: Sequence[int]) -> tf.Tensor:
+def resnet_v2(x: tf.Tensor, p: Branch, units: Sequence[int]) -> tf.Tensor:
     """`[N, H, W, 3] -> [N, H / 32, W / 32, 2048]`: without the last normalization, which CenterNet leaves out."""
     x = _pool(conv(padded(x, 3), p["conv1_conv"], STEM_FILTERS, 7, stride=2, padding="VALID"))
     for i, (filters, count) in enumerate(zip(FILTERS, units, strict=True), start=2):

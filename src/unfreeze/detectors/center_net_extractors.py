@@ -7,7 +7,7 @@ models/center_net_*_feature_extractor.py.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -15,9 +15,10 @@ import tensorflow as tf
 
 from unfreeze.backbones import hourglass as hourglasses
 from unfreeze.backbones import keras_resnet as resnets
+from unfreeze.backbones import mobilenet_v2 as mobilenet
 from unfreeze.detectors.normalizations import CHANNEL_MEANS
-from unfreeze.errors import ConfigError
-from unfreeze.necks.center import deconvolutions, top_down
+from unfreeze.errors import ConfigError, UnsupportedError
+from unfreeze.necks.center import UPSAMPLINGS, deconvolutions, top_down
 from unfreeze.ops.layers import Branch
 
 STRIDE = 4  # of every extractor
@@ -25,6 +26,7 @@ STRIDE = 4  # of every extractor
 # Filters of the maps at strides 32, 16, 8 and 4.
 RESNET_TOP_DOWN = (256, 256, 128, 64)
 MOBILENET_TOP_DOWN = (64, 64, 32, 24)
+MOBILENET_STAGES = ("layer_4", "layer_7", "layer_11", "layer_19")  # at strides 4 to 32
 
 Normalize = Callable[[tf.Tensor], tf.Tensor]
 
@@ -35,7 +37,6 @@ class CenterNetExtractor:
 
     features: Callable[[tf.Tensor, Branch, Any], list[tf.Tensor]]  # preprocessed images, weights, message -> maps
     normalize: Normalize = tf.identity  # after channel_means and channel_stds
-    num_outputs: int = 1
 
 
 def normalization(config: Any, extractor: CenterNetExtractor) -> Normalize:
@@ -65,14 +66,54 @@ def _hourglass(x: tf.Tensor, p: Branch, config: Any, *, network: hourglasses.Hou
 
 
 def _resnet_v1_fpn(x: tf.Tensor, p: Branch, config: Any, *, units: str) -> list[tf.Tensor]:
-    backbone = resnets.basic_resnet if units in ("resnet18", "resnet34") else resnets.keras_resnet_v1
+    backbone = resnets.basic_resnet if units in ("resnet18", "resnet34") else resnets.resnet_v1_with_biases
     stages = backbone(x, p["_base_model"], resnets.UNITS[units])
     return [top_down(list(stages.values()), p["_feature_extractor_model"], RESNET_TOP_DOWN)]
 
 
 def _resnet_v2(x: tf.Tensor, p: Branch, config: Any, *, units: str) -> list[tf.Tensor]:
-    x = resnets.keras_resnet_v2(x, p["_base_model"], resnets.UNITS[units])
+    x = resnets.resnet_v2(x, p["_base_model"], resnets.UNITS[units])
     return [deconvolutions(x, p["_feature_extractor_model"], kernel_size=3)]
+
+
+def _mobilenet_v2(x: tf.Tensor, p: Branch, config: Any) -> list[tf.Tensor]:
+    p = p["_network"]
+    x = _mobilenet_stages(x, p["layer_with_weights-0"], config)["layer_19"]
+    return [deconvolutions(x, p, kernel_size=1)]
+
+
+def _mobilenet_v2_fpn(x: tf.Tensor, p: Branch, config: Any, *, separable: bool = False) -> list[tf.Tensor]:
+    """`separable` is what the type says; the original asks for it only where use_separable_conv is set to something."""
+    interpolation = config.upsampling_interpolation
+    if interpolation not in UPSAMPLINGS:
+        raise UnsupportedError(
+            f"not supported yet: feature_extractor: upsampling_interpolation {interpolation!r}; supported: "
+            f"{', '.join(UPSAMPLINGS)}"
+        )
+    stages = _mobilenet_stages(x, p["_base_model"], config)
+    neck = top_down(
+        [stages[name] for name in MOBILENET_STAGES],
+        p["_feature_extractor_model"],
+        MOBILENET_TOP_DOWN,
+        use_separable_conv=config.HasField("use_separable_conv") and (config.use_separable_conv or separable),
+        upsampling_interpolation=interpolation,
+    )
+    return [neck]
+
+
+def _mobilenet_stages(x: tf.Tensor, p: Branch, config: Any) -> dict[str, tf.Tensor]:
+    """`depth_multiplier` makes the last layer thinner, but not thicker."""
+    alpha = config.depth_multiplier
+    blocks = [(each, mobilenet.divisible(int(filters * alpha)), stride) for each, filters, stride in mobilenet.BLOCKS]
+    return mobilenet.mobilenet_v2(
+        x,
+        p.renamed(mobilenet.KERAS_NAMES),
+        stem_filters=mobilenet.divisible(mobilenet.STEM_FILTERS * alpha),
+        blocks=tuple(blocks),
+        top_filters=mobilenet.divisible(mobilenet.TOP_FILTERS * min(alpha, 1.0)),
+        widths=mobilenet.KERAS_WIDTHS,
+        style=replace(mobilenet.STYLE, biases=False, biases_before_norm=False),
+    )
 
 
 def _blue_first(x: tf.Tensor) -> tf.Tensor:
@@ -100,7 +141,8 @@ CENTER_NET_EXTRACTORS: dict[str, CenterNetExtractor] = {
     "hourglass_20": _row_of_hourglass("hourglass_20", 48),
     "hourglass_32": _row_of_hourglass("hourglass_32", 48),
     "hourglass_52": _row_of_hourglass("hourglass_52", 64),
-    "hourglass_104": CenterNetExtractor(
-        partial(_hourglass, network=hourglasses.HOURGLASS_104), num_outputs=hourglasses.HOURGLASS_104.num_hourglasses
-    ),
+    "hourglass_104": CenterNetExtractor(partial(_hourglass, network=hourglasses.HOURGLASS_104)),
+    "mobilenet_v2": CenterNetExtractor(_mobilenet_v2, _unit_range),
+    "mobilenet_v2_fpn": CenterNetExtractor(_mobilenet_v2_fpn, _unit_range),
+    "mobilenet_v2_fpn_sep_conv": CenterNetExtractor(partial(_mobilenet_v2_fpn, separable=True), _unit_range),
 }
