@@ -146,7 +146,8 @@ def table(report: "Report") -> str:
     multiple=True,
     metavar="TYPE",
     help="What serving_default takes: image_tensor (default), float_image_tensor, encoded_image_string_tensor or "
-    "tf_example. The others are written too, by name; give the flag again to keep just those you name.",
+    "tf_example; of a DeepMAC also image_and_boxes_tensor. The others are written too, by name; give the flag again "
+    "to keep just those you name.",
 )
 @click.option("--input-shape", type=InputShape(), help="Fix the shape of image_tensor; -1 leaves a dimension open.")
 @click.option(

@@ -1,11 +1,12 @@
 """Signatures around a detector, and the folder they are written to."""
 
 from unfreeze.savedmodel.objects import variable_key
-from unfreeze.savedmodel.signatures import INPUT_TYPES
+from unfreeze.savedmodel.signatures import IMAGE_AND_BOXES, INPUT_TYPES
 from unfreeze.savedmodel.unfrozen import doors, input_types, write_unfrozen
 from unfreeze.savedmodel.writer import Exportable, trace, write_saved_model
 
 __all__ = [
+    "IMAGE_AND_BOXES",
     "INPUT_TYPES",
     "Exportable",
     "doors",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -24,6 +25,11 @@ INPUT_TYPES: dict[str, tuple[tf.DType, Callable[[tf.Tensor], tf.Tensor] | None]]
 }
 
 
+# Pictures with boxes: where a detector has masks for any box, these are the masks of theirs.
+IMAGE_AND_BOXES = "image_and_boxes_tensor"
+BOXES = tf.TensorSpec([None, None, 4], name="boxes")
+
+
 def signature(detector: Detector, detect: Detect, input_type: str, input_shape: Shape | None) -> Any:
     """The traced function of one input type: pixels `[N, H, W, 3]`, or strings `[N]`, to the detector's outputs.
 
@@ -43,6 +49,11 @@ def signature(detector: Detector, detect: Detect, input_type: str, input_shape: 
         return detect(*ops.decoded_batch(strings, decode, preprocess, detector.preprocessed_shape), *given)
 
     return by_name(call, [spec, *side])
+
+
+def with_boxes(detector: Detector) -> Detector:
+    """The detector for `IMAGE_AND_BOXES`: boxes [N, B, 4], relative to the picture, are its side input."""
+    return replace(detector, side_inputs={"boxes": BOXES})
 
 
 def named(function: Any, names: Mapping[int, str]) -> Any:

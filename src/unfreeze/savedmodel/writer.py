@@ -10,7 +10,7 @@ Source: tensorflow/core/protobuf/{saved_model,meta_graph,saver}.proto and python
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 from unfreeze.detectors import Detector
 from unfreeze.savedmodel.graph import MainGraph
 from unfreeze.savedmodel.objects import Handle, ObjectGraph, variable_key
-from unfreeze.savedmodel.signatures import Shape, called, named, signature
+from unfreeze.savedmodel.signatures import BOXES, IMAGE_AND_BOXES, Shape, called, named, signature, with_boxes
 
 OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 INITIALIZER = "__saved_model_init_op"
@@ -33,14 +33,27 @@ class Exportable:
 
     detector: Detector
     detect: Any  # the traced network, preprocessed images and true shapes to outputs
+    masks_of_boxes: Any = None  # the same with boxes, to their masks; None where the detector has none
 
 
 def trace(detector: Detector) -> Exportable:
     """Traces the network once, for any number of images; the signatures all call this one function."""
     specs = [tf.TensorSpec([None, *detector.preprocessed_shape]), tf.TensorSpec([None, 3], tf.int32)]
     specs += detector.side_inputs.values()
-    detect = tf.function(detector.detect, input_signature=specs, autograph=False).get_concrete_function()
-    return Exportable(detector, detect)
+    if detector.masks_of_boxes is None:
+        return Exportable(detector, _traced(detector.detect, specs))
+    # Two ends of one network: it is in the graph once.
+    network = _traced(detector.predict, specs)
+    masks_of_boxes = detector.masks_of_boxes
+    return Exportable(
+        detector,
+        _traced(lambda images, shapes: detector.postprocess(network(images, shapes), shapes), specs),
+        _traced(lambda images, shapes, boxes: masks_of_boxes(network(images, shapes), shapes, boxes), [*specs, BOXES]),
+    )
+
+
+def _traced(call: Callable[..., Any], specs: Sequence[tf.TensorSpec]) -> Any:
+    return tf.function(call, input_signature=specs, autograph=False).get_concrete_function()
 
 
 def write_saved_model(
@@ -58,12 +71,14 @@ def write_saved_model(
     The first of `input_types` is `serving_default` as well. `label_map` is a file, which goes to `assets/`, and the
     class names in it, which the signature `named` adds to the detections. `derived` is a resource of the weights room.
     """
-    made = {name: signature(exportable.detector, exportable.detect, name, input_shape) for name in input_types}
+    made = {name: _signature(exportable, name, input_shape) for name in input_types}
     serving = made[input_types[0]]
     signatures = {"serving_default": serving, **made}
     if label_map is not None:
         signatures["named"] = named(serving, label_map[1])
-    arguments = [exportable.detector.input_name, *exportable.detector.side_inputs]
+    serving_boxes = input_types[0] == IMAGE_AND_BOXES
+    detector = with_boxes(exportable.detector) if serving_boxes else exportable.detector
+    arguments = [detector.input_name, *detector.side_inputs]
     write_signatures(signatures, arguments, variables, variables, folder, derived=derived, label_map=label_map)
 
 
@@ -114,6 +129,12 @@ def write_signatures(
     _add_label_map(objects, graph, meta_graph, folder, label_map)
     _finish(meta_graph, graph, objects, list({id(each): each for each in (call, *concretes)}.values()), functions)
     _write(folder, meta_graph, objects, values)
+
+
+def _signature(exportable: Exportable, input_type: str, input_shape: Shape | None) -> Any:
+    if input_type == IMAGE_AND_BOXES:
+        return signature(with_boxes(exportable.detector), exportable.masks_of_boxes, "image_tensor", input_shape)
+    return signature(exportable.detector, exportable.detect, input_type, input_shape)
 
 
 def _variables(objects: ObjectGraph, graph: MainGraph, variables: Mapping[str, tf.Variable | Handle]) -> dict[int, str]:

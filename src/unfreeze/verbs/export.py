@@ -27,7 +27,7 @@ from unfreeze.detectors import Detector, build_detector
 from unfreeze.detectors.build import causes, feature_extractor
 from unfreeze.errors import ConfigError, OutputError, UnsupportedError, VerificationError
 from unfreeze.proof.weights import to_record
-from unfreeze.savedmodel import INPUT_TYPES, Exportable, trace, variable_key, write_saved_model
+from unfreeze.savedmodel import IMAGE_AND_BOXES, INPUT_TYPES, Exportable, trace, variable_key, write_saved_model
 from unfreeze.savedmodel.slimming import Slimming, slimmed
 from unfreeze.targets.runtimes import require_known, runtime
 from unfreeze.targets.warmup import write_warmup
@@ -126,6 +126,7 @@ def export(
         say(f"reading {found.prefix} with {config_path}")
         weights = Weights(found, moving_averages=config.eval_config.use_moving_averages)
         detector = with_side_inputs(build_detector(bound_config, weights), side_inputs, input_shape)
+        types = _types_of(detector, input_types, types)
         exportable = _bound(slimmed(detector, slimming), config, weights, warn)
         say(f"writing {len(weights.variables)} variables")
         _write(exportable, weights, staging / "saved_model", types, input_shape, labels)
@@ -284,10 +285,24 @@ def _record(
 def _input_types(given: Sequence[str]) -> tuple[str, ...]:
     """The types to write, that of `serving_default` first: those given if there are several, else all."""
     for name in given:
-        if name not in INPUT_TYPES:
-            raise UnsupportedError(f"not supported yet: --input-type {name}; supported: {', '.join(INPUT_TYPES)}")
+        if name not in (*INPUT_TYPES, IMAGE_AND_BOXES):
+            raise UnsupportedError(
+                f"not supported yet: --input-type {name}; supported: {', '.join([*INPUT_TYPES, IMAGE_AND_BOXES])}"
+            )
     first = given[:1] or ("image_tensor",)
     return tuple(dict.fromkeys([*first, *(given if len(given) > 1 else INPUT_TYPES)]))
+
+
+def _types_of(detector: Detector, given: Sequence[str], types: tuple[str, ...]) -> tuple[str, ...]:
+    """The types to write, with `image_and_boxes_tensor` where the model has it and no fewer types were asked for."""
+    if detector.masks_of_boxes is None and IMAGE_AND_BOXES in types:
+        raise ConfigError(
+            f"--input-type {IMAGE_AND_BOXES}: this model has no masks for boxes that it is given; take another "
+            "(only a CenterNet with deepmac_mask_estimation has them)"
+        )
+    if detector.masks_of_boxes is None or len(given) > 1:
+        return types
+    return tuple(dict.fromkeys([*types, IMAGE_AND_BOXES]))
 
 
 def labels_of(path: str | Path | None) -> tuple[Path, Mapping[int, str]] | None:
