@@ -1,6 +1,7 @@
 """Serve a folder of versions on this machine, as TensorFlow Serving would."""
 
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,11 @@ except ModuleNotFoundError as error:
     raise MissingExtraError(
         f"serve needs {error.name}, which is not installed: pip install 'unfreeze[serve]'"
     ) from error
+
+
+# Refusals and small answers wait for threads that read large requests: under four times the load, with Python's own
+# 5 ms a refusal takes twice as long, and a third fewer requests are answered.
+SWITCH_INTERVAL_S = 0.0005
 
 
 def serve(model_base_path: str | Path | None = None, **options: Any) -> None:
@@ -70,6 +76,7 @@ def start_sagemaker(
 
 def until_asked_to_end(running: server.Server | server.SageMakerServer) -> None:
     """Wait for SIGTERM or Ctrl-C, then end in good order."""
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     try:
         server.wait_for_signal()
     finally:
