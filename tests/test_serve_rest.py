@@ -6,6 +6,7 @@ import http.client
 import json
 import math
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -386,3 +387,31 @@ def test_the_newest_version_takes_over_and_a_broken_one_does_not(tmp_path: Path)
         shutil.rmtree(tmp_path / "half" / "2")  # a rollback
         running.engine.models.poll()
         assert predict(running, {"instances": [1.0]}) == (200, {"predictions": [2.5]})
+
+
+def test_labels_that_are_kept_beside_the_versions(tmp_path: Path) -> None:
+    base = tmp_path / "half"
+    write_half_plus(base / "1", 2.0)
+    write_half_plus(base / "2", 3.0)
+
+    def write_labels(**labels: int) -> None:
+        listed = " ".join(f"version_labels {{ key: '{label}' value: {number} }}" for label, number in labels.items())
+        versions = " ".join(f"versions: {number}" for number in {2, *labels.values()})
+        policy = f"model_version_policy {{ specific {{ {versions} }} }}"
+        config = f"model_config_list {{ config {{ name: 'x' base_path: '/x' {policy} {listed} }} }}"
+        (base / "staged").write_text(config)
+        (base / "staged").rename(base / "models.config")
+
+    def answer(label: str) -> tuple[int, Any]:
+        return predict(running, {"instances": [1.0]}, f"/v1/models/half/labels/{label}:predict")
+
+    write_labels(stable=1)
+    with serving(config_of(half=base), follow_labels=True, file_system_poll_wait_seconds=0.05) as running:
+        assert answer("stable") == (200, {"predictions": [2.5]})
+        assert answer("canary")[0] == 400
+        write_labels(stable=2, canary=1)
+        end = time.monotonic() + 30
+        while answer("canary")[0] != 200 and time.monotonic() < end:
+            time.sleep(0.05)
+        assert answer("canary") == (200, {"predictions": [2.5]})
+        assert answer("stable") == (200, {"predictions": [3.5]})

@@ -1,5 +1,6 @@
 """`serve --sagemaker`: /ping and /invocations as the container answers them, and archives from anybody."""
 
+import base64
 import http.client
 import io
 import json
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from serving import write_half_plus
 
 from unfreeze import server
@@ -241,3 +243,46 @@ def test_what_is_no_archive(tmp_path: Path, half: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(SavedModelError, match="no SavedModel bundles found!"):
         server.SageMakerServer(tmp_path / "empty", {}, "127.0.0.1", 0)
+
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.slow
+def test_what_unfreeze_packages_is_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    boto3 = pytest.importorskip("boto3")
+    from unfreeze import export, predict
+    from unfreeze.verbs.package import package_sagemaker
+
+    digits = ROOT / "examples" / "digits"
+    export(digits / "run", output_directory=tmp_path / "digits", label_map=digits / "label_map.pbtxt", verify=False)
+    package_sagemaker(tmp_path / "digits", tmp_path / "package", name="digits")
+    scene = digits / "scenes" / "scene_00.png"
+    with sagemaker(tmp_path / "package" / "model.tar.gz") as running:
+        assert running.http is not None
+        picture = io.BytesIO()
+        Image.open(scene).convert("RGB").save(picture, "JPEG", quality=95)
+        status, body, content_type = ask(running, picture.getvalue(), "application/x-image")
+        assert (status, content_type) == (200, "application/json")
+        assert json.loads(body)["detections"]
+        rows = [{"b64": base64.b64encode(picture.getvalue()).decode()}]
+        status, answered, _ = ask(running, json.dumps({"instances": rows}).encode())
+        assert (status, json.loads(answered)["predictions"]) == (200, [json.loads(body)])
+        for garbage, kind in ((b"garbage", "application/x-image"), (b"garbage", "application/json"), (b"", "text/csv")):
+            status, told, _ = ask(running, garbage, kind)
+            assert status == 500
+            assert set(json.loads(told)) == {"error"}
+
+        monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME", f"http://127.0.0.1:{running.http.port}")
+        for variable in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.setenv(variable, "testing")
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
+        assert boto3.client("sagemaker-runtime")
+        options: dict[str, Any] = {"draw": False, "min_score": 0.3}
+        [remote] = predict("sagemaker://digits", scene, **options)
+        [local] = predict(tmp_path / "digits", scene, **options)
+        assert remote.detections
+        for ours, theirs in zip(local.detections, remote.detections, strict=True):
+            assert (ours.class_id, ours.name) == (theirs.class_id, theirs.name)
+            assert ours.score == pytest.approx(theirs.score, abs=1e-4)
+            assert ours.box == pytest.approx(theirs.box, abs=1e-4)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from unfreeze.server.failures import Code, Failure
 from unfreeze.server.loaded import Arrays, LoadedModel, load
 from unfreeze.server.metrics import Metrics
 from unfreeze.server.picture_sizes import check_pictures
-from unfreeze.server.settings import Settings, read_models
+from unfreeze.server.settings import Settings, read_models, with_labels
 from unfreeze.server.versions import Models
 from unfreeze.server.warmup import warm_up
 
@@ -35,10 +36,11 @@ class Engine:
             self._load,
             max_num_load_retries=settings.max_num_load_retries,
             load_retry_interval_s=settings.load_retry_interval_micros / 1e6,
-            labels_for_unavailable=settings.allow_version_labels_for_unavailable_models,
+            labels_for_unavailable=settings.allow_version_labels_for_unavailable_models or settings.follow_labels,
         )
         self.batcher = Batcher(settings.batching, self._count_batch) if settings.batching else None
         self.run_places = threading.BoundedSemaphore(settings.num_run_threads)
+        self.config = settings.models
         self.stopping = threading.Event()
         self.watcher = threading.Thread(target=self._watch, name="versions", daemon=True)
         self.metrics.watch(metric_names.WAITING, "gauge", "Accepted and not yet answered.", lambda: self.gate.requests)
@@ -46,7 +48,7 @@ class Engine:
 
     def start(self) -> None:
         """Load what the config lists, then go on looking for new versions."""
-        self.models.apply(self.settings.models)
+        self.models.apply(self._followed())
         self.watcher.start()
 
     def stop(self) -> None:
@@ -118,6 +120,12 @@ class Engine:
     def _count_batch(self, rows: int) -> None:
         self.metrics.observe(metric_names.BATCH_SIZE, rows)
 
+    def _followed(self) -> Any:
+        """The config as given, with the labels that are kept beside the versions."""
+        settings = self.settings
+        self.config = with_labels(settings.models) if settings.follow_labels else settings.models
+        return self.config
+
     def _watch(self) -> None:
         """Poll the folders, and the config file where that is asked for."""
         wait_s = self.settings.file_system_poll_wait_seconds
@@ -130,6 +138,10 @@ class Engine:
                     next_config = time.monotonic() + config_wait_s
                     self.models.apply(read_models(self.settings.model_config_file or ""))
                 elif wait_s > 0:
-                    self.models.poll()
+                    before = self.config
+                    if self.settings.follow_labels and self._followed() != before:
+                        self.models.apply(self.config)
+                    else:
+                        self.models.poll()
             except Exception as error:  # what is loaded goes on answering, whatever somebody wrote into a file
                 LOG.error("%s", getattr(error, "message", error))

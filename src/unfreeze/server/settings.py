@@ -10,6 +10,7 @@ from tensorflow_serving.config import model_server_config_pb2
 
 from unfreeze.errors import ConfigError
 
+LABELS = "models.config"
 METRICS_PATH = "/monitoring/prometheus/metrics"
 ModelServerConfig = model_server_config_pb2.ModelServerConfig
 
@@ -34,6 +35,7 @@ class Settings:
     models: Any  # ModelServerConfig
     model_config_file: Path | None = None
     model_config_file_poll_wait_seconds: float = 0
+    follow_labels: bool = False  # of `models.config` in the base path, as `unfreeze publish` writes it
     file_system_poll_wait_seconds: float = 1
     max_num_load_retries: int = 5
     load_retry_interval_micros: int = 60_000_000
@@ -64,6 +66,24 @@ def read_models(path: str | os.PathLike[str]) -> Any:
     Raises: ConfigError when it cannot be read or asks for what this server does not do.
     """
     return checked_models(read_text_proto(path, ModelServerConfig()), os.fspath(path))
+
+
+def with_labels(config: Any) -> Any:
+    """The config with the policy and the labels of a `models.config` beside each model's versions, where there is one.
+
+    Raises: ConfigError when that cannot be read.
+    """
+    followed = ModelServerConfig()
+    followed.CopyFrom(config)
+    for model in followed.model_config_list.config:
+        path = Path(model.base_path) / LABELS
+        if not path.is_file():
+            continue
+        listed = read_models(path).model_config_list.config
+        model.model_version_policy.CopyFrom(listed[0].model_version_policy)
+        for label, version in listed[0].version_labels.items():
+            model.version_labels[label] = version
+    return followed
 
 
 def checked_models(config: Any, origin: str) -> Any:

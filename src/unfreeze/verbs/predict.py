@@ -89,7 +89,7 @@ def predict(
     """
     paths = [Path(image) for image in ([images] if isinstance(images, (str, Path)) else images)]
     say = on_progress or (lambda step: None)
-    ask, names = asked(saved_model, Path(label_map) if label_map is not None else None, say)
+    ask, names = asked(saved_model, Path(label_map) if label_map is not None else None, min_score, say)
     done = []
     for number, (path, target) in enumerate(zip(paths, drawn_paths(paths, output_directory), strict=True), start=1):
         say(f"picture {number} of {len(paths)}: {path}")
@@ -110,12 +110,13 @@ def predict(
 
 
 def asked(
-    model: str | Path, label_map: Path | None, say: Callable[[str], None]
+    model: str | Path, label_map: Path | None, min_score: float, say: Callable[[str], None]
 ) -> tuple[Callable[[Path, Image.Image], dict[str, np.ndarray]], Names]:
     """How to ask a model, in a folder or behind an address, and the names of its classes as far as they are at hand."""
     if is_address(model):
         say(f"asking {model} what it takes")
-        return connect(str(model)).ask, config.read_label_map(label_map).display_names if label_map else {}
+        names: Names = config.read_label_map(label_map).display_names if label_map else {}
+        return connect(str(model), min_score).ask, names
     folder = saved_model_folder(model)
     names = class_names(label_map, folder)
     say(f"loading {folder}")

@@ -57,8 +57,8 @@ def is_address(model: str | Path) -> bool:
     return "://" in str(model)
 
 
-def connect(address: str) -> RemoteModel:
-    """Find the model behind an address, and how to ask it.
+def connect(address: str, min_score: float = 0.0) -> RemoteModel:
+    """Find the model behind an address, and how to ask it; one that leaves out weak detections is told `min_score`.
 
     Raises: UnsupportedError for another kind of address, RemoteError when nobody answers there, SavedModelError when
     it is no detector.
@@ -69,7 +69,7 @@ def connect(address: str) -> RemoteModel:
     if scheme == "grpc":
         return over_grpc(address)
     if scheme == "sagemaker":
-        return over_sagemaker(address)
+        return over_sagemaker(address, min_score)
     raise UnsupportedError(f"not supported yet: {address}; give a SavedModel folder, {ADDRESSES}")
 
 
@@ -235,7 +235,7 @@ def grpc_infos(definition: Any) -> tuple[dict[str, Info], tuple[str, ...]]:
     return inputs, tuple(definition.outputs)
 
 
-def over_sagemaker(address: str) -> RemoteModel:
+def over_sagemaker(address: str, min_score: float) -> RemoteModel:
     """`sagemaker://ENDPOINT`, in the region and with the credentials that boto3 finds."""
     try:
         import boto3
@@ -252,7 +252,11 @@ def over_sagemaker(address: str) -> RemoteModel:
 
     def invoke(body: bytes, content_type: str) -> Any:
         response = runtime.invoke_endpoint(
-            EndpointName=endpoint, Body=body, ContentType=content_type, Accept="application/json"
+            EndpointName=endpoint,
+            Body=body,
+            ContentType=content_type,
+            Accept="application/json",
+            CustomAttributes=f"min_score={min_score}",  # for the script that `unfreeze package sagemaker` writes
         )
         return json.loads(response["Body"].read())
 
@@ -295,12 +299,16 @@ def is_detection(value: Any) -> bool:
 
 
 def listed_detections(found: list[dict[str, Any]]) -> Outputs:
-    """`[{"box": [ymin, xmin, ymax, xmax], "score": …, "class_id": …, "name": …}, …]` -> arrays."""
+    """`[{"box": [ymin, xmin, ymax, xmax], "score": …, "class_id": …, "class_name": …}, …]` -> arrays."""
     return {
         "detection_boxes": np.array([one["box"] for one in found], np.float32).reshape(-1, 4),
         "detection_scores": np.array([one["score"] for one in found], np.float32),
         "detection_classes": np.array([one.get("class_id", one.get("class", 0)) for one in found], np.float32),
-        "detection_class_names": np.array([str(one.get("name", "")) for one in found], object),
+        "detection_class_names": np.array([str(one.get("class_name", one.get("name", ""))) for one in found], object),
+    } | {
+        f"detection_{name}": np.array([one[name] for one in found], np.float32)
+        for name in ("masks", "keypoints", "keypoint_scores")
+        if found and all(name in one for one in found)
     }
 
 

@@ -50,6 +50,8 @@ def start(
     settings = server.Settings(models=models(model_base_path, model_name, model_config_file), **flags)
     if model_config_file:
         settings = replace(settings, model_config_file=Path(model_config_file))
+    else:
+        settings = replace(settings, follow_labels=True)
     settings = replace(settings, batching=batching(enable_batching, batching_parameters_file))
     if monitoring_config_file:
         settings = replace(settings, metrics_path=server.read_metrics_path(monitoring_config_file))
