@@ -76,6 +76,7 @@ CASES = (
     Case("v_ssd_shared_projection"),
     Case("v_ssd_mobilenet_v2_fpnlite"),
     Case("v_ssd_mobilenet_v2_fpn_override"),
+    Case("v_ssd_spaghettinet_s", noise=2e-3),
     Case("v_ssd_resnet101_v1_fpn"),
     Case("v_ssd_resnet152_v1_fpn", slow=True),
     Case("v_ssd_resnet101_v1_ppn", slow=True),
