@@ -5,10 +5,13 @@ import pytest
 import tensorflow as tf
 
 from unfreeze.ops.crops import (
+    Crop,
     crop_and_resize,
     distinct_rows,
+    fpn_levels,
     in_parts,
     matmul_crop_and_resize,
+    multilevel_crops,
     position_sensitive_crops,
     rows_at_once,
 )
@@ -121,3 +124,24 @@ def test_parts_are_the_whole(rows: int) -> None:
 def test_a_part_is_allocated_quickly() -> None:
     assert 4 * 14 * 14 * 1024 * rows_at_once(14, 14, 1024) < 32 << 20 < 4 * 14 * 14 * 1024 * 42
     assert rows_at_once(1000, 1000, 1000) == 1
+
+
+@pytest.mark.parametrize(
+    ("side", "level"), [(0.0, 0), (0.1, 0), (0.45, 0), (0.55, 1), (0.95, 1), (1.05, 2), (1.9, 2), (2.1, 3), (5.0, 3)]
+)
+def test_the_level_of_a_box_follows_from_its_size_beside_224_pixels(side: float, level: int) -> None:
+    box = np.array([[0.2, 0.1, 0.2 + side / 2, 0.1 + side * 2]], "float32")
+    assert fpn_levels(tf.constant(box), 4, (224, 224)).numpy().tolist() == [level]
+
+
+@pytest.mark.parametrize("crop", [crop_and_resize, matmul_crop_and_resize])
+def test_each_box_is_cropped_from_the_map_of_its_level(crop: Crop) -> None:
+    maps = [RANDOM.standard_normal((2, 32 >> level, 48 >> level, 3)).astype("float32") for level in range(4)]
+    boxes = BOXES * np.array([[1.0], [0.9], [0.3], [0.2], [0.05]], "float32")
+    boxes[3] = [0.05, 0.02, 0.1, 0.3]
+    levels = fpn_levels(tf.constant(boxes), 4, (320, 480)).numpy()
+    assert len(set(levels)) > 1
+    ours = multilevel_crops(maps, boxes, IMAGES, (3, 4), (320, 480), crop).numpy()
+    for row, level in enumerate(levels):
+        one = slice(row, row + 1)
+        np.testing.assert_array_equal(ours[one], crop(maps[level], boxes[one], IMAGES[one], (3, 4)))

@@ -12,9 +12,10 @@ import tensorflow as tf
 
 from unfreeze.config import parse_pipeline_config
 from unfreeze.detectors import build_detector
-from unfreeze.errors import ConfigError
+from unfreeze.errors import CheckpointError, ConfigError, UnsupportedError
 from unfreeze.heads.mask import MaskPredictor, conv_depth, mask_predictor
 from unfreeze.ops.layers import PLAIN, BatchNorm, Style, resized_conv
+from unfreeze.savedmodel import trace
 from unfreeze.weights import Checkpoint, TensorInfo, Weights
 
 RANDOM = np.random.RandomState(0)
@@ -144,3 +145,58 @@ def build(predictor: str = "", extractor: str = "", **fields: str) -> None:
 def test_what_the_original_refuses_is_refused(fields: dict[str, str], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         build(**fields)
+
+
+def build_keras(name: str, fields: str) -> None:
+    """Builds the detector of a sample config of TensorFlow 2 with these fields changed."""
+    config = parse_pipeline_config(reference.golden(name, "tf2").config)
+    config.MergeFrom(parse_pipeline_config(f"model {{ faster_rcnn {{ {fields} }} }}"))
+    held = {"model/x/.ATTRIBUTES/VARIABLE_VALUE": TensorInfo((), "float32")}
+    checkpoint = Checkpoint(Path("ckpt-1"), 1, "tf2", held, _reader=NoData())
+    trace(build_detector(config, Weights(checkpoint, values=False)))
+
+
+class NoData:
+    """Reads as the reader of a checkpoint does whose data file is not there."""
+
+    def get_tensor(self, name: str) -> np.ndarray:
+        raise CheckpointError(f"no {name}")
+
+
+PYRAMID, RESNET, MASKS = (
+    "v_faster_rcnn_resnet50_fpn_matmul_override",
+    "faster_rcnn_resnet50_v1_640x640_coco17_tpu-8",
+    "v_mask_rcnn_inception_resnet_v2_small",
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "told"),
+    [
+        (PYRAMID, "feature_extractor { fpn { min_level: 1 } }", "min_level is 1"),
+        (PYRAMID, "feature_extractor { fpn { min_level: 5 } }", "min_level is 5, max_level 4"),
+        (PYRAMID, "feature_extractor { first_stage_features_stride: 4 }", "it has to be 8 or 16"),
+        (RESNET, "feature_extractor { type: 'faster_rcnn_resnet50_fpn_keras' }", "has no conv_hyperparams"),
+        (RESNET, "feature_extractor { first_stage_features_stride: 8 }", "it has to be 16"),
+        (RESNET, "feature_extractor { conv_hyperparams {} }", "does not take conv_hyperparams"),
+        (RESNET, "feature_extractor { fpn {} }", "does not take fpn"),
+        (MASKS, "feature_extractor { first_stage_features_stride: 8 }", "it has to be 16"),
+        (MASKS, "number_of_stages: 1", "the original's exporter fails"),
+        (RESNET, "number_of_stages: 3", "predict_instance_masks is false"),
+    ],
+)
+def test_what_the_original_refuses_in_tensorflow_2_is_refused(name: str, fields: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        build_keras(name, fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ("context_config {}", "not supported yet: context_config"),
+        ("use_static_shapes: true use_static_shapes_for_eval: true", "not supported yet: use_partitioned_nms"),
+    ],
+)
+def test_what_is_not_supported_in_tensorflow_2_is_refused_by_name(fields: str, told: str) -> None:
+    with pytest.raises(UnsupportedError, match=told):
+        build_keras(RESNET, fields)

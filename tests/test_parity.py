@@ -128,6 +128,7 @@ CASES = (
     Case("mask_rcnn_inception_resnet_v2_1024x1024_coco17_gpu-8", "tf2", slow=True),
     Case("v_faster_rcnn_resnet50_fpn_matmul_override", "tf2"),
     Case("v_mask_rcnn_inception_resnet_v2_small", "tf2", slow=True),
+    Case("v_rfcn_resnet50", "tf2"),
 )
 
 

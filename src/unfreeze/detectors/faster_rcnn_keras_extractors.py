@@ -75,6 +75,10 @@ def faster_rcnn_resnet_v1_fpn_keras(architecture: str) -> FasterRcnnExtractor:
 
 def _fpn_levels(config: Any) -> tuple[int, int]:
     """`fpn` as (min_level, max_level); the original knows no map finer than level 2."""
+    if not config.HasField("conv_hyperparams"):
+        raise ConfigError(
+            f"feature_extractor: {config.type} has no conv_hyperparams; add them: the original needs them too"
+        )
     min_level, max_level = (config.fpn.min_level, config.fpn.max_level) if config.HasField("fpn") else FPN_LEVELS
     if not 2 <= min_level <= min(max_level, COARSEST_BLOCK):
         raise ConfigError(
