@@ -241,7 +241,7 @@ def over_sagemaker(address: str, min_score: float) -> RemoteModel:
         import boto3
         import botocore.exceptions
     except ModuleNotFoundError as error:
-        raise MissingExtraError(f"{address} needs {error.name}: pip install 'unfreeze[cloud]'") from error
+        raise MissingExtraError(f"{address} needs {error.name}: pip install 'unfreeze[sagemaker]'") from error
     endpoint = urlsplit(address).netloc
     if not endpoint or urlsplit(address).path not in ("", "/"):
         raise ConfigError(f"{address} is not the address of an endpoint; give sagemaker://ENDPOINT")
