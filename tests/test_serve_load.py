@@ -375,3 +375,11 @@ def test_a_port_that_is_taken(models: Path) -> None:
         for taken in ({"rest_api_port": running.rest_port}, {"port": running.grpc_port}):
             with pytest.raises(OutputError, match=r"cannot listen on 127\.0\.0\.1:\d+"):
                 serving(config_of(half=models / "half"), **taken).__enter__()
+
+
+def test_a_missing_extra_is_told_in_one_line() -> None:
+    program = "import sys; sys.modules['uvicorn'] = None; from unfreeze.cli import main; main(['serve', 'x'])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 2
+    told = done.stderr.strip().splitlines()[-1]
+    assert told == "error: serve needs uvicorn, which is not installed: pip install 'unfreeze[serve]'"
