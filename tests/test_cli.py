@@ -83,6 +83,10 @@ ALL_DEFAULTS = {
     "overwrite": False,
     "allow_unknown_fields": False,
     "config_override": "",
+    "kept_outputs": (),
+    "score_threshold": None,
+    "max_detections": None,
+    "runtimes": (),
     "verify": True,
 }
 
@@ -111,7 +115,7 @@ def test_every_flag_with_dashes_or_underscores(recorder: Recorder, spelling: Any
     flags = [part for flag, value in given.items() for part in (spelling(flag), value)]
     assert unfreeze("export", *flags, "--overwrite", spelling("--allow-unknown-fields"), spelling("--no-verify")) == 0
     assert recorder.checkpoint == "model.ckpt-7"
-    assert recorder.options == {
+    assert recorder.options == ALL_DEFAULTS | {
         "pipeline_config_path": "p.config",
         "output_directory": "out",
         "input_types": ("tf_example",),

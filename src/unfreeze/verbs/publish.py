@@ -17,6 +17,7 @@ from unfreeze.targets import model_config
 from unfreeze.targets.folders import Folder, require_folder
 from unfreeze.targets.model_config import ModelConfig, label_of
 from unfreeze.targets.object_stores import ObjectStore
+from unfreeze.targets.responses import ResponseBytes, batch_findings, response_bytes, size_findings
 from unfreeze.targets.runtimes import require_known, runtime
 from unfreeze.targets.versions import free_version, removable, require
 from unfreeze.verbs.folders import saved_model_folder
@@ -38,10 +39,12 @@ class Published:
     withdrawn: int | None = None
     copy_of: int | None = None
     report: proof.Report | None = field(default=None, compare=False)
+    response: ResponseBytes | None = None
 
     def to_dict(self) -> dict[str, Any]:
         told = {"model_base_path": self.base, "version": self.version, "labels": dict(self.labels)}
         told |= {"verified": self.report is not None and self.report.passed}
+        told |= {"response_bytes_per_picture": self.response.to_dict() if self.response else None}
         if self.copy_of is not None:
             told |= {"withdrawn": self.withdrawn, "copy_of": self.copy_of}
         return told
@@ -49,7 +52,8 @@ class Published:
     def __str__(self) -> str:
         if self.copy_of is not None:
             return f"version {self.version} of {self.base} is what {self.copy_of} was, instead of {self.withdrawn}"
-        return f"published version {self.version} of {self.base}{_named(self.labels, self.version)}"
+        published = f"published version {self.version} of {self.base}{_named(self.labels, self.version)}"
+        return f"{published}\nan answer to one picture: {self.response}" if self.response else published
 
 
 def publish(
@@ -87,13 +91,13 @@ def publish(
     with base.staged(folder, _beside(folder)) as staged:
         report = _proved(staged.folder, folder, say) if verify else None
         say(f"replaying the warm-up of {folder}")
-        replay_warmup(staged.folder, warn)
+        response = replay_warmup(staged.folder, warn)
         say(f"giving it a number in {base}")
         with base.locked():
             number = staged.place(version)
             say(f"version {number} is in place")
             written = _write_labels(base, {**_labels(base), **dict.fromkeys(moved, number)})
-    return Published(str(base), number, written, report=report)
+    return Published(str(base), number, written, report=report, response=response)
 
 
 def rollback(
@@ -187,14 +191,29 @@ def records(base: Base) -> list[Mapping[str, Any]]:
     return found
 
 
-def replay_warmup(saved_model: Path, warn: Say) -> None:
-    """Raises SavedModelError when TensorFlow Serving would refuse the version for its warm-up."""
+def replay_warmup(saved_model: Path, warn: Say) -> ResponseBytes | None:
+    """The size of the answer to the first request of the warm-up; what is wrong with the answers is a warning.
+
+    Raises: SavedModelError when TensorFlow Serving would refuse the version for its warm-up.
+    """
     from unfreeze.targets.warmup import FILE, read_warmup, replay
 
     requests = read_warmup(saved_model)
     if not requests:
         warn(f"{saved_model.name} has no {FILE.as_posix()}: the first request to a server will be slow")
-    replay(saved_model, requests)
+    answers = replay(saved_model, requests)
+    if not answers:
+        return None
+    sizes = [response_bytes(answer) for answer in answers]
+    found = [
+        batch_findings(
+            answer, each.signature, max(tensor.shape[0] if tensor.shape.rank else 1 for tensor in each.inputs.values())
+        )
+        for answer, each in zip(answers, requests, strict=True)
+    ]
+    for finding in (*(line for lines in found for line in lines), *size_findings(sizes[0])):
+        warn(finding)
+    return sizes[0]
 
 
 def _require_whole(folder: Path) -> None:

@@ -1,0 +1,58 @@
+"""How large an answer is told to be, and where that is too much."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from unfreeze.targets.responses import ResponseBytes, batch_findings, response_bytes, size_findings
+
+
+def answer(pictures: int, anchors: int) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(0)
+    return {
+        "detection_boxes": random.random((pictures, 100, 4), np.float32),
+        "num_detections": np.full([pictures], 100, np.float32),
+        "raw_detection_scores": random.random((pictures, anchors, 91), np.float32),
+    }
+
+
+def test_json_is_as_long_as_it_is_told() -> None:
+    given = answer(1, 1917)
+    rows = {name: array[0].tolist() for name, array in given.items()}
+    nine_digits = json.dumps(json.loads(json.dumps(rows), parse_float=lambda text: float(f"{float(text):.9g}")))
+    size = response_bytes(given)
+    assert size.json == pytest.approx(len(nine_digits), rel=0.05)
+    assert size.proto == pytest.approx(sum(array.nbytes for array in given.values()), rel=0.01)
+    assert size.json_without_raw < size.json / 100
+    assert size.proto_without_raw < size.proto / 100
+
+
+def test_sizes_are_per_picture() -> None:
+    one, four = response_bytes(answer(1, 500)), response_bytes(answer(4, 500))
+    assert four.json == pytest.approx(one.json, rel=0.02)
+    assert four.proto == pytest.approx(one.proto, rel=0.02)
+
+
+def test_who_does_not_take_it() -> None:
+    assert size_findings(response_bytes(answer(1, 1917))) == []
+    told = size_findings(response_bytes(answer(1, 51150)))
+    assert len(told) == 3
+    assert "SageMaker's real-time endpoints takes 6.3 MB: export with --outputs" in told[1]
+    assert "--max-detections" in size_findings(ResponseBytes(10**8, 10**8, 10**8, 10**8))[0]
+
+
+def test_outputs_that_keep_a_server_from_batching() -> None:
+    outputs = {
+        "boxes": np.zeros([1, 4]),
+        "anchors": np.zeros([50, 4]),
+        "count": np.zeros([]),
+        "name_bytes": np.array([b"a"], object),
+    }
+    told = batch_findings(outputs, "serving_default", 1)
+    assert batch_findings({"boxes": np.zeros([8, 4])}, "serving_default", 8) == []
+    assert [line.split(" is ")[0].split(" has ")[0] for line in told] == [
+        f"serving_default: {name}" for name in ("anchors", "count", "name_bytes")
+    ]
