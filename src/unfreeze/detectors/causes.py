@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from unfreeze.weights.branches import Misfit
@@ -18,6 +18,21 @@ EXTRA_LAYER_DEPTHWISE = re.compile(r"_\d+x\d+_s\d+_\d+_depthwise/")
 ATTENTION = re.compile(r"^(?:Self)?AttentionBlock\w*/fully_connected(_[12])?/")
 MASK_HEAD = "SecondStageBoxPredictor/Conv"
 LAYER_BEFORE_PREDICTOR = re.compile(r"^BoxPredictor_\d+/Conv2d_\d+_1x1_")
+
+# What an SSD of TensorFlow 2 calls the layers that the rules below know by the names of TensorFlow 1.
+WEIGHT_SHARED = "WeightSharedConvolutionalBoxPredictor"
+KERAS_NAMES = (
+    (r"^_box_predictor/_prediction_heads/box_encodings/(\d+)/\w+/[03]/", r"BoxPredictor_\1/BoxEncodingPredictor/"),
+    (r"^_box_predictor/_prediction_heads/class\w+/(\d+)/\w+/[0134]/", r"BoxPredictor_\1/ClassPredictor/"),
+    (r"^_box_predictor/_shared_nets/(\d+)/(\d+)/", r"BoxPredictor_\1/Conv2d_\2_1x1_/"),
+    (r"^_box_predictor/_prediction_heads/class\w+/_class_predictor_layers/\d+/", f"{WEIGHT_SHARED}/ClassPredictor/"),
+    (r"^_box_predictor/_box_prediction_head/_box_encoder_layers/\d+/", f"{WEIGHT_SHARED}/BoxEncodingPredictor/"),
+    (r"^_box_predictor/(?=_base_tower|_head_scope|_additional_projection)", f"{WEIGHT_SHARED}/"),
+    (r"^_feature_extractor/_fpn_features_generator/", "FeatureExtractor/classification_backbone/fpn/"),
+    (r"^_feature_extractor/", "FeatureExtractor/"),
+    (r"/kernel$", "/weights"),
+    (r"/bias$", "/biases"),
+)
 
 
 @dataclass(frozen=True)
@@ -45,7 +60,8 @@ def causes(config: Any) -> Callable[[Iterable[Misfit], Sequence[str]], Sequence[
     model = getattr(config.model, config.model.WhichOneof("model"))
 
     def likely(misfits: Iterable[Misfit], unused: Sequence[str]) -> Sequence[str]:
-        misfits = list(misfits)
+        misfits = [replace(misfit, name=_in_words_of_tf1(misfit.name)) for misfit in misfits]
+        unused = [_in_words_of_tf1(name) for name in unused]
         other_shape = [misfit for misfit in misfits if misfit.held is not None]
         absent = [misfit.name for misfit in misfits if misfit.held is None]
         evidence = Evidence(model, other_shape, absent, unused)
@@ -56,6 +72,14 @@ def causes(config: Any) -> Callable[[Iterable[Misfit], Sequence[str]], Sequence[
         return list(found)[:MOST] or [f"feature_extractor.type ({model.feature_extractor.type!r} in the config)"]
 
     return likely
+
+
+def _in_words_of_tf1(name: str) -> str:
+    if not name.startswith(("_box_predictor/", "_feature_extractor/")):
+        return name
+    for pattern, words in KERAS_NAMES:
+        name = re.sub(pattern, words, name)
+    return name
 
 
 def _other_network(evidence: Evidence) -> Iterator[str]:

@@ -69,7 +69,9 @@ class Checkpoint:
     def read(self, name: str) -> np.ndarray:
         """The tensor called `name`; raises CheckpointError where the data file does not hold what the index says."""
         try:
-            return np.asarray(self._reader.get_tensor(name))
+            value = self._reader.get_tensor(name)
+            # Of a string NumPy's own type would drop the zeros at its end.
+            return np.asarray(value, object) if isinstance(value, bytes) else np.asarray(value)
         except Exception as error:  # TensorFlow raises OpError, RuntimeError or ValueError, by version and by fault
             raise CheckpointError(
                 f"{self.prefix}: tensor {name!r} cannot be read: {_reason(error)}; "

@@ -1,0 +1,95 @@
+"""SSDs of TensorFlow 2: what is refused, what a misfit is told to come from, layers found by their place alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import reference
+
+from unfreeze.config import parse_pipeline_config
+from unfreeze.detectors import build_detector
+from unfreeze.detectors.build import causes
+from unfreeze.errors import ConfigError, WeightsError
+from unfreeze.savedmodel import trace
+from unfreeze.weights import Checkpoint, TensorInfo, Weights
+
+V2 = "ssd_mobilenet_v2_320x320_coco17_tpu-8"
+FPNLITE = "ssd_mobilenet_v2_fpnlite_320x320_coco17_tpu-8"
+RETINANET = "ssd_resnet50_v1_fpn_640x640_coco17_tpu-8"
+EFFICIENTDET = "ssd_efficientdet_d0_512x512_coco17_tpu-8"
+
+
+def keys_of(name: str) -> Checkpoint:
+    """The checkpoint of a golden as its index tells it, without its object graph."""
+    made = reference.golden(name, "tf2")
+    return Checkpoint(Path("run/ckpt-1"), 1, "tf2", {key: TensorInfo(*info) for key, *info in made.variables})
+
+
+def bound(config_of: str, checkpoint: Checkpoint, old: str = "", new: str = "") -> Weights:
+    text = reference.golden(config_of, "tf2").config
+    assert old in text
+    config = parse_pipeline_config(text.replace(old, new))
+    weights = Weights(checkpoint, values=False)
+    trace(build_detector(config, weights))
+    weights.require_fit(causes(config))
+    return weights
+
+
+@pytest.mark.parametrize("name", [V2, FPNLITE, RETINANET, EFFICIENTDET])
+def test_layers_are_found_by_their_place_where_nothing_has_a_name(name: str) -> None:
+    assert bound(name, keys_of(name)).unused() == []
+
+
+@pytest.mark.parametrize(
+    ("config_of", "old", "new", "told"),
+    [
+        (V2, "num_classes: 90", "num_classes: 7", "num_classes (7 in the config; the checkpoint has 90)"),
+        (FPNLITE, "num_classes: 90", "num_classes: 7", "num_classes (7 in the config; the checkpoint has 90)"),
+        (V2, "depth_multiplier: 1.0", "depth_multiplier: 0.5", "depth_multiplier (0.5 in the config"),
+    ],
+)
+def test_what_a_misfit_comes_from(config_of: str, old: str, new: str, told: str) -> None:
+    with pytest.raises(WeightsError) as raised:
+        bound(config_of, keys_of(config_of), old, new)
+    assert f"likely cause: {told}" in str(raised.value)
+
+
+class ObjectGraphOnly:
+    """A reader of a checkpoint's object graph."""
+
+    def __init__(self, graph: bytes) -> None:
+        self.graph = graph
+
+    def get_tensor(self, name: str) -> bytes:
+        assert name == "_CHECKPOINTABLE_OBJECT_GRAPH"
+        return self.graph
+
+
+def test_a_misfit_of_another_backbone_is_told_by_the_names_of_its_layers() -> None:
+    made = reference.golden(V2, "tf2")
+    assert made.object_graph
+    # An empty object at the end, which is a zero byte there.
+    checkpoint = replace(keys_of(V2), _reader=ObjectGraphOnly(made.object_graph + b"\x0a\x00"))
+    with pytest.raises(WeightsError) as raised:
+        bound(V2, checkpoint, "'ssd_mobilenet_v2_keras'", "'ssd_mobilenet_v1_keras'")
+    backbone = "_feature_extractor/classification_backbone"
+    assert f"are missing: {backbone}/conv1/kernel [3, 3, 3, 32]" in str(raised.value)
+    assert "feature_extractor.type ('ssd_mobilenet_v1_keras' in the config" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("config_of", "old", "new", "told"),
+    [
+        (V2, "min_depth: 0", "min_depth: 9", "convolutional_box_predictor: min_depth is 9 and max_depth 0"),
+        (V2, "min_depth: 16", "min_depth: 16 fpn { }", "ssd_mobilenet_v2_keras does not take fpn"),
+        (EFFICIENTDET, "num_filters: 64", "combine_method: 'mean'", "bifpn: combine_method is 'mean'"),
+        (EFFICIENTDET, "bifpn {\n        min_level: 3", "bifpn {\n        min_level: 6", "bifpn: min_level is 6"),
+        (EFFICIENTDET, "bifpn {", "use_depthwise: true bifpn {", "does not take use_depthwise: True"),
+    ],
+)
+def test_what_is_refused(config_of: str, old: str, new: str, told: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        bound(config_of, keys_of(config_of), old, new)
+    assert told in str(raised.value)
