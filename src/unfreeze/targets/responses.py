@@ -62,9 +62,9 @@ def batch_findings(answer: Mapping[str, Any], signature: str, pictures: int) -> 
         array = np.asarray(tensor)
         if array.ndim == 0:
             findings.append(f"{signature}: {name} is a scalar: neither batches nor JSON in rows work with it")
-        elif array.shape[0] != 1:
+        elif array.shape[0] != pictures:
             findings.append(
-                f"{signature}: {name} has {array.shape[0]} rows for one picture: batches do not work with it"
+                f"{signature}: {name} has {array.shape[0]} rows for {pictures} pictures: it cannot be batched"
             )
         if array.dtype.kind in "OSU" and name.endswith("_bytes"):
             findings.append(f"{signature}: {name} is text, but its name ends with _bytes: JSON would have it as b64")
