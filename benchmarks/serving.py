@@ -101,7 +101,7 @@ def with_server(given: argparse.Namespace) -> dict[str, Any]:
         shutil.copytree(given.saved_model, Path(folder) / "model" / "1")
         parameters = Path(folder) / "batching.txt"
         parameters.write_text(
-            f"max_batch_size {{ value: {given.batch} }} batch_timeout_micros {{ value: 20000 }}\n"
+            f"max_batch_size {{ value: {given.batch} }} batch_timeout_micros {{ value: 200000 }}\n"
             f"num_batch_threads {{ value: {given.threads} }} max_enqueued_batches {{ value: 100 }}\n"
         )
         port = free_port()
