@@ -11,14 +11,14 @@ import unfreeze
 
 ROOT = Path(__file__).parents[1]
 VERBS = [
-    *("export", "inspect", "labels", "package_kserve", "package_sagemaker", "package_tensorflow_serving"),
-    *("predict", "prune", "publish", "rollback", "verify", "watch"),
+    *("diff", "evaluate", "export", "inspect", "labels", "package_kserve", "package_sagemaker"),
+    *("package_tensorflow_serving", "predict", "prune", "publish", "rollback", "verify", "watch"),
 ]
 HEAVY = ("tensorflow", "numpy", "PIL", "google.protobuf", "rich")
 
 
 def test_public_names() -> None:
-    assert unfreeze.__all__ == ["UnfreezeError", "__version__", "errors", *VERBS]
+    assert unfreeze.__all__ == sorted(["UnfreezeError", "__version__", "errors", *VERBS])
     assert dir(unfreeze) == sorted(unfreeze.__all__)
 
 

@@ -11,6 +11,8 @@ from unfreeze import errors
 from unfreeze.errors import UnfreezeError
 
 if TYPE_CHECKING:
+    from unfreeze.verbs.diff import diff
+    from unfreeze.verbs.evaluate import evaluate
     from unfreeze.verbs.export import export
     from unfreeze.verbs.inspect import inspect
     from unfreeze.verbs.package import package_kserve, package_sagemaker, package_tensorflow_serving
@@ -24,7 +26,9 @@ __version__ = "0.1.0"
 __all__ = [
     "UnfreezeError",
     "__version__",
+    "diff",
     "errors",
+    "evaluate",
     "export",
     "inspect",
     "labels",
@@ -41,6 +45,8 @@ __all__ = [
 
 # Public name -> the module that has it.
 VERBS = {
+    "evaluate": "unfreeze.verbs.evaluate",
+    "diff": "unfreeze.verbs.diff",
     "export": "unfreeze.verbs.export",
     "inspect": "unfreeze.verbs.inspect",
     "labels": "unfreeze.verbs.publish",

@@ -327,6 +327,44 @@ def inspect(path: str, as_json: bool) -> None:
 
 
 @verb
+@click.argument("model", type=PATH)
+@click.argument("annotations", type=PATH)
+@click.option("--against", type=PATH, help="Another SavedModel, or a frozen graph, to be scored on the same pictures.")
+@click.option("--images", type=PATH, help="The folder of the JSON's pictures. Default: the JSON's own folder.")
+@click.option("--label-map", type=PATH, help="Class names (.pbtxt). Default: the one in the SavedModel's assets/.")
+@click.option(
+    "--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Pictures of one size at once."
+)
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N pictures.")
+@as_json
+@quiet
+def evaluate(model: str, annotations: str, as_json: bool, quiet: bool, **options: Any) -> None:
+    """COCO mAP of MODEL on ANNOTATIONS: COCO's JSON, or the TFRecords of the training (a file or a quoted pattern)."""
+    with progress(quiet) as (on_progress, _):
+        import_tensorflow_quietly()
+        from unfreeze.verbs.evaluate import evaluate
+
+        found = evaluate(model, annotations, **options, on_progress=on_progress)
+    show(found.to_dict(), str(found), as_json, quiet)
+
+
+@verb
+@click.argument("old", type=PATH)
+@click.argument("new", type=PATH)
+@click.option("--exit-code", is_flag=True, help="Exit with 1 when something differs.")
+@as_json
+def diff(old: str, new: str, exit_code: bool, as_json: bool) -> int:
+    """Tell what differs from OLD to NEW: checkpoints, SavedModels or frozen graphs, of one kind or of two."""
+    with progress(quiet=as_json) as (on_progress, _):
+        import_tensorflow_quietly()
+        from unfreeze.verbs.diff import diff
+
+        found = diff(old, new, on_progress=on_progress)
+    show(found.to_dict(), str(found), as_json, quiet=False)
+    return int(exit_code and not found.same)
+
+
+@verb
 @click.argument("saved_model", type=PATH)
 @click.argument("images", type=PATH, nargs=-1, required=True)
 @click.option("--label-map", type=PATH, help="Class names (.pbtxt). Default: the one in the SavedModel's assets/.")

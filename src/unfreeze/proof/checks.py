@@ -124,7 +124,8 @@ def check_weights(evidence: Evidence, weights: Mapping[str, Weight]) -> Check:
     if not stored:
         return Check("weights", FAILED, damaged[0] if damaged else f"there are no variables: {files.FROZEN}")
     largest = max(stored, key=lambda name: stored[name].size_bytes)
-    sizes = f"{files.megabytes(size_bytes)}, the largest is {largest} ({files.megabytes(stored[largest].size_bytes)})"
+    name = largest.removesuffix("/.ATTRIBUTES/VARIABLE_VALUE")  # TensorFlow's ending of every key
+    sizes = f"{files.megabytes(size_bytes)}, the largest is {name} ({files.megabytes(stored[largest].size_bytes)})"
     numbers: dict[str, Any] = {"variables": len(stored), "size_bytes": size_bytes, "largest": largest}
     if not weights and not damaged:
         told = "no checkpoint and no export.json to compare with"

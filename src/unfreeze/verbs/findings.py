@@ -43,7 +43,7 @@ class Found:
 
     def _lines(self) -> Iterator[str]:
         yield f"{self.path}: {self.kind}"
-        yield from _aligned([(fact.name.replace("_", " "), fact.told) for fact in self.facts if fact.told])
+        yield from aligned([(fact.name.replace("_", " "), fact.told) for fact in self.facts if fact.told])
         if self.parts:
             for part in self.parts:
                 yield ""
@@ -77,7 +77,7 @@ def _plain(value: Any) -> str:
     return "\n".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
-def _aligned(rows: Sequence[tuple[str, str]]) -> Iterator[str]:
+def aligned(rows: Sequence[tuple[str, str]]) -> Iterator[str]:
     """Labels in one column, what is told in the next; further lines of one row below its first."""
     width = max((len(label) for label, _ in rows), default=0)
     for label, told in rows:

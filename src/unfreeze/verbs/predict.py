@@ -146,16 +146,22 @@ def drawn_paths(images: Sequence[Path], output_directory: str | Path | None) -> 
 
 
 def class_names(label_map: Path | None, folder: Path) -> Names:
-    """Class id -> name, of the label map given or the one that was exported along."""
+    """Class id -> name for people, of the label map given or the one that was exported along."""
+    labels = find_label_map(label_map, folder)
+    return labels.display_names if labels else {}
+
+
+def find_label_map(label_map: Path | None, folder: Path) -> config.LabelMap | None:
+    """The label map given, or the one in the SavedModel's assets/."""
     if label_map is None:
         carried = sorted((folder / "assets").glob("*.pbtxt"))
         if len(carried) > 1:
             listed = ", ".join(path.name for path in carried)
             raise ConfigError(f"{folder / 'assets'} has several label maps ({listed}): choose one with --label-map")
         if not carried:
-            return {}
+            return None
         label_map = carried[0]
-    return config.read_label_map(label_map).display_names
+    return config.read_label_map(label_map)
 
 
 def load_model(folder: Path) -> Model:
