@@ -82,3 +82,127 @@ def test_a_file_that_is_cut_short(tmp_path: Path) -> None:
     (tmp_path / "graph.pb").write_bytes(FROZEN.read_bytes()[:100_000])
     with pytest.raises(SavedModelError, match="cut short"):
         planned(tmp_path / "graph.pb", None, None, {}, {})
+
+
+def numbers(*shape: int) -> np.ndarray:
+    return np.random.RandomState(sum(shape)).standard_normal(shape).astype(np.float32) * 0.3
+
+
+def graph_of(make) -> tf.Graph:
+    """A graph from `image_tensor` to `detection_boxes` and `detection_scores`; `make` gives these from the pixels."""
+    with tf.Graph().as_default() as graph:
+        images = tf.compat.v1.placeholder(tf.uint8, [None, None, None, 3], name="image_tensor")
+        boxes, scores = make(tf.cast(images, tf.float32))
+        tf.identity(boxes, name="detection_boxes")
+        tf.identity(scores, name="detection_scores")
+    return graph
+
+
+def convolved(images: tf.Tensor, weight) -> tuple[tf.Tensor, tf.Tensor]:
+    """A small network whose weights `weight` makes from their shapes; and 100 anchors, which are none."""
+    net = tf.nn.relu6(tf.nn.conv2d(images * (2 / 255) - 1, weight(3, 3, 3, 8), 2, "SAME") * weight(8) + weight(8))
+    net = tf.nn.bias_add(tf.nn.depthwise_conv2d(net, weight(3, 3, 8, 1), [1, 1, 1, 1], "SAME"), weight(8))
+    features = tf.reshape(tf.reduce_mean(net, [1, 2]), [-1, 8])
+    return tf.exp(features[:, None, :4]) * tf.constant(numbers(100, 4)), tf.matmul(features, weight(8, 5)) + weight(5)
+
+
+def half(*shape: int) -> tf.Tensor:
+    return tf.cast(tf.constant(numbers(*shape).astype(np.float16)), tf.float32)
+
+
+def int8(*shape: int) -> tf.Tensor:
+    return tf.cast(tf.constant((numbers(*shape) * 50).astype(np.int8)), tf.float32) * 0.01
+
+
+def dequantized(*shape: int) -> tf.Tensor:
+    stored = tf.bitcast(tf.constant((numbers(*shape) * 50 + 128).astype(np.uint8)), tf.quint8)
+    return tf.raw_ops.Dequantize(input=stored, min_range=-1.0, max_range=1.0)
+
+
+def loops(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Weights inside a loop, inside a branch in a loop, and inside branches."""
+    kernel, last = numbers(3, 3), numbers(3, 5)
+
+    def body(i: tf.Tensor, net: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        net = tf.tanh(tf.matmul(net, tf.constant(kernel)))
+        return i + 1, tf.cond(
+            tf.reduce_sum(net) > 0, lambda: net @ tf.constant(kernel * 2), lambda: net @ tf.constant(-kernel)
+        )
+
+    _, net = tf.while_loop(lambda i, net: i < 4, body, [0, tf.reduce_mean(images, [1, 2])])
+    net = tf.cond(tf.reduce_sum(net) > 0, lambda: net @ tf.constant(last), lambda: net @ tf.constant(-last))
+    return net, tf.nn.softmax(net)
+
+
+def functions(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    last = numbers(3, 5)
+    inner = tf.function(lambda net: net @ tf.constant(last))
+    outer = tf.function(lambda net: inner(tf.tanh(net @ tf.constant(numbers(3, 3)))))
+    net = tf.reduce_mean(images, [1, 2])
+    return outer(net), inner(net)
+
+
+def graph_with_v1_loops() -> tf.Graph:
+    tf.compat.v1.disable_control_flow_v2()
+    try:
+        return graph_of(loops)
+    finally:
+        tf.compat.v1.enable_control_flow_v2()
+
+
+SMALL = {
+    "float32": (lambda: graph_of(lambda x: convolved(x, lambda *s: tf.constant(numbers(*s)))), 7),
+    "float16": (lambda: graph_of(lambda x: convolved(x, half)), 7),
+    "int8": (lambda: graph_of(lambda x: convolved(x, int8)), 7),
+    "quint8": (lambda: graph_of(lambda x: convolved(x, dequantized)), 7),
+    "loops of TensorFlow 1": (graph_with_v1_loops, 5),
+    "loops of TensorFlow 2": (lambda: graph_of(loops), 5),
+    "functions": (lambda: graph_of(functions), 2),
+}
+
+
+def unoptimized() -> tf.compat.v1.Session:
+    """A session that computes what the graph says: the optimizer of graphs folds constants only, which moves bits."""
+    config = tf.compat.v1.ConfigProto()
+    config.graph_options.rewrite_options.disable_meta_optimizer = True
+    return tf.compat.v1.Session(config=config)
+
+
+def asked(graph: tf.Graph, images: np.ndarray) -> dict[str, np.ndarray]:
+    with tf.Graph().as_default(), unoptimized() as session:
+        tf.graph_util.import_graph_def(graph.as_graph_def(), name="")
+        outputs = {name: f"{name}:0" for name in ("detection_boxes", "detection_scores")}
+        return session.run(outputs, {"image_tensor:0": images})
+
+
+def asked_saved(saved_model: Path, images: np.ndarray) -> dict[str, np.ndarray]:
+    with tf.Graph().as_default(), unoptimized() as session:
+        loaded = tf.compat.v1.saved_model.load(session, ["serve"], str(saved_model))
+        told = loaded.signature_def["serving_default"]
+        outputs = {key: tensor.name for key, tensor in told.outputs.items()}
+        return session.run(outputs, {told.inputs["inputs"].name: images})
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_graph_without_marks_answers_to_the_bit_as_before(name: str, tmp_path: Path) -> None:
+    make, weights = SMALL[name]
+    graph = make()
+    images = np.random.RandomState(0).randint(0, 256, (2, 24, 32, 3)).astype(np.uint8)
+    path = written(graph, tmp_path / "graph.pb")
+    plan = planned(path, None, None, {}, {})
+    assert len(plan.parameters.found) == weights
+    exported = unfreeze_graph(path, output_directory=tmp_path / "out", verify=False)
+    expected, made = asked(graph, images), asked_saved(exported.saved_model, images)
+    serving = tf.saved_model.load(str(exported.saved_model)).signatures["serving_default"]
+    loaded = serving(inputs=tf.constant(images))
+    assert {key: value.shape for key, value in loaded.items()} == {key: value.shape for key, value in expected.items()}
+    for key, value in expected.items():
+        np.testing.assert_array_equal(made[key], value)
+
+
+def test_anchors_and_numbers_of_the_structure_stay_constants(tmp_path: Path) -> None:
+    plan = planned(written(SMALL["float32"][0](), tmp_path / "graph.pb"), None, None, {}, {})
+    reasons = {kept.shape: kept.reason for kept in plan.parameters.kept}
+    assert reasons[100, 4].startswith("boxes or points of Mul")
+    assert reasons[()].startswith("one number of")
+    assert all("a shape, an axis" in kept.reason for kept in plan.parameters.kept if not kept.dtype.is_floating)

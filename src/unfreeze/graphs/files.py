@@ -1,7 +1,7 @@
 """A frozen graph from its file, node by node, so that its weights are never in memory all at once.
 
-A large constant is left in the file: the node keeps its dtype and shape, and `FrozenGraph.tensor` reads its value when
-it is asked for.
+A large constant is left in the file: the node keeps its dtype and shape, and `FrozenGraph.tensor` reads the value
+when it is asked for.
 
 Source of the field numbers: tensorflow/core/protobuf/{saved_model,meta_graph}.proto,
 tensorflow/core/framework/{graph,function}.proto.
@@ -9,6 +9,7 @@ tensorflow/core/framework/{graph,function}.proto.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError
-from tensorflow.core.framework import function_pb2, graph_pb2, node_def_pb2
+from tensorflow.core.framework import function_pb2, graph_pb2, node_def_pb2, tensor_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 
 from unfreeze.errors import SavedModelError, UnsupportedError
@@ -34,31 +35,38 @@ Place = tuple[str, str]
 class FrozenGraph:
     """A graph whose large constants are still in the file that it was read from.
 
-    `large` says where: the first byte and the length of each node. `signatures` are those of a SavedModel, and
-    `initializer` is the node that its loader runs.
+    `constants` says where each one is: the first byte and the length of its node. `signatures` are those of a
+    SavedModel, and `initializer` is the node that its loader runs.
     """
 
     path: Path
     graph: Any
-    large: Mapping[Place, tuple[int, int]]
+    constants: Mapping[Place, tuple[int, int]]
     signatures: Mapping[str, Any]
     initializer: str = ""
 
     def tensor(self, place: Place) -> np.ndarray:
         """The value of a constant."""
-        return tf.make_ndarray(self.proto(place))
+        with self.path.open("rb") as file:
+            found = _tensor_at(file, *self.constants[place])
+            content = _field(file, *found, 4)  # the bytes as they are in memory, if it is written so
+            if content is None:
+                return tf.make_ndarray(self.proto(place))
+            tensor = tensor_pb2.TensorProto.FromString(_rest(file, *found, {4}))
+        shape = [size.size for size in tensor.tensor_shape.dim]
+        dtype = tf.as_dtype(tensor.dtype).as_numpy_dtype
+        return np.fromfile(self.path, dtype, math.prod(shape), offset=content[0]).reshape(shape)
 
     def proto(self, place: Place) -> Any:
         """The value of a constant as the graph holds it."""
-        function, name = place
-        if place in self.large:
-            start, size = self.large[place]
-            with self.path.open("rb") as file:
-                file.seek(start)
-                node = node_def_pb2.NodeDef.FromString(file.read(size))
-        else:
-            node = next(node for node in self.nodes(function) if node.name == name)
-        return node.attr["value"].tensor
+        with self.path.open("rb") as file:
+            start, size = _tensor_at(file, *self.constants[place])
+            file.seek(start)
+            return tensor_pb2.TensorProto.FromString(file.read(size))
+
+    def emptied(self, place: Place) -> bool:
+        """Whether the value of a constant is not in the graph."""
+        return self.constants[place][1] > LARGE_BYTES
 
     def nodes(self, function: str = "") -> Any:
         """The nodes of a function, or of the graph itself."""
@@ -104,10 +112,10 @@ def _require_binary(path: Path) -> None:
 
 
 def _graph_file(path: Path, file: BinaryIO) -> FrozenGraph:
-    graph, large = _graph(file, 0, path.stat().st_size)
+    graph, constants = _graph(file, 0, path.stat().st_size)
     if not graph.node or not all(node.op and node.name for node in graph.node):
         raise ValueError("it has no nodes")
-    return FrozenGraph(path, graph, large, {})
+    return FrozenGraph(path, graph, constants, {})
 
 
 def _saved_model(path: Path, file: BinaryIO) -> FrozenGraph:
@@ -119,12 +127,12 @@ def _saved_model(path: Path, file: BinaryIO) -> FrozenGraph:
         raise ValueError("it holds no graph")
     meta, start, size = chosen[0]
     graph = graph_pb2.GraphDef()
-    large: dict[Place, tuple[int, int]] = {}
+    constants: dict[Place, tuple[int, int]] = {}
     for number, at, length in _fields(file, start, size):
         if number == 2:
-            graph, large = _graph(file, at, length)
+            graph, constants = _graph(file, at, length)
     signatures = {name: each for name, each in sorted(meta.signature_def.items()) if not name.startswith("__")}
-    return FrozenGraph(path, graph, large, signatures, _initializer(meta))
+    return FrozenGraph(path, graph, constants, signatures, _initializer(meta))
 
 
 def _initializer(meta: Any) -> str:
@@ -146,36 +154,54 @@ def _without_graph(file: BinaryIO, start: int, size: int) -> Any:
 def _graph(file: BinaryIO, start: int, size: int) -> tuple[Any, dict[Place, tuple[int, int]]]:
     """A GraphDef, and where the large constants of it and of its functions are."""
     graph = graph_pb2.GraphDef.FromString(_rest(file, start, size, {1, 2}))
-    large: dict[Place, tuple[int, int]] = {}
+    constants: dict[Place, tuple[int, int]] = {}
     for number, at, length in _fields(file, start, size):
         if number == 1:
-            _add_node(file, at, length, graph.node, "", large)
+            _add_node(file, at, length, graph.node, "", constants)
         elif number == 2:
             for part, inner, inner_length in _fields(file, at, length):
                 if part == 1:
-                    _add_function(file, inner, inner_length, graph.library.function, large)
-    return graph, large
+                    _add_function(file, inner, inner_length, graph.library.function, constants)
+    return graph, constants
 
 
-def _add_function(file: BinaryIO, start: int, size: int, functions: Any, large: dict[Place, tuple[int, int]]) -> None:
+def _add_function(
+    file: BinaryIO, start: int, size: int, functions: Any, constants: dict[Place, tuple[int, int]]
+) -> None:
     function = functions.add()
     function.CopyFrom(function_pb2.FunctionDef.FromString(_rest(file, start, size, {3})))
     for number, at, length in _fields(file, start, size):
         if number == 3:
-            _add_node(file, at, length, function.node_def, function.signature.name, large)
+            _add_node(file, at, length, function.node_def, function.signature.name, constants)
 
 
 def _add_node(
-    file: BinaryIO, start: int, size: int, nodes: Any, function: str, large: dict[Place, tuple[int, int]]
+    file: BinaryIO, start: int, size: int, nodes: Any, function: str, constants: dict[Place, tuple[int, int]]
 ) -> None:
     file.seek(start)
     node = node_def_pb2.NodeDef.FromString(file.read(size))
+    if node.op == "Const":
+        constants[function, node.name] = start, size
     if node.op == "Const" and size > LARGE_BYTES:
-        large[function, node.name] = start, size
         tensor = node.attr["value"].tensor
         emptied = type(tensor)(dtype=tensor.dtype, tensor_shape=tensor.tensor_shape)
         node.attr["value"].tensor.CopyFrom(emptied)
     nodes.add().CopyFrom(node)  # a copy: what was cleared from a message stays in its memory
+
+
+def _tensor_at(file: BinaryIO, start: int, size: int) -> tuple[int, int]:
+    """First byte and length of the tensor in the constant at `start`: attr["value"].tensor."""
+    for attr, at, length in _fields(file, start, size):
+        value = _field(file, at, length, 2) if attr == 5 else None
+        tensor = _field(file, *value, 8) if value else None
+        if tensor is not None:
+            return tensor
+    raise ValueError(f"the constant at byte {start} has no value")
+
+
+def _field(file: BinaryIO, start: int, size: int, number: int) -> tuple[int, int] | None:
+    """First byte and length of a field of the message at `start`."""
+    return next(((at, length) for each, at, length in _fields(file, start, size) if each == number), None)
 
 
 def _rest(file: BinaryIO, start: int, size: int, without: set[int]) -> bytes:

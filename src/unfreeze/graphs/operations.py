@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import Any
 
 import tensorflow as tf
@@ -45,6 +46,7 @@ def require_harmless(frozen: FrozenGraph) -> None:
     used = {node.op for node in nodes} - set(functions)
     harmful = {op for op in used if HARMFUL.fullmatch(op)} | _writes_files(nodes)
     unknown = {op for op in used - harmful if op_def(op) is None}
+    attributes = {told for node in nodes if node.op not in {*functions, *unknown} for told in _unknown_attributes(node)}
     variables = {op for op in used if op in VARIABLES}
     if harmful:
         raise UnsupportedError(
@@ -56,11 +58,47 @@ def require_harmless(frozen: FrozenGraph) -> None:
             f"not supported yet: {frozen.path}: this TensorFlow ({tf.__version__}) does not know the operations "
             f"{_listed(unknown)}"
         )
+    if attributes:
+        raise UnsupportedError(
+            f"not supported yet: {frozen.path}: this TensorFlow ({tf.__version__}) does not know the attributes "
+            f"{_listed(attributes)}: it is older than the one that wrote the graph, perhaps"
+        )
     if variables:
         raise UnsupportedError(
             f"not supported yet: {frozen.path}: it is not frozen, it has variables ({_listed(variables)}); "
             "export the checkpoint that belongs to it"
         )
+
+
+def _unknown_attributes(node: Any) -> list[str]:
+    """`attribute of operation` for each that the operation does not have; names with _ in front are anyone's."""
+    known = _attributes(node.op)
+    return [f"{name} of {node.op}" for name in node.attr if name not in known and not name.startswith("_")]
+
+
+@cache
+def _attributes(op: str) -> frozenset[str]:
+    definition = op_def(op)
+    return frozenset(attr.name for attr in definition.attr) if definition is not None else frozenset()
+
+
+def without_defaults(node: Any) -> None:
+    """Take from a node what its operation has as the default, so that an older runtime need not know of it."""
+    for name, value in _defaults(node.op).items():
+        if name in node.attr and node.attr[name].SerializeToString(deterministic=True) == value:
+            del node.attr[name]
+
+
+@cache
+def _defaults(op: str) -> dict[str, bytes]:
+    definition = op_def(op)
+    if definition is None:
+        return {}
+    return {
+        attr.name: attr.default_value.SerializeToString(deterministic=True)
+        for attr in definition.attr
+        if attr.HasField("default_value")
+    }
 
 
 def _writes_files(nodes: Iterable[Any]) -> set[str]:

@@ -196,7 +196,8 @@ class _Flow:
     def verdict(self, place: Place, shape: tuple[int, ...]) -> tuple[str, str]:
         """Why a constant of numbers is a parameter, or else why it is none."""
         why_not = "nothing uses it"
-        for use in self._ways(place):
+        single = math.prod(shape) == 1
+        for use in self._ways(place, through_arithmetic=not single):
             reason, told = self._judge(use, place, shape)
             if reason:
                 return reason, ""
@@ -206,14 +207,14 @@ class _Flow:
     def _judge(self, use: _Use, place: Place, shape: tuple[int, ...]) -> tuple[str, str]:
         """What a constant is to one use of it; twice nothing where it only goes through."""
         node, boxes = use.node, bool(shape) and shape[-1] in BOX_SIZES and len(_wide(shape)) > 1
-        if not self.depends(use.function, node.name) and not role(node.op, use.place):
-            return "", ""
         what = role(node.op, use.place)
         if what == "table":  # rows of boxes are gathered too, and lists of numbers
             learned = len(_wide(shape)) > 1 and not boxes
             return (f"table of {node.op} {node.name}", "") if learned else ("", f"numbers that {node.op} chooses from")
         if what:
             return f"{what} of {node.op} {node.name}", ""
+        if not self.depends(use.function, node.name):
+            return "", f"one number of {node.op} {node.name}" if math.prod(shape) == 1 else ""
         if node.op in FORMS:
             return "", "only its shape is asked for"
         if MOVES.fullmatch(node.op) and use.place == 0:
@@ -231,18 +232,21 @@ class _Flow:
             return f"{count} numbers of {node.op} {node.name}", ""
         return "", f"few numbers of {node.op} {node.name}"
 
-    def _ways(self, place: Place) -> Iterator[_Use]:
-        """Every use of a constant, also of what is made of it alone, and inside the functions that it is handed to."""
+    def _ways(self, place: Place, *, through_arithmetic: bool = True) -> Iterator[_Use]:
+        """Every use of a constant, also of what is made of it alone, and inside the functions that it is handed to.
+
+        Arithmetic with other constants makes a weight of a weight, but not of an epsilon that is added to it.
+        """
         waiting, seen = [place], {place}
         while waiting:
             for use in self.uses(waiting.pop(0)):
                 yield use
-                for after in self._after(use):
+                for after in self._after(use, through_arithmetic):
                     if after not in seen:
                         seen.add(after)
                         waiting.append(after)
 
-    def _after(self, use: _Use) -> Iterator[Place]:
+    def _after(self, use: _Use, through_arithmetic: bool) -> Iterator[Place]:
         """Where a value goes on from a use that does not end its way."""
         calls = called_arguments(use.node, tuple(self._functions))
         for function, first in calls:
@@ -252,7 +256,7 @@ class _Flow:
         if calls or use.node.op in FORMS or role(use.node.op, use.place):
             return
         moved = MOVES.fullmatch(use.node.op) and use.place == 0
-        if moved or not self.depends(use.function, use.node.name):
+        if moved or (through_arithmetic and not self.depends(use.function, use.node.name)):
             yield use.function, use.node.name
 
     def depends(self, function: str, name: str) -> bool:

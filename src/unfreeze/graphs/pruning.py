@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from tensorflow.core.framework import graph_pb2
 
-from unfreeze.errors import UnsupportedError
+from unfreeze.errors import SavedModelError, UnsupportedError
 from unfreeze.graphs.ends import Ends
 from unfreeze.graphs.files import FrozenGraph
 from unfreeze.graphs.operations import functions_called, producer
@@ -29,15 +30,15 @@ def pruned(frozen: FrozenGraph, ends: Ends) -> tuple[FrozenGraph, dict[str, str]
     cut = {
         tensor: _fresh(f"input_{key}", nodes) for tensor, key in inputs.items() if not _is_placeholder(tensor, nodes)
     }
-    needed = _needed(nodes, [end.tensor for end in ends.outputs.values()], inputs)
     for tensor, name in cut.items():
         end = ends.inputs[inputs[tensor]]
         placeholder = graph.node.add(name=name, op="Placeholder")
         placeholder.attr["dtype"].type = end.dtype.as_datatype_enum
         placeholder.attr["shape"].shape.CopyFrom(end.shape.as_proto())
     given = {producer(tensor) for tensor in inputs if tensor not in cut}
+    needed = given | _needed(frozen.path, nodes, [end.tensor for end in ends.outputs.values()], inputs)
     for node in frozen.graph.node:
-        if node.name in needed | given:
+        if node.name in needed:
             _copy(node, graph.node.add(), cut)
         if node.name in given:
             _become_placeholder(graph.node[-1])
@@ -68,7 +69,7 @@ def _fresh(name: str, nodes: Mapping[str, Any]) -> str:
     return name
 
 
-def _needed(nodes: Mapping[str, Any], outputs: Iterable[str], inputs: Mapping[str, str]) -> set[str]:
+def _needed(path: Path, nodes: Mapping[str, Any], outputs: Iterable[str], inputs: Mapping[str, str]) -> set[str]:
     """The nodes from which a way leads to the outputs that does not go through an input."""
     waiting = [producer(tensor) for tensor in outputs]
     needed: set[str] = set()
@@ -76,6 +77,8 @@ def _needed(nodes: Mapping[str, Any], outputs: Iterable[str], inputs: Mapping[st
         name = waiting.pop()
         if name in needed:
             continue
+        if name not in nodes:
+            raise SavedModelError(f"{path}: not a whole graph: the node {name}, which others need, is missing")
         needed.add(name)
         for operand in nodes[name].input:
             if canonical(operand) not in inputs:

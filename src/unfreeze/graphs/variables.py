@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tensorflow.core.framework import graph_pb2, tensor_shape_pb2
+from tensorflow.core.framework import tensor_shape_pb2
 
-from unfreeze.graphs.files import FrozenGraph
+from unfreeze.graphs.files import FrozenGraph, Place
 from unfreeze.graphs.frames import Frame, frames
 from unfreeze.graphs.operations import called_arguments
 from unfreeze.graphs.parameters import Parameter
@@ -27,11 +27,12 @@ class Unfrozen:
 
 
 def unfrozen(frozen: FrozenGraph, parameters: Sequence[Parameter]) -> Unfrozen:
-    """The graph with its parameters as variables, and with the values of its other constants."""
-    graph = graph_pb2.GraphDef()
-    graph.CopyFrom(frozen.graph)
-    kept = set(frozen.large) - {parameter.place for parameter in parameters}
-    _fill(frozen, graph, kept)
+    """The graph with its parameters as variables, and with the values of its other constants.
+
+    The very graph of `frozen`, without a copy; the values of constants can still be had from there.
+    """
+    graph = frozen.graph
+    _fill(frozen, {parameter.place for parameter in parameters})
     taken = {node.name for node in graph.node}
     own = {p.place[1]: p for p in parameters if not p.place[0]}
     inner: dict[str, list[Parameter]] = {}
@@ -64,8 +65,8 @@ class _Reads:
 
     def value(self, parameter: Parameter) -> str:
         """A node that reads a parameter outside all loops."""
-        source = self.of(parameter, parameter.name)
-        name = _fresh(f"{parameter.name}/value", self._taken)
+        name = _fresh(f"unfrozen/value_{len(self._handles)}", self._taken)
+        source = self.of(parameter, name)
         _become(self._graph.node.add(name=name), source, [])
         return name
 
@@ -121,7 +122,7 @@ def _inside(nodes: Any, source: _Source, frame: Frame, enters: Sequence[Any], ta
 def _hand_in(graph: Any, inner: Mapping[str, Sequence[Parameter]], reads: _Reads) -> None:
     """Parameters inside functions: as arguments of these, from call to call down from the graph itself."""
     functions = {function.signature.name: function for function in graph.library.function}
-    needed = _needed(functions, inner)
+    needed = _needed(graph, functions, inner)
     arguments = {name: {p.place: f"unfrozen_{i}" for i, p in enumerate(each)} for name, each in needed.items()}
     for name, each in needed.items():
         _add_arguments(functions[name], [(arguments[name][p.place], p) for p in each])
@@ -138,13 +139,16 @@ def _hand_in(graph: Any, inner: Mapping[str, Sequence[Parameter]], reads: _Reads
     _pass_on(graph.node, functions, needed, values)
 
 
-def _needed(functions: Mapping[str, Any], inner: Mapping[str, Sequence[Parameter]]) -> dict[str, list[Parameter]]:
+def _needed(
+    graph: Any, functions: Mapping[str, Any], inner: Mapping[str, Sequence[Parameter]]
+) -> dict[str, list[Parameter]]:
     """The parameters that each function has to be given: its own, and those of the functions that it calls.
 
     Functions that one node calls in turn, as the branches of an If, are given the same.
     """
     needed: dict[str, dict[Any, Parameter]] = {name: {p.place: p for p in each} for name, each in inner.items()}
-    groups = [_called(node, functions) for function in functions.values() for node in function.node_def]
+    everywhere = [*graph.node, *(node for function in functions.values() for node in function.node_def)]
+    groups = [_called(node, functions) for node in everywhere]
     calls = [(name, _called(node, functions)) for name, function in functions.items() for node in function.node_def]
     changed = True
     while changed:
@@ -166,6 +170,7 @@ def _called(node: Any, functions: Mapping[str, Any]) -> list[str]:
 
 
 def _add_arguments(function: Any, arguments: Sequence[tuple[str, Parameter]]) -> None:
+    function.attr.pop("_input_shapes", None)  # of its former arguments; they are inferred without
     for name, parameter in arguments:
         function.signature.input_arg.add(name=name, type=parameter.dtype.as_datatype_enum)
         shape = function.arg_attr[len(function.signature.input_arg) - 1].attr["_output_shapes"].list.shape.add()
@@ -217,14 +222,13 @@ def _return_from_loops(graph: Any, functions: Mapping[str, Any], name: str, argu
         function.ret[f"{argument}_out"] = argument
 
 
-def _fill(frozen: FrozenGraph, graph: Any, places: Iterable[Any]) -> None:
-    """Give constants that stay their values back."""
-    wanted = set(places)
-    bodies = {"": graph.node, **{each.signature.name: each.node_def for each in graph.library.function}}
-    for function, nodes in bodies.items():
-        for node in nodes:
-            if (function, node.name) in wanted:
-                node.attr["value"].tensor.CopyFrom(frozen.proto((function, node.name)))
+def _fill(frozen: FrozenGraph, parameters: set[Place]) -> None:
+    """Give large constants that stay their values back."""
+    for function in ("", *frozen.functions()):
+        for node in frozen.nodes(function):
+            place = (function, node.name)
+            if node.op == "Const" and place not in parameters and frozen.emptied(place):
+                node.attr["value"].tensor.CopyFrom(frozen.proto(place))
 
 
 def _shape(parameter: Parameter) -> Any:

@@ -90,8 +90,8 @@ class MainGraph:
         self.saver_def.restore_op_name = "save/restored"
         self.saver_def.version = saver_pb2.SaverDef.V2
 
-    def finished(self, concretes: Sequence[Any], functions: Sequence[Any] = ()) -> graph_pb2.GraphDef:
-        """The graph with the functions that it calls, and those which they call; `functions` are taken as they are."""
+    def finished(self, concretes: Sequence[Any]) -> graph_pb2.GraphDef:
+        """The graph with the functions that it calls, and those which they call."""
         holder = tf.Graph()
         for concrete in concretes:
             concrete.add_to_graph(holder)
@@ -104,7 +104,6 @@ class MainGraph:
                 node.attr.pop("_output_shapes", None)
                 node.ClearField("experimental_debug_info")
             share_constants(function)
-        self._graph.library.function.extend(functions)
         return self._graph
 
     @staticmethod

@@ -5,6 +5,9 @@ Source: object_detection/exporter.py (input_placeholder_fn_map).
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +19,7 @@ from tensorflow.core.framework import attr_value_pb2
 
 from unfreeze.errors import UnsupportedError
 from unfreeze.graphs import Ends, FrozenGraph, Unfrozen
-from unfreeze.graphs.operations import op_def, output_names
+from unfreeze.graphs.operations import op_def, output_names, without_defaults
 from unfreeze.ops import images as ops
 from unfreeze.savedmodel.network import network_function
 from unfreeze.savedmodel.objects import Handle
@@ -24,6 +27,7 @@ from unfreeze.savedmodel.signatures import INPUT_TYPES, by_name, named, traced
 from unfreeze.savedmodel.writer import write_signatures
 
 NETWORK = "unfrozen_network"
+PART_BYTES = 8 << 20  # of the values; TensorFlow needs twice as much to hold them
 ANONYMOUS = "cd2c89b7-88b7-44c8-ad83-06c2a9158347"  # of ResourceHandle: no two handles are the same variable
 # Inputs of the original's exporters that take pixels of 0 to 255; of another the numbers may mean anything.
 PIXELS = ("image_tensor", "float_image_tensor", "input_tensor")
@@ -85,32 +89,49 @@ def write_unfrozen(
     The first of `input_types` is `serving_default`; without any, that is the graph's own input, and the only signature.
     `values` gives the value of a variable by its name.
 
-    Raises: UnsupportedError when this TensorFlow does not accept the graph.
+    Raises: UnsupportedError when a label map is given, and the graph gives no classes.
     """
-    outputs = _outputs(frozen, graph, ends)
+    outputs = {key: tf.TensorSpec(end.shape, end.dtype, name=key) for key, end in sorted(ends.outputs.items())}
     handles = {parameter.name: node for node, parameter in graph.handles.items()}
     variables = {name: _handle(graph.handles[node]) for name, node in handles.items()}
-    captured = [variables[name].handle for name in handles]
-    arguments = [*(door.placeholder for door in given), *handles.values()]
-    tensors = [(ends.outputs[key].tensor, spec.dtype.as_datatype_enum) for key, spec in outputs.items()]
-    network = network_function(_name(graph), graph.graph, arguments, tensors, partial(_names, graph.graph))
-    detect = partial(_called, network, captured, outputs)
+    name = _name(graph)
+    detect = partial(_called, name, [variable.handle for variable in variables.values()], outputs)
     signatures = _signatures(given, detect, input_types)
     if label_map is not None:
         signatures["named"] = _named(frozen, signatures["serving_default"], label_map[1])
+
+    def functions() -> Iterator[Any]:
+        release_memory()  # of the values, which have been saved
+        arguments = [*(door.placeholder for door in given), *handles.values()]
+        tensors = [(ends.outputs[key].tensor, spec.dtype.as_datatype_enum) for key, spec in outputs.items()]
+        network = network_function(name, graph.graph, arguments, tensors, partial(_names, graph.graph))
+        for function in (network, *graph.graph.library.function):
+            for node in function.node_def:
+                without_defaults(node)
+            yield function
+
+    release_memory()
     write_signatures(
         signatures,
         [door.key for door in given],
         variables,
-        _Values(tuple(variables), values),
+        _Values(sorted(variables, key=lambda name: -variables[name].shape.num_elements()), values),
         folder,
-        functions=[network, *graph.graph.library.function],
+        functions=functions,
+        part_bytes=PART_BYTES,
         label_map=label_map,
     )
 
 
+def release_memory() -> None:
+    """Give freed memory back to the system, where the C library is glibc, before much more is needed."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 class _Values(Mapping[str, Any]):
-    """Values of variables, each made when it is asked for."""
+    """Values of variables, each made when it is asked for, the largest first: room that one leaves fits the next."""
 
     def __init__(self, names: Sequence[str], value: Callable[[str], Any]) -> None:
         self._names, self._value = names, value
@@ -123,21 +144,6 @@ class _Values(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._names)
-
-
-def _outputs(frozen: FrozenGraph, graph: Unfrozen, ends: Ends) -> dict[str, tf.TensorSpec]:
-    """What the graph answers, by key, with the shapes that TensorFlow infers; it accepts the graph, or says why not."""
-    imported = tf.Graph()
-    try:
-        with imported.as_default():
-            tf.graph_util.import_graph_def(graph.graph, name="")
-        tensors = {key: imported.get_tensor_by_name(end.tensor) for key, end in sorted(ends.outputs.items())}
-    except (ValueError, KeyError) as error:
-        raise UnsupportedError(
-            f"not supported yet: {frozen.path}: this TensorFlow ({tf.__version__}) does not accept the graph: "
-            f"{(str(error).splitlines() or [''])[0]}"
-        ) from None
-    return {key: tf.TensorSpec(tensor.shape, tensor.dtype, name=key) for key, tensor in tensors.items()}
 
 
 def _handle(parameter: Any) -> Handle:
@@ -161,13 +167,13 @@ def _names(graph: Any, node: Any) -> Sequence[tuple[str, int]]:
 
 
 def _called(
-    network: Any, captured: Sequence[tf.Tensor], outputs: Mapping[str, tf.TensorSpec], *inputs: tf.Tensor
+    network: str, captured: Sequence[tf.Tensor], outputs: Mapping[str, tf.TensorSpec], *inputs: tf.Tensor
 ) -> dict[str, tf.Tensor]:
     """The answer of the network to its inputs."""
     tensors = tf.raw_ops.StatefulPartitionedCall(
         args=[*inputs, *captured],
         Tout=[spec.dtype for spec in outputs.values()],
-        f=attr_value_pb2.NameAttrList(name=network.signature.name),
+        f=attr_value_pb2.NameAttrList(name=network),
     )
     for tensor, spec in zip(tensors, outputs.values(), strict=True):
         tensor.set_shape(spec.shape)

@@ -10,13 +10,14 @@ Source: tensorflow/core/protobuf/{saved_model,meta_graph,saver}.proto and python
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
+from tensorflow.core.framework import function_pb2
+from tensorflow.core.protobuf import saved_model_pb2
 
 from unfreeze.detectors import Detector
 from unfreeze.savedmodel.graph import MainGraph
@@ -90,7 +91,8 @@ def write_signatures(
     folder: Path,
     *,
     derived: Any = None,
-    functions: Sequence[Any] = (),
+    functions: Callable[[], Iterable[Any]] = tuple,
+    part_bytes: int | None = None,
     label_map: tuple[Path, Mapping[int, str]] | None = None,
 ) -> None:
     """Writes traced functions on one set of variables as the signatures of a SavedModel.
@@ -101,7 +103,8 @@ def write_signatures(
         variables: by the name that each has in variables/; the signatures have captured their handles.
         values: what is saved for each variable; asked for one after the other.
         derived: a resource of the weights room that is filled once the variables are restored.
-        functions: FunctionDefs that the signatures call by name.
+        functions: gives FunctionDefs that the signatures call by name; asked for once the values are saved.
+        part_bytes: saves the values in parts of about that size; without it all at once, in one file.
     """
     objects, graph = ObjectGraph(), MainGraph()
     nodes = _variables(objects, graph, variables)
@@ -114,7 +117,8 @@ def write_signatures(
     call = called(signatures["serving_default"], arguments)
     objects.child(0, "__call__", objects.function(call, arguments))
     signature_map = objects.child(0, "signatures", objects.user_object("signature_map"))
-    meta_graph = meta_graph_pb2.MetaGraphDef()
+    saved_model = saved_model_pb2.SavedModel(saved_model_schema_version=1)
+    meta_graph = saved_model.meta_graphs.add()
     for name, concrete in signatures.items():
         objects.child(signature_map, name, objects.signature(concrete))
         twin = next((other for other in meta_graph.signature_def if signatures[other] is concrete), None)
@@ -127,8 +131,9 @@ def write_signatures(
         graph.initializer(derived.initializer, [nodes[each] for each in objects.captured(derived.initializer)])
         _tell_initializer(meta_graph)
     _add_label_map(objects, graph, meta_graph, folder, label_map)
-    _finish(meta_graph, graph, objects, list({id(each): each for each in (call, *concretes)}.values()), functions)
-    _write(folder, meta_graph, objects, values)
+    _write_variables(folder, objects, values, part_bytes)
+    _finish(meta_graph, graph, objects, list({id(each): each for each in (call, *concretes)}.values()), functions())
+    _write_graph(folder, saved_model)
 
 
 def _signature(exportable: Exportable, input_type: str, input_shape: Shape | None) -> Any:
@@ -166,18 +171,33 @@ def _add_label_map(
 
 
 def _finish(
-    meta_graph: Any, graph: MainGraph, objects: ObjectGraph, concretes: Sequence[Any], functions: Sequence[Any]
+    meta_graph: Any, graph: MainGraph, objects: ObjectGraph, concretes: Sequence[Any], functions: Iterable[Any]
 ) -> None:
-    meta_graph.graph_def.CopyFrom(graph.finished(concretes, functions))
-    meta_graph.saver_def.CopyFrom(graph.saver_def)
-    meta_graph.object_graph_def.CopyFrom(objects.saved)
-    info = meta_graph.meta_info_def
+    small = graph.finished(concretes)
+    own = len(small.library.function)
+    library, operations = meta_graph.graph_def.library.function, set()
+    for function in functions:
+        library.add().CopyFrom(function)
+        operations |= {node.op for node in function.node_def}
+    small.library.function.append(_one_node_each(operations - {function.signature.name for function in library}))
     # For the list of operations: with it, an older runtime knows which attributes are newer than itself.
     with tf.Graph().as_default():
-        exported = tf.compat.v1.train.export_meta_graph(graph_def=meta_graph.graph_def, strip_default_attrs=True)
-    info.CopyFrom(exported.meta_info_def)
-    meta_graph.graph_def.CopyFrom(exported.graph_def)
-    info.tags.append("serve")
+        exported = tf.compat.v1.train.export_meta_graph(graph_def=small, strip_default_attrs=True)
+    del exported.graph_def.library.function[own:]
+    meta_graph.meta_info_def.CopyFrom(exported.meta_info_def)
+    meta_graph.meta_info_def.tags.append("serve")
+    meta_graph.graph_def.MergeFrom(exported.graph_def)
+    meta_graph.saver_def.CopyFrom(graph.saver_def)
+    meta_graph.object_graph_def.CopyFrom(objects.saved)
+
+
+def _one_node_each(operations: Iterable[str]) -> Any:
+    """A function that has a node of each of these operations: the list of operations is made from nodes."""
+    function = function_pb2.FunctionDef()
+    function.signature.name = "operations_of_other_functions"
+    for operation in sorted(operations):
+        function.node_def.add(name=operation, op=operation)
+    return function
 
 
 def _tell_initializer(meta_graph: Any) -> None:
@@ -187,17 +207,36 @@ def _tell_initializer(meta_graph: Any) -> None:
     meta_graph.signature_def[INITIALIZER].outputs[INITIALIZER].tensor_shape.unknown_rank = True
 
 
-def _write(folder: Path, meta_graph: Any, objects: ObjectGraph, values: Mapping[str, Any]) -> None:
+def _write_variables(folder: Path, objects: ObjectGraph, values: Mapping[str, Any], part_bytes: int | None) -> None:
+    """One file for all values, or one for each part of about `part_bytes`, of which one at a time is in memory."""
     (folder / "variables").mkdir(parents=True, exist_ok=True)
-    names = sorted(values, key=variable_key)
+    prefix = str(folder / "variables" / "variables")
+    held = {OBJECT_GRAPH: tf.constant(objects.trackable.SerializeToString(deterministic=True))}
+    if part_bytes is None:
+        save_tensors(prefix, held | {variable_key(name): value for name, value in values.items()})
+        return
+    parts: list[str] = []
+    size_bytes = 0
+    for place, (name, value) in enumerate(values.items(), start=1):
+        held[variable_key(name)] = value
+        size_bytes += value.dtype.size * (value.shape.num_elements() or 0)
+        if size_bytes > part_bytes or place == len(values):
+            parts.append(f"{prefix}_part_{len(parts)}")
+            save_tensors(parts[-1], held)
+            held, size_bytes = {}, 0
+        del value
+    tf.raw_ops.MergeV2Checkpoints(checkpoint_prefixes=parts, destination_prefix=prefix, delete_old_dirs=False)
+
+
+def save_tensors(prefix: str, tensors: Mapping[str, Any]) -> None:
+    """Writes a checkpoint of tensors by key."""
+    keys = sorted(tensors)
     tf.raw_ops.SaveV2(
-        prefix=str(folder / "variables" / "variables"),
-        tensor_names=[OBJECT_GRAPH, *map(variable_key, names)],
-        shape_and_slices=[""] * (len(names) + 1),
-        tensors=[tf.constant(objects.trackable.SerializeToString(deterministic=True)), *(values[n] for n in names)],
+        prefix=prefix, tensor_names=keys, shape_and_slices=[""] * len(keys), tensors=[tensors[key] for key in keys]
     )
-    saved_model = saved_model_pb2.SavedModel(saved_model_schema_version=1)
-    saved_model.meta_graphs.append(meta_graph)
+
+
+def _write_graph(folder: Path, saved_model: Any) -> None:
     (folder / "saved_model.pb").write_bytes(saved_model.SerializeToString(deterministic=True))
     from tensorflow.python.saved_model import fingerprinting_utils  # no public name for it
 
