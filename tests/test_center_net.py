@@ -1,0 +1,127 @@
+"""CenterNet: where its keypoints' label map is found, what it refuses, and masks of boxes that are given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import reference
+import tensorflow as tf
+
+from unfreeze.config import parse_pipeline_config, with_keypoint_labels
+from unfreeze.detectors import build_detector
+from unfreeze.errors import ConfigError
+from unfreeze.ops.heatmaps import top_peaks, top_peaks_by_channel, without_padding
+from unfreeze.savedmodel import trace
+from unfreeze.weights import Checkpoint, Weights, open_checkpoint
+
+HEAD = """model { center_net { num_classes: 1 feature_extractor { type: "hourglass_10" }
+image_resizer { fixed_shape_resizer { height: 64 width: 64 } } """
+BOXES = "object_detection_task { localization_loss { l1_localization_loss {} } } "
+TASK = 'keypoint_estimation_task {{ task_name: "pose" keypoint_class_name: "{name}" {more} }} '
+LABELS = 'item { id: 1 name: "person" keypoints { id: 0 label: "nose" } keypoints { id: 1 label: "hand" } }'
+
+
+def config_of(body: str):
+    return parse_pipeline_config(HEAD + body + " } }")
+
+
+def with_task(name: str = "person", more: str = "", path: str = "/elsewhere/labels.pbtxt", boxes: str = BOXES):
+    return config_of(boxes + f'keypoint_label_map_path: "{path}" ' + TASK.format(name=name, more=more))
+
+
+def build(config) -> None:
+    trace(build_detector(config, Weights(Checkpoint(Path("none"), None, "tf2", {}), values=False)))
+
+
+def test_a_label_map_is_looked_for_beside_the_config_then_taken_as_given_then_cocos(tmp_path: Path) -> None:
+    told: list[str] = []
+    given = tmp_path / "given.pbtxt"
+    given.write_text(LABELS)
+    found = with_keypoint_labels(with_task(), tmp_path, given, told.append)
+    assert found.model.center_net.keypoint_label_map_path == str(given)
+    (tmp_path / "labels.pbtxt").write_text(LABELS)
+    found = with_keypoint_labels(with_task(), tmp_path, given, told.append)
+    assert found.model.center_net.keypoint_label_map_path == str(tmp_path / "labels.pbtxt")
+    coco = with_keypoint_labels(with_task("/m/01g317", path="PATH_TO_BE_CONFIGURED"), tmp_path, None, told.append)
+    assert coco.model.center_net.keypoint_label_map_path.endswith("coco_person_keypoints.pbtxt")
+    assert [line.split(";")[0] for line in told] == [
+        "keypoint_label_map_path '/elsewhere/labels.pbtxt' is not on this machine",
+        "keypoint_label_map_path '/elsewhere/labels.pbtxt' is not on this machine",
+        "keypoint_label_map_path 'PATH_TO_BE_CONFIGURED' is not on this machine",
+    ]
+
+
+def test_without_any_label_map_the_error_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"'/elsewhere/labels.pbtxt' is not on this machine.*--label-map"):
+        with_keypoint_labels(with_task(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("", "it detects nothing"),
+        (BOXES + "densepose_estimation_task { num_parts: 2 }", "densepose_estimation_task needs masks"),
+        (BOXES + "post_processing { batch_non_max_suppression { } }", "change_coordinate_frame is true"),
+        (
+            BOXES + "post_processing { batch_non_max_suppression { change_coordinate_frame: false "
+            "use_combined_nms: true } }",
+            "use_combined_nms is true",
+        ),
+        ("deepmac_mask_estimation { }", "needs boxes"),
+        (BOXES + 'deepmac_mask_estimation { network_type: "fully_connected" }', "never tells it its size"),
+        (BOXES + 'deepmac_mask_estimation { network_type: "cond_inst3" }', "use_instance_embedding: false"),
+        (BOXES + "object_center_params { center_head_params { num_filters: 3 } }", "1 num_filters and 0 kernel_sizes"),
+    ],
+)
+def test_what_the_original_fails_on_is_refused_by_name(body: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        build(config_of(body))
+
+
+@pytest.mark.parametrize(
+    ("more", "boxes", "said"),
+    [
+        ('candidate_ranking_mode: "best"', BOXES, "candidate_ranking_mode is 'best'"),
+        ('candidate_ranking_mode: "gaussian_weighted"', "", "needs boxes"),
+        ("argmax_postprocessing: true", BOXES, "gaussian_weighted_const with argmax_postprocessing"),
+    ],
+)
+def test_rankings_that_cannot_be_are_refused(tmp_path: Path, more: str, boxes: str, said: str) -> None:
+    (tmp_path / "labels.pbtxt").write_text(LABELS)
+    with pytest.raises(ConfigError, match=said):
+        build(with_keypoint_labels(with_task(more=more, boxes=boxes), tmp_path))
+
+
+def test_masks_of_the_boxes_that_were_found_are_the_masks_that_were_found(tmp_path: Path) -> None:
+    golden = reference.golden("v_center_deepmac_projection", "tf2")
+    weights = Weights(open_checkpoint(reference.write_checkpoint(golden, tmp_path)))
+    exportable = trace(build_detector(parse_pipeline_config(golden.config), weights))
+    weights.derived.fill()
+    preprocessed = exportable.detector.preprocess(tf.constant(reference.picture(240, 320)[np.newaxis]))
+    found = exportable.detect(*preprocessed)
+    boxes = found["detection_boxes"]
+    of_boxes = exportable.masks_of_boxes(*preprocessed, boxes[:, ::-1])
+    np.testing.assert_allclose(of_boxes["detection_masks"][:, ::-1], found["detection_masks"], atol=1e-4)
+    np.testing.assert_array_equal(of_boxes["detection_scores"], found["detection_scores"])
+
+
+def test_peaks_are_the_highest_of_their_surroundings() -> None:
+    heatmap = np.zeros([1, 4, 4, 2], np.float32)
+    heatmap[0, 1, 1, 0], heatmap[0, 1, 2, 0], heatmap[0, 3, 3, 1] = 0.9, 0.8, 0.5
+    peaks = top_peaks(tf.constant(heatmap), 2, 3)
+    np.testing.assert_allclose(peaks.scores, [[0.9, 0.5]])
+    assert peaks.locations.numpy().tolist() == [[[1, 1], [3, 3]]]
+    assert peaks.channels.numpy().tolist() == [[0, 1]]
+
+
+def test_a_channel_with_fewer_places_than_candidates_is_filled_with_zeros() -> None:
+    peaks = top_peaks_by_channel(tf.ones([1, 2, 2, 3]), 6, 1)
+    assert peaks.scores.numpy().tolist() == [[[1, 1, 1, 1, 0, 0]] * 3]
+    assert peaks.y.numpy().tolist() == [[[0, 0, 1, 1, 0, 0]] * 3]
+
+
+def test_padding_is_told_by_rows_of_the_map_as_if_they_were_pixels() -> None:
+    kept = without_padding(tf.ones([1, 4, 4, 1]), tf.constant([[2, 8, 3]]))
+    assert kept.numpy()[0, :, 0, 0].tolist() == [1, 1, 0, 0]
