@@ -28,6 +28,7 @@ from unfreeze.ops.layers import Branch, pad_to_multiple
 
 
 def ssd_mobilenet_v1(x: tf.Tensor, p: Branch, config: Any) -> list[tf.Tensor]:
+    check_min_image_dim(x)
     p = p["MobilenetV1"]
     stages = v1.mobilenet_v1(
         pad_to_multiple(x, config.pad_to_multiple),
@@ -41,6 +42,7 @@ def ssd_mobilenet_v1(x: tf.Tensor, p: Branch, config: Any) -> list[tf.Tensor]:
 
 
 def ssd_mobilenet_v2(x: tf.Tensor, p: Branch, config: Any) -> list[tf.Tensor]:
+    check_min_image_dim(x)
     p = p["MobilenetV2"]
     stages = v2.mobilenet_v2(
         pad_to_multiple(x, config.pad_to_multiple),
@@ -56,6 +58,7 @@ def ssd_mobilenet_v2(x: tf.Tensor, p: Branch, config: Any) -> list[tf.Tensor]:
 
 
 def ssd_inception_v2(x: tf.Tensor, p: Branch, config: Any) -> list[tf.Tensor]:
+    check_min_image_dim(x)
     _require_override(config)
     p = p["InceptionV2"]
     stages = inception_v2(
@@ -69,6 +72,7 @@ def ssd_inception_v2(x: tf.Tensor, p: Branch, config: Any) -> list[tf.Tensor]:
 
 
 def ssd_inception_v3(x: tf.Tensor, p: Branch, config: Any) -> list[tf.Tensor]:
+    check_min_image_dim(x)
     _require_override(config)
     p = p["InceptionV3"]
     stages = inception_v3(

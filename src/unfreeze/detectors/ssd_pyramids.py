@@ -135,6 +135,7 @@ def ssd_resnet_v1_ppn(x: tf.Tensor, p: Branch, config: Any, *, architecture: str
 def ssd_mobilenet_v2_mnasfpn(x: tf.Tensor, p: Branch, config: Any) -> list[tf.Tensor]:
     """With hyperparameters of its own, for the backbone too; those of the config reach nothing."""
     check_known_size(x, config.type)
+    check_min_image_dim(x)
     levels = _levels(config, Levels(3, 6, 48))
     if (levels.min_level, levels.max_level) != (3, 6):
         raise ConfigError(
