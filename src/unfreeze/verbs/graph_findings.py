@@ -11,10 +11,12 @@ from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import saved_model_pb2
 
 from unfreeze.errors import SavedModelError, UnfreezeError
+from unfreeze.graphs import find_parameters, read_frozen
 from unfreeze.proof import files
 from unfreeze.proof.checks import batch_misfits
 from unfreeze.proof.program import Program, Signature, Tensor, read_program
 from unfreeze.verbs.findings import Fact, Found, amount, fact
+from unfreeze.verbs.unfreeze_graph import verdicts
 from unfreeze.weights import read_index
 
 DETECTION = ("detection_boxes", "detection_scores", "detection_classes", "num_detections")
@@ -82,8 +84,15 @@ def inspect_graph(path: Path) -> Found:
             "graph", {"nodes": len(graph_def.node), "bytes": path.stat().st_size}, amount(len(graph_def.node), "node")
         ),
         fact("graph_version", graph_def.versions.producer, str(graph_def.versions.producer or "")),
+        *(_verdicts(path) if not variables else []),
     ]
     return Found(path, "graph with variables" if variables else "frozen graph", facts, problems)
+
+
+def _verdicts(path: Path) -> list[Fact]:
+    """Which constants were variables, and why the others were not."""
+    found = find_parameters(read_frozen(path))
+    return verdicts(found.found, found.kept)
 
 
 def _read_graph(path: Path) -> Any:
