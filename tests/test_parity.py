@@ -130,6 +130,7 @@ CASES = (
     Case("ssd_mobilenet_v1_fpn_640x640_coco17_tpu-8", "tf2"),
     Case("ssd_resnet50_v1_fpn_640x640_coco17_tpu-8", "tf2", slow=True),
     Case("ssd_efficientdet_d0_512x512_coco17_tpu-8", "tf2"),
+    Case("v_ssd_mobilenet_v1_keras", "tf2"),
     Case("v_ssd_mobilenet_v2_keras_35", "tf2"),
     Case("v_ssd_mobilenet_v1_fpn_keras_thin", "tf2"),
     Case("v_ssd_mobilenet_v2_fpn_keras_levels_3_to_4", "tf2"),
