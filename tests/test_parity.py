@@ -142,6 +142,7 @@ CASES = (
     Case("v_faster_rcnn_resnet50_fpn_matmul_override", "tf2"),
     Case("v_mask_rcnn_inception_resnet_v2_small", "tf2", slow=True),
     Case("v_rfcn_resnet50", "tf2"),
+    Case("v_mask_rcnn_resnet101_agnostic_upsampled", "tf2"),
 )
 
 
