@@ -36,10 +36,12 @@ def slimmed(detector: Detector, slimming: Slimming) -> Detector:
     if slimming == Slimming():
         return detector
     masks_of_boxes = detector.masks_of_boxes
+    # Its rows are the boxes that it was given: each of them keeps its mask.
+    outputs_only = Slimming(slimming.kept_outputs)
     return replace(
         detector,
         postprocess=lambda *stages: slim(detector.postprocess(*stages), slimming),
-        masks_of_boxes=masks_of_boxes and (lambda *stages: slim(masks_of_boxes(*stages), slimming)),
+        masks_of_boxes=masks_of_boxes and (lambda *stages: slim(masks_of_boxes(*stages), outputs_only)),
     )
 
 
