@@ -582,12 +582,14 @@ def test_batch_normalizations_are_computed_together_as_each_alone() -> None:
         compute = derived.normalization(wanted)
         name = f"layer_{len(asked)}"
         asked.append((wanted, {f"{name}/scale": [channels], f"{name}/offset": [channels]}, compute))
-    with tf.Graph().as_default():
-        for _, shapes, compute in asked:
-            derived.tensors(compute, shapes)
+
+    @tf.function
+    def folded() -> list[list[tf.Tensor]]:
+        return [derived.tensors(compute, shapes) for _, shapes, compute in asked]
+
+    call = folded.get_concrete_function()
     derived.fill()
-    for wanted, shapes, compute in asked:
-        scale, offset = derived.tensors(compute, shapes)
+    for (wanted, _, _), (scale, offset) in zip(asked, call(), strict=True):
         one = 1.0 if wanted.gamma is None else wanted.gamma.numpy()
         expected = one / np.sqrt(wanted.variance.numpy() + np.float32(wanted.epsilon))
         np.testing.assert_allclose(scale, expected, rtol=1e-6)
