@@ -138,7 +138,8 @@ CASES = (
     Case("v_efficientdet_b0", "tf2"),
     Case("faster_rcnn_resnet50_v1_640x640_coco17_tpu-8", "tf2", slow=True),
     Case("faster_rcnn_resnet50_v1_fpn_640x640_coco17_tpu-8", "tf2", slow=True),
-    Case("mask_rcnn_inception_resnet_v2_1024x1024_coco17_gpu-8", "tf2", slow=True),
+    # In picture a two proposals tie for the last place, to 1e-7 of their scores; one of them becomes a detection.
+    Case("mask_rcnn_inception_resnet_v2_1024x1024_coco17_gpu-8", "tf2", slow=True, pictures="b"),
     Case("v_faster_rcnn_resnet50_fpn_matmul_override", "tf2"),
     Case("v_mask_rcnn_inception_resnet_v2_small", "tf2", slow=True),
     Case("v_rfcn_resnet50", "tf2"),
