@@ -14,7 +14,7 @@ import tensorflow as tf
 from PIL import Image
 
 from unfreeze.config import read_label_map, read_pipeline_config
-from unfreeze.errors import OutputError, UnsupportedError
+from unfreeze.errors import ConfigError, OutputError, UnsupportedError
 from unfreeze.proof import compare_detections
 from unfreeze.savedmodel.graph import share_constants
 from unfreeze.verbs.export import Exported, export
@@ -187,7 +187,9 @@ def test_input_type_and_shape(tmp_path: Path) -> None:
 
 
 def test_an_unknown_input_type_is_refused() -> None:
-    with pytest.raises(UnsupportedError, match="--input-type image_and_boxes_tensor; supported: image_tensor"):
+    with pytest.raises(UnsupportedError, match="--input-type image; supported: image_tensor"):
+        export(DIGITS / "run", input_types=["image"])
+    with pytest.raises(ConfigError, match="--input-type image_and_boxes_tensor: this model has no masks for boxes"):
         export(DIGITS / "run", input_types=["image_and_boxes_tensor"])
 
 
