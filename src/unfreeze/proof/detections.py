@@ -134,10 +134,10 @@ def compare_detections(ours: Answer, theirs: Answer, tolerances: Tolerances | No
     problems += [str(each) for each in differences if not each.ok and not (lost and each.output in DETECTION)]
     return Comparison(
         differences=tuple(differences),
-        detections=sum(match.count for match in matches),
+        detections=int(sum(match.count for match in matches)),
         matched=sum(len(match.pairs) for match in matches),
-        swapped=sum(i != j for match in matches for i, j in match.pairs),
-        cut=sum(match.cut for match in matches),
+        swapped=int(sum(i != j for match in matches for i, j in match.pairs)),
+        cut=int(sum(match.cut for match in matches)),
         only_ours=tuple(sorted(set(ours) - set(theirs))),
         only_theirs=tuple(sorted(set(theirs) - set(ours))),
         problems=tuple(problems),

@@ -55,11 +55,16 @@ class Evidence:
     cpp_loader: Loaded
     against: "Loaded | Future[Reply[Answers]] | list[Answer] | str | None"
     in_memory: list[Answer] | str | None
+    form: str | None = None
     graph: Mapping[str, Any] | None = None
 
     def reference(self, case: Case) -> Answer | None:
         """Give the answer that the others are held against: the TF2 loader's, to each picture alone."""
         return self.tf2_loader.pair(case, singles=True)
+
+    def together(self, case: Case) -> Answer | None:
+        """Give the TF2 loader's answer to both pictures at once, which other loaders are asked for too."""
+        return self.tf2_loader.pair(case)
 
 
 def gather(
@@ -105,6 +110,7 @@ def gather(
         cpp_loader=cpp_loader,
         against=compared,
         in_memory=None if in_memory is None else ask_function(in_memory, tried),
+        form=form,
         graph=graph,
     )
 

@@ -72,7 +72,7 @@ def verify(
             "signature": lambda: checks.check_signature(program, record.get("graph")),
             "weights": lambda: checks.check_weights(evidence, weights),
             "tf2_loader": lambda: checks.check_loader("tf2_loader", evidence, evidence.tf2_loader),
-            "batch": lambda: checks.check_batch(evidence),
+            "batch": lambda: checks.check_batch(folder, evidence, workers),
             "in_memory": lambda: checks.check_in_memory(evidence),
             "tf1_loader": lambda: checks.check_loader("tf1_loader", evidence, evidence.tf1_loader),
             "cpp_loader": lambda: checks.check_loader("cpp_loader", evidence, evidence.cpp_loader),
