@@ -19,7 +19,7 @@ from unfreeze.proof.workers import Reply, Verifiers
 # One program on one machine: only the order of sums may differ, between batch sizes and loaders.
 SAME = Tolerances(boxes=1e-5, scores=1e-5, other=1e-5)
 # A model that is noisier than this is not told from one that mixes up its pictures; what it is allowed, of its noise.
-LARGEST_NOISE, NOISE_MARGIN = 5e-3, 4.0
+LARGEST_NOISE, NOISE_MARGIN = 5e-4, 4.0
 OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 SHOWN = 4  # problems of one check that are told; the others are counted
 
@@ -196,7 +196,6 @@ def check_batch(folder: Path, evidence: Evidence, workers: Verifiers) -> Check:
 
 def batch_noise(folder: Path, evidence: Evidence, workers: Verifiers) -> float:
     """How far the answer to a picture moves when its batch holds the same picture twice: nothing is there to mix up.
-
     Networks whose numbers grow from layer to layer amplify the order of a sum, which is another for a batch.
     """
     serving = evidence.program.signatures[SERVING]
@@ -209,10 +208,11 @@ def batch_noise(folder: Path, evidence: Evidence, workers: Verifiers) -> float:
     loaded = Loaded(asked, workers.tf2.ask("tf2_loader", str(folder), calls(asked)))
     largest = 0.0
     for case in evidence.tried:
-        alone, pairs = evidence.reference(case), [loaded.pair(twins[case.name, place]) for place in (0, 1)]
-        if alone is None or any(pair is None for pair in pairs):
+        alone = evidence.reference(case)
+        pairs = [pair for place in (0, 1) if (pair := loaded.pair(twins[case.name, place]))]
+        if alone is None or len(pairs) < 2:
             return float("inf")
-        rows = [{name: value[[i]] for name, value in pair.items()} for i, pair in enumerate(pairs) if pair]
+        rows = [{name: value[[i]] for name, value in pair.items()} for i, pair in enumerate(pairs)]
         largest = max(largest, compare_detections(trials.join(rows), alone, SAME).largest())
     return largest
 
@@ -330,7 +330,8 @@ def compare(
     detections = sum(each.detections for each in comparisons.values())
     matched = sum(each.matched for each in comparisons.values())
     largest = max((each.largest() for each in comparisons.values()), default=0.0)
-    told += f"{matched} of {detections} detections matched, largest difference {largest:.1e}, {tolerances.boxes:.2g} allowed"
+    told += f"{matched} of {detections} detections matched, largest difference {largest:.1e}, "
+    told += f"{tolerances.boxes:.2g} allowed"
     lines = output_lines(comparisons.values()) if full else []
     cases = {case: comparison.to_json() for case, comparison in comparisons.items()}
     check = checked(name, found, "\n".join([told, *lines]), {**(numbers or {}), "cases": cases})
