@@ -396,6 +396,19 @@ def test_a_batch_that_answers_otherwise_than_its_pictures_fails(prove, tmp_path)
     assert report["tf2_loader"].status == report["signature"].status == "passed"
 
 
+def test_a_batch_is_forgiven_the_noise_of_the_model_itself(prove, tmp_path):
+    def serving(detector, inputs):
+        answer = detector.of_pixels(inputs)
+        noise = 1e-4 * tf.cast(tf.shape(inputs)[0] - 1, tf.float32)  # of any batch, whatever else is in it
+        return answer | {"detection_boxes": answer["detection_boxes"] + noise}
+
+    report = prove(write(tmp_path / "saved_model", serving))
+    assert report["batch"].status == "passed"
+    assert report["batch"].numbers["noise"] == pytest.approx(1e-4, rel=0.01)
+    assert "the same picture twice in a batch moves by 1.0e-04" in report["batch"].detail
+    assert report["tf1_loader"].status == report["cpp_loader"].status == "passed"
+
+
 def test_another_signature_that_answers_otherwise_fails(prove, tmp_path):
     def swapped(detector, inputs):
         return detector.of_pixels(inputs[..., ::-1])

@@ -163,7 +163,7 @@ def without_h5py() -> Iterator[None]:
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """What is made meanwhile stays, and no garbage collection ever looks at it: a tenth of the import's time."""
+    """What is made meanwhile stays, and no garbage collection ever looks at it."""
     gc.disable()
     try:
         yield

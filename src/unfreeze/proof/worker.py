@@ -13,7 +13,7 @@ import pickle
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, BinaryIO
 
@@ -69,8 +69,7 @@ def reply(replies: BinaryIO, work: Callable[[], Any]) -> None:
 
 def tensorflow_steps() -> Steps:
     """The steps of the worker that imports TensorFlow."""
-    with without_h5py():
-        from unfreeze.proof import loaders
+    from unfreeze.proof import loaders
 
     return {
         "variables": loaders.variables,
@@ -79,19 +78,6 @@ def tensorflow_steps() -> Steps:
         "either_loader": loaders.either_loader,
         "frozen_graph": loaders.frozen_graph,
     }
-
-
-@contextlib.contextmanager
-def without_h5py() -> Iterator[None]:
-    """Let TensorFlow do without h5py, which it takes for Keras' own files if it is there: 11 MB."""
-    hidden = "h5py" not in sys.modules
-    if hidden:
-        sys.modules["h5py"] = None  # type: ignore[assignment]  # the import system's word for "not there"
-    try:
-        yield
-    finally:
-        if hidden:
-            del sys.modules["h5py"]
 
 
 def c_api_steps() -> Steps:

@@ -23,8 +23,8 @@ from unfreeze.proof.program import Tensor, read_program
 from unfreeze.verbs.export import CONFIG, find_pipeline_config
 from unfreeze.verbs.folders import saved_model_folder
 from unfreeze.weights import Checkpoint, open_checkpoint, read_index, training_state
+from unfreeze.weights.objects import VALUE
 
-VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 # Of a pipeline.config what an answer depends on; the rest is how the model was trained.
 SETTINGS = ("model", "graph_rewriter", "eval_config.use_moving_averages")
 # What the inputs of the runtime's suppression are called. Source: tensorflow/core/ops/image_ops.cc.
