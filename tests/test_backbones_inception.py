@@ -85,7 +85,7 @@ def test_asks_for_exactly_the_weights_of_the_feature_extractor(
     name: str, scope: str, network: Network, channels: int
 ) -> None:
     held = {key: shape for key, shape, _ in reference.golden(name).variables if key.startswith(f"{scope}/")}
-    weights = Weights(checkpoint(held), values=False)
+    weights = Weights(checkpoint(held))
     traced(network, scope, weights, channels)
     assert list(weights.misfits.values()) == []
     assert set(weights.variables) == set(held)
@@ -121,7 +121,7 @@ def test_every_stage_is_slims(name: str, network: Network) -> None:
     traced(network, "", asked)
     weights = Weights(checkpoint({misfit.name: misfit.needed for misfit in asked.misfits.values()}))
     stages = traced(network, "", weights)
-    weights.derived.fill()
+    weights.fill()
     got = stages(tf.constant(2 / 255 * reference.picture(99, 131)[None] - 1, tf.float32))
     with np.load(STAGES) as recorded:
         expected = {key.split("/")[1] for key in recorded.files if key.startswith(f"{name}/")}

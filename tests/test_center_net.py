@@ -32,7 +32,7 @@ def with_task(name: str = "person", more: str = "", path: str = "/elsewhere/labe
 
 
 def build(config) -> None:
-    trace(build_detector(config, Weights(Checkpoint(Path("none"), None, "tf2", {}), values=False)))
+    trace(build_detector(config, Weights(Checkpoint(Path("none"), None, "tf2", {}))))
 
 
 def test_a_label_map_is_looked_for_beside_the_config_then_taken_as_given_then_cocos(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_masks_of_the_boxes_that_were_found_are_the_masks_that_were_found(tmp_pa
     golden = reference.golden("v_center_deepmac_projection", "tf2")
     weights = Weights(open_checkpoint(reference.write_checkpoint(golden, tmp_path)))
     exportable = trace(build_detector(parse_pipeline_config(golden.config), weights))
-    weights.derived.fill()
+    weights.fill()
     preprocessed = exportable.detector.preprocess(tf.constant(reference.picture(240, 320)[np.newaxis]))
     found = exportable.detect(*preprocessed)
     boxes = found["detection_boxes"]

@@ -43,7 +43,7 @@ def answer(made: Weights, network: Callable[..., tf.Tensor], *inputs: np.ndarray
     function = tf.function(lambda *arguments: network(*arguments, made.branch()), autograph=False)
     concrete = function.get_concrete_function(*(tf.TensorSpec(x.shape, x.dtype) for x in inputs))
     made.require_fit()
-    made.derived.fill()
+    made.fill()
     return concrete(*map(tf.constant, inputs)).numpy()
 
 
@@ -105,7 +105,7 @@ def build(predictor: str = "", extractor: str = "", **fields: str) -> None:
         config.model.faster_rcnn.ClearField("second_stage_box_predictor")
         text += f" second_stage_box_predictor {{ {predictor} }}"
     config.MergeFrom(parse_pipeline_config(f"model {{ faster_rcnn {{ {text} feature_extractor {{ {extractor} }} }} }}"))
-    build_detector(config, Weights(Checkpoint(Path("model.ckpt-1"), 1, "tf1", {}), values=False))
+    build_detector(config, Weights(Checkpoint(Path("model.ckpt-1"), 1, "tf1", {})))
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def build_keras(name: str, fields: str) -> None:
     config.MergeFrom(parse_pipeline_config(f"model {{ faster_rcnn {{ {fields} }} }}"))
     held = {"model/x/.ATTRIBUTES/VARIABLE_VALUE": TensorInfo((), "float32")}
     checkpoint = Checkpoint(Path("ckpt-1"), 1, "tf2", held, _reader=NoData())
-    trace(build_detector(config, Weights(checkpoint, values=False)))
+    trace(build_detector(config, Weights(checkpoint)))
 
 
 class NoData:

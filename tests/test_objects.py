@@ -53,6 +53,7 @@ def test_a_variable_is_found_by_any_path_and_by_its_layers_name(prefix: Path) ->
         assert p[path].weight("kernel", [3, 3]) is kernel
     assert list(weights.variables) == [f"{BACKBONE}/Conv1/kernel"]
     assert weights.sources == {f"{BACKBONE}/Conv1/kernel": weights.key(f"{BACKBONE}/{CONV}/kernel")}
+    weights.fill()
     np.testing.assert_array_equal(kernel, np.ones([3, 3]))
 
 
@@ -96,7 +97,7 @@ def test_what_is_left_is_not_told(prefix: Path) -> None:
 
 def test_without_its_data_file_layers_are_counted_as_they_are_asked_for(prefix: Path) -> None:
     prefix.with_name(prefix.name + ".data-00000-of-00001").unlink()
-    weights = Weights(read_index(prefix), values=False)
+    weights = Weights(read_index(prefix))
     path = weights.readable(weights.unused())[-3].rpartition("/layer_with_weights-")[0]  # the one path that a key has
     p = weights.branch()
     p[path]["any"].weight("kernel", [3, 3])
@@ -109,7 +110,7 @@ def test_without_its_data_file_layers_are_counted_as_they_are_asked_for(prefix: 
 
 def test_layers_are_counted_as_a_network_tells_their_order(prefix: Path) -> None:
     prefix.with_name(prefix.name + ".data-00000-of-00001").unlink()
-    weights = Weights(read_index(prefix), values=False)
+    weights = Weights(read_index(prefix))
     p = weights.branch()[weights.readable(weights.unused())[0].rpartition("/layer_with_weights-")[0]]
     p.in_order("conv", "bn")
     p["bn"].weight("gamma", [3])

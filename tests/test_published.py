@@ -47,7 +47,7 @@ def test_every_published_checkpoint_is_in_the_table() -> None:
 def test_a_published_checkpoint_binds_completely(name: str) -> None:
     config = read_pipeline_config(PUBLISHED / name / "pipeline.config")
     checkpoint = read_index(PUBLISHED / name / "model.ckpt")
-    weights = Weights(checkpoint, moving_averages=config.eval_config.use_moving_averages, values=False)
+    weights = Weights(checkpoint, moving_averages=config.eval_config.use_moving_averages)
     trace(build_detector(config, weights))
     weights.require_fit(causes(config))
     assert weights.unused() == []
@@ -90,7 +90,7 @@ def test_a_published_tf2_checkpoint_binds_completely(name: str) -> None:
     folder, override, held = HELD_TF2[name]
     config = read_pipeline_config(PUBLISHED_TF2 / folder / "pipeline.config", override=override)
     checkpoint = read_index(PUBLISHED_TF2 / name)
-    weights = Weights(checkpoint, values=False)
+    weights = Weights(checkpoint)
     trace(build_detector(config, weights))
     weights.require_fit(causes(config))
     assert weights.unused() == []

@@ -55,7 +55,7 @@ def spaghettinet(fields: str) -> tuple[Any, Weights]:
     traced(fields, (99, 131), asked)
     weights = Weights(checkpoint({misfit.name: misfit.needed for misfit in asked.misfits.values()}))
     maps = traced(fields, (99, 131), weights)
-    weights.derived.fill()
+    weights.fill()
     return maps, weights
 
 

@@ -72,8 +72,8 @@ def config(name: str = NAME, **fields: Any) -> Any:
     return made
 
 
-def bound(held: Checkpoint, asked: Any, *, values: bool = False) -> tuple[Weights, Exportable]:
-    weights = Weights(held, values=values)
+def bound(held: Checkpoint, asked: Any) -> tuple[Weights, Exportable]:
+    weights = Weights(held)
     exportable = trace(build_detector(asked, weights))
     weights.require_fit(causes(asked))
     return weights, exportable
@@ -89,7 +89,7 @@ def operations(exportable: Exportable) -> list[str]:
 
 @pytest.fixture(scope="module")
 def model() -> tuple[Weights, Exportable]:
-    return bound(checkpoint(), config(), values=True)
+    return bound(checkpoint(), config())
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def test_answers_are_the_frozen_graphs(
     picture: str, model: tuple[Weights, Exportable], original: tf.compat.v1.Session
 ) -> None:
     weights, exportable = model
-    weights.derived.fill()
+    weights.fill()
     image = reference.picture(*reference.PICTURES[picture])[np.newaxis]
     answers = exportable.detect(*exportable.detector.preprocess(tf.constant(image)))
     theirs = original.run({name: f"{name}:0" for name in answers}, {"image_tensor:0": image})
@@ -119,9 +119,9 @@ def test_answers_are_the_frozen_graphs(
 
 @pytest.mark.parametrize("name", DRIFTS)
 def test_answers_are_as_near_to_the_recorded_ones_as_the_originals(name: str) -> None:
-    weights, exportable = bound(checkpoint(name), config(name), values=True)
+    weights, exportable = bound(checkpoint(name), config(name))
     assert weights.unused() == []
-    weights.derived.fill()
+    weights.fill()
     recorded = reference.golden(name).answers()
     for picture, size in reference.PICTURES.items():
         image = tf.constant(reference.picture(*size)[np.newaxis])
@@ -190,7 +190,7 @@ def test_a_checkpoint_without_ranges_is_refused() -> None:
     with pytest.raises(
         WeightsError, match=r"model\.ckpt-1: .*graph_rewriter.* has no ranges .*take graph_rewriter out"
     ):
-        build_detector(config(), Weights(checkpoint(keep=lambda name: not is_range(name)), values=False))
+        build_detector(config(), Weights(checkpoint(keep=lambda name: not is_range(name))))
 
 
 def test_a_range_that_is_missing_is_named() -> None:
@@ -213,7 +213,7 @@ def test_ranges_of_dropout_are_the_trainings() -> None:
 @pytest.mark.parametrize("field", ["weight_bits", "activation_bits"])
 def test_bits_that_the_original_refuses(field: str) -> None:
     with pytest.raises(ConfigError, match=rf"graph_rewriter\.quantization: {field} is 4; set it to 8"):
-        build_detector(config(**{field: 4}), Weights(checkpoint(), values=False))
+        build_detector(config(**{field: 4}), Weights(checkpoint()))
 
 
 def linear_extractor(asked: Any) -> None:
@@ -250,5 +250,5 @@ def test_graphs_that_are_not_supported_are_refused_by_name(change: Callable[[Any
     asked = config()
     change(asked)
     with pytest.raises(UnsupportedError) as refused:
-        build_detector(asked, Weights(checkpoint(), values=False))
+        build_detector(asked, Weights(checkpoint()))
     assert str(refused.value) == f"not supported yet: graph_rewriter (a quantization-aware graph) with {what}"

@@ -14,7 +14,9 @@ EVERY_ROOM = {
 }  # fmt: skip
 OUTSIDE = {"cli", "terminal"}  # modules of the top level that only the ways in may use
 
-# Room or top-level module -> the rooms it may import, beside itself and `errors`.
+EVERYWHERE = {"errors", "memory"}  # and those that any room may use
+
+# Room or top-level module -> the rooms it may import, beside itself and those of EVERYWHERE.
 MAY_IMPORT = {
     "": {"verbs"},  # unfreeze/__init__.py, inside a function
     "__main__": {"cli"},
@@ -24,6 +26,7 @@ MAY_IMPORT = {
     "exporter_main_v2": {"original_scripts"},
     "terminal": set(),
     "errors": set(),
+    "memory": set(),
     "verbs": EVERY_ROOM | {""},
     "savedmodel": {"", "detectors", "graphs", "ops"},
     "detectors": {"backbones", "config", "heads", "necks", "ops", "weights"},
@@ -42,8 +45,8 @@ MAY_IMPORT = {
 
 # These answer before TensorFlow is there: they may import it inside functions only.
 STARTS_FAST = {
-    "", "__main__", "cli", "config", "errors", "export_inference_graph", "exporter_main_v2", "original_scripts",
-    "terminal",
+    "", "__main__", "cli", "config", "errors", "export_inference_graph", "exporter_main_v2", "memory",
+    "original_scripts", "terminal",
 }  # fmt: skip
 HEAVY = {"PIL", "numpy", "rich", "tensorflow"}
 
@@ -81,7 +84,7 @@ def rooms_imported(module: Path) -> Iterator[tuple[str, int]]:
 
 def trespasses(module: Path) -> list[str]:
     room = room_of(module)
-    allowed = MAY_IMPORT[room] | {room, "errors"}
+    allowed = MAY_IMPORT[room] | {room, *EVERYWHERE}
     return [
         f"{module.relative_to(SOURCE)}:{line}: {room or 'unfreeze'} may not import {other or 'unfreeze itself'}"
         for other, line in rooms_imported(module)

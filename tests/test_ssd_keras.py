@@ -31,7 +31,7 @@ def bound(config_of: str, checkpoint: Checkpoint, old: str = "", new: str = "") 
     text = reference.golden(config_of, "tf2").config
     assert old in text
     config = parse_pipeline_config(text.replace(old, new))
-    weights = Weights(checkpoint, values=False)
+    weights = Weights(checkpoint)
     trace(build_detector(config, weights))
     weights.require_fit(causes(config))
     return weights

@@ -218,12 +218,13 @@ def test_a_data_file_cut_short(folder: Path, size: int) -> None:
     )
 
 
-def test_a_damaged_data_file(folder: Path) -> None:
+@pytest.mark.parametrize("read", [lambda held: held.read("w"), lambda held: held.restored(["w"])])
+def test_a_damaged_data_file(folder: Path, read: Callable[[Checkpoint], object]) -> None:
     data = folder / "model.ckpt-10.data-00000-of-00001"
     data.write_bytes(b"\x01" * data.stat().st_size)
     opened = open_checkpoint(folder)  # only its bytes are counted
     with pytest.raises(CheckpointError) as raised:
-        opened.read("w")
+        read(opened)
     told = str(raised.value)
     assert told.startswith(f"{folder}/model.ckpt-10: tensor 'w' cannot be read: ")
     assert told.endswith("; the data file is damaged or cut short: copy model.ckpt-10.data-* again")
@@ -259,6 +260,7 @@ def test_the_old_single_file(tmp_path: Path) -> None:
         assert (opened.prefix, opened.step, opened.format) == (prefix, 7, "tf1-v1")
         assert opened.tensors["layer/weights"] == TensorInfo((2, 3), "float32")
         assert opened.read("layer/biases").tolist() == [[3.0] * 3] * 2
+        assert opened.restored(["layer/biases"])[0].numpy().tolist() == [[3.0] * 3] * 2
         assert opened.files() == [prefix]
     cut(prefix, -5)
     assert refused(prefix) == f"{prefix}: not a checkpoint: give a prefix such as run/model.ckpt-1000, or its folder"
@@ -286,14 +288,14 @@ def ask(weights: Weights) -> None:
 
 
 def test_moving_averages_are_used_where_a_variable_is_trainable() -> None:
-    weights = Weights(trained(), moving_averages=True, values=False)
+    weights = Weights(trained(), moving_averages=True)
     ask(weights)
     shadow = "/ExponentialMovingAverage"
     assert weights.sources == {name: name + shadow for name in NAMES[:3]} | {NAMES[3]: NAMES[3]}
     assert sorted(weights.variables) == sorted(NAMES)
     assert weights.without_shadow == []
     assert weights.unused() == []
-    plain = Weights(trained(), values=False)
+    plain = Weights(trained())
     ask(plain)
     assert plain.sources == {name: name for name in NAMES}
     assert plain.unused() == []
@@ -305,8 +307,10 @@ def test_a_variable_without_a_moving_average_keeps_its_own_value(tmp_path: Path)
     prefix = write(tmp_path / "model.ckpt-1", {name: np.full(2, value, np.float32) for name, value in values.items()})
     weights = Weights(open_checkpoint(prefix), moving_averages=True)
     p = weights.branch("layer")
-    assert p.weight("weights", [2]).numpy().tolist() == [2.0, 2.0]
-    assert p.weight("biases", [2]).numpy().tolist() == [3.0, 3.0]
+    kernel, biases = p.weight("weights", [2]), p.weight("biases", [2])
+    assert [value.numpy().tolist() for value in weights.values(["layer/weights", "layer/biases"])] == [[2, 2], [3, 3]]
+    weights.fill()
+    assert [kernel.numpy().tolist(), biases.numpy().tolist()] == [[2, 2], [3, 3]]
     assert weights.without_shadow == ["layer/biases"]
 
 
@@ -315,9 +319,10 @@ def test_digits_takes_its_moving_averages_bit_for_bit() -> None:
     weights = Weights(opened, moving_averages=True)
     norm = weights.branch("FeatureExtractor/MobilenetV1/Conv2d_0/BatchNorm")
     for leaf, trainable in (("gamma", True), ("beta", True), ("moving_mean", False), ("moving_variance", False)):
-        taken = norm.weight(leaf, [8], trainable=trainable).numpy()
+        norm.weight(leaf, [8], trainable=trainable)
+        [taken] = weights.values([f"{norm.scope}/{leaf}"])
         source = f"{norm.scope}/{leaf}" + ("/ExponentialMovingAverage" if trainable else "")
-        assert taken.tobytes() == opened.read(source).tobytes()
+        assert taken.numpy().tobytes() == opened.read(source).tobytes()
 
 
 @pytest.mark.parametrize(
@@ -344,15 +349,13 @@ def test_what_a_training_leaves(key: str, state: str) -> None:
 
 def test_what_is_left_over_is_reported_but_not_the_state_of_a_training() -> None:
     info = TensorInfo((2,), "float32")
-    weights = Weights(
-        trained(**{"Logits/weights": info, "layer/weights/Momentum": info, "global_step": info}), values=False
-    )
+    weights = Weights(trained(**{"Logits/weights": info, "layer/weights/Momentum": info, "global_step": info}))
     ask(weights)
     assert weights.unused() == ["Logits/weights"]
 
 
 def test_all_misfits_are_told_at_once_with_both_sides() -> None:
-    weights = Weights(trained(), values=False)
+    weights = Weights(trained())
     p = weights.branch("layer")
     p.weight("weights", [2, 3])
     p["BatchNorm"].weight("gamma", [2])
@@ -369,7 +372,7 @@ def test_all_misfits_are_told_at_once_with_both_sides() -> None:
 
 
 def test_a_missing_weight_names_its_nearest() -> None:
-    weights = Weights(trained(), values=False)
+    weights = Weights(trained())
     weights.branch("layers").weight("weights", [2])
     with pytest.raises(WeightsError, match=re.escape("layers/weights [2] (nearest: layer/weights [2])")):
         weights.require_fit()
@@ -393,7 +396,7 @@ def edited(name: str, edits: Mapping[str, str]) -> str:
 def refusal(config_text: str, checkpoint: Checkpoint) -> str:
     """What is told of a config that does not fit a checkpoint."""
     config = parse_pipeline_config(config_text)
-    weights = Weights(checkpoint, values=False)
+    weights = Weights(checkpoint)
     detector = build_detector(config, weights)
     specs = [tf.TensorSpec([None, *detector.preprocessed_shape]), tf.TensorSpec([None, 3], tf.int32)]
     tf.function(detector.detect, input_signature=specs, autograph=False).get_concrete_function()

@@ -5,8 +5,6 @@ writes replies to stdout, both pickled, until stdin ends. A request is `(step, a
 `(result, problem, kind of the problem)`; the first reply says that it is ready.
 """
 
-import contextlib
-import ctypes
 import gc
 import os
 import pickle
@@ -17,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, BinaryIO
 
+from unfreeze.memory import release_memory
 from unfreeze.proof.calls import Answers, Call, answers, one_line
 
 Steps = Mapping[str, Callable[..., Any]]
@@ -48,13 +47,6 @@ def serve(kind: str, requests: BinaryIO, replies: BinaryIO) -> None:
             return
         reply(replies, partial(steps[step], *arguments))
         release_memory()
-
-
-def release_memory() -> None:
-    """What one step leaves behind, a loaded model in cycles of references, must not add to the peak of the next."""
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError, TypeError):
-        ctypes.CDLL(None).malloc_trim(0)  # where the C library is glibc
 
 
 def reply(replies: BinaryIO, work: Callable[[], Any]) -> None:

@@ -5,9 +5,6 @@ Source: object_detection/exporter.py (input_placeholder_fn_map).
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +17,7 @@ from tensorflow.core.framework import attr_value_pb2
 from unfreeze.errors import UnsupportedError
 from unfreeze.graphs import Ends, FrozenGraph, Unfrozen
 from unfreeze.graphs.operations import op_def, output_names, without_defaults
+from unfreeze.memory import release_memory
 from unfreeze.ops import images as ops
 from unfreeze.savedmodel.network import network_function
 from unfreeze.savedmodel.objects import Handle
@@ -78,7 +76,7 @@ def write_unfrozen(
     graph: Unfrozen,
     ends: Ends,
     given: Sequence[Door],
-    values: Callable[[str], Any],
+    value: Callable[[str], Any],
     folder: Path,
     *,
     input_types: Sequence[str],
@@ -87,7 +85,7 @@ def write_unfrozen(
     """Writes the SavedModel into `folder`.
 
     The first of `input_types` is `serving_default`; without any, that is the graph's own input, and the only signature.
-    `values` gives the value of a variable by its name.
+    `value` gives the value of a variable by its name.
 
     Raises: UnsupportedError when a label map is given, and the graph gives no classes.
     """
@@ -115,35 +113,12 @@ def write_unfrozen(
         signatures,
         [door.key for door in given],
         variables,
-        _Values(sorted(variables, key=lambda name: -variables[name].shape.num_elements()), values),
+        lambda names: list(map(value, names)),
         folder,
         functions=functions,
         part_bytes=PART_BYTES,
         label_map=label_map,
     )
-
-
-def release_memory() -> None:
-    """Give freed memory back to the system, where the C library is glibc, before much more is needed."""
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError, TypeError):
-        ctypes.CDLL(None).malloc_trim(0)
-
-
-class _Values(Mapping[str, Any]):
-    """Values of variables, each made when it is asked for, the largest first: room that one leaves fits the next."""
-
-    def __init__(self, names: Sequence[str], value: Callable[[str], Any]) -> None:
-        self._names, self._value = names, value
-
-    def __getitem__(self, name: str) -> Any:
-        return self._value(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
 
 
 def _handle(parameter: Any) -> Handle:

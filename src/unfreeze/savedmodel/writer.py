@@ -26,6 +26,9 @@ from unfreeze.savedmodel.signatures import BOXES, IMAGE_AND_BOXES, Shape, called
 
 OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 INITIALIZER = "__saved_model_init_op"
+PART_BYTES = 32 << 20  # of variables/; TensorFlow needs as much to hold them
+
+Values = Callable[[Sequence[str]], Sequence[Any]]  # names of variables to their values
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ def _traced(call: Callable[..., Any], specs: Sequence[tf.TensorSpec]) -> Any:
 def write_saved_model(
     exportable: Exportable,
     variables: Mapping[str, tf.Variable],
+    values: Values,
     derived: Any,
     folder: Path,
     *,
@@ -70,7 +74,8 @@ def write_saved_model(
     """Writes the SavedModel into `folder`.
 
     The first of `input_types` is `serving_default` as well. `label_map` is a file, which goes to `assets/`, and the
-    class names in it, which the signature `named` adds to the detections. `derived` is a resource of the weights room.
+    class names in it, which the signature `named` adds to the detections. `values` are those of the variables,
+    `derived` is a resource of the weights room.
     """
     made = {name: _signature(exportable, name, input_shape) for name in input_types}
     serving = made[input_types[0]]
@@ -80,19 +85,19 @@ def write_saved_model(
     serving_boxes = input_types[0] == IMAGE_AND_BOXES
     detector = with_boxes(exportable.detector) if serving_boxes else exportable.detector
     arguments = [detector.input_name, *detector.side_inputs]
-    write_signatures(signatures, arguments, variables, variables, folder, derived=derived, label_map=label_map)
+    write_signatures(signatures, arguments, variables, values, folder, derived=derived, label_map=label_map)
 
 
 def write_signatures(
     signatures: Mapping[str, Any],
     arguments: Sequence[str],
     variables: Mapping[str, tf.Variable | Handle],
-    values: Mapping[str, Any],
+    values: Values,
     folder: Path,
     *,
     derived: Any = None,
     functions: Callable[[], Iterable[Any]] = tuple,
-    part_bytes: int | None = None,
+    part_bytes: int = PART_BYTES,
     label_map: tuple[Path, Mapping[int, str]] | None = None,
 ) -> None:
     """Writes traced functions on one set of variables as the signatures of a SavedModel.
@@ -101,10 +106,10 @@ def write_signatures(
         signatures: `serving_default` among them, which is the model's `__call__` too.
         arguments: the order in which `__call__` takes its inputs.
         variables: by the name that each has in variables/; the signatures have captured their handles.
-        values: what is saved for each variable; asked for one after the other.
+        values: gives what is saved for some of the variables, by their names; asked for one part after the other.
         derived: a resource of the weights room that is filled once the variables are restored.
         functions: gives FunctionDefs that the signatures call by name; asked for once the values are saved.
-        part_bytes: saves the values in parts of about that size; without it all at once, in one file.
+        part_bytes: the values are saved in files of about that size, of which one at a time is in memory.
     """
     objects, graph = ObjectGraph(), MainGraph()
     nodes = _variables(objects, graph, variables)
@@ -131,7 +136,7 @@ def write_signatures(
         graph.initializer(derived.initializer, [nodes[each] for each in objects.captured(derived.initializer)])
         _tell_initializer(meta_graph)
     _add_label_map(objects, graph, meta_graph, folder, label_map)
-    _write_variables(folder, objects, values, part_bytes)
+    _write_variables(folder, objects, variables, values, part_bytes)
     _finish(meta_graph, graph, objects, list({id(each): each for each in (call, *concretes)}.values()), functions())
     _write_graph(folder, saved_model)
 
@@ -207,25 +212,39 @@ def _tell_initializer(meta_graph: Any) -> None:
     meta_graph.signature_def[INITIALIZER].outputs[INITIALIZER].tensor_shape.unknown_rank = True
 
 
-def _write_variables(folder: Path, objects: ObjectGraph, values: Mapping[str, Any], part_bytes: int | None) -> None:
-    """One file for all values, or one for each part of about `part_bytes`, of which one at a time is in memory."""
+def _write_variables(
+    folder: Path,
+    objects: ObjectGraph,
+    variables: Mapping[str, tf.Variable | Handle],
+    values: Values,
+    part_bytes: int,
+) -> None:
+    """The values in files of about `part_bytes`, the largest first: room that one leaves in memory fits the next."""
     (folder / "variables").mkdir(parents=True, exist_ok=True)
     prefix = str(folder / "variables" / "variables")
-    held = {OBJECT_GRAPH: tf.constant(objects.trackable.SerializeToString(deterministic=True))}
-    if part_bytes is None:
-        save_tensors(prefix, held | {variable_key(name): value for name, value in values.items()})
-        return
-    parts: list[str] = []
-    size_bytes = 0
-    for place, (name, value) in enumerate(values.items(), start=1):
-        held[variable_key(name)] = value
-        size_bytes += value.dtype.size * (value.shape.num_elements() or 0)
-        if size_bytes > part_bytes or place == len(values):
-            parts.append(f"{prefix}_part_{len(parts)}")
-            save_tensors(parts[-1], held)
-            held, size_bytes = {}, 0
-        del value
-    tf.raw_ops.MergeV2Checkpoints(checkpoint_prefixes=parts, destination_prefix=prefix, delete_old_dirs=False)
+    sizes_bytes = {name: each.dtype.size * each.shape.num_elements() for name, each in variables.items()}
+    written: list[str] = []
+    for names in _parts(sizes_bytes, part_bytes):
+        tensors = dict(zip(map(variable_key, names), values(names), strict=True))
+        if not written:
+            tensors[OBJECT_GRAPH] = tf.constant(objects.trackable.SerializeToString(deterministic=True))
+        written.append(f"{prefix}_part_{len(written)}")
+        save_tensors(written[-1], tensors)
+        del tensors  # before the next are made
+    tf.raw_ops.MergeV2Checkpoints(checkpoint_prefixes=written, destination_prefix=prefix, delete_old_dirs=False)
+
+
+def _parts(sizes_bytes: Mapping[str, int], part_bytes: int) -> list[list[str]]:
+    """Names of variables, the largest first, in lists of `part_bytes` together, or of one."""
+    parts: list[list[str]] = [[]]
+    held_bytes = 0
+    for name in sorted(sizes_bytes, key=lambda name: -sizes_bytes[name]):
+        if parts[-1] and held_bytes + sizes_bytes[name] > part_bytes:
+            parts.append([])
+            held_bytes = 0
+        parts[-1].append(name)
+        held_bytes += sizes_bytes[name]
+    return parts
 
 
 def save_tensors(prefix: str, tensors: Mapping[str, Any]) -> None:

@@ -66,7 +66,7 @@ def config_facts(config: PipelineConfig) -> list[Fact]:
 
 def bind(config: PipelineConfig, path: Path, checkpoint: Checkpoint) -> tuple[Weights | None, list[str]]:
     """The weights that the detector of the config in `path` asks for, by shape only; or None, and what hinders it."""
-    weights = Weights(checkpoint, moving_averages=config.eval_config.use_moving_averages, values=False)
+    weights = Weights(checkpoint, moving_averages=config.eval_config.use_moving_averages)
     try:
         trace(build_detector(with_keypoint_labels(config, path.parent), weights))
     except (CheckpointError, ConfigError, UnsupportedError, WeightsError) as error:

@@ -26,6 +26,7 @@ from unfreeze.config import (
 from unfreeze.detectors import Detector, build_detector
 from unfreeze.detectors.build import causes, feature_extractor
 from unfreeze.errors import ConfigError, OutputError, UnsupportedError, VerificationError
+from unfreeze.memory import release_memory
 from unfreeze.proof.weights import to_record
 from unfreeze.savedmodel import IMAGE_AND_BOXES, INPUT_TYPES, Exportable, trace, variable_key, write_saved_model
 from unfreeze.savedmodel.slimming import Slimming, slimmed
@@ -131,6 +132,7 @@ def export(
         say(f"writing {len(weights.variables)} variables")
         _write(exportable, weights, staging / "saved_model", types, input_shape, labels)
         require_known(staging / "saved_model", servers)
+        release_memory()
         _write_config(config, staging / CONFIG)
         report = None if workers is None else _prove(staging / "saved_model", weights, types, workers, say)
         record = _record(found, config_path, config, weights, types, report)
@@ -192,6 +194,7 @@ def _write(
         write_saved_model(
             exportable,
             weights.variables,
+            weights.values,
             weights.derived,
             folder,
             input_types=types,

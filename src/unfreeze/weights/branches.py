@@ -12,13 +12,12 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
+from tensorflow.python.ops.resource_variable_ops import UninitializedVariable  # no public name for it
 
 from unfreeze.errors import WeightsError
 from unfreeze.weights.checkpoints import OBJECT_GRAPH, Checkpoint
@@ -51,10 +50,6 @@ OBJECT_SLOT = "/.OPTIMIZER_SLOT/"
 OBJECT_COUNTERS = ("save_counter/", "step/", "optimizer/")
 
 
-# Variables are made in a thread of their own: a tf.function that sees one being made is traced a second time.
-_MAKER = ThreadPoolExecutor(1, "unfreeze-variables")
-
-
 @dataclass(frozen=True)
 class Misfit:
     """A weight that the network needs in `needed` and the checkpoint has in `held` (None: not at all)."""
@@ -78,17 +73,17 @@ Causes = Callable[[Iterable[Misfit], Sequence[str]], Sequence[str]]
 
 
 class Weights:
-    """The variables of one network, filled from a checkpoint on first use.
+    """The variables of one network, bound by name and shape to a checkpoint; `fill` gives them their values.
 
     With `moving_averages`, a trainable variable takes the value of its shadow `NAME/ExponentialMovingAverage`, as
-    `tf.train.ExponentialMovingAverage.variables_to_restore` maps them; moving statistics have none. With
-    `values=False` only names and shapes are bound, and no data file is read but for the object graph of TensorFlow 2.
+    `tf.train.ExponentialMovingAverage.variables_to_restore` maps them; moving statistics have none. Until values are
+    asked for no data file is read but for the object graph of TensorFlow 2.
 
     Of a checkpoint of TensorFlow 2 the names are paths from `model` in its object graph: a variable is called by the
     path that the network took to it first, with the names of Keras layers in place of the counts that its key has.
     """
 
-    def __init__(self, checkpoint: Checkpoint, *, moving_averages: bool = False, values: bool = True) -> None:
+    def __init__(self, checkpoint: Checkpoint, *, moving_averages: bool = False) -> None:
         self.checkpoint = checkpoint
         self.variables: dict[str, tf.Variable] = {}
         self.sources: dict[str, str] = {}
@@ -98,7 +93,6 @@ class Weights:
         self.derived = Derived()
         self.quantized = False
         self._moving_averages = moving_averages
-        self._values = values
         self._names: dict[str, str] = {}  # of the variables by source: several paths can lead to one
         self.weight_quantizers: dict[str, Quantizer] = {}
         self.outer_quantizers: dict[str, list[str]] = {}
@@ -135,10 +129,20 @@ class Weights:
         if not self._check(name, source, shape):
             with tf.init_scope():
                 return tf.zeros(shape, dtype)
-        value = self.checkpoint.read(source) if self._values else np.zeros(shape, dtype)
-        self.variables[name] = _MAKER.submit(tf.Variable, value, trainable=trainable, name=name).result()
+        dtype = self.checkpoint.tensors[source].dtype
+        self.variables[name] = UninitializedVariable(trainable=trainable, name=name, shape=shape, dtype=dtype)
         self.sources[name] = source
         return self.variables[name]
+
+    def values(self, names: Sequence[str]) -> Sequence[tf.Tensor]:
+        """What the checkpoint holds for the variables called `names`."""
+        return self.checkpoint.restored([self.sources[name] for name in names])
+
+    def fill(self) -> None:
+        """Gives every variable and derived tensor its value, to run the network in this process."""
+        for name, variable in self.variables.items():
+            variable.assign(self.checkpoint.read(self.sources[name]))
+        self.derived.fill()
 
     def unused(self) -> list[str]:
         """Tensors of the checkpoint that no network asked for and that are not the state of a training."""

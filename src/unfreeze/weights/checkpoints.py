@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,20 @@ class Checkpoint:
                 f"{self.prefix}: tensor {name!r} cannot be read: {_reason(error)}; "
                 f"the data file is damaged or cut short: copy {self.prefix.name}.data-* again"
             ) from None
+
+    def restored(self, names: Sequence[str]) -> Sequence[Any]:
+        """The tensors called `names`, read by TensorFlow for TensorFlow: in memory once. Raises as `read` does."""
+        import tensorflow as tf  # here, so that `locate` answers without it
+
+        dtypes = [tf.as_dtype(self.tensors[name].dtype) for name in names]
+        try:
+            return tf.raw_ops.RestoreV2(
+                prefix=str(self.prefix), tensor_names=names, shape_and_slices=[""] * len(names), dtypes=dtypes
+            )
+        except tf.errors.OpError:
+            for name in names:  # to tell which it is
+                self.read(name)
+            raise
 
     def files(self) -> list[Path]:
         """Index and data files, in a fixed order."""
