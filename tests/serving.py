@@ -2,7 +2,10 @@
 
 import http.client
 import json
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,8 @@ import numpy as np
 import tensorflow as tf
 
 from unfreeze import server
+
+LONG_S = 60.0  # until a test gives up on what must happen, however loaded the machine is
 
 
 def write_half_plus(folder: Path, plus: float) -> None:
@@ -89,17 +94,24 @@ class Shapes(tf.Module):
         _, x = tf.while_loop(lambda number, x: number < size, step, [0, tf.ones([64, 64])])
         return {"y": seconds + 0.0 * x[0, 0]}
 
+    @tf.function(input_signature=[tf.TensorSpec([], tf.string, "path")])
+    def writes(self, path: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Writes its path into that file; into a pipe, once somebody reads from its other end."""
+        with tf.control_dependencies([tf.io.write_file(path, path)]):
+            return {"path": tf.identity(path)}
+
 
 def write_shapes(folder: Path) -> None:
     module = Shapes()
-    signatures = {name: getattr(module, name) for name in ("several", "odd", "booleans", "pictures", "slow")}
+    signatures = {name: getattr(module, name) for name in ("several", "odd", "booleans", "pictures", "slow", "writes")}
     tf.saved_model.save(module, str(folder), signatures={"serving_default": module.plain, **signatures})
 
 
 @contextmanager
 def serving(config: Any, **settings: Any) -> Iterator[server.Server]:
-    """A server on free ports."""
-    running = server.Server(server.Settings(models=config, **{"port": 0, "rest_api_port": 0, **settings}))
+    """A server on free ports, whose deadline is so long that only a test of deadlines meets it."""
+    given = {"port": 0, "rest_api_port": 0, "rest_api_timeout_in_ms": int(2000 * LONG_S), **settings}
+    running = server.Server(server.Settings(models=config, **given))
     running.start()
     try:
         yield running
@@ -118,7 +130,7 @@ def ask(
     running: server.Server, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
 ) -> tuple[int, Any]:
     """(status, parsed JSON) of one request; a body that is not bytes is written as JSON."""
-    connection = http.client.HTTPConnection("127.0.0.1", running.rest_port or 0, timeout=60)
+    connection = http.client.HTTPConnection("127.0.0.1", running.rest_port or 0, timeout=2 * LONG_S)
     try:
         sent = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         connection.request(method, path, sent, headers or {})
@@ -134,3 +146,56 @@ def predict(running: server.Server, body: Any, path: str = "/v1/models/half:pred
 
 def png(height: int, width: int) -> bytes:
     return tf.io.encode_png(np.zeros((height, width, 3), np.uint8)).numpy()
+
+
+def until(happened: Callable[[], Any], told: str) -> None:
+    """Wait for what must happen."""
+    end = time.monotonic() + LONG_S
+    while not happened():
+        assert time.monotonic() < end, f"in vain for {LONG_S:g} s: {told}"
+        time.sleep(0.01)
+
+
+def together(count: int, work: Callable[[int], Any]) -> list[Any]:
+    """What `work` gives in so many threads that start at once; raises what one of them raised."""
+    start = threading.Barrier(count)
+
+    def run(index: int) -> Any:
+        start.wait(LONG_S)
+        return work(index)
+
+    with ThreadPoolExecutor(count) as threads:
+        return list(threads.map(run, range(count)))
+
+
+class Hold:
+    """Calls of a signature wait here until they are let go."""
+
+    def __init__(self) -> None:
+        self.calls = threading.Semaphore(0)
+        self.released = threading.Event()
+
+    def wait_for_a_call(self) -> None:
+        assert self.calls.acquire(timeout=LONG_S), "nobody called"
+
+    def pass_through(self) -> None:
+        self.calls.release()
+        assert self.released.wait(2 * LONG_S), "nobody let it go"
+
+
+@contextmanager
+def held(running: server.Server, name: str, signature: str = "serving_default") -> Iterator[Hold]:
+    """Calls of this signature of a model stay in it until `released` is set, and at the latest until the end."""
+    functions: Any = running.engine.models.find(name).model.functions  # type: ignore[union-attr]
+    answer, hold = functions[signature], Hold()
+
+    def wait(**inputs: Any) -> Any:
+        hold.pass_through()
+        return answer(**inputs)
+
+    functions[signature] = wait
+    try:
+        yield hold
+    finally:
+        hold.released.set()
+        functions[signature] = answer

@@ -284,7 +284,7 @@ def aws() -> Iterator[dict[str, str]]:
     """Moto's S3 and SageMaker on a port of this machine, and the environment in which boto3 finds them."""
     server = pytest.importorskip("moto.server").ThreadedMotoServer(port=0)
     server.start()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not getattr(server, "_server", None) and time.monotonic() < deadline:
         time.sleep(0.05)
     _, port = server.get_host_and_port()

@@ -8,7 +8,7 @@ import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
-from serving import config_of, serving, write_half_plus, write_shapes
+from serving import LONG_S, config_of, serving, write_half_plus, write_shapes
 from tensorflow_serving.apis import (
     classification_pb2,
     get_model_metadata_pb2,
@@ -50,7 +50,7 @@ def channel(running: server.Server) -> Iterator[grpc.Channel]:
 
 
 def predict(channel: grpc.Channel, request: Any, **options: Any) -> Any:
-    return prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(request, **{"timeout": 30, **options})
+    return prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(request, **{"timeout": LONG_S, **options})
 
 
 def half_request(*values: float, model: str = "half") -> Any:
@@ -186,15 +186,15 @@ def test_classify_and_regress(channel: grpc.Channel) -> None:
         request.model_spec.name, request.model_spec.signature_name = "half", signature
         for value in (1.0, 2.0):
             request.input.example_list.examples.add().features.feature["x"].float_list.value.append(value)
-    assert [one.value for one in stub.Regress(regress, timeout=30).result.regressions] == [3.5, 4.0]
-    classes = stub.Classify(classify, timeout=30).result.classifications
+    assert [one.value for one in stub.Regress(regress, timeout=LONG_S).result.regressions] == [3.5, 4.0]
+    classes = stub.Classify(classify, timeout=LONG_S).result.classifications
     assert [[one.score for one in row.classes] for row in classes] == [[3.5], [4.0]]
 
 
 def test_metadata(channel: grpc.Channel) -> None:
     request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
     request.model_spec.name = "half"
-    response = prediction_service_pb2_grpc.PredictionServiceStub(channel).GetModelMetadata(request, timeout=30)
+    response = prediction_service_pb2_grpc.PredictionServiceStub(channel).GetModelMetadata(request, timeout=LONG_S)
     signatures = get_model_metadata_pb2.SignatureDefMap()
     assert response.metadata["signature_def"].Unpack(signatures)
     assert signatures.signature_def["serving_default"].inputs["x"].dtype == tf.float32.as_datatype_enum
@@ -205,17 +205,17 @@ def test_status(channel: grpc.Channel) -> None:
     stub = model_service_pb2_grpc.ModelServiceStub(channel)
     request = get_model_status_pb2.GetModelStatusRequest()
     request.model_spec.name = "half"
-    states = stub.GetModelStatus(request, timeout=30).model_version_status
+    states = stub.GetModelStatus(request, timeout=LONG_S).model_version_status
     assert [(one.version, one.state) for one in states] == [(124, 30), (123, 30)]
     request.model_spec.name = "none"
     with pytest.raises(grpc.RpcError) as caught:
-        stub.GetModelStatus(request, timeout=30)
+        stub.GetModelStatus(request, timeout=LONG_S)
     assert caught.value.details() == "Could not find any versions of model none"
 
 
 def test_health(channel: grpc.Channel) -> None:
     check = channel.unary_unary("/grpc.health.v1.Health/Check")
-    assert check(b"", timeout=30) == b"\x08\x01"  # SERVING
+    assert check(b"", timeout=LONG_S) == b"\x08\x01"  # SERVING
 
 
 def test_an_ovms_client_over_grpc(running: server.Server) -> None:
@@ -248,11 +248,11 @@ def test_another_config_at_run_time(folder: Path) -> None:
         [model] = request.config.model_config_list.config
         model.model_version_policy.specific.versions.append(123)
         model.version_labels["canary"] = 124
-        status = stub.HandleReloadConfigRequest(request, timeout=60).status
+        status = stub.HandleReloadConfigRequest(request, timeout=LONG_S).status
         assert status.error_code == 9
         assert "not currently available for inference" in status.error_message
         model.model_version_policy.specific.versions.append(124)
-        assert stub.HandleReloadConfigRequest(request, timeout=60).status.error_code == 0
+        assert stub.HandleReloadConfigRequest(request, timeout=LONG_S).status.error_code == 0
         asked = half_request(1.0, model="other")
         asked.model_spec.version_label = "canary"
         assert predict(channel, asked).model_spec.version.value == 124

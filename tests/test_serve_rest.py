@@ -6,14 +6,13 @@ import http.client
 import json
 import math
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from serving import ask, config_of, png, predict, serving, write_half_plus, write_shapes
+from serving import ask, config_of, png, predict, serving, until, write_half_plus, write_shapes
 
 from unfreeze import server
 
@@ -410,8 +409,6 @@ def test_labels_that_are_kept_beside_the_versions(tmp_path: Path) -> None:
         assert answer("stable") == (200, {"predictions": [2.5]})
         assert answer("canary")[0] == 400
         write_labels(stable=2, canary=1)
-        end = time.monotonic() + 30
-        while answer("canary")[0] != 200 and time.monotonic() < end:
-            time.sleep(0.05)
+        until(lambda: answer("canary")[0] == 200, "the new labels are read")
         assert answer("canary") == (200, {"predictions": [2.5]})
         assert answer("stable") == (200, {"predictions": [3.5]})
