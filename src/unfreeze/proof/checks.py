@@ -165,7 +165,7 @@ def check_loader(name: str, evidence: Evidence, loaded: Loaded) -> Check:
     told += f", first answer in {answers.first_s:.2f} s"
     if name == "tf2_loader":
         return checked(name, problems, told, seconds)
-    compared = [(case, loaded.pair(case), evidence.together(case)) for case in evidence.tried]
+    compared = [(case, loaded.first(case), evidence.first(case)) for case in evidence.tried]
     return compare(name, compared, SAME, f"{told}; ", seconds, problems)
 
 
@@ -204,7 +204,7 @@ def batch_noise(folder: Path, evidence: Evidence, workers: Verifiers) -> float:
         for case in evidence.tried
         for place in (0, 1)
     }
-    asked = trials.questions(serving, list(twins.values()), singles=False, form=evidence.form)
+    asked = trials.questions(serving, list(twins.values()), [(0, 1)], form=evidence.form)
     loaded = Loaded(asked, workers.tf2.ask("tf2_loader", str(folder), calls(asked)))
     largest = 0.0
     for case in evidence.tried:
@@ -259,8 +259,8 @@ def check_other_signatures(folder: Path, evidence: Evidence, workers: Verifiers)
             problems += trials.unbatched(each, answer)
     for signature in signatures:
         for case in evidence.tried:
-            given = [pair for loaded in asked_of if (pair := loaded.pair(case, signature)) is not None]
-            theirs = evidence.together(case)
+            given = [found for loaded in asked_of if (found := loaded.first(case, signature)) is not None]
+            theirs = evidence.first(case)
             if not given or theirs is None:
                 continue
             alike = _comparable(evidence.program.signatures, signature, given[0])
@@ -272,7 +272,10 @@ def check_other_signatures(folder: Path, evidence: Evidence, workers: Verifiers)
     if silent and not problems:
         problems.append(f"nothing to compare {', '.join(silent)} with")
     unasked = sorted(set(evidence.program.signatures) - {SERVING, *signatures})
+    twins = [signature for signature in unasked if evidence.program.is_serving(signature)]
+    unasked = [signature for signature in unasked if signature not in twins]
     told = f"{', '.join(signatures)}: largest difference {largest:.1e}, {SAME.boxes:g} allowed"
+    told += f"; the tensors of {SERVING}: {', '.join(twins)}" if twins else ""
     return checked(name, problems, told + (f"; not asked: {', '.join(unasked)}" if unasked else ""), numbers)
 
 

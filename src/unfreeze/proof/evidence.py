@@ -33,6 +33,11 @@ class Loaded:
             return None
         return next((each for own, each in zip(self.asked, answers.answers, strict=True) if own is asked), None)
 
+    def first(self, case: Case, signature: str = SERVING) -> Answer | None:
+        """Give a signature's answer to the first picture of a case; None where there is none."""
+        answers = self.reply.result().result
+        return trials.first(self.asked, answers, case, signature) if answers else None
+
     def pair(self, case: Case, signature: str = SERVING, *, singles: bool = False) -> Answer | None:
         """Give a signature's answer to both pictures of a case; None where there is none."""
         answers = self.reply.result().result
@@ -58,12 +63,16 @@ class Evidence:
     form: str | None = None
     graph: Mapping[str, Any] | None = None
 
+    def first(self, case: Case) -> Answer | None:
+        """Give the TF2 loader's answer to the first picture, which other loaders and signatures are held against."""
+        return self.tf2_loader.first(case)
+
     def reference(self, case: Case) -> Answer | None:
-        """Give the answer that the others are held against: the TF2 loader's, to each picture alone."""
+        """Give the answer that other models are held against: the TF2 loader's, to each picture alone."""
         return self.tf2_loader.pair(case, singles=True)
 
     def together(self, case: Case) -> Answer | None:
-        """Give the TF2 loader's answer to both pictures at once, which other loaders are asked for too."""
+        """Give the TF2 loader's answer to both pictures at once."""
         return self.tf2_loader.pair(case)
 
 
@@ -80,20 +89,22 @@ def gather(
 ) -> Evidence:
     """Ask the workers everything, and meanwhile the functions in this process."""
     serving = program.signatures.get(SERVING)
-    able = serving is not None and trials.takes_pictures(serving)
-    alone = trials.questions(serving, tried, singles=True, form=form) if serving and able else []
-    both = trials.questions(serving, tried, singles=False, form=form) if serving and able else []
+    every, first = [], []
+    if serving is not None and trials.takes_pictures(serving):
+        every = trials.questions(serving, tried, trials.alone_and_together(serving), form=form)
+        first = trials.questions(serving, tried, trials.first_alone(serving), form=form)
     others = other_questions(program, tried)
     # Half of the other signatures for each of the two that start at once, if they do.
     for_tf1 = others_of(others, slice(1, None, 2)) if workers.tf1 is not workers.tf2 else []
     for_cpp = [each for each in others if each not in for_tf1]
-    cpp_loader = Loaded([*both, *for_cpp], workers.c_api.ask("cpp_loader", str(folder), calls([*both, *for_cpp])))
-    tf2_loader = Loaded(alone, workers.tf2.ask("tf2_loader", str(folder), calls(alone)))
+    cpp_loader = Loaded([*first, *for_cpp], workers.c_api.ask("cpp_loader", str(folder), calls([*first, *for_cpp])))
+    tf2_loader = Loaded(every, workers.tf2.ask("tf2_loader", str(folder), calls(every)))
     variables = workers.tf1.ask("variables", str(folder))
-    tf1_loader = Loaded([*both, *for_tf1], workers.tf1.ask("tf1_loader", str(folder), calls([*both, *for_tf1])))
+    tf1_loader = Loaded([*first, *for_tf1], workers.tf1.ask("tf1_loader", str(folder), calls([*first, *for_tf1])))
     compared: Any = None
     if isinstance(against, Program):
-        asked = trials.questions(against.signatures[SERVING], tried, singles=True)
+        theirs = against.signatures[SERVING]
+        asked = trials.questions(theirs, tried, trials.alone_and_together(theirs))
         compared = Loaded(asked, workers.tf1.ask("either_loader", str(against.path.parent), calls(asked)))
     elif isinstance(against, Path):
         singles = [case.pictures[place : place + 1] for case in tried for place in (0, 1)]
@@ -116,12 +127,12 @@ def gather(
 
 
 def other_questions(program: Program, tried: Sequence[Case]) -> list[Asked]:
-    """Ask every signature but the serving one that takes pictures for both pictures of each case."""
+    """Ask every signature but the serving one that takes pictures for the first of each case."""
     return [
         question
         for name, signature in sorted(program.signatures.items())
-        if name != SERVING and trials.takes_pictures(signature)
-        for question in trials.questions(signature, tried, singles=False)
+        if name != SERVING and not program.is_serving(name) and trials.takes_pictures(signature)
+        for question in trials.questions(signature, tried, trials.first_alone(signature))
     ]
 
 

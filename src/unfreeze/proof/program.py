@@ -62,6 +62,11 @@ class Program:
     constants_bytes: int
     tensorflow_version: str
 
+    def is_serving(self, name: str) -> bool:
+        """Whether a signature has the very tensors of `serving_default`: another name for it."""
+        own, serving = self.signatures[name], self.signatures.get("serving_default")
+        return serving is not None and (own.inputs, own.outputs) == (serving.inputs, serving.outputs)
+
 
 def read_program(saved_model: Path) -> Program:
     """Read saved_model.pb.

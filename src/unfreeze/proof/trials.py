@@ -16,6 +16,7 @@ SIDE_DTYPES = ("float32", "float64", "float16", "int32", "int64")
 FORMS = ("encoded_image_string_tensor", "tf_example")
 
 Answer = dict[str, np.ndarray]
+Batch = tuple[int, ...]  # places of pictures in a pair
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Asked:
     """A call together with what it is about: of which case, and which of its pictures are in the batch."""
 
     case: Case
-    batch: tuple[int, ...]
+    batch: Batch
     call: Call
 
 
@@ -84,19 +85,25 @@ def fixed_batch(signature: Signature) -> int | None:
     return shape[0] if shape else None
 
 
-def batches(signature: Signature, singles: bool) -> list[tuple[int, ...]]:
-    """Say which pictures of a pair make up each call: each alone, and both; just those where the batch is fixed."""
+def alone_and_together(signature: Signature) -> list[Batch]:
+    """Each picture of a pair alone, and both; just what fits where the batch is fixed."""
     fixed = fixed_batch(signature)
     if fixed is None:
-        return [(0,), (1,), (0, 1)] if singles else [(0, 1)]
+        return [(0,), (1,), (0, 1)]
     return [(0,), (1,)] if fixed == 1 else [tuple(np.arange(fixed) % 2)]
 
 
-def questions(signature: Signature, tried: Sequence[Case], *, singles: bool, form: str | None = None) -> list[Asked]:
-    """Put every case into calls of a signature that takes pictures.
+def first_alone(signature: Signature) -> list[Batch]:
+    """The first picture of a pair, or what fits where the batch is fixed: an answer may take seconds."""
+    return alone_and_together(signature)[:1]
+
+
+def questions(
+    signature: Signature, tried: Sequence[Case], batches: Sequence[Batch], *, form: str | None = None
+) -> list[Asked]:
+    """Put every case into calls of a signature that takes pictures, one for each batch.
 
     Args:
-        singles: whether each picture is asked for alone as well.
         form: what its strings are, one of `FORMS`, where that is known.
     """
     key, tensor = the_input(signature)
@@ -117,7 +124,7 @@ def questions(signature: Signature, tried: Sequence[Case], *, singles: bool, for
             ),
         )
         for case in tried
-        for batch in batches(signature, singles)
+        for batch in batches
     ]
 
 
@@ -130,20 +137,36 @@ def unbatched(asked: Asked, answer: Answer) -> list[str]:
     ]
 
 
+def first(asked: Sequence[Asked], given: Answers, case: Case, signature: str = SERVING) -> Answer | None:
+    """Give a signature's answer to the first picture of a case, `[1, …]`, from the smallest batch with it in front."""
+    found = _answers(asked, given, case, signature)
+    smallest = min((batch for batch in found if batch[0] == 0), key=len, default=None)
+    return None if smallest is None else _rows(found[smallest], 1)
+
+
 def pair(
     asked: Sequence[Asked], given: Answers, case: Case, signature: str = SERVING, *, singles: bool
 ) -> Answer | None:
     """Put a signature's answers to both pictures of a case into one answer `[2, …]`; from the singles, if preferred."""
-    found = {
+    found = _answers(asked, given, case, signature)
+    alone = [found[batch] for batch in ((0,), (1,)) if batch in found]
+    together = [answer for batch, answer in found.items() if len(batch) > 1]
+    if together and not (singles and len(alone) == 2):
+        return _rows(together[0], 2)
+    return join(alone) if len(alone) == 2 else None
+
+
+def _answers(asked: Sequence[Asked], given: Answers, case: Case, signature: str) -> dict[Batch, Answer]:
+    return {
         each.batch: answer
         for each, answer in zip(asked, given.answers, strict=True)
         if each.case is case and each.call.signature == signature and not isinstance(answer, str)
     }
-    alone = [found[batch] for batch in ((0,), (1,)) if batch in found]
-    together = [answer for batch, answer in found.items() if len(batch) > 1]
-    if together and not (singles and len(alone) == 2):
-        return {name: value[:2] for name, value in together[0].items() if value.shape[:1] >= (2,)}
-    return join(alone) if len(alone) == 2 else None
+
+
+def _rows(answer: Answer, count: int) -> Answer:
+    """The first rows; leave out what has fewer."""
+    return {name: value[:count] for name, value in answer.items() if value.shape[:1] >= (count,)}
 
 
 def join(singles: Sequence[Mapping[str, np.ndarray]]) -> Answer:
