@@ -153,8 +153,9 @@ CONFIGS: tuple[tuple[str, str, str, str], ...] = (
         "tf2",
         "'ssd_mobilenet_v1'",
         "'ssd_mobilenet_v1_fpn_keras'",
-        "this is a TensorFlow 1 checkpoint (name-based), but the config's ssd_mobilenet_v1_fpn_keras is a "
-        "TensorFlow 2 model; give the pipeline.config that it was trained with",
+        "this is a TensorFlow 1 checkpoint (name-based), but the original builds "
+        "the config's ssd_mobilenet_v1_fpn_keras under TensorFlow 2 only; "
+        "give the pipeline.config that it was trained with",
     ),
 )
 
@@ -194,8 +195,8 @@ def test_a_checkpoint_of_the_other_generation(run: Path, refused: Callable[..., 
         path.unlink()
     tf.train.Checkpoint(model=tf.Variable([1.0])).write(str(run / "ckpt-3"))
     assert refused(*export(run)) == (
-        f"error: {run}/ckpt-3: this is a TensorFlow 2 checkpoint (object-based), but the config's ssd_mobilenet_v1 is "
-        "a TensorFlow 1 model; give the pipeline.config that it was trained with"
+        f"error: {run}/ckpt-3: this is a TensorFlow 2 checkpoint (object-based), but the original builds "
+        "the config's ssd_mobilenet_v1 under TensorFlow 1 only; give the pipeline.config that it was trained with"
     )
 
 

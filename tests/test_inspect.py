@@ -158,8 +158,8 @@ def test_a_checkpoint_of_tensorflow_2(tmp_path: Path) -> None:
     config = (PUBLISHED / "fine_tuned_ssd_mobilenet_v2" / "pipeline.config").read_text()
     (tmp_path / "pipeline.config").write_text(config)
     assert inspect(tmp_path).problems == [
-        f"{tmp_path}/ckpt-3: this is a TensorFlow 2 checkpoint (object-based), but the config's ssd_mobilenet_v2 is a "
-        "TensorFlow 1 model; give the pipeline.config that it was trained with"
+        f"{tmp_path}/ckpt-3: this is a TensorFlow 2 checkpoint (object-based), but the original builds "
+        "the config's ssd_mobilenet_v2 under TensorFlow 1 only; give the pipeline.config that it was trained with"
     ]
 
 

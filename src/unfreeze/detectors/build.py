@@ -69,9 +69,10 @@ def _require_generation(config: Any, checkpoint: Checkpoint) -> None:
     held = "tf2" if checkpoint.format == "tf2" else "tf1"
     if held != generation(config):
         kinds = {"tf1": ("1", "name-based"), "tf2": ("2", "object-based")}
+        wanted, (number, naming) = kinds[generation(config)][0], kinds[held]
         raise ConfigError(
-            f"{checkpoint.prefix}: this is a TensorFlow {kinds[held][0]} checkpoint ({kinds[held][1]}), but the "
-            f"config's {feature_extractor(config).type} is a TensorFlow {kinds[generation(config)][0]} model; "
+            f"{checkpoint.prefix}: this is a TensorFlow {number} checkpoint ({naming}), but the original builds the "
+            f"config's {feature_extractor(config).type} under TensorFlow {wanted} only; "
             "give the pipeline.config that it was trained with"
         )
 
