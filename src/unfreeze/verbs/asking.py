@@ -36,7 +36,8 @@ def answers(
         while batch := list(islice(neighbours, batch_size)):
             answers = ask(np.stack([pixels for _, pixels in batch]))
             for place, (example, pixels) in enumerate(batch):
-                yield example, pixels.shape[:2], {name: value[place] for name, value in answers.items()}
+                height, width, _ = pixels.shape
+                yield example, (height, width), {name: value[place] for name, value in answers.items()}
 
 
 def asker(path: Path) -> Ask:
