@@ -13,8 +13,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from unfreeze import wire
 from unfreeze.errors import PictureError, SavedModelError, UnsupportedError, VerificationError
-from unfreeze.proof import Tolerances, Verifiers, Weight, compare_detections, digest, trial_pictures, verify, wire
+from unfreeze.proof import Tolerances, Verifiers, Weight, compare_detections, digest, trial_pictures, verify
 from unfreeze.proof import pictures as proof_pictures
 from unfreeze.proof.program import Tensor, read_program
 from unfreeze.proof.report import Check, Report

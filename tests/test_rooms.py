@@ -14,7 +14,7 @@ EVERY_ROOM = {
 }  # fmt: skip
 OUTSIDE = {"cli", "terminal"}  # modules of the top level that only the ways in may use
 
-EVERYWHERE = {"errors", "memory"}  # and those that any room may use
+EVERYWHERE = {"errors", "memory", "wire"}  # and those that any room may use
 
 # Room or top-level module -> the rooms it may import, beside itself and those of EVERYWHERE.
 MAY_IMPORT = {
@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "terminal": set(),
     "errors": set(),
     "memory": set(),
+    "wire": set(),
     "verbs": EVERY_ROOM | {""},
     "savedmodel": {"", "detectors", "graphs", "ops"},
     "detectors": {"backbones", "config", "heads", "necks", "ops", "weights"},
@@ -46,7 +47,7 @@ MAY_IMPORT = {
 # These answer before TensorFlow is there: they may import it inside functions only.
 STARTS_FAST = {
     "", "__main__", "cli", "config", "errors", "export_inference_graph", "exporter_main_v2", "memory",
-    "original_scripts", "terminal",
+    "original_scripts", "terminal", "wire",
 }  # fmt: skip
 HEAVY = {"PIL", "numpy", "rich", "tensorflow"}
 

@@ -1,6 +1,5 @@
 """What a command owes the terminal it runs in: one line for an error, progress for a person, no noise."""
 
-import ctypes
 import gc
 import logging
 import os
@@ -10,11 +9,12 @@ import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from typing import NoReturn
 
 from unfreeze.errors import UnfreezeError
+from unfreeze.memory import one_memory_arena
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 UNEXPECTED = 70  # EX_SOFTWARE of sysexits.h: the fault is ours, not the input's
@@ -170,12 +170,6 @@ def uncollected() -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
-
-
-def one_memory_arena() -> None:
-    """Let all threads share one heap where the C library is glibc: a tenth less memory at the peak, and no slower."""
-    with suppress(OSError, AttributeError, TypeError):
-        ctypes.CDLL(None).mallopt(-8, 1)  # M_ARENA_MAX of malloc.h
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from unfreeze.graphs.ends import Ends, find_ends
 from unfreeze.graphs.files import FrozenGraph, read_frozen
 from unfreeze.graphs.operations import require_harmless
 from unfreeze.graphs.parameters import Kept, Parameter, Parameters, find_parameters
-from unfreeze.graphs.pruning import pruned
+from unfreeze.graphs.pruning import prune
 from unfreeze.graphs.variables import Unfrozen, unfrozen
 
 __all__ = [
@@ -16,7 +16,7 @@ __all__ = [
     "Unfrozen",
     "find_ends",
     "find_parameters",
-    "pruned",
+    "prune",
     "read_frozen",
     "require_harmless",
     "unfrozen",

@@ -1,13 +1,10 @@
-"""A graph reduced to what its outputs need."""
+"""A graph reduced to what its outputs need, in place."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
-
-from tensorflow.core.framework import graph_pb2
 
 from unfreeze.errors import SavedModelError, UnsupportedError
 from unfreeze.graphs.ends import Ends
@@ -15,42 +12,54 @@ from unfreeze.graphs.files import FrozenGraph
 from unfreeze.graphs.operations import functions_called, producer
 
 
-def pruned(frozen: FrozenGraph, ends: Ends) -> tuple[FrozenGraph, dict[str, str]]:
-    """The graph reduced, and for each input by its key the placeholder that takes it.
+def prune(frozen: FrozenGraph, ends: Ends) -> dict[str, str]:
+    """Reduce the graph, and tell for each input by its key the placeholder that takes it.
 
-    It has the nodes and functions that the outputs need when the inputs are given. An input that is no placeholder
+    Left are the nodes and functions that the outputs need when the inputs are given. An input that is no placeholder
     becomes one: what made it is left out. What says on which device a node is to run, and with which other it belongs,
     goes too: a frozen graph of a machine with a GPU has to run on one without.
 
     Raises: UnsupportedError when the outputs need a placeholder that is not among the inputs.
     """
-    graph = graph_pb2.GraphDef(versions=frozen.graph.versions)
+    graph = frozen.graph
     inputs = {end.tensor: key for key, end in ends.inputs.items()}
-    nodes = {node.name: node for node in frozen.graph.node}
+    nodes = {node.name: node for node in graph.node}
     cut = {
         tensor: _fresh(f"input_{key}", nodes) for tensor, key in inputs.items() if not _is_placeholder(tensor, nodes)
     }
-    for tensor, name in cut.items():
-        end = ends.inputs[inputs[tensor]]
-        placeholder = graph.node.add(name=name, op="Placeholder")
-        placeholder.attr["dtype"].type = end.dtype.as_datatype_enum
-        placeholder.attr["shape"].shape.CopyFrom(end.shape.as_proto())
     given = {producer(tensor) for tensor in inputs if tensor not in cut}
     needed = given | _needed(frozen.path, nodes, [end.tensor for end in ends.outputs.values()], inputs)
-    for node in frozen.graph.node:
-        if node.name in needed:
-            _copy(node, graph.node.add(), cut)
-        if node.name in given:
-            _become_placeholder(graph.node[-1])
-    stray = [node.name for node in graph.node if node.op == "Placeholder" and node.name not in {*given, *cut.values()}]
+    stray = [name for name in sorted(needed - given) if nodes[name].op == "Placeholder"]
     if stray:
         raise UnsupportedError(
             f"{frozen.path}: the outputs need {', '.join(stray[:5])} too, which nothing fills: "
             "give all inputs, --input NAME=TENSOR once for each"
         )
-    _add_functions(frozen, graph)
-    placeholders = {key: cut.get(tensor, producer(tensor)) for tensor, key in inputs.items()}
-    return replace(frozen, graph=graph), placeholders
+    del nodes  # before they are taken out
+    _keep(graph.node, lambda node: node.name in needed)
+    for node in graph.node:
+        plain(node)
+        if cut:
+            _reconnect(node, cut)
+        if node.name in given:
+            _become_placeholder(node)
+    for tensor, name in cut.items():
+        end = ends.inputs[inputs[tensor]]
+        placeholder = graph.node.add(name=name, op="Placeholder")
+        placeholder.attr["dtype"].type = end.dtype.as_datatype_enum
+        placeholder.attr["shape"].shape.CopyFrom(end.shape.as_proto())
+    _prune_functions(frozen)
+    return {key: cut.get(tensor, producer(tensor)) for tensor, key in inputs.items()}
+
+
+def _keep(messages: Any, wanted: Callable[[Any], bool]) -> None:
+    """Take all others out: in place, since a second graph beside the first would be a second graph in memory."""
+    end = len(messages)
+    for place in range(len(messages) - 1, -2, -1):
+        if place < 0 or wanted(messages[place]):
+            if place + 1 < end:
+                del messages[place + 1 : end]
+            end = place
 
 
 def _is_placeholder(tensor: str, nodes: Mapping[str, Any]) -> bool:
@@ -91,12 +100,9 @@ def canonical(operand: str) -> str:
     return operand if operand.startswith("^") or ":" in operand else f"{operand}:0"
 
 
-def _copy(node: Any, copy: Any, cut: Mapping[str, str]) -> None:
-    copy.CopyFrom(node)
-    plain(copy)
-    if cut:
-        for place, operand in enumerate(copy.input):
-            copy.input[place] = cut.get(canonical(operand), operand)
+def _reconnect(node: Any, cut: Mapping[str, str]) -> None:
+    for place, operand in enumerate(node.input):
+        node.input[place] = cut.get(canonical(operand), operand)
 
 
 def plain(node: Any) -> None:
@@ -107,20 +113,19 @@ def plain(node: Any) -> None:
         node.attr.pop(name, None)
 
 
-def _add_functions(frozen: FrozenGraph, graph: Any) -> None:
-    """The functions that the nodes call, and those which these call."""
+def _prune_functions(frozen: FrozenGraph) -> None:
+    """Leave the functions that the nodes call, and those which these call."""
     functions = frozen.functions()
-    waiting = [name for node in graph.node for name in (node.op, *functions_called(node))]
-    seen: set[str] = set()
+    waiting = [name for node in frozen.graph.node for name in (node.op, *functions_called(node))]
+    needed: set[str] = set()
     while waiting:
         name = waiting.pop()
-        if name in seen or name not in functions:
+        if name in needed or name not in functions:
             continue
-        seen.add(name)
+        needed.add(name)
         waiting += [each for node in functions[name].node_def for each in (node.op, *functions_called(node))]
-    for name, function in functions.items():
-        if name in seen:
-            copy = graph.library.function.add()
-            copy.CopyFrom(function)
-            for node in copy.node_def:
-                plain(node)
+    del functions
+    _keep(frozen.graph.library.function, lambda function: function.signature.name in needed)
+    for function in frozen.graph.library.function:
+        for node in function.node_def:
+            plain(node)

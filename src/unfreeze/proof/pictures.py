@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from unfreeze import wire
 from unfreeze.errors import PictureError
-from unfreeze.proof import wire
 from unfreeze.proof.program import Tensor
 
 Feed = np.ndarray | list[bytes]

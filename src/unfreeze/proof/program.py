@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from unfreeze import wire
 from unfreeze.errors import SavedModelError, UnsupportedError
-from unfreeze.proof import wire
 
 DTYPES = {
     1: "float32",

@@ -46,7 +46,7 @@ def serve(kind: str, requests: BinaryIO, replies: BinaryIO) -> None:
         except EOFError:
             return
         reply(replies, partial(steps[step], *arguments))
-        release_memory()
+        release_memory()  # what one step leaves behind must not add to the peak of the next
 
 
 def reply(replies: BinaryIO, work: Callable[[], Any]) -> None:

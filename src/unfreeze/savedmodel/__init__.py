@@ -2,17 +2,20 @@
 
 from unfreeze.savedmodel.objects import variable_key
 from unfreeze.savedmodel.signatures import IMAGE_AND_BOXES, INPUT_TYPES
-from unfreeze.savedmodel.unfrozen import doors, input_types, write_unfrozen
-from unfreeze.savedmodel.writer import Exportable, trace, write_saved_model
+from unfreeze.savedmodel.unfrozen import as_tensor, doors, input_types, write_unfrozen
+from unfreeze.savedmodel.writer import Exportable, save_tensors, trace, write_fingerprint, write_saved_model
 
 __all__ = [
     "IMAGE_AND_BOXES",
     "INPUT_TYPES",
     "Exportable",
+    "as_tensor",
     "doors",
     "input_types",
+    "save_tensors",
     "trace",
     "variable_key",
+    "write_fingerprint",
     "write_saved_model",
     "write_unfrozen",
 ]

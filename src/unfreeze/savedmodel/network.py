@@ -8,10 +8,26 @@ Source: tensorflow/core/framework/function.proto, framework/graph_to_functiondef
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from tensorflow.core.framework import function_pb2
+from tensorflow.core.framework import function_pb2, node_def_pb2
+
+from unfreeze import wire
+from unfreeze.graphs.operations import without_defaults
+
+RESOURCE = 20  # DT_RESOURCE of types.proto
+NODE_DEF = 3  # of FunctionDef
+
+
+@dataclass(frozen=True)
+class WrittenFunction:
+    """A FunctionDef as it stands in a file, and the operations of its nodes."""
+
+    name: str
+    pieces: Sequence[bytes]
+    operations: frozenset[str]
 
 
 def network_function(
@@ -20,8 +36,8 @@ def network_function(
     arguments: Sequence[str],
     outputs: Sequence[tuple[str, int]],
     output_names: Callable[[Any], Sequence[tuple[str, int]]],
-) -> Any:
-    """The FunctionDef of a graph.
+) -> WrittenFunction:
+    """The function of a graph. It is made node by node: as a message it would be the graph in memory once more.
 
     Args:
         arguments: the nodes that become its arguments, in order: placeholders, and handles of variables.
@@ -34,18 +50,33 @@ def network_function(
     named = {node.name: node for node in graph.node}
     renamed = {node: _argument(function, named, node, place) for place, node in enumerate(arguments)}
     tensors = _Tensors(named, renamed, output_names)
-    for node in graph.node:
-        if node.name in renamed:
-            continue
-        copy = function.node_def.add()
-        copy.CopyFrom(node)
-        copy.ClearField("input")
-        copy.input.extend(tensor for operand in node.input if (tensor := tensors.of(operand)))
     for place, (tensor, dtype) in enumerate(outputs):
         result = f"unfrozen_output_{place}"
         function.signature.output_arg.add(name=result, type=dtype)
         function.ret[result] = tensors.of(tensor)
-    return function
+    nodes = (node for node in graph.node if node.name not in renamed)
+    return written(function, (_connected(node, tensors) for node in nodes))
+
+
+def written(function: Any, nodes: Iterable[Any]) -> WrittenFunction:
+    """A function and its nodes; what the function itself has of these is left out."""
+    pieces, operations = [], set()
+    for node in nodes:
+        without_defaults(node)
+        pieces += wire.nested(NODE_DEF, [node.SerializeToString(deterministic=True)])
+        operations.add(node.op)
+    function.ClearField("node_def")
+    pieces.append(function.SerializeToString(deterministic=True))
+    return WrittenFunction(function.signature.name, pieces, frozenset(operations))
+
+
+def _connected(node: Any, tensors: _Tensors) -> Any:
+    """The node in the function, where tensors have other names."""
+    copy = node_def_pb2.NodeDef()
+    copy.CopyFrom(node)
+    copy.ClearField("input")
+    copy.input.extend(tensor for operand in node.input if (tensor := tensors.of(operand)))
+    return copy
 
 
 def _argument(function: Any, named: Mapping[str, Any], node: str, place: int) -> str:
@@ -60,9 +91,6 @@ def _argument(function: Any, named: Mapping[str, Any], node: str, place: int) ->
     else:
         function.signature.input_arg.add(name=name, type=dtype)
     return name
-
-
-RESOURCE = 20  # DT_RESOURCE of types.proto
 
 
 class _Tensors:

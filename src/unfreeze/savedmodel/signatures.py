@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
-from unfreeze.detectors import Detector
 from unfreeze.ops import images as ops
+
+if TYPE_CHECKING:
+    from unfreeze.detectors import Detector
 
 Shape = Sequence[int | None]
 Detect = Callable[..., dict[str, tf.Tensor]]

@@ -11,21 +11,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework import attr_value_pb2
 
 from unfreeze.errors import UnsupportedError
 from unfreeze.graphs import Ends, FrozenGraph, Unfrozen
-from unfreeze.graphs.operations import op_def, output_names, without_defaults
+from unfreeze.graphs.operations import op_def, output_names
 from unfreeze.memory import release_memory
 from unfreeze.ops import images as ops
-from unfreeze.savedmodel.network import network_function
+from unfreeze.savedmodel.network import WrittenFunction, network_function, written
 from unfreeze.savedmodel.objects import Handle
 from unfreeze.savedmodel.signatures import INPUT_TYPES, by_name, named, traced
-from unfreeze.savedmodel.writer import write_signatures
+from unfreeze.savedmodel.writer import save_values, write_signatures
 
 NETWORK = "unfrozen_network"
-PART_BYTES = 8 << 20  # of the values; TensorFlow needs twice as much to hold them
+PART_BYTES = 8 << 20  # of the values, which are not in memory all at once
 ANONYMOUS = "cd2c89b7-88b7-44c8-ad83-06c2a9158347"  # of ResourceHandle: no two handles are the same variable
 # Inputs of the original's exporters that take pixels of 0 to 255; of another the numbers may mean anything.
 PIXELS = ("image_tensor", "float_image_tensor", "input_tensor")
@@ -76,13 +77,13 @@ def write_unfrozen(
     graph: Unfrozen,
     ends: Ends,
     given: Sequence[Door],
-    value: Callable[[str], Any],
+    value: Callable[[str], np.ndarray],
     folder: Path,
     *,
     input_types: Sequence[str],
     label_map: tuple[Path, Mapping[int, str]] | None = None,
 ) -> None:
-    """Writes the SavedModel into `folder`.
+    """Writes the SavedModel into `folder`, all but its fingerprint.
 
     The first of `input_types` is `serving_default`; without any, that is the graph's own input, and the only signature.
     `value` gives the value of a variable by its name.
@@ -92,33 +93,39 @@ def write_unfrozen(
     outputs = {key: tf.TensorSpec(end.shape, end.dtype, name=key) for key, end in sorted(ends.outputs.items())}
     handles = {parameter.name: node for node, parameter in graph.handles.items()}
     variables = {name: _handle(graph.handles[node]) for name, node in handles.items()}
+    saved = save_values(folder, variables, lambda names: [as_tensor(value(name)) for name in names], PART_BYTES)
+    release_memory()  # of the values
     name = _name(graph)
     detect = partial(_called, name, [variable.handle for variable in variables.values()], outputs)
     signatures = _signatures(given, detect, input_types)
     if label_map is not None:
         signatures["named"] = _named(frozen, signatures["serving_default"], label_map[1])
 
-    def functions() -> Iterator[Any]:
-        release_memory()  # of the values, which have been saved
+    def functions() -> Iterator[WrittenFunction]:
+        release_memory()  # of tracing
         arguments = [*(door.placeholder for door in given), *handles.values()]
         tensors = [(ends.outputs[key].tensor, spec.dtype.as_datatype_enum) for key, spec in outputs.items()]
-        network = network_function(name, graph.graph, arguments, tensors, partial(_names, graph.graph))
-        for function in (network, *graph.graph.library.function):
-            for node in function.node_def:
-                without_defaults(node)
-            yield function
+        yield network_function(name, graph.graph, arguments, tensors, partial(_names, graph.graph))
+        for function in graph.graph.library.function:
+            yield written(function, function.node_def)
 
-    release_memory()
     write_signatures(
         signatures,
         [door.key for door in given],
         variables,
-        lambda names: list(map(value, names)),
+        saved,
         folder,
         functions=functions,
-        part_bytes=PART_BYTES,
         label_map=label_map,
     )
+
+
+def as_tensor(value: np.ndarray) -> tf.Tensor:
+    """The same numbers in the same memory; a copy where that cannot be: tf.constant would make two."""
+    try:
+        return tf.experimental.dlpack.from_dlpack(value.__dlpack__())
+    except (BufferError, TypeError, tf.errors.OpError):  # of types that only TensorFlow has, or memory that is fixed
+        return tf.constant(value)
 
 
 def _handle(parameter: Any) -> Handle:

@@ -13,16 +13,20 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 from tensorflow.core.framework import function_pb2
-from tensorflow.core.protobuf import saved_model_pb2
+from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
-from unfreeze.detectors import Detector
+from unfreeze import wire
 from unfreeze.savedmodel.graph import MainGraph
+from unfreeze.savedmodel.network import WrittenFunction
 from unfreeze.savedmodel.objects import Handle, ObjectGraph, variable_key
 from unfreeze.savedmodel.signatures import BOXES, IMAGE_AND_BOXES, Shape, called, named, signature, with_boxes
+
+if TYPE_CHECKING:  # a graph that is unfrozen needs no detector
+    from unfreeze.detectors import Detector
 
 OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 INITIALIZER = "__saved_model_init_op"
@@ -86,30 +90,29 @@ def write_saved_model(
     detector = with_boxes(exportable.detector) if serving_boxes else exportable.detector
     arguments = [detector.input_name, *detector.side_inputs]
     write_signatures(signatures, arguments, variables, values, folder, derived=derived, label_map=label_map)
+    write_fingerprint(folder)
 
 
 def write_signatures(
     signatures: Mapping[str, Any],
     arguments: Sequence[str],
     variables: Mapping[str, tf.Variable | Handle],
-    values: Values,
+    values: Values | Sequence[str],
     folder: Path,
     *,
     derived: Any = None,
-    functions: Callable[[], Iterable[Any]] = tuple,
-    part_bytes: int = PART_BYTES,
+    functions: Callable[[], Iterable[WrittenFunction]] = tuple,
     label_map: tuple[Path, Mapping[int, str]] | None = None,
 ) -> None:
-    """Writes traced functions on one set of variables as the signatures of a SavedModel.
+    """Writes traced functions on one set of variables as the signatures of a SavedModel, all but its fingerprint.
 
     Args:
         signatures: `serving_default` among them, which is the model's `__call__` too.
         arguments: the order in which `__call__` takes its inputs.
         variables: by the name that each has in variables/; the signatures have captured their handles.
-        values: gives what is saved for some of the variables, by their names; asked for one part after the other.
+        values: gives what is saved for some of the variables, by their names; or what `save_values` has returned.
         derived: a resource of the weights room that is filled once the variables are restored.
-        functions: gives FunctionDefs that the signatures call by name; asked for once the values are saved.
-        part_bytes: the values are saved in files of about that size, of which one at a time is in memory.
+        functions: gives functions that the signatures call by name; asked for last.
     """
     objects, graph = ObjectGraph(), MainGraph()
     nodes = _variables(objects, graph, variables)
@@ -122,8 +125,7 @@ def write_signatures(
     call = called(signatures["serving_default"], arguments)
     objects.child(0, "__call__", objects.function(call, arguments))
     signature_map = objects.child(0, "signatures", objects.user_object("signature_map"))
-    saved_model = saved_model_pb2.SavedModel(saved_model_schema_version=1)
-    meta_graph = saved_model.meta_graphs.add()
+    meta_graph = meta_graph_pb2.MetaGraphDef()
     for name, concrete in signatures.items():
         objects.child(signature_map, name, objects.signature(concrete))
         twin = next((other for other in meta_graph.signature_def if signatures[other] is concrete), None)
@@ -136,9 +138,9 @@ def write_signatures(
         graph.initializer(derived.initializer, [nodes[each] for each in objects.captured(derived.initializer)])
         _tell_initializer(meta_graph)
     _add_label_map(objects, graph, meta_graph, folder, label_map)
-    _write_variables(folder, objects, variables, values, part_bytes)
-    _finish(meta_graph, graph, objects, list({id(each): each for each in (call, *concretes)}.values()), functions())
-    _write_graph(folder, saved_model)
+    _write_variables(folder, objects, variables, values)
+    distinct = {id(each): each for each in (call, *concretes)}
+    _finish(meta_graph, graph, objects, list(distinct.values()), functions(), folder / "saved_model.pb")
 
 
 def _signature(exportable: Exportable, input_type: str, input_shape: Shape | None) -> Any:
@@ -176,24 +178,29 @@ def _add_label_map(
 
 
 def _finish(
-    meta_graph: Any, graph: MainGraph, objects: ObjectGraph, concretes: Sequence[Any], functions: Iterable[Any]
+    meta_graph: Any,
+    graph: MainGraph,
+    objects: ObjectGraph,
+    concretes: Sequence[Any],
+    functions: Iterable[WrittenFunction],
+    path: Path,
 ) -> None:
+    """Fills the meta graph with all but the other functions, and writes it with these."""
+    others = list(functions)
     small = graph.finished(concretes)
     own = len(small.library.function)
-    library, operations = meta_graph.graph_def.library.function, set()
-    for function in functions:
-        library.add().CopyFrom(function)
-        operations |= {node.op for node in function.node_def}
-    small.library.function.append(_one_node_each(operations - {function.signature.name for function in library}))
+    operations = {operation for other in others for operation in other.operations} - {other.name for other in others}
+    small.library.function.append(_one_node_each(operations))
     # For the list of operations: with it, an older runtime knows which attributes are newer than itself.
     with tf.Graph().as_default():
         exported = tf.compat.v1.train.export_meta_graph(graph_def=small, strip_default_attrs=True)
     del exported.graph_def.library.function[own:]
     meta_graph.meta_info_def.CopyFrom(exported.meta_info_def)
     meta_graph.meta_info_def.tags.append("serve")
-    meta_graph.graph_def.MergeFrom(exported.graph_def)
+    meta_graph.graph_def.CopyFrom(exported.graph_def)
     meta_graph.saver_def.CopyFrom(graph.saver_def)
     meta_graph.object_graph_def.CopyFrom(objects.saved)
+    _write_graph(path, meta_graph, others)
 
 
 def _one_node_each(operations: Iterable[str]) -> Any:
@@ -212,26 +219,43 @@ def _tell_initializer(meta_graph: Any) -> None:
     meta_graph.signature_def[INITIALIZER].outputs[INITIALIZER].tensor_shape.unknown_rank = True
 
 
-def _write_variables(
+def save_values(
     folder: Path,
-    objects: ObjectGraph,
     variables: Mapping[str, tf.Variable | Handle],
     values: Values,
-    part_bytes: int,
-) -> None:
-    """The values in files of about `part_bytes`, the largest first: room that one leaves in memory fits the next."""
+    part_bytes: int = PART_BYTES,
+    besides: Mapping[str, tf.Tensor] | None = None,
+) -> list[str]:
+    """Writes the values of variables in parts of about `part_bytes`, of which one at a time is in memory.
+
+    Returns the prefixes of the parts. The largest values come first: room that one leaves in memory fits the next. The
+    first part holds the tensors in `besides` too, by their keys.
+    """
     (folder / "variables").mkdir(parents=True, exist_ok=True)
-    prefix = str(folder / "variables" / "variables")
     sizes_bytes = {name: each.dtype.size * each.shape.num_elements() for name, each in variables.items()}
     written: list[str] = []
     for names in _parts(sizes_bytes, part_bytes):
         tensors = dict(zip(map(variable_key, names), values(names), strict=True))
         if not written:
-            tensors[OBJECT_GRAPH] = tf.constant(objects.trackable.SerializeToString(deterministic=True))
-        written.append(f"{prefix}_part_{len(written)}")
+            tensors |= besides or {}
+        written.append(str(folder / "variables" / f"variables_part_{len(written)}"))
         save_tensors(written[-1], tensors)
         del tensors  # before the next are made
-    tf.raw_ops.MergeV2Checkpoints(checkpoint_prefixes=written, destination_prefix=prefix, delete_old_dirs=False)
+    return written
+
+
+def _write_variables(
+    folder: Path, objects: ObjectGraph, variables: Mapping[str, tf.Variable | Handle], values: Values | Sequence[str]
+) -> None:
+    """The object graph and the values under one prefix."""
+    prefix = str(folder / "variables" / "variables")
+    held = {OBJECT_GRAPH: tf.constant(objects.trackable.SerializeToString(deterministic=True))}
+    if callable(values):
+        parts = save_values(folder, variables, values, besides=held)
+    else:
+        parts = [*values, f"{prefix}_objects"]
+        save_tensors(parts[-1], held)
+    tf.raw_ops.MergeV2Checkpoints(checkpoint_prefixes=parts, destination_prefix=prefix, delete_old_dirs=False)
 
 
 def _parts(sizes_bytes: Mapping[str, int], part_bytes: int) -> list[list[str]]:
@@ -255,8 +279,22 @@ def save_tensors(prefix: str, tensors: Mapping[str, Any]) -> None:
     )
 
 
-def _write_graph(folder: Path, saved_model: Any) -> None:
-    (folder / "saved_model.pb").write_bytes(saved_model.SerializeToString(deterministic=True))
+def _write_graph(path: Path, meta_graph: Any, others: Sequence[WrittenFunction]) -> None:
+    """The message of saved_model.proto in pieces, innermost first: whole, it would be in memory several times."""
+    library = [meta_graph.graph_def.library.SerializeToString(deterministic=True)]
+    for other in others:
+        library += wire.nested(1, other.pieces)
+    meta_graph.graph_def.ClearField("library")
+    graph = [meta_graph.graph_def.SerializeToString(deterministic=True), *wire.nested(2, library)]
+    meta_graph.ClearField("graph_def")
+    whole = [meta_graph.SerializeToString(deterministic=True), *wire.nested(2, graph)]
+    version = saved_model_pb2.SavedModel(saved_model_schema_version=1).SerializeToString()
+    with path.open("wb") as file:
+        file.writelines([version, *wire.nested(2, whole)])
+
+
+def write_fingerprint(folder: Path) -> None:
+    """Writes fingerprint.pb; TensorFlow parses saved_model.pb for it, which takes several times its size in memory."""
     from tensorflow.python.saved_model import fingerprinting_utils  # no public name for it
 
     fingerprinting_utils.write_fingerprint(str(folder))

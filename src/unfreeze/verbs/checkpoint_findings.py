@@ -11,8 +11,8 @@ from unfreeze.detectors.build import causes
 from unfreeze.errors import CheckpointError, ConfigError, WeightsError
 from unfreeze.proof.files import megabytes
 from unfreeze.verbs.config_findings import bind, config_facts, read_config
-from unfreeze.verbs.export import find_pipeline_config
 from unfreeze.verbs.findings import Fact, Found, amount, fact
+from unfreeze.verbs.folders import find_pipeline_config
 from unfreeze.weights import (
     Candidate,
     Checkpoint,

@@ -2,61 +2,50 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
-from unfreeze import __version__, proof
+from unfreeze import proof
 from unfreeze.config import (
     PipelineConfig,
     format_pipeline_config,
-    read_label_map,
     read_pipeline_config,
     with_keypoint_labels,
 )
 from unfreeze.detectors import Detector, build_detector
 from unfreeze.detectors.build import causes, feature_extractor
-from unfreeze.errors import ConfigError, OutputError, UnsupportedError, VerificationError
+from unfreeze.errors import ConfigError, UnsupportedError
 from unfreeze.memory import release_memory
-from unfreeze.proof.weights import to_record
 from unfreeze.savedmodel import IMAGE_AND_BOXES, INPUT_TYPES, Exportable, trace, variable_key, write_saved_model
 from unfreeze.savedmodel.slimming import Slimming, slimmed
 from unfreeze.targets.runtimes import require_known, runtime
 from unfreeze.targets.warmup import write_warmup
+from unfreeze.verbs.exported import (
+    RECORD,
+    Exported,
+    Labels,
+    Say,
+    checkpoint_record,
+    labels_of,
+    not_written,
+    proof_record,
+    sha256,
+    types_to_write,
+    verifiers_for,
+    write_record,
+    written_by,
+)
+from unfreeze.verbs.folders import CONFIG, find_pipeline_config
 from unfreeze.verbs.side_inputs import SideInput, with_side_inputs
 from unfreeze.verbs.staging import staged
 from unfreeze.weights import Checkpoint, Weights, open_checkpoint
 
-CONFIG = "pipeline.config"
-RECORD = "export.json"
 ENTRIES = ("saved_model", CONFIG, RECORD)
-
-Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Exported:
-    """What an export wrote, and what was proved of it."""
-
-    folder: Path
-    record: Mapping[str, Any]
-    report: proof.Report | None
-
-    @property
-    def saved_model(self) -> Path:
-        return self.folder / "saved_model"
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"output_directory": str(self.folder), "saved_model": str(self.saved_model), **self.record}
 
 
 def export(
@@ -122,7 +111,7 @@ def export(
     )
     with (
         staged(target, ENTRIES, overwrite=overwrite) as staging,
-        proof.Verifiers() if verify and verifiers is None else nullcontext(verifiers) as workers,
+        verifiers_for(verify, verifiers) as workers,
     ):
         say(f"reading {found.prefix} with {config_path}")
         weights = Weights(found, moving_averages=config.eval_config.use_moving_averages)
@@ -138,21 +127,8 @@ def export(
         record = _record(found, config_path, config, weights, types, report)
         record |= {"input_shape": list(input_shape) if input_shape else None, "config_override": config_override}
         record |= {"side_inputs": side_inputs, "slimming": asdict(slimming)}
-        (staging / RECORD).write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
-        if report is not None and not report.passed:
-            raise VerificationError(f"{target}: not exported, since a check of it failed:\n{report.table()}")
+        write_record(staging, record, report, target)
     return Exported(target, record, report)
-
-
-def find_pipeline_config(checkpoint: Checkpoint, given: str | Path | None) -> Path:
-    """The config that was given, or the pipeline.config beside the checkpoint or in the folder above."""
-    if given is not None:
-        return Path(given)
-    folder = checkpoint.prefix.absolute().parent
-    for path in (folder / CONFIG, folder.parent / CONFIG):
-        if path.is_file():
-            return path
-    raise ConfigError(f"{folder}: no {CONFIG} here or in the folder above; give it with --pipeline-config-path")
 
 
 def _bound(detector: Detector, config: PipelineConfig, weights: Weights, warn: Say) -> Exportable:
@@ -188,7 +164,7 @@ def _write(
     folder: Path,
     types: Sequence[str],
     input_shape: Sequence[int | None] | None,
-    labels: tuple[Path, Mapping[int, str]] | None,
+    labels: Labels | None,
 ) -> None:
     try:
         write_saved_model(
@@ -205,10 +181,8 @@ def _write(
         encoded = [name for name in types[1:] if name == "encoded_image_string_tensor"]
         asked = {"serving_default": types[0], **{name: name for name in encoded}}
         write_warmup(folder, asked, exportable.detector.input_name)
-    except (OSError, tf.errors.OpError) as error:  # a full disk is one or the other, by the file that it hits
-        raise OutputError(
-            f"{folder.parent.parent}: cannot be written: {reason(error)}; choose another --output-directory"
-        ) from None
+    except (OSError, tf.errors.OpError) as error:
+        raise not_written(folder.parent.parent, error) from None
 
 
 def _prove(
@@ -233,12 +207,6 @@ def _exported_weights(weights: Weights) -> dict[str, proof.Weight]:
     return {source: proof.Weight(variable_key(name), partial(read, source)) for name, source in weights.sources.items()}
 
 
-def _unproved(weights: Weights) -> dict[str, Any]:
-    """What a report would record of the weights: which variable each one is, for `verify` to check later."""
-    exported = _exported_weights(weights)
-    return {"weights": to_record(exported, {weight.variable: weight.stored() for weight in exported.values()})}
-
-
 def _write_config(config: PipelineConfig, path: Path) -> None:
     """The config as exported: once the moving averages are the variables, it no longer asks for them."""
     exported = type(config)()
@@ -257,17 +225,8 @@ def _record(
 ) -> dict[str, Any]:
     """What was exported from what, and what was proved: export.json."""
     return {
-        "unfreeze": __version__,
-        "tensorflow": tf.__version__,
-        "exported_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "checkpoint": {
-            "prefix": str(checkpoint.prefix),
-            "step": checkpoint.step,
-            "format": checkpoint.format,
-            "files": {
-                path.name: {"size_bytes": path.stat().st_size, "sha256": sha256(path)} for path in checkpoint.files()
-            },
-        },
+        **written_by(),
+        "checkpoint": checkpoint_record(checkpoint),
         "pipeline_config": {"path": str(config_path), "sha256": sha256(config_path)},
         "model": config.model.WhichOneof("model"),
         "feature_extractor": feature_extractor(config).type,
@@ -279,21 +238,17 @@ def _record(
             "missing": weights.without_shadow,
         },
         "unused": weights.unused(),
-        "verified": report is not None and report.passed,
-        "checks": [check.to_dict() for check in report.checks] if report else [],
-        **(report.record if report else _unproved(weights)),
+        **proof_record(report, _exported_weights(weights)),
     }
 
 
 def _input_types(given: Sequence[str]) -> tuple[str, ...]:
-    """The types to write, that of `serving_default` first: those given if there are several, else all."""
     for name in given:
         if name not in (*INPUT_TYPES, IMAGE_AND_BOXES):
             raise UnsupportedError(
                 f"not supported yet: --input-type {name}; supported: {', '.join([*INPUT_TYPES, IMAGE_AND_BOXES])}"
             )
-    first = given[:1] or ("image_tensor",)
-    return tuple(dict.fromkeys([*first, *(given if len(given) > 1 else INPUT_TYPES)]))
+    return types_to_write(given, list(INPUT_TYPES), ["image_tensor"])
 
 
 def _types_of(detector: Detector, given: Sequence[str], types: tuple[str, ...]) -> tuple[str, ...]:
@@ -306,26 +261,3 @@ def _types_of(detector: Detector, given: Sequence[str], types: tuple[str, ...]) 
     if detector.masks_of_boxes is None or len(given) > 1:
         return types
     return tuple(dict.fromkeys([*types, IMAGE_AND_BOXES]))
-
-
-def labels_of(path: str | Path | None) -> tuple[Path, Mapping[int, str]] | None:
-    if path is None:
-        return None
-    labels = read_label_map(path)
-    return Path(path), {number: labels.text(number) for number in labels.names}
-
-
-def sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def reason(error: OSError | tf.errors.OpError) -> str:
-    """What the system said: of TensorFlow's `{{node}} PATH; No space left on device [Op:SaveV2]` the middle."""
-    if isinstance(error, OSError):
-        return error.strerror or str(error)
-    line = (error.message.splitlines() or [type(error).__name__])[0]
-    return re.sub(r"\s*\[Op:\w+\].*$", "", line).rsplit("; ", 1)[-1]

@@ -1,9 +1,11 @@
-"""Which folder a person means who names a model. Imports no TensorFlow."""
+"""Which folder or file a person means who names a model or a checkpoint. Imports no TensorFlow."""
 
 from pathlib import Path
 
-from unfreeze.errors import SavedModelError, UnsupportedError
-from unfreeze.weights import find_checkpoints
+from unfreeze.errors import ConfigError, SavedModelError, UnsupportedError
+from unfreeze.weights import Checkpoint, find_checkpoints
+
+CONFIG = "pipeline.config"
 
 
 def saved_model_folder(path: str | Path) -> Path:
@@ -33,3 +35,14 @@ def means_graph(path: str | Path) -> bool:
         return path.suffix == ".pb"
     graph = any((folder / "saved_model.pb").is_file() for folder in (path, path / "saved_model"))
     return graph and not find_checkpoints(path)
+
+
+def find_pipeline_config(checkpoint: Checkpoint, given: str | Path | None) -> Path:
+    """The config that was given, or the pipeline.config beside the checkpoint or in the folder above."""
+    if given is not None:
+        return Path(given)
+    folder = checkpoint.prefix.absolute().parent
+    for path in (folder / CONFIG, folder.parent / CONFIG):
+        if path.is_file():
+            return path
+    raise ConfigError(f"{folder}: no {CONFIG} here or in the folder above; give it with --pipeline-config-path")

@@ -20,8 +20,7 @@ from unfreeze.graphs import FrozenGraph, find_ends, find_parameters, read_frozen
 from unfreeze.graphs.ends import End
 from unfreeze.proof.files import read_record
 from unfreeze.proof.program import Tensor, read_program
-from unfreeze.verbs.export import CONFIG, find_pipeline_config
-from unfreeze.verbs.folders import saved_model_folder
+from unfreeze.verbs.folders import CONFIG, find_pipeline_config, saved_model_folder
 from unfreeze.weights import Checkpoint, open_checkpoint, read_index, training_state
 from unfreeze.weights.objects import VALUE
 

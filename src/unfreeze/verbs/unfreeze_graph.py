@@ -2,39 +2,51 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
-from datetime import datetime, timezone
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.core.framework import graph_pb2
 
-from unfreeze import __version__, proof
-from unfreeze.config import read_pipeline_config
-from unfreeze.errors import ConfigError, OutputError, UnsupportedError, VerificationError, WeightsError
+from unfreeze import proof
+from unfreeze.errors import ConfigError, UnsupportedError, WeightsError
 from unfreeze.graphs import (
     Ends,
     FrozenGraph,
     Parameters,
     find_ends,
     find_parameters,
-    pruned,
+    prune,
     read_frozen,
     require_harmless,
     unfrozen,
 )
+from unfreeze.memory import release_memory
 from unfreeze.proof.files import megabytes
-from unfreeze.proof.weights import to_record
-from unfreeze.savedmodel import doors, variable_key, write_unfrozen
+from unfreeze.savedmodel import as_tensor, doors, save_tensors, variable_key, write_fingerprint, write_unfrozen
 from unfreeze.savedmodel import input_types as possible_input_types
-from unfreeze.verbs.export import RECORD, Exported, Say, find_pipeline_config, labels_of, reason, sha256
+from unfreeze.verbs.exported import (
+    RECORD,
+    Exported,
+    Labels,
+    Say,
+    checkpoint_record,
+    labels_of,
+    not_written,
+    proof_record,
+    sha256,
+    types_to_write,
+    verifiers_for,
+    write_record,
+    written_by,
+)
 from unfreeze.verbs.findings import Fact, Found, amount, fact
+from unfreeze.verbs.folders import find_pipeline_config
 from unfreeze.verbs.staging import staged
 from unfreeze.weights import Checkpoint, open_checkpoint, training_state
 
@@ -64,6 +76,11 @@ class Plan:
         if self.checkpoint is not None:
             return self.checkpoint.read(self.sources[name])
         return self.frozen.tensor(self._places[name])
+
+    def without_graph(self) -> Plan:
+        """What is left to be known once the graph is written; it is not in memory any more."""
+        graph = graph_pb2.GraphDef(versions=self.frozen.graph.versions)
+        return replace(self, frozen=replace(self.frozen, graph=graph))
 
     @property
     def _places(self) -> Mapping[str, Any]:
@@ -116,20 +133,17 @@ def unfreeze_graph(
     types = _input_types(plan, input_types)
     with (
         staged(target, entries, overwrite=overwrite) as staging,
-        proof.Verifiers() if verify and verifiers is None else nullcontext(verifiers) as workers,
+        verifiers_for(verify, verifiers) as workers,
     ):
         say(f"writing {len(plan.parameters.found)} variables")
         _write(plan, staging, types, labels, write_checkpoint)
+        plan = plan.without_graph()
+        release_memory()  # of the graph, and of what was traced around it
+        write_fingerprint(staging / "saved_model")
         record = _record(plan, types)
         report = None if workers is None else _prove(plan, staging / "saved_model", record, workers, say)
-        record |= {
-            "verified": report is not None and report.passed,
-            "checks": [check.to_dict() for check in report.checks] if report else [],
-            **(report.record if report else {"weights": _weights_record(plan)}),
-        }
-        (staging / RECORD).write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
-        if report is not None and not report.passed:
-            raise VerificationError(f"{target}: not exported, since a check of it failed:\n{report.table()}")
+        record |= proof_record(report, _weights(plan))
+        write_record(staging, record, report, target)
     return Exported(target, record, report)
 
 
@@ -151,7 +165,7 @@ def planned(
     if not frozen.signatures:
         require_harmless(frozen)
     ends = find_ends(frozen, inputs, outputs)
-    frozen, placeholders = pruned(frozen, ends)
+    placeholders = prune(frozen, ends)
     require_harmless(frozen)
     if trained_checkpoint_prefix is None:
         parameters = find_parameters(frozen)
@@ -211,6 +225,8 @@ def _averaged(checkpoint: Checkpoint, pipeline_config_path: str | Path | None) -
         path = find_pipeline_config(checkpoint, pipeline_config_path)
     except ConfigError:
         return False
+    from unfreeze.config import read_pipeline_config
+
     return bool(read_pipeline_config(path, allow_unknown_fields=True).eval_config.use_moving_averages)
 
 
@@ -256,7 +272,6 @@ def _scopes(name: str) -> set[str]:
 
 
 def _input_types(plan: Plan, given: Sequence[str]) -> tuple[str, ...]:
-    """The signatures to write, that of `serving_default` first: those given if there are several, else all."""
     possible = possible_input_types(doors(plan.ends, plan.placeholders))
     for name in given:
         if name not in possible:
@@ -264,15 +279,14 @@ def _input_types(plan: Plan, given: Sequence[str]) -> tuple[str, ...]:
             raise UnsupportedError(
                 f"not supported yet: --input-type {name} with {plan.frozen.path}; supported for this graph: {told}"
             )
-    first = given[:1] or possible[:1]
-    return tuple(dict.fromkeys([*first, *(given if len(given) > 1 else possible)]))
+    return types_to_write(given, possible, possible)
 
 
 def _write(
     plan: Plan,
     folder: Path,
     types: Sequence[str],
-    labels: tuple[Path, Mapping[int, str]] | None,
+    labels: Labels | None,
     write_checkpoint: bool,
 ) -> None:
     try:
@@ -281,7 +295,7 @@ def _write(
             unfrozen(plan.frozen, plan.parameters.found),
             plan.ends,
             doors(plan.ends, plan.placeholders),
-            lambda name: tf.constant(plan.value(name)),
+            plan.value,
             folder / "saved_model",
             input_types=types,
             label_map=labels,
@@ -289,20 +303,13 @@ def _write(
         if write_checkpoint:
             _write_checkpoint(plan, folder)
     except (OSError, tf.errors.OpError) as error:
-        raise OutputError(
-            f"{folder.parent}: cannot be written: {reason(error)}; choose another --output-directory"
-        ) from None
+        raise not_written(folder.parent, error) from None
 
 
 def _write_checkpoint(plan: Plan, folder: Path) -> None:
     """A checkpoint of TensorFlow 1: each variable under its name, as the original's training restores it."""
-    names = sorted(parameter.name for parameter in plan.parameters.found)
-    tf.raw_ops.SaveV2(
-        prefix=str(folder / CHECKPOINT),
-        tensor_names=names,
-        shape_and_slices=[""] * len(names),
-        tensors=[tf.constant(plan.value(name)) for name in names],
-    )
+    names = [each.name for each in plan.parameters.found]
+    save_tensors(str(folder / CHECKPOINT), {name: as_tensor(plan.value(name)) for name in names})
     (folder / "checkpoint").write_text(
         f'model_checkpoint_path: "{CHECKPOINT}"\nall_model_checkpoint_paths: "{CHECKPOINT}"\n'
     )
@@ -334,19 +341,11 @@ def _weights(plan: Plan) -> dict[str, proof.Weight]:
     }
 
 
-def _weights_record(plan: Plan) -> dict[str, Any]:
-    """What a report would record of the weights: which variable each one is, for `verify` to check later."""
-    weights = _weights(plan)
-    return to_record(weights, {weight.variable: weight.stored() for weight in weights.values()})
-
-
 def _record(plan: Plan, types: Sequence[str]) -> dict[str, Any]:
     """What was exported from what: export.json."""
     path, checkpoint = plan.frozen.path, plan.checkpoint
     told: dict[str, Any] = {
-        "unfreeze": __version__,
-        "tensorflow": tf.__version__,
-        "exported_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        **written_by(),
         "graph": {
             "path": str(path),
             "size_bytes": path.stat().st_size,
@@ -360,13 +359,6 @@ def _record(plan: Plan, types: Sequence[str]) -> dict[str, Any]:
         "input_types": list(types),
     }
     if checkpoint is not None:
-        told["checkpoint"] = {
-            "prefix": str(checkpoint.prefix),
-            "step": checkpoint.step,
-            "format": checkpoint.format,
-            "files": {
-                each.name: {"size_bytes": each.stat().st_size, "sha256": sha256(each)} for each in checkpoint.files()
-            },
-        }
+        told["checkpoint"] = checkpoint_record(checkpoint)
         told["moving_averages"] = {"used": sum(name != source for name, source in plan.sources.items())}
     return told

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from unfreeze import proof
 from unfreeze.errors import CheckpointError, ConfigError, SavedModelError
 from unfreeze.proof.files import read_record
-from unfreeze.verbs.folders import saved_model_folder
+from unfreeze.verbs.folders import CONFIG, find_pipeline_config, saved_model_folder
 
 if TYPE_CHECKING:  # they need TensorFlow, which all but a comparison with a checkpoint leaves to the workers
     from unfreeze.weights import Checkpoint
@@ -99,7 +99,7 @@ def weights_of(checkpoint: Checkpoint, record: Mapping[str, Any]) -> dict[str, p
 
 def exported_again(checkpoint: Checkpoint, beside: Path, record: Mapping[str, Any], folder: Path) -> Path:
     """A checkpoint as a SavedModel in `folder`, by its own pipeline.config, or else by the one of the first export."""
-    from unfreeze.verbs.export import CONFIG, export, find_pipeline_config
+    from unfreeze.verbs.export import export
     from unfreeze.verbs.side_inputs import SideInput
 
     override = record.get("config_override", "")

@@ -1,0 +1,125 @@
+"""What an export leaves: its folder, what export.json says of it, and what was proved."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from unfreeze import __version__, proof
+from unfreeze.errors import OutputError, VerificationError
+from unfreeze.proof.weights import to_record
+from unfreeze.weights import Checkpoint
+
+RECORD = "export.json"
+
+Say = Callable[[str], None]
+Labels = tuple[Path, Mapping[int, str]]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export wrote, and what was proved of it."""
+
+    folder: Path
+    record: Mapping[str, Any]
+    report: proof.Report | None
+
+    @property
+    def saved_model(self) -> Path:
+        return self.folder / "saved_model"
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"output_directory": str(self.folder), "saved_model": str(self.saved_model), **self.record}
+
+
+def verifiers_for(verify: bool, given: proof.Verifiers | None) -> AbstractContextManager[proof.Verifiers | None]:
+    """The processes that verify: those given, or new ones; none where nothing is to be verified."""
+    return proof.Verifiers() if verify and given is None else nullcontext(given)
+
+
+def write_record(folder: Path, record: Mapping[str, Any], report: proof.Report | None, target: Path) -> None:
+    """Write export.json.
+
+    Raises: VerificationError when a check has failed; `target` is where the export was to go.
+    """
+    (folder / RECORD).write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    if report is not None and not report.passed:
+        raise VerificationError(f"{target}: not exported, since a check of it failed:\n{report.table()}")
+
+
+def written_by() -> dict[str, Any]:
+    """What wrote an export, and when."""
+    return {
+        "unfreeze": __version__,
+        "tensorflow": tf.__version__,
+        "exported_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def checkpoint_record(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Which checkpoint gave the weights."""
+    return {
+        "prefix": str(checkpoint.prefix),
+        "step": checkpoint.step,
+        "format": checkpoint.format,
+        "files": {
+            path.name: {"size_bytes": path.stat().st_size, "sha256": sha256(path)} for path in checkpoint.files()
+        },
+    }
+
+
+def proof_record(report: proof.Report | None, weights: Mapping[str, proof.Weight]) -> dict[str, Any]:
+    """What was proved, and which variable each weight is, for `verify` to check later."""
+    proved = {
+        "verified": report is not None and report.passed,
+        "checks": [check.to_dict() for check in report.checks] if report else [],
+    }
+    if report is not None:
+        return proved | dict(report.record)
+    return proved | {"weights": to_record(weights, {weight.variable: weight.stored() for weight in weights.values()})}
+
+
+def labels_of(path: str | Path | None) -> Labels | None:
+    """A label map: its file, and the names in it."""
+    if path is None:
+        return None
+    from unfreeze.config import read_label_map
+
+    labels = read_label_map(path)
+    return Path(path), {number: labels.text(number) for number in labels.names}
+
+
+def types_to_write(given: Sequence[str], possible: Sequence[str], default: Sequence[str]) -> tuple[str, ...]:
+    """The signatures to write, that of `serving_default` first: those given if there are several, else all."""
+    first = given[:1] or default[:1]
+    return tuple(dict.fromkeys([*first, *(given if len(given) > 1 else possible)]))
+
+
+def sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def not_written(folder: Path, error: OSError | tf.errors.OpError) -> OutputError:
+    """What to raise where an export cannot be written; a full disk is an error of either kind, by the file it hits."""
+    return OutputError(f"{folder}: cannot be written: {_reason(error)}; choose another --output-directory")
+
+
+def _reason(error: OSError | tf.errors.OpError) -> str:
+    """What the system said: of TensorFlow's `{{node}} PATH; No space left on device [Op:SaveV2]` the middle."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    line = (error.message.splitlines() or [type(error).__name__])[0]
+    return re.sub(r"\s*\[Op:\w+\].*$", "", line).rsplit("; ", 1)[-1]

@@ -1,0 +1,106 @@
+"""The protobuf wire format: enough to read a graph without its weights, and to write a large message in pieces."""
+
+from collections.abc import Iterator, Sequence
+
+Value = int | memoryview
+VARINT, BYTES = 0, 2  # kinds of fields; the others are numbers of fixed length
+
+
+def spans(message: bytes | memoryview, start: int = 0, end: int | None = None) -> Iterator[tuple[int, int, int, int]]:
+    """Yield number, kind, first byte and end of the value of each field between `start` and `end`.
+
+    Raises:
+        ValueError: the message is cut short, or is no protobuf message.
+    """
+    data, at = memoryview(message), start
+    end = len(data) if end is None else end
+    while at < end:
+        key, at = _varint(data, at, end)
+        number, kind, size = key >> 3, key & 7, 0
+        if kind == VARINT:
+            size = _varint(data, at, end)[1] - at
+        elif kind == BYTES:
+            size, at = _varint(data, at, end)
+        elif kind in (1, 5):
+            size = 8 if kind == 1 else 4
+        else:
+            raise ValueError(f"byte {at} is no field of a protobuf message")
+        if number == 0 or at + size > end:
+            raise ValueError(f"a field of {size} bytes at byte {at} does not fit into {end} bytes")
+        yield number, kind, at, at + size
+        at += size
+
+
+def fields(message: bytes | memoryview) -> Iterator[tuple[int, Value]]:
+    """Yield the number and the value of each field: an int for a varint, the bytes for anything else.
+
+    Raises:
+        ValueError: the message is cut short, or is no protobuf message.
+    """
+    data = memoryview(message)
+    for number, kind, start, end in spans(data):
+        yield number, _varint(data, start, end)[0] if kind == VARINT else data[start:end]
+
+
+def parts(message: bytes | memoryview, number: int) -> Iterator[memoryview]:
+    """Yield every length-delimited value of one field: submessages, strings, bytes."""
+    for found, value in fields(message):
+        if found == number and isinstance(value, memoryview):
+            yield value
+
+
+def text(message: bytes | memoryview, number: int) -> str:
+    """The last string of a field, `""` where it is absent."""
+    return bytes(([memoryview(b""), *parts(message, number)])[-1]).decode("utf-8")
+
+
+def entries(message: bytes | memoryview, number: int) -> Iterator[tuple[str, memoryview]]:
+    """Yield key and value of a map field whose keys are strings."""
+    for entry in parts(message, number):
+        yield text(entry, 1), ([memoryview(b""), *parts(entry, 2)])[-1]
+
+
+def without(message: bytes | memoryview, numbers: set[int]) -> bytes:
+    """The message without some of its fields, which is a message again."""
+    data, kept, at = memoryview(message), [], 0
+    for number, _, _, end in spans(data):
+        if number not in numbers:
+            kept.append(data[at:end])
+        at = end
+    return b"".join(kept)
+
+
+def field(number: int, value: bytes) -> bytes:
+    """One length-delimited field, as it stands in a message."""
+    return _head(number, len(value)) + value
+
+
+def nested(number: int, pieces: Sequence[bytes]) -> list[bytes]:
+    """The same of a value in pieces, which are not put together, so that a large one is in memory once."""
+    return [_head(number, sum(map(len, pieces))), *pieces]
+
+
+def _head(number: int, size: int) -> bytes:
+    return _as_varint(number << 3 | BYTES) + _as_varint(size)
+
+
+def _varint(data: memoryview, at: int, end: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        if at >= end:
+            raise ValueError(f"it ends in the middle of a number, after {end} bytes")
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+    raise ValueError(f"a number of more than ten bytes ends at byte {at}")
+
+
+def _as_varint(value: int) -> bytes:
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
