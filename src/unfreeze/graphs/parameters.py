@@ -290,7 +290,7 @@ class _Flow:
     def _opaquely_called(self) -> set[str]:
         """The functions that some node names without handing its inputs to them one by one, and what these call."""
         waiting = []
-        for nodes in self._bodies.values():
+        for nodes in self._bodies.values() if self._functions else ():
             for node in nodes.values():
                 handed = {name for name, _ in called_arguments(node, tuple(self._functions))}
                 waiting += [name for name in functions_called(node) if name not in handed]

@@ -110,12 +110,15 @@ def plain(node: Any) -> None:
     node.device = ""
     node.ClearField("experimental_debug_info")
     for name in ("_class", "_output_shapes", "_gradient_op_type", "_XlaCompile"):
-        node.attr.pop(name, None)
+        if name in node.attr:
+            del node.attr[name]
 
 
 def _prune_functions(frozen: FrozenGraph) -> None:
     """Leave the functions that the nodes call, and those which these call."""
     functions = frozen.functions()
+    if not functions:
+        return
     waiting = [name for node in frozen.graph.node for name in (node.op, *functions_called(node))]
     needed: set[str] = set()
     while waiting:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,7 @@ class Plan:
         graph = graph_pb2.GraphDef(versions=self.frozen.graph.versions)
         return replace(self, frozen=replace(self.frozen, graph=graph))
 
-    @property
+    @cached_property
     def _places(self) -> Mapping[str, Any]:
         return {parameter.name: parameter.place for parameter in self.parameters.found}
 
@@ -166,7 +166,8 @@ def planned(
         require_harmless(frozen)
     ends = find_ends(frozen, inputs, outputs)
     placeholders = prune(frozen, ends)
-    require_harmless(frozen)
+    if frozen.signatures:  # a SavedModel has more in it, to save and restore
+        require_harmless(frozen)
     if trained_checkpoint_prefix is None:
         parameters = find_parameters(frozen)
         if not parameters.found:

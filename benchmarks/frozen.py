@@ -1,0 +1,74 @@
+"""What unfreezing a graph costs: python benchmarks/frozen.py [GOLDEN] [--runs N] [--graph FILE].
+
+Three commands in turn, each a fresh process: importing TensorFlow as `unfreeze` does it, `unfreeze export GRAPH
+--no-verify`, and `unfreeze export GRAPH`. Of each the seconds and the peak of memory of its largest process; then what
+the exports cost beyond the import, beside the size of the graph.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from compare import ENVIRONMENT, HERE, frozen_names, reference, run
+
+IMPORT = "from unfreeze.terminal import import_tensorflow_quietly; import_tensorflow_quietly()"
+MEBIBYTE = 1.048576  # megabytes
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("golden", nargs="?", default="ssd_mobilenet_v2_coco", choices=sorted(frozen_names()))
+    parser.add_argument("--graph", type=Path, help="a frozen graph of your own instead")
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--verify", action=argparse.BooleanOptionalAction, default=True, help="the third command too")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        graph = arguments.graph or Path(scratch) / "frozen_inference_graph.pb"
+        if arguments.graph is None:
+            graph.write_bytes(reference.frozen_graph(arguments.golden))
+        print(json.dumps(costs(graph, Path(scratch) / "out", arguments.runs, arguments.verify), indent=1))
+
+
+def costs(graph: Path, out: Path, runs: int, verify: bool) -> dict[str, Any]:
+    export = ["-m", "unfreeze", "export", str(graph), "--output-directory", str(out), "--quiet"]
+    commands = {"import": ["-c", IMPORT], "export, not verified": [*export, "--no-verify"]}
+    if verify:
+        commands["export, verified"] = export
+    environment = ENVIRONMENT | {"PYTHONPATH": str(HERE.parent / "src")}
+    measured: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
+    for turn in range(runs + 1):
+        for name, command in commands.items():
+            shutil.rmtree(out, ignore_errors=True)
+            seconds, peak = run([sys.executable, *command], environment)
+            if turn:  # the first brings files into memory
+                measured[name].append((seconds, peak * MEBIBYTE))
+    size = graph.stat().st_size
+    middle = {
+        name: [statistics.median(column) for column in zip(*rows, strict=True)] for name, rows in measured.items()
+    }
+    base = middle.pop("import")
+    return {
+        "graph_mb": round(size / 1e6, 1),
+        "import": {"seconds": round(base[0], 2), "peak_mb": round(base[1], 1)},
+        **{
+            name: {
+                "seconds": round(seconds, 2),
+                "peak_mb": round(peak, 1),
+                "seconds_beyond_import": round(seconds - base[0], 2),
+                "mb_beyond_import": round(peak - base[1], 1),
+                "times_the_graph": round((peak - base[1]) * 1e6 / size, 2),
+            }
+            for name, (seconds, peak) in middle.items()
+        },
+    }
+
+
+if __name__ == "__main__":
+    main()
