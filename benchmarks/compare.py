@@ -1,12 +1,13 @@
 """An export beside the original: python benchmarks/compare.py [GOLDEN] [--original-python PY --original-path SITE].
 
-Both sides are made from one checkpoint (tests/reference.py) and run by one TensorFlow. The original's side is the
-frozen graph that its exporter wrote, in a SavedModel as it writes it: signature `serving_default`, nothing in
-`variables/`. Loading and the first answer are timed in fresh processes, steady answers in one process, in turn:
-ours, theirs, ours, …
+Both sides are made from one checkpoint (tests/reference.py) and run by one TensorFlow. The original's side is what its
+exporter writes: for TensorFlow 1 the frozen graph in tests/frozen, in a SavedModel with the signature
+`serving_default` and nothing in `variables/`; for TensorFlow 2 the SavedModel itself, made here. Loading and the first
+answer are timed in fresh processes, steady answers in one process, in turn: ours, theirs, ours, …
 
-With --original-python (TensorFlow 1.15, Python 3.7) and --original-path (the folder that has `object_detection/`) the
-original's exporter runs too, in turn with `unfreeze export`, its verification included.
+With --original-python (TensorFlow 1.15 and Python 3.7; for TensorFlow 2 models 2.10 and 3.9) and --original-path (the
+folder that has `object_detection/`) the original's exporter runs too, in turn with `unfreeze export`, its verification
+included.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import shutil
 import statistics
 import subprocess
@@ -33,14 +35,20 @@ import numpy as np  # noqa: E402
 import reference  # noqa: E402
 
 PICTURE = (480, 640)
+TF2_NAMES = reference.golden_names("tf2")
+KEYPOINT_LABELS = HERE.parent / "src" / "unfreeze" / "config" / "coco_person_keypoints.pbtxt"
 ENVIRONMENT = dict(os.environ)  # of the commands; importing TensorFlow adds to this process's own
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("golden", nargs="?", default="ssd_mobilenet_v2_coco", choices=sorted(frozen_names()))
+    parser.add_argument(
+        "golden", nargs="?", default="ssd_mobilenet_v2_coco", choices=[*sorted(frozen_names()), *TF2_NAMES]
+    )
     parser.add_argument("--runs", type=int, default=5, help="fresh processes of each side, and exports")
-    parser.add_argument("--batches", type=int, nargs="*", default=[1, 8])
+    parser.add_argument(
+        "--batches", type=int, nargs="*", default=[1, 8], help="for TensorFlow 2 models only 1: the original fixes it"
+    )
     parser.add_argument("--seconds", type=float, default=30, help="for steady answers of each batch size")
     parser.add_argument(
         "--picture", type=int, nargs=2, default=PICTURE, metavar=("HEIGHT", "WIDTH"), help="of steady answers"
@@ -52,14 +60,22 @@ def main() -> None:
     if arguments.load:
         print(json.dumps(load_and_answer(arguments.load)))
         return
+    if arguments.golden in TF2_NAMES:
+        arguments.batches = [1]
+        if not (arguments.original_python and arguments.original_path):
+            parser.error(
+                f"{arguments.golden}: the original's SavedModel is made by its exporter; give --original-python"
+            )
     with tempfile.TemporaryDirectory() as scratch:
         print(json.dumps(compare(arguments, Path(scratch)), indent=1))
 
 
 def compare(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
-    prefix = reference.write_checkpoint(reference.golden(arguments.golden), scratch / "run")
+    tf2 = arguments.golden in TF2_NAMES
+    prefix = reference.write_checkpoint(reference.golden(arguments.golden, "tf2" if tf2 else "tf1"), scratch / "run")
+    with_keypoint_labels(prefix.parent / "pipeline.config")
     exports = time_exports(arguments, prefix, scratch)
-    original = write_original(arguments.golden, scratch / "original")
+    original = scratch / "exporter" / "saved_model" if tf2 else write_original(arguments.golden, scratch / "original")
     ours = scratch / "ours" / "saved_model"
     loads = [[in_fresh_process(folder) for folder in (ours, original)] for _ in range(arguments.runs)]
     told = {
@@ -79,6 +95,12 @@ def compare(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     import tensorflow as tf
 
     return {"tensorflow": tf.__version__, **told}
+
+
+def with_keypoint_labels(config: Path) -> None:
+    """Points a CenterNet's config to a file that is there: the original insists on it."""
+    path = f'keypoint_label_map_path: "{KEYPOINT_LABELS}"'
+    config.write_text(re.sub(r'keypoint_label_map_path: *"[^"]*"', path, config.read_text()))
 
 
 def time_exports(arguments: argparse.Namespace, prefix: Path, scratch: Path) -> dict[str, Any]:
@@ -103,18 +125,18 @@ def time_exports(arguments: argparse.Namespace, prefix: Path, scratch: Path) -> 
     )
     if not (arguments.original_python and arguments.original_path):
         return beside_runs([ours() for _ in range(arguments.runs)], [])
-    flags = {
-        "input_type": "image_tensor",
-        "pipeline_config_path": prefix.parent / "pipeline.config",
-        "trained_checkpoint_prefix": prefix,
-    }
+    flags = {"input_type": "image_tensor", "pipeline_config_path": prefix.parent / "pipeline.config"}
+    if arguments.golden in TF2_NAMES:
+        script, flags["trained_checkpoint_dir"] = "exporter_main_v2", prefix.parent
+    else:
+        script, flags["trained_checkpoint_prefix"] = "export_inference_graph", prefix
 
     def theirs() -> tuple[float, float]:
         shutil.rmtree(scratch / "exporter", ignore_errors=True)
         command = [
             arguments.original_python,
             "-m",
-            "object_detection.export_inference_graph",
+            f"object_detection.{script}",
             f"--output_directory={scratch / 'exporter'}",
         ]
         return run(
