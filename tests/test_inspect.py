@@ -422,3 +422,32 @@ def exit_code(*arguments: str) -> Any:
     with pytest.raises(SystemExit) as ended:
         cli.main(list(arguments))
     return ended.value.code
+
+
+@pytest.mark.parametrize(("anchors", "takers"), [(1917, 0), (51150, 3), (None, 0)])
+def test_who_takes_the_answers_of_a_model(tmp_path: Path, anchors: int | None, takers: int) -> None:
+    spec = tf.TensorSpec([None, anchors, 91])
+    model = tf.Module()
+    model.factor = tf.Variable(1.0)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, "input_tensor"), spec])
+    def detect(input_tensor: tf.Tensor, raw: tf.Tensor) -> dict[str, tf.Tensor]:
+        number = tf.shape(input_tensor)[0]
+        boxes = tf.zeros([number, 100, 4]) * model.factor
+        outputs = {"detection_boxes": boxes, "num_detections": tf.fill([number], 100.0), "raw_detection_scores": raw}
+        return outputs | {"detection_scores": boxes[..., 0], "detection_classes": boxes[..., 1]}
+
+    tf.saved_model.save(model, str(tmp_path), signatures={"serving_default": detect})
+    found = inspect(tmp_path)
+    assert len(found["serving_findings"]) == takers
+    assert found.problems == []
+    assert json.loads(json.dumps(found.to_dict())) == found.to_dict()
+    if anchors is None:
+        assert found["response_bytes_per_picture"] is None
+        assert "not known from the shapes" in str(found)
+    else:
+        size = found["response_bytes_per_picture"]
+        assert size["proto"] == pytest.approx(anchors * 91 * 4 + 100 * 6 * 4, rel=0.01)
+        assert size["proto_without_raw"] < 3000
+    if takers:
+        assert "SageMaker's serverless endpoints takes 4.2 MB: export with --outputs" in str(found)

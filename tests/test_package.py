@@ -10,7 +10,6 @@ import os
 import subprocess
 import sys
 import tarfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -18,6 +17,7 @@ from typing import Any
 
 import pytest
 import tensorflow as tf
+from clouds import moto_server
 
 from unfreeze.errors import OutputError, SavedModelError, UnsupportedError
 from unfreeze.verbs.package import Packaged, package_kserve, package_sagemaker, package_tensorflow_serving
@@ -281,16 +281,8 @@ def test_kserve(model: Path, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def aws() -> Iterator[dict[str, str]]:
-    """Moto's S3 and SageMaker on a port of this machine, and the environment in which boto3 finds them."""
-    server = pytest.importorskip("moto.server").ThreadedMotoServer(port=0)
-    server.start()
-    deadline = time.monotonic() + 60
-    while not getattr(server, "_server", None) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    _, port = server.get_host_and_port()
-    keys = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1"}
-    yield {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", **keys}
-    server.stop()
+    with moto_server() as environment:
+        yield environment
 
 
 def run(packaged: Packaged, environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:

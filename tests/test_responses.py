@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from unfreeze.targets.responses import ResponseBytes, batch_findings, response_bytes, size_findings
+from unfreeze.targets.responses import ResponseBytes, batch_findings, expected_bytes, response_bytes, size_findings
 
 
 def answer(pictures: int, anchors: int) -> dict[str, np.ndarray]:
@@ -34,6 +34,19 @@ def test_sizes_are_per_picture() -> None:
     one, four = response_bytes(answer(1, 500)), response_bytes(answer(4, 500))
     assert four.json == pytest.approx(one.json, rel=0.02)
     assert four.proto == pytest.approx(one.proto, rel=0.02)
+
+
+def test_the_size_is_known_from_the_shapes() -> None:
+    given = answer(1, 1917)
+    del given["num_detections"]  # 100, shorter than most numbers are
+    measured = response_bytes(given)
+    expected = expected_bytes({name: ("float32", (None, *array.shape[1:])) for name, array in given.items()})
+    assert expected is not None
+    assert expected.to_dict() == {
+        name: pytest.approx(size, rel=0.05, abs=100) for name, size in measured.to_dict().items()
+    }
+    assert expected_bytes({"boxes": ("float32", (None, None, 4))}) is None
+    assert expected_bytes({"boxes": ("float32", None)}) is None
 
 
 def test_who_does_not_take_it() -> None:

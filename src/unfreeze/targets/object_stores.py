@@ -28,6 +28,7 @@ CLAIM = ".unfreeze-claim-"
 LAST = "saved_model.pb"
 ABANDONED_S = 6 * 3600  # a claim this old, of a publisher on another machine, is taken for one that ended
 TRIES = 20
+LONGEST_WAIT = 32  # times the first wait
 
 
 @dataclass(frozen=True)
@@ -77,11 +78,11 @@ class ObjectStore:
 
     def read(self, name: str) -> bytes | None:
         """An object below the base path, None where it is absent."""
-        with self._told():
-            try:
+        try:
+            with self._told(FileNotFoundError):
                 return self.files.cat_file(f"{self.path}/{name}")
-            except FileNotFoundError:
-                return None
+        except FileNotFoundError:
+            return None
 
     def write(self, name: str, content: bytes) -> None:
         """An object in the base path."""
@@ -136,7 +137,7 @@ class ObjectStore:
     @contextlib.contextmanager
     def claimed(self, asked: int | None) -> Iterator[int]:
         """A number that nobody else publishes under meanwhile."""
-        for _ in range(TRIES):
+        for tried in range(TRIES):
             names = self._names()
             taken = {*versions_among(names), *self._claims(names).values()}
             version = free_version(taken, asked, self)
@@ -149,7 +150,8 @@ class ObjectStore:
                     return
             finally:
                 self._drop(claim)
-            time.sleep(random.uniform(0.05, 0.5))
+            # Longer each time: where a store is slow, those who met once would meet again.
+            time.sleep(random.uniform(0.05, 0.5) * min(2**tried, LONGEST_WAIT))
         raise OutputError(f"{self.url}: {TRIES} times another publisher took the same number: try again")
 
     def sweep(self) -> None:
@@ -169,7 +171,7 @@ class ObjectStore:
             owner = json.loads(self.read(claim) or b"{}")
             if owner.get("host") == socket.gethostname():
                 return not _alive(int(owner["process"]))
-            with self._told():
+            with self._told(NotImplementedError, FileNotFoundError):
                 written = self.files.modified(f"{self.path}/{claim}").timestamp()
             return time.time() - written > ABANDONED_S
         except (ValueError, KeyError, NotImplementedError, FileNotFoundError):
@@ -184,15 +186,15 @@ class ObjectStore:
         return found
 
     def _names(self) -> list[str]:
-        with self._told():
-            self.files.invalidate_cache()
-            try:
+        try:
+            with self._told(FileNotFoundError):
+                self.files.invalidate_cache()
                 return [str(key).rstrip("/").rsplit("/", 1)[-1] for key in self.files.ls(self.path, detail=False)]
-            except FileNotFoundError:
-                return []
+        except FileNotFoundError:
+            return []
 
     def _drop(self, name: str) -> None:
-        with self._told(), contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError), self._told(FileNotFoundError):
             self.files.rm_file(f"{self.path}/{name}")
 
     def _exists(self, name: str) -> bool:
@@ -200,15 +202,16 @@ class ObjectStore:
             return bool(self.files.exists(f"{self.path}/{name}"))
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[Any]:
+    def _told(self, *expected: type[Exception]) -> Iterator[Any]:
+        """What a store raises, told as an OutputError; but for what the caller knows what to do about."""
         try:
             yield
-        except (FileNotFoundError, NotImplementedError):
-            raise
         except Exception as error:  # each store has errors of its own
-            if isinstance(error, (OutputError, UnsupportedError)):
+            if isinstance(error, (*expected, OutputError, UnsupportedError)):
                 raise
             reason = (str(error).splitlines() or [type(error).__name__])[0]
+            if isinstance(error, FileNotFoundError):
+                reason = f"{reason}; is there such a bucket?"
             raise OutputError(f"{self.url}: {type(error).__name__}: {reason}") from error
 
 

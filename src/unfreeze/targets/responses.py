@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
 
 RAW = "raw_"
 SAMPLE = 20_000  # numbers of an output that are written to tell how long they are
+NUMBER_BYTES = 13  # of `0.123456789, `, as most numbers are written
 # Who: most bytes, and in which form they are sent.
 LIMITS = {
     "SageMaker's serverless endpoints": (4 << 20, "json"),
@@ -48,11 +50,22 @@ def response_bytes(answer: Mapping[str, Any]) -> ResponseBytes:
     pictures = max(max((array.shape[0] for array in arrays.values() if array.ndim), default=1), 1)
     as_json = {name: _json_bytes(array) + len(name) + 6 for name, array in arrays.items()}
     as_proto = {name: _proto_bytes(array) + len(name) + 20 for name, array in arrays.items()}
+    return _summed(as_json, as_proto, pictures)
 
-    def total(sizes: Mapping[str, int], raw: bool) -> int:
-        return sum(size for name, size in sizes.items() if raw or not name.startswith(RAW)) // pictures
 
-    return ResponseBytes(total(as_json, True), total(as_proto, True), total(as_json, False), total(as_proto, False))
+def expected_bytes(outputs: Mapping[str, tuple[str, tuple[int | None, ...] | None]]) -> ResponseBytes | None:
+    """About the size of an answer to one picture, by each output's dtype and static shape; None where one is open."""
+    as_json, as_proto = {}, {}
+    for name, (dtype, shape) in outputs.items():
+        sizes = None if shape is None else shape[1:]
+        if sizes is None or None in sizes:
+            return None
+        known = [size for size in sizes if size is not None]
+        values = prod(known)
+        lists = sum(prod(known[:axis]) for axis in range(len(known)))
+        as_json[name] = values * NUMBER_BYTES + 4 * lists + len(name) + 6
+        as_proto[name] = values * (NUMBER_BYTES if dtype == "string" else np.dtype(dtype).itemsize) + len(name) + 20
+    return _summed(as_json, as_proto, 1)
 
 
 def batch_findings(answer: Mapping[str, Any], signature: str, pictures: int) -> list[str]:
@@ -81,6 +94,13 @@ def size_findings(size: ResponseBytes) -> list[str]:
         mend = "export with --outputs to leave the raw ones out" if without <= limit else "export with --max-detections"
         found.append(f"an answer to one picture is {size}, and {who} takes {_size(limit)}: {mend}")
     return found
+
+
+def _summed(as_json: Mapping[str, int], as_proto: Mapping[str, int], pictures: int) -> ResponseBytes:
+    def total(sizes: Mapping[str, int], raw: bool) -> int:
+        return sum(size for name, size in sizes.items() if raw or not name.startswith(RAW)) // pictures
+
+    return ResponseBytes(total(as_json, True), total(as_proto, True), total(as_json, False), total(as_proto, False))
 
 
 def _json_bytes(array: np.ndarray) -> int:

@@ -15,6 +15,7 @@ from unfreeze.graphs import find_parameters, read_frozen
 from unfreeze.proof import files
 from unfreeze.proof.checks import batch_misfits
 from unfreeze.proof.program import Program, Signature, Tensor, read_program
+from unfreeze.targets.responses import expected_bytes, size_findings
 from unfreeze.verbs.findings import Fact, Found, amount, fact
 from unfreeze.verbs.unfreeze_graph import verdicts
 from unfreeze.weights import read_index
@@ -49,6 +50,7 @@ def inspect_saved_model(folder: Path) -> Found:
         ),
         fact("constants_bytes", program.constants_bytes, ""),
         fact("graph", {"nodes": nodes, "bytes": program.path.stat().st_size}, _graph_told(program, nodes)),
+        *_response(program),
         fact("written_by", _writer(program, record)),
         fact("tensorflow_version", program.tensorflow_version or None, program.tensorflow_version),
         *_record_facts(record),
@@ -188,6 +190,21 @@ def _told(program: Program) -> str:
             lines += outputs.splitlines()
             told[outputs] = name
     return "\n".join(lines) or "none"
+
+
+def _response(program: Program) -> list[Fact]:
+    """How large an answer to one picture is by the shapes of its outputs, and who does not take that."""
+    serving = program.signatures.get("serving_default")
+    if serving is None:
+        return []
+    size = expected_bytes({name: (tensor.dtype, tensor.shape) for name, tensor in serving.outputs.items()})
+    if size is None:
+        told = "not known from the shapes; `unfreeze publish` measures it"
+        return [fact("response_bytes_per_picture", None, told), fact("serving_findings", [])]
+    return [
+        fact("response_bytes_per_picture", size.to_dict(), f"about {size}"),
+        fact("serving_findings", size_findings(size)),
+    ]
 
 
 def _graph_told(program: Program, nodes: int) -> str:
