@@ -12,7 +12,8 @@ import tensorflow as tf
 from unfreeze.config import parse_pipeline_config, with_keypoint_labels
 from unfreeze.detectors import build_detector
 from unfreeze.errors import ConfigError
-from unfreeze.ops.heatmaps import top_peaks, top_peaks_by_channel, without_padding
+from unfreeze.heads.center import Head, prediction_net, sparse_prediction_net
+from unfreeze.ops.heatmaps import map_size, top_peaks, top_peaks_by_channel, values_at, without_padding
 from unfreeze.savedmodel import trace
 from unfreeze.weights import Checkpoint, Weights, open_checkpoint
 
@@ -105,6 +106,33 @@ def test_masks_of_the_boxes_that_were_found_are_the_masks_that_were_found(tmp_pa
     of_boxes = exportable.masks_of_boxes(*preprocessed, boxes[:, ::-1])
     np.testing.assert_allclose(of_boxes["detection_masks"][:, ::-1], found["detection_masks"], atol=1e-4)
     np.testing.assert_array_equal(of_boxes["detection_scores"], found["detection_scores"])
+
+
+@pytest.mark.parametrize("kernel_size", [1, 3, 4])
+def test_a_sparse_map_is_the_map_at_its_places(tmp_path: Path, kernel_size: int) -> None:
+    head = Head(2, (5,), (kernel_size,))
+    shapes = {"0/kernel": [kernel_size, kernel_size, 3, 5], "0/bias": [5], "1/kernel": [1, 1, 5, 2], "1/bias": [2]}
+    random = np.random.RandomState(0)
+    values = {f"layer_with_weights-{key}": random.standard_normal(shape) for key, shape in shapes.items()}
+    prefix = tmp_path / "model.ckpt-1"
+    tensors = [tf.constant(value, tf.float32) for value in values.values()]
+    tf.raw_ops.SaveV2(prefix=str(prefix), tensor_names=list(values), shape_and_slices=[""] * 4, tensors=tensors)
+    weights = Weights(open_checkpoint(prefix))
+    features = tf.constant(random.standard_normal([2, 6, 7, 3]), tf.float32)
+    places = tf.constant([[[y, x] for y in (0, 3, 5) for x in (0, 4, 6)]] * 2)
+
+    @tf.function
+    def both() -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        whole = prediction_net(features, weights.branch(), head)
+        sparse = sparse_prediction_net(features, weights.branch(), head)
+        return values_at(whole, places), values_at(sparse, places), values_at(sparse, places[:, tf.newaxis])[:, 0]
+
+    traced = both.get_concrete_function()
+    weights.fill()
+    of_whole, at_places, of_another_rank = traced()
+    np.testing.assert_allclose(at_places, of_whole, atol=1e-5)
+    np.testing.assert_allclose(of_another_rank, of_whole, atol=1e-5)
+    assert (map_size(sparse_prediction_net(features, weights.branch(), head)), head.channels) == ((6, 7), 2)
 
 
 def test_peaks_are_the_highest_of_their_surroundings() -> None:

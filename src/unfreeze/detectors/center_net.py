@@ -16,7 +16,7 @@ from unfreeze.detectors.detector import Detector, Tensors
 from unfreeze.detectors.post_processing import PostProcessing, build_post_processing
 from unfreeze.detectors.resizers import build_resizer
 from unfreeze.errors import ConfigError, UnsupportedError
-from unfreeze.heads.center import Head, prediction_net
+from unfreeze.heads.center import Head, prediction_net, sparse_prediction_net
 from unfreeze.heads.deep_mask import deep_masks
 from unfreeze.ops.center_boxes import boxes_of_peaks, enclosing_boxes, normalized_boxes
 from unfreeze.ops.heatmaps import Peaks, top_peaks, without_padding
@@ -53,8 +53,10 @@ def build_center_net(config: Any, p: Branch) -> Detector:
             stages[f"extracted_features/{level}"] = features[level]
             for name, head in objects.heads.items():
                 net = p[HEADS][name][str(level)]
-                stages[f"{name}/{level}"] = prediction_net(
-                    features[level], net, head, use_depthwise=objects.use_depthwise
+                stages[f"{name}/{level}"] = (
+                    sparse_prediction_net(features[level], net, head)
+                    if objects.sparse and head.at_peaks and len(head.num_filters) == 1
+                    else prediction_net(features[level], net, head, use_depthwise=objects.use_depthwise)
                 )
         _leave_training(p, objects.heads, len(features) - len(levels))
         return stages | {name: stages[f"{name}/{levels[-1]}"] for name in objects.heads}
@@ -71,12 +73,17 @@ def build_center_net(config: Any, p: Branch) -> Detector:
 
 @dataclass(frozen=True)
 class _Objects:
-    """What is predicted of objects, and how detections come of it. `every_stage`: of all stacked hourglasses."""
+    """What is predicted of objects, and how detections come of it.
+
+    `every_stage`: of all stacked hourglasses, as maps that are told. `sparse`: maps that only peaks are asked of need
+    not be computed as a whole.
+    """
 
     heads: dict[str, Head]
     outputs: Callable[[Tensors, tf.Tensor], Tensors]
     use_depthwise: bool = False
     every_stage: bool = False
+    sparse: bool = False
     masks_of_boxes: Callable[[Tensors, tf.Tensor, tf.Tensor], Tensors] | None = None
 
 
@@ -109,7 +116,8 @@ def _with_tasks(config: Any) -> _Objects:
             found |= _prediction_dict(heads, stages, true_shapes)
         return _as_exported(found)
 
-    return _Objects(heads, outputs, config.use_depthwise, config.output_prediction_dict)
+    told = config.output_prediction_dict
+    return _Objects(heads, outputs, config.use_depthwise, told, sparse=not (told or config.use_depthwise))
 
 
 def _with_deep_masks(config: Any, p: Branch) -> _Objects:

@@ -12,21 +12,21 @@ from unfreeze.errors import ConfigError
 from unfreeze.heads.center import Head
 
 
-def head(channels: int, config: Any, params: str, where: str) -> Head:
+def head(channels: int, config: Any, params: str, where: str, *, at_peaks: bool = False) -> Head:
     """The head that the field `params` of a message describes; of one convolution where it is not set.
 
     Raises:
         ConfigError: num_filters and kernel_sizes do not tell of the same number of convolutions.
     """
     if not config.HasField(params):
-        return Head(channels)
+        return Head(channels, at_peaks=at_peaks)
     message = getattr(config, params)
     if len(message.num_filters) != len(message.kernel_sizes):
         raise ConfigError(
             f"{where}: {params} has {len(message.num_filters)} num_filters and {len(message.kernel_sizes)} "
             "kernel_sizes; give one of each for every convolution"
         )
-    return Head(channels, tuple(message.num_filters), tuple(message.kernel_sizes))
+    return Head(channels, tuple(message.num_filters), tuple(message.kernel_sizes), at_peaks=at_peaks)
 
 
 def heads_of(config: Any) -> dict[str, Head]:
@@ -34,8 +34,8 @@ def heads_of(config: Any) -> dict[str, Head]:
     heads = {"object_center": head(config.num_classes, config.object_center_params, "center_head_params", "center_net")}
     if config.HasField("object_detection_task"):
         task = config.object_detection_task
-        heads["box/scale"] = head(2, task, "scale_head_params", "object_detection_task")
-        heads["box/offset"] = head(2, task, "offset_head_params", "object_detection_task")
+        heads["box/scale"] = head(2, task, "scale_head_params", "object_detection_task", at_peaks=True)
+        heads["box/offset"] = head(2, task, "offset_head_params", "object_detection_task", at_peaks=True)
     if config.HasField("deepmac_mask_estimation"):
         task = config.deepmac_mask_estimation
         heads["INSTANCE_EMBEDDING"] = Head(task.dim, unit_height=True)
@@ -49,7 +49,7 @@ def heads_of(config: Any) -> dict[str, Head]:
         num_parts = config.densepose_estimation_task.num_parts
         heads |= {"densepose/heatmap": Head(num_parts), "densepose/regression": Head(2 * num_parts)}
     if config.HasField("track_estimation_task"):
-        heads["track/reid"] = Head(config.track_estimation_task.reid_embed_size)
+        heads["track/reid"] = Head(config.track_estimation_task.reid_embed_size, at_peaks=True)
     if config.HasField("temporal_offset_task"):
-        heads["track/offset"] = Head(2)
+        heads["track/offset"] = Head(2, at_peaks=True)
     return heads

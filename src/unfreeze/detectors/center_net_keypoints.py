@@ -166,7 +166,7 @@ def _task(config: Any, labels: dict[str, Label], alone: bool, has_boxes: bool) -
         class_id=label.id - 1,
         keypoint_indices=tuple(label.keypoints),
         options=options,
-        heads=_heads(config, len(label.keypoints), where),
+        heads=_heads(config, len(label.keypoints), where, argmax=argmax),
         clip_out_of_frame_keypoints=config.clip_out_of_frame_keypoints,
         rescore_instances=config.rescore_instances,
         rescoring_threshold=config.rescoring_threshold,
@@ -174,14 +174,15 @@ def _task(config: Any, labels: dict[str, Label], alone: bool, has_boxes: bool) -
     )
 
 
-def _heads(config: Any, num_keypoints: int, where: str) -> dict[str, Head]:
+def _heads(config: Any, num_keypoints: int, where: str, *, argmax: bool) -> dict[str, Head]:
+    num_offsets = 2 * num_keypoints if config.per_keypoint_offset else 2
     heads = {
         "heatmap": head(num_keypoints, config, "heatmap_head_params", where),
-        "regression": head(2 * num_keypoints, config, "regress_head_params", where),
-        "offset": head(2 * num_keypoints if config.per_keypoint_offset else 2, config, "offset_head_params", where),
+        "regression": head(2 * num_keypoints, config, "regress_head_params", where, at_peaks=True),
+        "offset": head(num_offsets, config, "offset_head_params", where, at_peaks=not argmax),
     }
     if config.predict_depth:
-        heads["depth"] = Head(num_keypoints if config.per_keypoint_depth else 1)
+        heads["depth"] = Head(num_keypoints if config.per_keypoint_depth else 1, at_peaks=True)
     return {f"{config.task_name}/keypoint/{name}": each for name, each in heads.items()}
 
 

@@ -9,21 +9,25 @@ from dataclasses import dataclass
 
 import tensorflow as tf
 
-from unfreeze.ops.keras_layers import conv, separable_conv
+from unfreeze.ops.heatmaps import SparseMap
+from unfreeze.ops.keras_layers import conv, conv_at, pointwise, separable_conv
 from unfreeze.ops.layers import Branch
+from unfreeze.ops.sizes import image_size
 
 
 @dataclass(frozen=True)
 class Head:
     """One head: how many channels it gives, and the convolutions before (a `PredictionHeadParams` message).
 
-    `unit_height`: their kernels are only one pixel high, as those of DeepMAC's embeddings are.
+    `unit_height`: their kernels are only one pixel high, as those of DeepMAC's embeddings are. `at_peaks`: nothing else
+    of it is asked for than what it holds at peaks of a heatmap.
     """
 
     channels: int
     num_filters: tuple[int, ...] = (256,)
     kernel_sizes: tuple[int, ...] = (3,)
     unit_height: bool = False
+    at_peaks: bool = False
 
 
 def prediction_net(features: tf.Tensor, p: Branch, head: Head, *, use_depthwise: bool = False) -> tf.Tensor:
@@ -33,3 +37,14 @@ def prediction_net(features: tf.Tensor, p: Branch, head: Head, *, use_depthwise:
         kernel = (1 if head.unit_height else kernel_size, kernel_size)
         features = (separable_conv if use_depthwise else conv)(features, layer, filters, kernel, activation=tf.nn.relu)
     return conv(features, p[f"layer_with_weights-{len(head.num_filters)}"], head.channels)
+
+
+def sparse_prediction_net(features: tf.Tensor, p: Branch, head: Head) -> SparseMap:
+    """The map of a head of one convolution, for those who ask for a few of its pixels: only these are computed."""
+    [filters], [kernel_size] = head.num_filters, head.kernel_sizes
+
+    def at(places: tf.Tensor) -> tf.Tensor:
+        hidden = conv_at(features, places, p["layer_with_weights-0"], filters, kernel_size, activation=tf.nn.relu)
+        return pointwise(hidden, p["layer_with_weights-1"], head.channels)
+
+    return SparseMap(image_size(features), head.channels, at)

@@ -9,16 +9,15 @@ from __future__ import annotations
 import tensorflow as tf
 
 from unfreeze.ops.boxes import center_sizes
-from unfreeze.ops.heatmaps import Peaks
-from unfreeze.ops.sizes import image_size
+from unfreeze.ops.heatmaps import FeatureMap, Peaks, map_size
 
 
-def boxes_of_peaks(peaks: Peaks, box_scale: tf.Tensor, box_offset: tf.Tensor) -> tf.Tensor:
+def boxes_of_peaks(peaks: Peaks, box_scale: FeatureMap, box_offset: FeatureMap) -> tf.Tensor:
     """`peaks of D, [N, H, W, 2], [N, H, W, 2] -> [N, D, 4]`: strided boxes within the map.
 
     `box_scale` is (height, width) of the box at each pixel, `box_offset` what its center (y, x) is off.
     """
-    size = tf.cast(tf.stack(image_size(box_scale)), tf.float32)
+    size = tf.cast(tf.stack(map_size(box_scale)), tf.float32)
     half = tf.maximum(peaks.of(box_scale), 0) / 2.0
     center = peaks.centers + peaks.of(box_offset)
     corners = [tf.minimum(tf.maximum(corner, 0.0), size) for corner in (center - half, center + half)]

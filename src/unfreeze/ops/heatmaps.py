@@ -5,14 +5,48 @@ Source: object_detection/meta_architectures/center_net_meta_arch.py.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import tensorflow as tf
 
-from unfreeze.ops.sizes import Length, image_size
+from unfreeze.ops.sizes import Length, Size, image_size
 
 PEAK_EPSILON = np.float32(1e-6)  # a value that is less below the highest around it is a peak, too
+
+
+@dataclass(frozen=True)
+class SparseMap:
+    """A map `[N, *size, channels]` that is computed only where somebody asks for it.
+
+    `at`: places `[N, ..., 2]` int32, (y, x) within the map, to `[N, ..., channels]`.
+    """
+
+    size: Size
+    channels: int
+    at: Callable[[tf.Tensor], tf.Tensor]
+
+
+FeatureMap: TypeAlias = tf.Tensor | SparseMap
+
+
+def values_at(feature_map: FeatureMap, places: tf.Tensor) -> tf.Tensor:
+    """`[N, H, W, C], [N, ..., 2] -> [N, ..., C]`: what the map holds at places (y, x)."""
+    if isinstance(feature_map, SparseMap):
+        return feature_map.at(places)
+    return tf.gather_nd(feature_map, places, batch_dims=1)
+
+
+def map_size(feature_map: FeatureMap) -> Size:
+    """Height and width."""
+    return feature_map.size if isinstance(feature_map, SparseMap) else image_size(feature_map)
+
+
+def num_channels(feature_map: FeatureMap) -> int:
+    """C of `[N, H, W, C]`."""
+    return feature_map.channels if isinstance(feature_map, SparseMap) else feature_map.shape[3]
 
 
 class Peaks(NamedTuple):
@@ -33,9 +67,9 @@ class Peaks(NamedTuple):
         """`[N, D, 2]` float32: (y, x)."""
         return tf.cast(self.locations, tf.float32)
 
-    def of(self, feature_map: tf.Tensor) -> tf.Tensor:
+    def of(self, feature_map: FeatureMap) -> tf.Tensor:
         """`[N, H, W, C] -> [N, D, C]`: what a map of the same size holds at the peaks."""
-        return tf.gather_nd(feature_map, self.locations, batch_dims=1)
+        return values_at(feature_map, self.locations)
 
 
 def without_padding(heatmap: tf.Tensor, true_shapes: tf.Tensor) -> tf.Tensor:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from unfreeze.ops.layers import MIN_EPSILON, Branch
@@ -56,6 +57,32 @@ def conv(
     return _finish(tf.nn.conv2d(x, kernel, stride, padding), offset, activation)
 
 
+def conv_at(
+    x: tf.Tensor,
+    places: tf.Tensor,
+    p: Branch,
+    filters: int,
+    kernel_size: int | tuple[int, int] = 1,
+    *,
+    activation: Activation | None = None,
+) -> tf.Tensor:
+    """`[N, H, W, C], [N, ..., 2] -> [N, ..., filters]`: what `conv` gives at places (y, x), computed only there."""
+    height, width = _pair(kernel_size)
+    channels = x.shape[3]
+    kernel, offset = _folded(p, "kernel", [height, width, channels, filters], 3, True, None)
+    top, left = (height - 1) // 2, (width - 1) // 2
+    framed = tf.pad(x, [[0, 0], [top, height - 1 - top], [left, width - 1 - left], [0, 0]])
+    window = np.moveaxis(np.mgrid[:height, :width], 0, -1).astype(np.int32)
+    around = tf.gather_nd(framed, places[..., tf.newaxis, tf.newaxis, :] + window, batch_dims=1)
+    return _finish(tf.tensordot(around, kernel, 3), offset, activation)
+
+
+def pointwise(x: tf.Tensor, p: Branch, filters: int) -> tf.Tensor:
+    """`[..., C] -> [..., filters]`: Conv2D of single pixels, however these are arranged."""
+    kernel, offset = _folded(p, "kernel", [1, 1, x.shape[-1], filters], 3, True, None)
+    return _finish(tf.tensordot(x, kernel[0, 0], 1), offset, None)
+
+
 def separable_conv(
     x: tf.Tensor,
     p: Branch,
@@ -88,12 +115,6 @@ def conv_transpose(
     height, width = image_size(x)
     shape = tf.stack([tf.shape(x)[0], height * stride, width * stride, filters])
     return _finish(tf.nn.conv2d_transpose(x, kernel, shape, stride, "SAME"), offset, activation)
-
-
-def dense(x: tf.Tensor, p: Branch, units: int, *, bias: bool = True, activation: Activation | None = None) -> tf.Tensor:
-    """`[N, C] -> [N, units]`."""
-    y = tf.matmul(x, p.weight("kernel", [x.shape[1], units]))
-    return _finish(y, p.weight("bias", [units]) if bias else None, activation)
 
 
 def batch_norm(x: tf.Tensor, norm: Norm) -> tf.Tensor:

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from unfreeze.ops.center_boxes import overlap_radius, scaled_boxes
-from unfreeze.ops.heatmaps import Peaks, top_peaks_by_channel
+from unfreeze.ops.heatmaps import FeatureMap, Peaks, num_channels, top_peaks_by_channel, values_at
 from unfreeze.ops.sizes import image_size
 
 FAR = np.float32(1e5)  # the distance of a candidate below its threshold
@@ -45,9 +45,9 @@ class KeypointMaps(NamedTuple):
     """
 
     heatmap: tf.Tensor
-    offset: tf.Tensor
-    regression: tf.Tensor
-    depth: tf.Tensor | None = None
+    offset: FeatureMap
+    regression: FeatureMap
+    depth: FeatureMap | None = None
 
 
 class Candidates(NamedTuple):
@@ -75,9 +75,9 @@ def keypoints_of_peaks(
     return refined(regressed, keypoint_candidates(maps, options), boxes, options)
 
 
-def regressed_keypoints(regression: tf.Tensor, peaks: Peaks) -> tf.Tensor:
+def regressed_keypoints(regression: FeatureMap, peaks: Peaks) -> tf.Tensor:
     """`[N, H, W, 2 * P], peaks of D -> [N, D, P, 2]`."""
-    num_keypoints = regression.shape[3] // 2
+    num_keypoints = num_channels(regression) // 2
     relative = peaks.of(regression)
     relative = tf.reshape(relative, [-1, tf.shape(relative)[1], num_keypoints, 2])
     return peaks.centers[:, :, tf.newaxis] + relative
@@ -251,10 +251,10 @@ def _argmax_of_image(
     return points, tf.gather_nd(tf.reduce_max(weighted, axis=2), which)
 
 
-def _own(feature_map: tf.Tensor, found: Peaks, size: int) -> tf.Tensor:
+def _own(feature_map: FeatureMap, found: Peaks, size: int) -> tf.Tensor:
     """`[N, H, W, size or size * P], peaks [N, P, M] -> [N, P, M, size]`: what the map says of each peak's keypoint."""
-    at_peaks = tf.gather_nd(feature_map, found.locations, batch_dims=1)
-    if feature_map.shape[3] == size:
+    at_peaks = values_at(feature_map, found.locations)
+    if num_channels(feature_map) == size:
         return at_peaks
     num_keypoints, most = found.scores.shape[1:]
     by_keypoint = tf.reshape(at_peaks, [-1, num_keypoints, most, num_keypoints, size])
