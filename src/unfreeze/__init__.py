@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from unfreeze.verbs.inspect import inspect
     from unfreeze.verbs.package import package_kserve, package_sagemaker, package_tensorflow_serving
     from unfreeze.verbs.predict import predict
+    from unfreeze.verbs.predict_many import predict_many
     from unfreeze.verbs.publish import labels, prune, publish, rollback
     from unfreeze.verbs.verify import verify
     from unfreeze.verbs.watch import watch
@@ -36,6 +37,7 @@ __all__ = [
     "package_sagemaker",
     "package_tensorflow_serving",
     "predict",
+    "predict_many",
     "prune",
     "publish",
     "rollback",
@@ -54,6 +56,7 @@ VERBS = {
     "package_sagemaker": "unfreeze.verbs.package",
     "package_tensorflow_serving": "unfreeze.verbs.package",
     "predict": "unfreeze.verbs.predict",
+    "predict_many": "unfreeze.verbs.predict_many",
     "prune": "unfreeze.verbs.publish",
     "publish": "unfreeze.verbs.publish",
     "rollback": "unfreeze.verbs.publish",

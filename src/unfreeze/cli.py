@@ -13,7 +13,7 @@ from click.core import ParameterSource
 
 from unfreeze import __version__
 from unfreeze.errors import UnfreezeError, UnsupportedError
-from unfreeze.terminal import import_tensorflow_quietly, leave, log_to_stderr, progress
+from unfreeze.terminal import counting, import_tensorflow_quietly, leave, log_to_stderr, progress
 
 if TYPE_CHECKING:
     from unfreeze.proof import Report
@@ -364,14 +364,32 @@ def diff(old: str, new: str, exit_code: bool, as_json: bool) -> int:
     return int(exit_code and not found.same)
 
 
+# What `predict` takes for many pictures only.
+OF_MANY = ("formats", "annotations", "batch_size", "video_step")
+
+
 @verb
 @click.argument("saved_model", type=PATH)
 @click.argument("images", type=PATH, nargs=-1, required=True)
 @click.option("--label-map", type=PATH, help="Class names (.pbtxt). Default: the one in the SavedModel's assets/.")
-@click.option("--output-directory", type=PATH, help="Where the drawn pictures go. Default: beside each picture.")
+@click.option(
+    "--output-directory", type=PATH, help="Where results go. Default: beside each picture; of many, predictions/."
+)
 @click.option("--min-score", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Show no less.")
 @click.option("--draw/--no-draw", default=True, help="Write pictures with boxes, names and scores (default).")
 @click.option("--magnify", type=click.IntRange(1, 16), default=1, metavar="N", help="Draw on a picture N times larger.")
+@click.option(
+    "--format",
+    "formats",
+    type=Names(),
+    metavar="NAME,…",
+    help="Of many: jsonl (default), parquet, coco (results JSON), drawn, or all of them.",
+)
+@click.option("--annotations", type=PATH, help="Of many: COCO's JSON with the ids that COCO results shall have.")
+@click.option(
+    "--batch-size", type=click.IntRange(1), help="Of many: pictures of one size at once (default: 2, GPU 16)."
+)
+@click.option("--video-step", type=click.IntRange(1), metavar="N", help="Of a video: every N-th frame (default: 1).")
 @overwrite
 @as_json
 @quiet
@@ -379,7 +397,20 @@ def predict(saved_model: str, images: tuple[str, ...], as_json: bool, quiet: boo
     """Run SAVED_MODEL on pictures: boxes drawn on them, and JSON. A bad picture does not stop the others.
 
     SAVED_MODEL is a folder, or a server: http://HOST:8501/v1/models/NAME, grpc://HOST:8500/NAME, sagemaker://ENDPOINT.
+
+    Many pictures are IMAGES too: a folder, a quoted pattern, a list (.txt, or - for stdin), a URL such as
+    s3://BUCKET/FOLDER, a video. Their results are files in --output-directory, beginning with predictions.jsonl.
+    Killed, and given again, it goes on where it was.
+
+    Exit code 2: some pictures could not be read; all others are done.
     """
+    from unfreeze.verbs.folders import saved_model_folder
+
+    if "://" not in saved_model:
+        saved_model_folder(saved_model)  # a wrong path is told before TensorFlow takes its seconds
+    of_many = {name: options.pop(name) for name in OF_MANY}
+    if any(of_many.values()) or means_many(images):
+        return predict_many(saved_model, images, as_json, quiet, {**options, **of_many})
     failures: list[dict[str, str]] = []
 
     def on_failure(image: str, error: Exception) -> None:
@@ -387,10 +418,6 @@ def predict(saved_model: str, images: tuple[str, ...], as_json: bool, quiet: boo
         click.echo(f"error: {error}", err=True)
 
     with progress(quiet) as (on_progress, _):
-        from unfreeze.verbs.folders import saved_model_folder
-
-        if "://" not in saved_model:
-            saved_model_folder(saved_model)  # a wrong path is told before TensorFlow takes its seconds
         import_tensorflow_quietly()
         from unfreeze.verbs.predict import predict
 
@@ -398,6 +425,31 @@ def predict(saved_model: str, images: tuple[str, ...], as_json: bool, quiet: boo
     result = {"predictions": [prediction.to_dict() for prediction in done], "failures": failures}
     show(result, "\n".join(str(prediction) for prediction in done), as_json, quiet)
     return 2 if failures else 0
+
+
+def means_many(images: tuple[str, ...]) -> bool:
+    """Whether an input is anything but the path of one picture."""
+    from unfreeze.pictures import means_many
+
+    return any(map(means_many, images))
+
+
+def predict_many(model: str, images: tuple[str, ...], as_json: bool, quiet: bool, options: dict[str, Any]) -> int:
+    """`predict` of folders, patterns, lists, URLs and videos."""
+    draw = options.pop("draw")
+    given = click.get_current_context().get_parameter_source("draw") is ParameterSource.COMMANDLINE
+    formats = options.pop("formats") or ("jsonl",)
+    options["formats"] = (*formats, *(["drawn"] if draw and given else []))
+    options = {name: value for name, value in options.items() if value is not None}
+    with counting(quiet) as (on_progress, on_warning, on_advance):
+        import_tensorflow_quietly()
+        from unfreeze.verbs.predict_many import predict_many
+
+        done = predict_many(
+            model, images, **options, on_progress=on_progress, on_warning=on_warning, on_advance=on_advance
+        )
+    show(done.to_dict(), str(done), as_json, quiet)
+    return 2 if done.failures else 0
 
 
 class Switch(click.Option):

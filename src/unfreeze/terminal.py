@@ -113,6 +113,30 @@ def progress(quiet: bool) -> Iterator[tuple[Say, Say]]:
             )
 
 
+@contextmanager
+def counting(quiet: bool) -> Iterator[tuple[Say, Say, Callable[[int, int], None]]]:
+    """As `progress`, and a function that shows how much of how much is done, as a bar."""
+    if quiet or not sys.stderr.isatty():
+        with progress(quiet=True) as (say, warn):
+            yield say, warn, lambda number, total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with (
+        os.fdopen(os.dup(sys.stderr.fileno()), "w", encoding="utf-8", errors="replace") as own,
+        Progress(*columns, console=Console(file=own), transient=True) as bar,
+    ):
+        task = bar.add_task("starting TensorFlow", total=None)
+        yield (
+            lambda step: bar.update(task, description=step),
+            lambda warning: bar.console.print(Text(f"warning: {warning}"), soft_wrap=True),
+            lambda number, total: bar.update(task, completed=number, total=total, description="pictures"),
+        )
+
+
 def log_to_stderr(name: str) -> None:
     """Show what a logger says from now on, with the time: for a command that runs for days."""
     handler = logging.StreamHandler()

@@ -2,6 +2,23 @@
 
 from unfreeze.pictures.detections import WHOLE_PICTURE, Detection
 from unfreeze.pictures.drawing import draw
-from unfreeze.pictures.files import JPEG_SUFFIXES, read_picture, write_picture
+from unfreeze.pictures.files import JPEG_SUFFIXES, encoded_as, read_picture, write_picture
+from unfreeze.pictures.sources import Source, find_sources, means_many, read_source
+from unfreeze.pictures.videos import Frame, frames, is_video
 
-__all__ = ["JPEG_SUFFIXES", "WHOLE_PICTURE", "Detection", "draw", "read_picture", "write_picture"]
+__all__ = [
+    "JPEG_SUFFIXES",
+    "WHOLE_PICTURE",
+    "Detection",
+    "Frame",
+    "Source",
+    "draw",
+    "encoded_as",
+    "find_sources",
+    "frames",
+    "is_video",
+    "means_many",
+    "read_picture",
+    "read_source",
+    "write_picture",
+]

@@ -1,8 +1,10 @@
 """Picture files: read upright and in RGB, written whole or not at all."""
 
+import io
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -12,13 +14,15 @@ from unfreeze.errors import OutputError, PictureError
 JPEG_SUFFIXES = (".jpg", ".jpeg")
 
 
-def read_picture(path: Path) -> Image.Image:
+def read_picture(path: str | Path, encoded: bytes | None = None) -> Image.Image:
     """The picture as a person sees it: turned as its EXIF says, in RGB; of an animation the first frame.
+
+    `encoded` is what the file holds, where it is at hand already.
 
     Raises: PictureError for what is missing, a folder, cut short, or not a picture.
     """
     try:
-        with Image.open(path) as opened:
+        with Image.open(path if encoded is None else io.BytesIO(encoded)) as opened:
             opened.load()
             upright = ImageOps.exif_transpose(opened)
             return eight_bits(upright).convert("RGB")
@@ -46,13 +50,12 @@ def write_picture(picture: Image.Image, path: Path) -> None:
 
     Raises: OutputError when it cannot be written.
     """
-    kind = {"format": "JPEG", "quality": 95} if path.suffix.lower() in JPEG_SUFFIXES else {"format": "PNG"}
     staged = ""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
             staged = file.name
-            picture.save(file, **kind)
+            picture.save(file, **kind_of(path.suffix))
         os.chmod(staged, 0o666 & ~umask())
         os.replace(staged, path)
         staged = ""
@@ -63,6 +66,17 @@ def write_picture(picture: Image.Image, path: Path) -> None:
     finally:
         if staged:
             os.unlink(staged)
+
+
+def encoded_as(picture: Image.Image, suffix: str) -> bytes:
+    """The bytes of a picture's file."""
+    file = io.BytesIO()
+    picture.save(file, **kind_of(suffix))
+    return file.getvalue()
+
+
+def kind_of(suffix: str) -> dict[str, Any]:
+    return {"format": "JPEG", "quality": 95} if suffix.lower() in JPEG_SUFFIXES else {"format": "PNG"}
 
 
 def umask() -> int:

@@ -1,6 +1,5 @@
 """Pictures in, pictures with boxes, names and scores out, by any SavedModel with the original's outputs."""
 
-import io
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +13,7 @@ from PIL import Image
 
 from unfreeze import config, pictures
 from unfreeze.errors import ConfigError, OutputError, SavedModelError, UnfreezeError
-from unfreeze.pictures import JPEG_SUFFIXES, WHOLE_PICTURE, Detection
+from unfreeze.pictures import JPEG_SUFFIXES, WHOLE_PICTURE, Detection, encoded_as
 from unfreeze.verbs.folders import saved_model_folder
 from unfreeze.verbs.remote_models import connect, is_address
 
@@ -207,30 +206,49 @@ def answer(model: Model, picture: Image.Image) -> dict[str, np.ndarray]:
 
     Raises: SavedModelError when the model cannot be run on it.
     """
-    for last, feed in enumerate(feeds(model, picture), start=1):
+    return answers(model, [picture])[0]
+
+
+def answers(model: Model, batch: Sequence[Image.Image]) -> list[dict[str, np.ndarray]]:
+    """Every output of the model for each of some pictures of one size, asked for together where the model allows it.
+
+    Raises: SavedModelError when the model cannot be run on them.
+    """
+    shape = model.input_spec.shape
+    fixed = shape[0] if shape.rank else 1
+    if fixed and len(batch) > fixed:
+        parts = [batch[start : start + fixed] for start in range(0, len(batch), fixed)]
+        return [outputs for part in parts for outputs in answers(model, part)]
+    for last, feed in enumerate(feeds(model, batch, fixed or len(batch)), start=1):
         try:
-            outputs = model.call(**{model.input_name: feed})
-            return {name: value.numpy()[0] for name, value in outputs.items()}
+            outputs = {name: value.numpy() for name, value in model.call(**{model.input_name: feed}).items()}
+            return [{name: value[place] for name, value in outputs.items()} for place in range(len(batch))]
         except tf.errors.OpError as error:
             if last >= len(model.forms):
                 raise SavedModelError(f"{model.folder}: {model.signature} failed: {one_line(error)}") from error
     raise AssertionError("there is always one feed")
 
 
-def feeds(model: Model, picture: Image.Image) -> Iterator[tf.Tensor]:
-    """The picture as the model takes it: -> [N, H, W, 3] uint8 or float in 0 to 255, or [N] string."""
-    shape = model.input_spec.shape
-    copies = shape[0] or 1 if shape.rank else 1
+def feeds(model: Model, batch: Sequence[Image.Image], rows: int) -> Iterator[tf.Tensor]:
+    """Pictures as the model takes them: -> [rows, H, W, 3] uint8 or float in 0 to 255, or [rows] string.
+
+    Where there are more rows than pictures, pictures are repeated.
+    """
     if model.forms:
-        png = io.BytesIO()
-        picture.save(png, "PNG")
+        pngs = [encoded_as(picture, ".png") for picture in batch]
         for form in model.forms:
-            string = tf_example(png.getvalue()) if form == "tf_example" else png.getvalue()
-            yield tf.constant([string] * copies)
+            strings = [tf_example(png) for png in pngs] if form == "tf_example" else pngs
+            yield tf.constant([strings[row % len(strings)] for row in range(rows)])
         return
-    _, height, width, _ = shape
-    fitted = picture.resize((width or picture.width, height or picture.height), Image.Resampling.BILINEAR)
-    yield tf.cast(np.repeat(np.asarray(fitted)[np.newaxis], copies, axis=0), model.input_spec.dtype)
+    _, height, width, _ = model.input_spec.shape
+    sizes = [(width or picture.width, height or picture.height) for picture in batch]
+    pixels = np.stack([np.asarray(fitted(picture, size)) for picture, size in zip(batch, sizes, strict=True)])
+    pixels = pixels if len(pixels) == rows else np.resize(pixels, (rows, *pixels.shape[1:]))
+    yield tf.cast(pixels, model.input_spec.dtype)
+
+
+def fitted(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    return picture if picture.size == size else picture.resize(size, Image.Resampling.BILINEAR)
 
 
 def tf_example(encoded: bytes) -> bytes:

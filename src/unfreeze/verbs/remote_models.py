@@ -4,7 +4,6 @@ A picture goes as the bytes of its file where the model takes them, and only the
 """
 
 import base64
-import io
 import json
 import re
 import urllib.error
@@ -20,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from unfreeze.errors import ConfigError, MissingExtraError, RemoteError, SavedModelError, UnsupportedError
+from unfreeze.pictures import encoded_as
 
 ADDRESSES = "http://HOST:8501/v1/models/NAME, grpc://HOST:8500/NAME or sagemaker://ENDPOINT"
 TIMEOUT_S = 300.0
@@ -36,10 +36,13 @@ Outputs = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class RemoteModel:
-    """A model somewhere else; `ask` has every needed output for one picture, without the batch dimension."""
+    """A model somewhere else; `ask` has every needed output for one picture, without the batch dimension.
+
+    It takes the picture's file too, if there is one on this machine.
+    """
 
     address: str
-    ask: Callable[[Path, Image.Image], Outputs]
+    ask: Callable[[Path | None, Image.Image], Outputs]
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ def over_rest(address: str) -> RemoteModel:
         raise RemoteError(f"{url}/metadata does not answer as TensorFlow Serving does: lacks {error}") from error
     signature = chosen(infos, address)
 
-    def ask(path: Path, picture: Image.Image) -> Outputs:
+    def ask(path: Path | None, picture: Image.Image) -> Outputs:
         value = picture_value(path, picture, signature)
         sent = [{"b64": base64.b64encode(value).decode()}] if isinstance(value, bytes) else value.tolist()
         body = {"signature_name": signature.name, "inputs": sent}
@@ -199,7 +202,7 @@ def over_grpc(address: str) -> RemoteModel:
         {name: grpc_infos(definition) for name, definition in definitions.signature_def.items()}, address
     )
 
-    def ask(path: Path, picture: Image.Image) -> Outputs:
+    def ask(path: Path | None, picture: Image.Image) -> Outputs:
         value = picture_value(path, picture, signature)
         request = predict_pb2.PredictRequest(output_filter=signature.outputs)
         request.model_spec.signature_name = signature.name
@@ -260,7 +263,7 @@ def over_sagemaker(address: str, min_score: float) -> RemoteModel:
         )
         return json.loads(response["Body"].read())
 
-    def ask(path: Path, picture: Image.Image) -> Outputs:
+    def ask(path: Path | None, picture: Image.Image) -> Outputs:
         encoded = encoded_picture(path, picture)
         try:
             try:
@@ -321,7 +324,7 @@ def arrays(outputs: Any, address: str) -> Outputs:
     return {name: np.asarray(outputs[name])[0] for name in kept if name in outputs}
 
 
-def picture_value(path: Path, picture: Image.Image, signature: Signature) -> bytes | np.ndarray:
+def picture_value(path: Path | None, picture: Image.Image, signature: Signature) -> bytes | np.ndarray:
     """What a signature takes: a file's bytes, or pixels [1, H, W, 3] of the size it wants."""
     if signature.takes == "string":
         return encoded_picture(path, picture)
@@ -330,13 +333,13 @@ def picture_value(path: Path, picture: Image.Image, signature: Signature) -> byt
     return np.asarray(fitted)[np.newaxis].astype(signature.takes)
 
 
-def encoded_picture(path: Path, picture: Image.Image) -> bytes:
+def encoded_picture(path: Path | None, picture: Image.Image) -> bytes:
     """The file itself where every decoder sees the same in it; else the upright picture as PNG."""
+    if path is None:
+        return encoded_as(picture, ".png")
     with Image.open(path) as opened:
         one_frame = getattr(opened, "n_frames", 1) == 1
         upright = opened.getexif().get(0x0112, 1) == 1  # TensorFlow does not turn a picture as its EXIF says
         if opened.format in SENT_AS_THEY_ARE and opened.mode in ("RGB", "L") and upright and one_frame:
             return path.read_bytes()
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return buffer.getvalue()
+    return encoded_as(picture, ".png")
