@@ -6,9 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import reference
 import tensorflow as tf
 
 from unfreeze.errors import SavedModelError, UnsupportedError, WeightsError
+from unfreeze.proof import loaders
+from unfreeze.proof.calls import Call
 from unfreeze.verbs.unfreeze_graph import planned, unfreeze_graph
 
 DIGITS = Path(__file__).parents[1] / "examples" / "digits"
@@ -206,3 +209,31 @@ def test_anchors_and_numbers_of_the_structure_stay_constants(tmp_path: Path) -> 
     assert reasons[100, 4].startswith("boxes or points of Mul")
     assert reasons[()].startswith("one number of")
     assert all("a shape, an axis" in kept.reason for kept in plan.parameters.kept if not kept.dtype.is_floating)
+
+
+FROZEN_GRAPHS = sorted(path.name.removesuffix(".pb.gz") for path in (reference.HERE / "frozen").glob("*.pb.gz"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FROZEN_GRAPHS)
+def test_a_graph_that_the_original_froze(name: str, tmp_path: Path) -> None:
+    """Every weight has its own name and value, and every output is the frozen graph's to the last bit."""
+    path = tmp_path / "frozen_inference_graph.pb"
+    path.write_bytes(reference.frozen_graph(name))
+    exported = unfreeze_graph(path, output_directory=tmp_path / "out", write_checkpoint=True, verify=False)
+
+    made = tf.train.load_checkpoint(str(tmp_path / "out" / "model.ckpt"))
+    golden = reference.golden(name)
+    weights = {key: (shape, dtype) for key, shape, dtype in golden.variables if key != "global_step"}
+    assert set(made.get_variable_to_shape_map()) == set(weights)
+    for key, (shape, dtype) in weights.items():
+        np.testing.assert_array_equal(made.get_tensor(key), reference.weight(key, shape, dtype, golden.gains), key)
+
+    picture = np.random.RandomState(0).randint(0, 256, (1, 48, 48, 3)).astype(np.uint8)
+    outputs = dict.fromkeys(exported.record["graph"]["outputs"], "")
+    call = Call("serving_default", "inputs", "", outputs, [picture])
+    pair = loaders.unoptimized(str(exported.saved_model), [call], str(path), [picture], exported.record["graph"])
+    ours, theirs = (answers.answers[0] for answers in pair)
+    assert set(ours) == set(theirs) == set(golden.outputs)
+    for key, value in theirs.items():
+        np.testing.assert_array_equal(ours[key], value, key)

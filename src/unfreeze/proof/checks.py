@@ -8,7 +8,7 @@ from typing import Any
 from unfreeze.proof import files, trials
 from unfreeze.proof import weights as weights_
 from unfreeze.proof.calls import Answers
-from unfreeze.proof.detections import DETECTION, Comparison, Difference, Tolerances, compare_detections
+from unfreeze.proof.detections import DETECTION, Comparison, Difference, Tolerances, compare_detections, furthest
 from unfreeze.proof.evidence import Evidence, Loaded, calls
 from unfreeze.proof.program import Program, Signature
 from unfreeze.proof.report import FAILED, PASSED, SKIPPED, Check
@@ -286,6 +286,7 @@ def check_against(evidence: Evidence, against: object, tolerances: Tolerances) -
         return Check(name, SKIPPED, "nothing to compare with was given")
     told = "" if callable(against) else f"{against}: "
     if isinstance(other, Future):
+        told += bit_for_bit(evidence)
         other = of_frozen_graph(evidence.tried, other.result())
     elif isinstance(other, Loaded):
         reply = other.reply.result()
@@ -298,6 +299,21 @@ def check_against(evidence: Evidence, against: object, tolerances: Tolerances) -
     return compare(
         name, [(case, evidence.reference(case), answer) for case, answer in cases], tolerances, told, full=True
     )
+
+
+def bit_for_bit(evidence: Evidence) -> str:
+    """Tell how far a SavedModel is from its frozen graph where the runtime's optimizer changes neither."""
+    if evidence.unoptimized is None:
+        return ""
+    reply = evidence.unoptimized.result()
+    if reply.result is None:
+        return f"without the graph optimizer not compared: {reply.problem}; "
+    largest = 0.0
+    for ours, theirs in zip(reply.result[0].answers, reply.result[1].answers, strict=True):
+        if isinstance(ours, str) or isinstance(theirs, str):
+            return f"without the graph optimizer not compared: {ours if isinstance(ours, str) else theirs}; "
+        largest = max([largest, *(furthest(ours[name], value) for name, value in theirs.items())])
+    return f"without the graph optimizer {f'largest difference {largest:.1e}' if largest else 'equal bit for bit'}; "
 
 
 def of_frozen_graph(tried: Sequence[Case], reply: Reply[Answers]) -> list[Answer] | str:

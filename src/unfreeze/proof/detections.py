@@ -260,6 +260,15 @@ def _order(rows: np.ndarray, their_rows: np.ndarray) -> np.ndarray:
     return order
 
 
+def furthest(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """The largest difference of two arrays, element by element: 0 where they are the same to the last bit."""
+    if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
+        return float("inf")
+    if ours.tobytes() == theirs.tobytes() and ours.dtype != object:
+        return 0.0
+    return float(_distance(ours, theirs).max(initial=0))
+
+
 def _distance(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
     if ours.dtype.kind not in "fiub" or theirs.dtype.kind not in "fiub":
         return (np.asarray(ours) != np.asarray(theirs)).astype(np.float64)

@@ -48,7 +48,8 @@ class Loaded:
 class Evidence:
     """Everything that was asked for, in the order in which the workers come to it.
 
-    `graph` says of a SavedModel that was a frozen graph how its inputs and outputs are called there.
+    `graph` says of a SavedModel that was a frozen graph how its inputs and outputs are called there. `unoptimized` are
+    the answers of both to the first picture of each case, without the runtime's optimizer of graphs.
     """
 
     program: Program
@@ -62,6 +63,7 @@ class Evidence:
     in_memory: list[Answer] | str | None
     form: str | None = None
     graph: Mapping[str, Any] | None = None
+    unoptimized: "Future[Reply[tuple[Answers, Answers]]] | None" = None
 
     def first(self, case: Case) -> Answer | None:
         """Give the TF2 loader's answer to the first picture, which other loaders and signatures are held against."""
@@ -102,6 +104,7 @@ def gather(
     variables = workers.tf1.ask("variables", str(folder))
     tf1_loader = Loaded([*first, *for_tf1], workers.tf1.ask("tf1_loader", str(folder), calls([*first, *for_tf1])))
     compared: Any = None
+    unoptimized = None
     if isinstance(against, Program):
         theirs = against.signatures[SERVING]
         asked = trials.questions(theirs, tried, trials.alone_and_together(theirs))
@@ -109,6 +112,9 @@ def gather(
     elif isinstance(against, Path):
         singles = [case.pictures[place : place + 1] for case in tried for place in (0, 1)]
         compared = workers.tf1.ask("frozen_graph", str(against), singles, graph)
+        if graph and first:
+            pictures = [asked.case.pictures[list(asked.batch)] for asked in first]
+            unoptimized = workers.tf2.ask("unoptimized", str(folder), calls(first), str(against), pictures, graph)
     elif against is not None:
         compared = ask_function(against, tried)
     return Evidence(
@@ -123,6 +129,7 @@ def gather(
         in_memory=None if in_memory is None else ask_function(in_memory, tried),
         form=form,
         graph=graph,
+        unoptimized=unoptimized,
     )
 
 

@@ -69,7 +69,26 @@ def either_loader(saved_model: str, calls: Sequence[Call]) -> Answers:
         return tf2_loader(saved_model, calls)
 
 
-def frozen_graph(path: str, pictures: Sequence[np.ndarray], graph: Mapping[str, Any] | None = None) -> Answers:
+def unoptimized(
+    saved_model: str, calls: Sequence[Call], path: str, pictures: Sequence[np.ndarray], graph: Mapping[str, Any]
+) -> tuple[Answers, Answers]:
+    """A SavedModel and the frozen graph that it was, each run as it is written.
+
+    The runtime's optimizer of graphs folds constants into each other, but not variables: other numbers are rounded.
+    Without it the two are the same sums in the same order.
+    """
+    before = tf.config.optimizer.get_experimental_options()
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    try:
+        ours = tf2_loader(saved_model, calls)
+    finally:
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False, **before})
+    return ours, frozen_graph(path, pictures, graph, optimized=False)
+
+
+def frozen_graph(
+    path: str, pictures: Sequence[np.ndarray], graph: Mapping[str, Any] | None = None, *, optimized: bool = True
+) -> Answers:
     """A frozen graph, asked by the names of its tensors: those in `graph`, or those of the original exporter.
 
     The pictures are the first and the second of each case in turn.
@@ -85,7 +104,9 @@ def frozen_graph(path: str, pictures: Sequence[np.ndarray], graph: Mapping[str, 
     tensor_name, outputs = _told_ends(graph) if graph else _named_ends(path, graph_def)
     side = {node.name: _placeholder(node) for node in graph_def.node if node.op == "Placeholder"}
     side.pop(tensor_name.split(":")[0], None)
-    with tf.Graph().as_default() as imported, tf.compat.v1.Session() as session:
+    config = tf.compat.v1.ConfigProto()
+    config.graph_options.rewrite_options.disable_meta_optimizer = not optimized
+    with tf.Graph().as_default() as imported, tf.compat.v1.Session(config=config) as session:
         tf.graph_util.import_graph_def(graph_def, name="")
         del graph_def
         tensor = Tensor(tensor_name, imported.get_tensor_by_name(tensor_name).dtype.name, None)
