@@ -566,7 +566,7 @@ def serve(
     with progress(quiet) as (on_progress, _):
         on_progress("loading")
         import_tensorflow_quietly()
-        from unfreeze.verbs.serve import start, start_sagemaker, until_asked_to_end
+        from unfreeze.verbs.serve import addresses, start, start_sagemaker, until_asked_to_end
 
         running: Any
         if sagemaker:
@@ -574,7 +574,7 @@ def serve(
         else:
             running = start(base_path, **options)
     if not quiet:
-        click.echo(str(running))
+        click.echo(addresses(running))
         log_to_stderr("unfreeze.server")
     until_asked_to_end(running)
 
@@ -766,13 +766,21 @@ def package_sagemaker(saved_model: str, as_json: bool, quiet: bool, **options: A
 @verb
 @click.argument("folder", type=PATH, required=False)
 @click.option("--output-directory", type=PATH, default="unfreeze-demo", show_default=True, help="Where it is written.")
+@click.option("--serve", is_flag=True, help="Then serve it, with a page to drop pictures on, until Ctrl-C.")
 @overwrite
 @quiet
-def demo(folder: str | None, output_directory: str, overwrite: bool, quiet: bool) -> None:
+def demo(folder: str | None, output_directory: str, serve: bool, overwrite: bool, quiet: bool) -> None:
     """Export, verify and run a detector of digits. FOLDER has run/ and scenes/ (default: examples/digits)."""
     with progress(quiet) as (on_progress, on_warning):
         import_tensorflow_quietly()
-        from unfreeze.verbs.demo import demo
+        from unfreeze.verbs.demo import demo, serve_page
 
+        if serve:
+            from unfreeze.verbs.serve import until_asked_to_end  # what is not installed is told before the export
         shown = demo(folder, output_directory, overwrite=overwrite, on_progress=on_progress, on_warning=on_warning)
     show(None, str(shown), as_json=False, quiet=quiet)
+    if serve:
+        running, address = serve_page(shown)
+        # Told however quiet: without the address there is no page.
+        click.echo(f"page:       {address}  (drop a picture there; Ctrl-C ends it)")
+        until_asked_to_end(running)

@@ -4,6 +4,7 @@ Sees only SavedModel folders. Needs the extra `serve`.
 """
 
 from unfreeze.server.process import Server, wait_for_signal
+from unfreeze.server.rest import alive
 from unfreeze.server.sagemaker import SageMakerServer
 from unfreeze.server.settings import (
     METRICS_PATH,
@@ -23,6 +24,7 @@ __all__ = [
     "SageMakerServer",
     "Server",
     "Settings",
+    "alive",
     "read_batching",
     "read_metrics_path",
     "read_models",

@@ -5,6 +5,7 @@ import signal
 import socket
 import threading
 import time
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -13,6 +14,7 @@ from starlette.routing import BaseRoute
 
 from unfreeze.errors import OutputError, SavedModelError
 from unfreeze.server.engine import Engine
+from unfreeze.server.failures import Failure
 from unfreeze.server.grpc_services import grpc_server
 from unfreeze.server.rest import rest_app
 from unfreeze.server.settings import Settings
@@ -110,6 +112,17 @@ class Server:
         if ended:
             ended.wait()
         self.engine.stop()
+
+    def find_version(self, name: str, number: int | None = None) -> tuple[int, Path]:
+        """The number and the folder of a version that answers: the one asked for, or the newest.
+
+        Raises: LookupError.
+        """
+        try:
+            version = self.engine.models.find(name, number)
+        except Failure as failure:
+            raise LookupError(failure.message) from failure
+        return version.number, version.folder
 
     def _grace_s(self) -> float:
         return self.settings.rest_api_timeout_in_ms / 1000

@@ -4,10 +4,14 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from unfreeze.errors import CheckpointError
+from unfreeze.errors import CheckpointError, OutputError
 from unfreeze.verbs.export import Exported, export
 from unfreeze.verbs.predict import Prediction, predict
+
+if TYPE_CHECKING:
+    from unfreeze.server import Server
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "digits"  # there in a checkout, not in an installed package
 MAGNIFY = 4  # the example's pictures are 160 pixels wide
@@ -67,6 +71,17 @@ def demo(
     found = target / "detections.json"
     found.write_text(json.dumps([prediction.to_dict() for prediction in predictions], indent=2) + "\n")
     return Demo(exported, predictions, found)
+
+
+def serve_page(shown: Demo) -> tuple[Server, str]:
+    """Serve what was exported, at the usual port or a free one -> the server, to be stopped, and the page's address."""
+    from unfreeze.verbs import serve
+
+    try:
+        running = serve.start(shown.exported.folder, model_name="digits", port=None)
+    except OutputError:  # that port is taken
+        running = serve.start(shown.exported.folder, model_name="digits", port=None, rest_api_port=0)
+    return running, serve.page_address(running) or ""
 
 
 def example_folder(folder: str | Path | None) -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 from unfreeze.errors import ArchiveError, ConfigError, MissingExtraError, SavedModelError, UnsupportedError
 
 try:
-    from unfreeze import server
+    from unfreeze import page, server
 except ModuleNotFoundError as error:
     if (error.name or "").split(".")[0] == "unfreeze":
         raise
@@ -56,6 +56,7 @@ def start(
     if monitoring_config_file:
         settings = replace(settings, metrics_path=server.read_metrics_path(monitoring_config_file))
     running = server.Server(settings)
+    running.extra_routes += page.routes(running.find_version, server.alive)
     running.start()
     return running
 
@@ -74,6 +75,18 @@ def start_sagemaker(
     running = server.SageMakerServer(archive, flags, host, port)
     running.start()
     return running
+
+
+def page_address(running: server.Server) -> str | None:
+    """Where a browser finds the page; None where REST is not served."""
+    host = running.settings.host
+    return f"http://{f'[{host}]' if ':' in host else host}:{running.rest_port}/" if running.rest_port else None
+
+
+def addresses(running: server.Server | server.SageMakerServer) -> str:
+    """Where everything answers, one line each."""
+    address = page_address(running) if isinstance(running, server.Server) else None
+    return "\n".join([str(running), *([f"page {address}"] if address else [])])
 
 
 def until_asked_to_end(running: server.Server | server.SageMakerServer) -> None:
