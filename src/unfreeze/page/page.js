@@ -568,7 +568,7 @@ function draw() {
   const [boxes, masks] = [$("boxes"), $("masks")];
   boxes.replaceChildren();
   masks.width = masks.height = 0;
-  const { clientWidth: width, clientHeight: height } = $("picture");
+  const { width, height } = $("picture").getBoundingClientRect();
   if (!state.found || !width) return;
   const worst_first = visible().filter((one) => !state.alone || one === state.alone).reverse();
   boxes.setAttribute("viewBox", `0 0 ${width} ${height}`);
