@@ -365,7 +365,10 @@ def diff(old: str, new: str, exit_code: bool, as_json: bool) -> int:
 
 
 # What `predict` takes for many pictures only.
-OF_MANY = ("formats", "annotations", "batch_size", "video_step")
+OF_MANY = (
+    "formats", "annotations", "batch_size", "video_step",
+    "engine", "address", "actors", "cpus_per_actor", "gpus_per_actor",
+)  # fmt: skip
 
 
 @verb
@@ -390,6 +393,13 @@ OF_MANY = ("formats", "annotations", "batch_size", "video_step")
     "--batch-size", type=click.IntRange(1), help="Of many: pictures of one size at once (default: 2, GPU 16)."
 )
 @click.option("--video-step", type=click.IntRange(1), metavar="N", help="Of a video: every N-th frame (default: 1).")
+@click.option(
+    "--engine", type=click.Choice(["threads", "ray"]), help="Of many: this process (default), or workers of Ray."
+)
+@click.option("--address", help="Of a Ray cluster (ray://HOST:10001, HOST:6379, auto). Default: one on this machine.")
+@click.option("--actors", type=click.IntRange(1), help="Workers of Ray that hold the model (default: as many as fit).")
+@click.option("--cpus-per-actor", type=click.IntRange(1), help="Processors of each of them (default: 2).")
+@click.option("--gpus-per-actor", type=click.FloatRange(0), help="GPUs of each of them (default: none).")
 @overwrite
 @as_json
 @quiet

@@ -12,14 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from unfreeze import config
+from unfreeze.errors import ConfigError
 from unfreeze.pictures import find_sources
 from unfreeze.verbs.folders import saved_model_folder
 from unfreeze.verbs.predict import Names, class_names
 from unfreeze.verbs.predict_batches import Asker, Wish, answered, asker, cores
+from unfreeze.verbs.predict_ray import Cluster, on_ray
 from unfreeze.verbs.predict_results import check_formats, finish, read_image_ids
 from unfreeze.verbs.predict_shards import Shard, missing, planned, write_part
 from unfreeze.verbs.predict_store import Store, open_store
 from unfreeze.verbs.remote_models import is_address
+
+ENGINES = ("threads", "ray")
 
 Say = Callable[[str], None]
 Advance = Callable[[int, int], None]
@@ -65,6 +69,11 @@ def predict_many(
     batch_size: int | None = None,
     video_step: int = 1,
     overwrite: bool = False,
+    engine: str = "threads",
+    address: str | None = None,
+    actors: int | None = None,
+    cpus_per_actor: int | None = None,
+    gpus_per_actor: float = 0,
     on_progress: Say | None = None,
     on_warning: Say | None = None,
     on_advance: Advance | None = None,
@@ -80,12 +89,17 @@ def predict_many(
         batch_size: pictures of one size at once; by default 2, on a GPU 16.
         video_step: of a video, each so-many-th frame.
         overwrite: forget what the output directory remembers.
+        engine: threads of this process, or ray.
+        address: of a Ray cluster; without it RAY_ADDRESS, else one of this machine alone.
+        actors: how many hold the model; by default as many as fit, with two processors each.
         on_advance: told how many pictures are done, of how many; a video counts as its frames.
 
     Raises: PictureError when there are no pictures, OutputError, ConfigError, SavedModelError, RemoteError,
     MissingExtraError. A picture that cannot be read is counted and written to failures.jsonl.
     """
     started = time.monotonic()
+    if engine not in ENGINES:
+        raise ConfigError(f"{engine!r} is not an engine: give {' or '.join(ENGINES)}")
     say, warn = on_progress or (lambda step: None), on_warning or (lambda warning: None)
     formats = check_formats([formats] if isinstance(formats, str) else formats)
     image_ids = read_image_ids(annotations) if annotations is not None else None
@@ -100,7 +114,11 @@ def predict_many(
     done = Done(shards, todo, on_advance)
     if todo:
         say(f"loading {folder}")
-        here(todo, folder, names, wish, store, done)
+        if engine == "ray":
+            cluster = Cluster(address, actors, cpus_per_actor, gpus_per_actor)
+            on_ray(todo, folder, names, wish, store, done.advance, cluster, say)
+        else:
+            here(todo, folder, names, wish, store, done)
     say("writing the results")
     counts, files, failures = finish(store, shards, formats, image_ids)
     return ManyPredictions(
