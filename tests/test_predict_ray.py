@@ -171,7 +171,7 @@ def test_what_a_dead_worker_had_is_given_to_others() -> None:
 
 def test_a_shard_that_kills_every_worker_is_named() -> None:
     fake = Fake(lambda actor, shard: shard is not None and shard.number == 7)
-    with pytest.raises(RemoteError, match="10 workers died of the pictures 7.png"):
+    with pytest.raises(RemoteError, match=r"10 workers died of the pictures 7\.png"):
         give(fake, fake.hire, 2, shards(20), lambda pictures: None)
     fake = Fake(lambda actor, shard: True)
     with pytest.raises(RemoteError, match="workers die while they load the model"):
@@ -193,10 +193,10 @@ def test_how_many_workers_there_are() -> None:
 def test_a_worker_that_does_not_see_the_folders_says_so(model: Path, pictures: Path, tmp_path: Path) -> None:
     store = predict_ray.Store(str(tmp_path), str(tmp_path))
     worker = predict_ray.Worker(predict_ray.model_files(model), {}, predict_ray.Wish(), store, 1)
-    with pytest.raises(OutputError, match="does not see .*: give a folder that all nodes share"):
+    with pytest.raises(OutputError, match=r"does not see .*: give a folder that all nodes share"):
         worker.prepare(str(pictures / "0000.png"))
     store.write(predict_shards.SETTINGS, [b"{}"])
-    with pytest.raises(ConfigError, match="does not see /elsewhere/a.png"):
+    with pytest.raises(ConfigError, match=r"does not see /elsewhere/a\.png"):
         worker.prepare("/elsewhere/a.png")
     worker.prepare(str(pictures / "0000.png"))
     source = predict_shards.Source("a.png", str(pictures / "0009.png"))

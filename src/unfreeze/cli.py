@@ -410,7 +410,7 @@ def predict(saved_model: str, images: tuple[str, ...], as_json: bool, quiet: boo
 
     Many pictures are IMAGES too: a folder, a quoted pattern, a list (.txt, or - for stdin), a URL such as
     s3://BUCKET/FOLDER, a video. Their results are files in --output-directory, beginning with predictions.jsonl.
-    Killed, and given again, it goes on where it was.
+    Killed, and given again, it goes on where it was. With --engine ray it runs over a cluster.
 
     Exit code 2: some pictures could not be read; all others are done.
     """

@@ -28,7 +28,7 @@ from unfreeze.verbs.remote_models import is_address
 
 SHARDS_EACH = 2  # so that an actor begins the next while it ends the last; no more are under way
 TRIES = 10  # a shard that takes so many actors down with it is to blame itself
-FIRST_TRIES = 3  # actors that die before any has answered
+FIRST_TRIES = 3  # for each actor, how many die in a row before they are ready
 STORE_BYTES = 100 * 2**20  # of Ray's own object store, beside the model
 
 SHOWN = 300  # characters of what Ray says
@@ -147,13 +147,14 @@ def give(ray: Any, hire: Callable[[], Any], count: int, todo: Sequence[Shard], a
                     raise RemoteError(f"{TRIES} workers died of the pictures {names}: {first_line(error)}") from None
             else:
                 died_early += 1
-                if died_early == FIRST_TRIES * count and left == len(todo):
+                if died_early == FIRST_TRIES * count:
                     raise RemoteError(f"workers die while they load the model: {first_line(error)}") from None
             if shard is None or hands.pop(actor, None) is not None:  # its other shards come here too
                 take_on()
         except ray.exceptions.RayTaskError as error:
             raise (error.cause if isinstance(error.cause, UnfreezeError) else error) from None
         else:
+            died_early = 0
             hands[actor] = hands.get(actor, 1) - 1
             if shard is not None:
                 left -= 1
