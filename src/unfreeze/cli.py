@@ -396,7 +396,7 @@ OF_MANY = (
 @click.option(
     "--engine", type=click.Choice(["threads", "ray"]), help="Of many: this process (default), or workers of Ray."
 )
-@click.option("--address", help="Of a Ray cluster (ray://HOST:10001, HOST:6379, auto). Default: one on this machine.")
+@click.option("--address", help="Of a Ray cluster (HOST:6379, auto). Default: one on this machine.")
 @click.option("--actors", type=click.IntRange(1), help="Workers of Ray that hold the model (default: as many as fit).")
 @click.option("--cpus-per-actor", type=click.IntRange(1), help="Processors of each of them (default: 2).")
 @click.option("--gpus-per-actor", type=click.FloatRange(0), help="GPUs of each of them (default: none).")
