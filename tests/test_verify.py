@@ -100,8 +100,11 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_answers_as_the_checkpoint_exported_again(digits: Path) -> None:
-    report = verb.verify(digits, against=DIGITS / "run", images=[DIGITS / "scenes" / "scene_00.png"])
+def test_answers_as_the_checkpoint_exported_again(digits: Path, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    scene = DIGITS / "scenes" / "scene_00.png"
+    report = verb.verify(digits, against=DIGITS / "run", images=[scene], report_path=page)
+    assert (page.read_text().count("<h1>Verified</h1>"), page.read_text().count("<img ")) == (1, 2)
     assert report.passed, report.table()
     checks = {check.name: check for check in report.checks}
     assert (checks["weights"].status, checks["against"].status) == ("passed", "passed")

@@ -114,6 +114,9 @@ meant_for = click.option(
     metavar="RUNTIME",
     help="Refuse what this server does not know: tensorflow-serving:2.6, kserve, sagemaker:2.19 (repeatable).",
 )
+report = click.option(
+    "--report", "report_path", type=PATH, metavar="FILE.html", help="Write all that was proved as one HTML file."
+)
 overwrite = click.option("--overwrite", is_flag=True, help="Replace what is there already.")
 
 
@@ -178,6 +181,7 @@ def table(report: "Report") -> str:
 @meant_for
 @overwrite
 @click.option("--verify/--no-verify", "verify", default=True, help="Prove the result before it is in place (default).")
+@report
 @as_json
 @quiet
 def export(
@@ -245,7 +249,7 @@ def given_once(*paths: str | None) -> str | None:
 # What `export` of a frozen graph takes besides.
 OF_GRAPHS = (
     "checkpoint", "trained_checkpoint_prefix", "trained_checkpoint_dir", "output_directory", "input_types", "label_map",
-    "inputs", "outputs", "write_checkpoint", "dry_run", "overwrite", "verify", "as_json", "quiet",
+    "inputs", "outputs", "write_checkpoint", "dry_run", "overwrite", "verify", "report_path", "as_json", "quiet",
 )  # fmt: skip
 
 
@@ -298,6 +302,8 @@ def show_exported(exported: "Exported", as_json: bool, quiet: bool) -> None:
 @click.argument("saved_model", type=click.Path(exists=True))
 @click.option("--against", type=PATH, help="A frozen graph, a SavedModel or a checkpoint that must answer the same.")
 @click.option("--image", "images", type=PATH, multiple=True, help="A picture to compare the answers on (repeatable).")
+@report
+@overwrite
 @as_json
 @quiet
 def verify(saved_model: str, as_json: bool, quiet: bool, **options: Any) -> int:

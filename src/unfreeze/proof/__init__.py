@@ -2,7 +2,7 @@
 
 from unfreeze.proof.detections import Comparison, Difference, Tolerances, compare_detections
 from unfreeze.proof.pictures import trial_pictures
-from unfreeze.proof.report import Check, Report
+from unfreeze.proof.report import Check, Report, Seen
 from unfreeze.proof.verification import verify
 from unfreeze.proof.weights import Stored, Weight, digest
 from unfreeze.proof.workers import Verifiers
@@ -12,6 +12,7 @@ __all__ = [
     "Comparison",
     "Difference",
     "Report",
+    "Seen",
     "Stored",
     "Tolerances",
     "Verifiers",

@@ -11,7 +11,7 @@ from unfreeze.proof.calls import Answers
 from unfreeze.proof.detections import DETECTION, Comparison, Difference, Tolerances, compare_detections, furthest
 from unfreeze.proof.evidence import Evidence, Loaded, calls
 from unfreeze.proof.program import Program, Signature
-from unfreeze.proof.report import FAILED, PASSED, SKIPPED, Check
+from unfreeze.proof.report import FAILED, PASSED, SKIPPED, Check, Seen
 from unfreeze.proof.trials import SERVING, Answer, Case
 from unfreeze.proof.weights import Stored, Weight
 from unfreeze.proof.workers import Reply, Verifiers
@@ -281,18 +281,12 @@ def check_other_signatures(folder: Path, evidence: Evidence, workers: Verifiers)
 
 def check_against(evidence: Evidence, against: object, tolerances: Tolerances) -> Check:
     """Something else answers the same, within the tolerances."""
-    name, other = "against", evidence.against
+    name, other = "against", of_the_other(evidence)
     if other is None:
         return Check(name, SKIPPED, "nothing to compare with was given")
     told = "" if callable(against) else f"{against}: "
-    if isinstance(other, Future):
+    if isinstance(evidence.against, Future):
         told += bit_for_bit(evidence)
-        other = of_frozen_graph(evidence.tried, other.result())
-    elif isinstance(other, Loaded):
-        reply = other.reply.result()
-        failed = [answer for answer in reply.result.answers if isinstance(answer, str)] if reply.result else []
-        answers = [other.pair(case, singles=True) for case in evidence.tried]
-        other = reply.problem or (failed[0] if failed else [answer or {} for answer in answers])
     if isinstance(other, str):
         return Check(name, FAILED, f"{told}{other}")
     cases = zip(evidence.tried, other, strict=True)
@@ -314,6 +308,33 @@ def bit_for_bit(evidence: Evidence) -> str:
             return f"without the graph optimizer not compared: {ours if isinstance(ours, str) else theirs}; "
         largest = max([largest, *(furthest(ours[name], value) for name, value in theirs.items())])
     return f"without the graph optimizer {f'largest difference {largest:.1e}' if largest else 'equal bit for bit'}; "
+
+
+def of_the_other(evidence: Evidence) -> list[Answer] | str | None:
+    """What it is compared with answered to each case, or what went wrong; None where there is nothing."""
+    other = evidence.against
+    if isinstance(other, Future):
+        return of_frozen_graph(evidence.tried, other.result())
+    if isinstance(other, Loaded):
+        reply = other.reply.result()
+        failed = [answer for answer in reply.result.answers if isinstance(answer, str)] if reply.result else []
+        answers = [other.pair(case, singles=True) for case in evidence.tried]
+        return reply.problem or (failed[0] if failed else [answer or {} for answer in answers])
+    return other
+
+
+def pictures_seen(evidence: Evidence) -> tuple[Seen, ...]:
+    """The first picture of each case, with the answers of both sides to it."""
+    other = of_the_other(evidence)
+    theirs = other if isinstance(other, list) else [None] * len(evidence.tried)
+    return tuple(
+        Seen(case.name, case.pictures[0], _first_row(evidence.first(case)), _first_row(answer), case.artificial)
+        for case, answer in zip(evidence.tried, theirs, strict=True)
+    )
+
+
+def _first_row(answer: Answer | None) -> Answer | None:
+    return {name: value[0] for name, value in answer.items() if value.ndim} if answer else None
 
 
 def of_frozen_graph(tried: Sequence[Case], reply: Reply[Answers]) -> list[Answer] | str:

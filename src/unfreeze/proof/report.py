@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from unfreeze.errors import VerificationError
 
 PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
@@ -40,6 +42,17 @@ class Check:
 
 
 @dataclass(frozen=True)
+class Seen:
+    """A picture `[H, W, 3]` uint8 that was tried, and the outputs for it, without the batch; of both sides, if two."""
+
+    name: str
+    picture: np.ndarray
+    answer: Mapping[str, np.ndarray] | None
+    other: Mapping[str, np.ndarray] | None
+    artificial: bool = False
+
+
+@dataclass(frozen=True)
 class Report:
     """All checks of a SavedModel, in order.
 
@@ -50,6 +63,7 @@ class Report:
     saved_model: Path
     checks: tuple[Check, ...]
     record: Mapping[str, Any] = field(default_factory=dict)
+    seen: tuple[Seen, ...] = ()
 
     @property
     def passed(self) -> bool:

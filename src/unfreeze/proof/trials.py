@@ -25,6 +25,7 @@ class Case:
 
     name: str
     pictures: np.ndarray
+    artificial: bool = False
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def cases(programs: Sequence[Program], images: Sequence[str | Path | np.ndarray]
     """Give the pairs to try: the given pictures with their mirror images, or an artificial pair."""
     height, width = picture_size(programs)
     if not images:
-        return [Case("an artificial picture", trial_pictures(height or 240, width or 320))]
+        return [Case("an artificial picture", trial_pictures(height or 240, width or 320), artificial=True)]
     size = (height, width) if height and width else None
     return [
         Case(f"image {place}", with_mirror(image))

@@ -86,7 +86,8 @@ def verify(
             on_progress(f"checking: {TITLES[name]}")
             made.append(step())
         stored = checks.readable(evidence.variables.result())
-    return Report(folder, tuple(made), {"weights": weights_.to_record(weights, stored), "files": digests})
+        seen = checks.pictures_seen(evidence)
+    return Report(folder, tuple(made), {"weights": weights_.to_record(weights, stored), "files": digests}, seen)
 
 
 def unreadable(folder: Path, problem: str) -> Report:

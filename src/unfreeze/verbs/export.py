@@ -34,6 +34,7 @@ from unfreeze.verbs.exported import (
     labels_of,
     not_written,
     proof_record,
+    require_report,
     sha256,
     types_to_write,
     verifiers_for,
@@ -66,6 +67,7 @@ def export(
     max_detections: int | None = None,
     runtimes: Sequence[str] = (),
     verify: bool = True,
+    report_path: str | Path | None = None,
     verifiers: proof.Verifiers | None = None,
     on_progress: Say | None = None,
     on_warning: Say | None = None,
@@ -87,12 +89,14 @@ def export(
         score_threshold, max_detections: rows below and beyond are taken out in the graph (savedmodel/slimming.py).
         runtimes: such as `tensorflow-serving:2.6`: refused if one of them does not know an operation of the graph.
         verify: whether the result is loaded again, run and compared before it is in place.
+        report_path: an HTML file of all that was exported and proved (verbs/html_report.py), also if a check fails.
         verifiers: processes for that, if they were started earlier.
 
     Raises:
         UnfreezeError: of the kind that fits (errors.py); nothing is left behind. VerificationError: a check failed.
     """
     say, warn = on_progress or (lambda line: None), on_warning or (lambda line: None)
+    html = require_report(report_path, verify=verify, overwrite=overwrite)
     slimming = Slimming(tuple(kept_outputs), score_threshold, max_detections)
     types, servers = _input_types(input_types), tuple(map(runtime, runtimes))
     found = open_checkpoint(checkpoint, step)
@@ -127,7 +131,7 @@ def export(
         record = _record(found, config_path, config, weights, types, report)
         record |= {"input_shape": list(input_shape) if input_shape else None, "config_override": config_override}
         record |= {"side_inputs": side_inputs, "slimming": asdict(slimming)}
-        write_record(staging, record, report, target)
+        write_record(staging, record, report, target, html)
     return Exported(target, record, report)
 
 

@@ -15,8 +15,9 @@ from typing import Any
 import tensorflow as tf
 
 from unfreeze import __version__, proof
-from unfreeze.errors import OutputError, VerificationError
+from unfreeze.errors import ConfigError, OutputError, VerificationError
 from unfreeze.proof.weights import to_record
+from unfreeze.verbs.html_report import require_writable, write_html_report
 from unfreeze.weights import Checkpoint
 
 RECORD = "export.json"
@@ -46,11 +47,28 @@ def verifiers_for(verify: bool, given: proof.Verifiers | None) -> AbstractContex
     return proof.Verifiers() if verify and given is None else nullcontext(given)
 
 
-def write_record(folder: Path, record: Mapping[str, Any], report: proof.Report | None, target: Path) -> None:
-    """Write export.json.
+def require_report(path: str | Path | None, *, verify: bool, overwrite: bool) -> Path | None:
+    """Where the HTML report is to go; what is wrong with that is told before the long work.
+
+    Raises: OutputError, ConfigError.
+    """
+    if path is None:
+        return None
+    if not verify:
+        raise ConfigError("--report tells what was verified: it does not go with --no-verify")
+    require_writable(Path(path), overwrite=overwrite)
+    return Path(path)
+
+
+def write_record(
+    folder: Path, record: Mapping[str, Any], report: proof.Report | None, target: Path, report_path: Path | None
+) -> None:
+    """Write export.json, and the HTML report if it is wanted, which is there for a check that failed, too.
 
     Raises: VerificationError when a check has failed; `target` is where the export was to go.
     """
+    if report_path is not None and report is not None:
+        write_html_report(report_path, report, record, place=target / "saved_model")
     (folder / RECORD).write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     if report is not None and not report.passed:
         raise VerificationError(f"{target}: not exported, since a check of it failed:\n{report.table()}")

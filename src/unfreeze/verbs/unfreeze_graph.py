@@ -39,6 +39,7 @@ from unfreeze.verbs.exported import (
     labels_of,
     not_written,
     proof_record,
+    require_report,
     sha256,
     types_to_write,
     verifiers_for,
@@ -101,6 +102,7 @@ def unfreeze_graph(
     write_checkpoint: bool = False,
     overwrite: bool = False,
     verify: bool = True,
+    report_path: str | Path | None = None,
     verifiers: proof.Verifiers | None = None,
     on_progress: Say | None = None,
     on_warning: Say | None = None,
@@ -118,11 +120,13 @@ def unfreeze_graph(
         step: of the checkpoint, where `trained_checkpoint_prefix` is a folder.
         write_checkpoint: whether to write a TensorFlow 1 checkpoint of the variables too.
         verify: whether the result is loaded again, run and compared with the frozen graph before it is in place.
+        report_path: an HTML file of all that was exported and proved (verbs/html_report.py), also if a check fails.
 
     Raises:
         UnfreezeError: of the kind that fits (errors.py); nothing is left behind. VerificationError: a check failed.
     """
     say, warn = on_progress or (lambda line: None), on_warning or (lambda line: None)
+    html = require_report(report_path, verify=verify, overwrite=overwrite)
     labels = labels_of(label_map)
     target = Path(output_directory) if output_directory is not None else Path("exported")
     entries = (*ENTRIES, *(CHECKPOINT_ENTRIES if write_checkpoint else ()))
@@ -143,7 +147,7 @@ def unfreeze_graph(
         record = _record(plan, types)
         report = None if workers is None else _prove(plan, staging / "saved_model", record, workers, say)
         record |= proof_record(report, _weights(plan))
-        write_record(staging, record, report, target)
+        write_record(staging, record, report, target, html)
     return Exported(target, record, report)
 
 

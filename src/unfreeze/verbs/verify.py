@@ -12,6 +12,7 @@ from unfreeze import proof
 from unfreeze.errors import CheckpointError, ConfigError, SavedModelError
 from unfreeze.proof.files import read_record
 from unfreeze.verbs.folders import CONFIG, find_pipeline_config, saved_model_folder
+from unfreeze.verbs.html_report import require_writable, write_html_report
 
 if TYPE_CHECKING:  # they need TensorFlow, which all but a comparison with a checkpoint leaves to the workers
     from unfreeze.weights import Checkpoint
@@ -22,6 +23,8 @@ def verify(
     *,
     against: str | Path | None = None,
     images: Sequence[str | Path] = (),
+    report_path: str | Path | None = None,
+    overwrite: bool = False,
     on_progress: Callable[[str], None] | None = None,
 ) -> proof.Report:
     """Check everything that can be checked of a SavedModel.
@@ -31,11 +34,23 @@ def verify(
         against: a frozen graph (.pb) or a SavedModel, which must answer the same; or the checkpoint, whose weights
             must be in variables/ byte for byte, and which must answer the same when it is exported again.
         images: pictures to try instead of an artificial one.
+        report_path: an HTML file of what was proved (verbs/html_report.py); one that is there only with `overwrite`.
 
-    Raises: SavedModelError, CheckpointError, PictureError for what is not what it should be; what `export` raises.
+    Raises: SavedModelError, CheckpointError, PictureError, OutputError for what is not what it should be; what `export`
+    raises.
     """
     folder = saved_model_folder(saved_model)
-    say = on_progress or (lambda step: None)
+    if report_path is not None:
+        require_writable(Path(report_path), overwrite=overwrite)
+    report = _verified(folder, against, images, on_progress or (lambda step: None))
+    if report_path is not None:
+        write_html_report(Path(report_path), report, read_record(folder), place=folder)
+    return report
+
+
+def _verified(
+    folder: Path, against: str | Path | None, images: Sequence[str | Path], say: Callable[[str], None]
+) -> proof.Report:
     if against is None or is_graph(Path(against)):
         other = saved_model_folder(against) if against is not None and Path(against).is_dir() else against
         return proof.verify(folder, against=other, images=images, on_progress=say)
