@@ -133,6 +133,11 @@ def test_the_command_line(running: server.Server, pictures: list[Path], capsys: 
     assert prediction["detections"][0]["score"] == pytest.approx(0.8)
 
 
+def test_pictures_are_needed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert dispatch(["predict", "model"]) == 2
+    assert "Missing argument 'IMAGES...'." in capsys.readouterr().err
+
+
 def test_an_address_that_is_wrong(running: server.Server, pictures: list[Path]) -> None:
     root = f"http://127.0.0.1:{running.rest_port}"
     for address, error, text in [
@@ -154,7 +159,11 @@ def test_a_model_that_is_no_detector() -> None:
 
 
 def test_a_sagemaker_endpoint(
-    models: Path, pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    models: Path,
+    pictures: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     pytest.importorskip("boto3")
     shutil.copytree(models / "both", tmp_path / "both")
@@ -169,6 +178,9 @@ def test_a_sagemaker_endpoint(
         options: dict[str, Any] = {"label_map": models / "labels.pbtxt", "draw": False}
         local = predict(models / "both" / "1", pictures, **options)
         assert told(predict("sagemaker://detector", pictures, **options)) == told(local)
+        assert dispatch(["predict", "--endpoint", "detector", *map(str, pictures), "--no-draw", "--json"]) == 0
+        listed = json.loads(capsys.readouterr().out)["predictions"]
+        assert [each["detections"][0]["score"] for each in listed] == pytest.approx([0.8] * 3, abs=0.02)
     finally:
         running.stop()
 

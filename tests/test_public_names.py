@@ -12,7 +12,8 @@ import unfreeze
 ROOT = Path(__file__).parents[1]
 VERBS = [
     *("diff", "evaluate", "export", "inspect", "labels", "package_kserve", "package_sagemaker"),
-    *("package_tensorflow_serving", "predict", "predict_many", "prune", "publish", "rollback", "verify", "watch"),
+    *("package_tensorflow_serving", "predict", "predict_many", "prune", "publish", "rollback"),
+    *("serve", "start_server", "verify", "watch"),
 ]
 HEAVY = ("tensorflow", "numpy", "PIL", "google.protobuf", "rich")
 

@@ -421,6 +421,17 @@ def test_a_wrong_command_line(
     assert told in shown
 
 
+def test_a_server_from_python(models: Path) -> None:
+    import unfreeze
+
+    port = free_port()
+    with unfreeze.start_server(models / "half", model_name="half", rest_api_port=port, port=None) as running:
+        assert (running.rest_port, running.grpc_port) == (port, None)
+        assert predict(running, {"instances": [1.0]}) == (200, {"predictions": [2.5]})
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port), LONG_S)
+
+
 def test_a_port_that_is_taken(models: Path) -> None:
     from unfreeze.errors import OutputError
 

@@ -4,6 +4,7 @@ import base64
 import http.client
 import io
 import json
+import re
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -59,7 +60,7 @@ def packed(folder: Path, archive: Path, **code: str) -> Path:
         for path in sorted(folder.iterdir()):
             tar.add(path, path.name)
         for name, text in code.items():
-            entry = tarfile.TarInfo(f"code/{name}.py")
+            entry = tarfile.TarInfo("code/requirements.txt" if name == "requirements" else f"code/{name}.py")
             entry.size = len(text.encode())
             tar.addfile(entry, io.BytesIO(text.encode()))
     return archive
@@ -171,6 +172,24 @@ def test_a_script_without_handlers(half: Path, tmp_path: Path) -> None:
     for text, told in (("x = 1", "Handlers are not implemented"), ("import nothing_at_all", "nothing_at_all")):
         with pytest.raises(ArchiveError, match=told):
             sagemaker(packed(half, tmp_path / "model.tar.gz", inference=text)).__enter__()
+
+
+def test_requirements_are_told_and_not_installed(half: Path, tmp_path: Path) -> None:
+    from unfreeze.verbs.serve import start_sagemaker
+
+    warnings: list[str] = []
+    code = {"helper": "NAME = 'helper'", "requirements": "# of the script\nnumpy>=1.20\n\nnothing-at-all==1\n"}
+    archive = packed(half, tmp_path / "model.tar.gz", inference=ECHO, **code)
+    running = start_sagemaker(archive, port=0, on_warning=warnings.append)
+    running.stop()
+    told = "code/requirements.txt is not installed here, as the container does: install numpy>=1.20, nothing-at-all==1"
+    assert warnings == [f"{told} beside unfreeze"]
+    missing = packed(half, tmp_path / "missing.tar.gz", inference="import nothing_at_all", **code)
+    with pytest.raises(ArchiveError, match=f"No module named 'nothing_at_all'; {re.escape(told)}"):
+        start_sagemaker(missing, port=0)
+    unused = packed(half, tmp_path / "unused.tar.gz", requirements=code["requirements"])
+    with sagemaker(unused) as plain:
+        assert plain.uninstalled == ""
 
 
 def test_a_bare_version_is_called_model(half: Path, tmp_path: Path) -> None:

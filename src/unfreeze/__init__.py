@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from unfreeze.verbs.predict import predict
     from unfreeze.verbs.predict_many import predict_many
     from unfreeze.verbs.publish import labels, prune, publish, rollback
+    from unfreeze.verbs.serve import serve, start_server
     from unfreeze.verbs.verify import verify
     from unfreeze.verbs.watch import watch
 
@@ -41,6 +42,8 @@ __all__ = [
     "prune",
     "publish",
     "rollback",
+    "serve",
+    "start_server",
     "verify",
     "watch",
 ]
@@ -60,6 +63,8 @@ VERBS = {
     "prune": "unfreeze.verbs.publish",
     "publish": "unfreeze.verbs.publish",
     "rollback": "unfreeze.verbs.publish",
+    "serve": "unfreeze.verbs.serve",
+    "start_server": "unfreeze.verbs.serve",
     "verify": "unfreeze.verbs.verify",
     "watch": "unfreeze.verbs.watch",
 }

@@ -379,7 +379,8 @@ OF_MANY = (
 
 @verb
 @click.argument("saved_model", type=PATH)
-@click.argument("images", type=PATH, nargs=-1, required=True)
+@click.argument("images", type=PATH, nargs=-1)
+@click.option("--endpoint", metavar="NAME", help="A SageMaker endpoint instead of SAVED_MODEL: sagemaker://NAME.")
 @click.option("--label-map", type=PATH, help="Class names (.pbtxt). Default: the one in the SavedModel's assets/.")
 @click.option(
     "--output-directory", type=PATH, help="Where results go. Default: beside each picture; of many, predictions/."
@@ -409,7 +410,9 @@ OF_MANY = (
 @overwrite
 @as_json
 @quiet
-def predict(saved_model: str, images: tuple[str, ...], as_json: bool, quiet: bool, **options: Any) -> int:
+def predict(
+    saved_model: str, images: tuple[str, ...], endpoint: str | None, as_json: bool, quiet: bool, **options: Any
+) -> int:
     """Run SAVED_MODEL on pictures: boxes drawn on them, and JSON. A bad picture does not stop the others.
 
     SAVED_MODEL is a folder, or a server: http://HOST:8501/v1/models/NAME, grpc://HOST:8500/NAME, sagemaker://ENDPOINT.
@@ -420,6 +423,10 @@ def predict(saved_model: str, images: tuple[str, ...], as_json: bool, quiet: boo
 
     Exit code 2: some pictures could not be read; all others are done.
     """
+    if endpoint:
+        saved_model, images = f"sagemaker://{endpoint.removeprefix('sagemaker://')}", (saved_model, *images)
+    elif not images:
+        raise click.UsageError("Missing argument 'IMAGES...'.")
     from unfreeze.verbs.folders import saved_model_folder
 
     if "://" not in saved_model:
@@ -579,16 +586,16 @@ def serve(
         options = for_sagemaker(click.get_current_context(), options)
     else:
         options |= {"port": port or None, "rest_api_port": rest_api_port or None}
-    with progress(quiet) as (on_progress, _):
+    with progress(quiet) as (on_progress, on_warning):
         on_progress("loading")
         import_tensorflow_quietly()
-        from unfreeze.verbs.serve import addresses, start, start_sagemaker, until_asked_to_end
+        from unfreeze.verbs.serve import addresses, start_sagemaker, start_server, until_asked_to_end
 
         running: Any
         if sagemaker:
-            running = start_sagemaker(base_path or "", port=sagemaker_port, **options)
+            running = start_sagemaker(base_path or "", port=sagemaker_port, on_warning=on_warning, **options)
         else:
-            running = start(base_path, **options)
+            running = start_server(base_path, **options)
     if not quiet:
         click.echo(addresses(running))
         log_to_stderr("unfreeze.server")

@@ -113,6 +113,12 @@ class Server:
             ended.wait()
         self.engine.stop()
 
+    def __enter__(self) -> "Server":
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.stop()
+
     def find_version(self, name: str, number: int | None = None) -> tuple[int, Path]:
         """The number and the folder of a version that answers: the one asked for, or the newest.
 

@@ -37,6 +37,7 @@ from unfreeze.server.settings import Batching, ModelServerConfig, Settings
 LOG = logging.getLogger("unfreeze.server")
 
 JSON_TYPES = ("application/json", "application/jsonlines", "application/jsons")
+SHOWN = 40  # lines of a requirements.txt, and characters of each
 CUSTOM_ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 METHODS = ("predict", "classify", "regress")
@@ -65,6 +66,7 @@ class SageMakerServer:
                 self.unpacked.cleanup()
                 raise
         self.folder = folder
+        self.uninstalled = uninstalled(folder)
         self.host, self.port_wanted = host, port
         given = {"batching": batching_of(os.environ), **settings}
         config = models_config(folder, archive)
@@ -148,8 +150,6 @@ def import_handler(folder: Path) -> Handler | None:
     script = folder / "code" / "inference.py"
     if not script.is_file():
         return None
-    if (folder / "code" / "requirements.txt").exists() and not (folder / "code" / "lib").exists():
-        LOG.warning("code/requirements.txt is not installed here, as the container would; its packages must be there")
     for path in (folder / "code", folder / "code" / "lib"):
         if path.is_dir() and str(path) not in sys.path:
             sys.path.append(str(path))
@@ -160,12 +160,27 @@ def import_handler(folder: Path) -> Handler | None:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise ArchiveError(f"code/inference.py cannot be imported: {type(error).__name__}: {error}") from error
+        told = uninstalled(folder) if isinstance(error, ImportError) else ""
+        reason = f"code/inference.py cannot be imported: {type(error).__name__}: {error}"
+        raise ArchiveError(f"{reason}; {told}" if told else reason) from error
     if hasattr(module, "handler"):
         return module.handler
     if hasattr(module, "input_handler") and hasattr(module, "output_handler"):
         return paired(module.input_handler, module.output_handler)
     raise ArchiveError("code/inference.py: Handlers are not implemented correctly in user script.")
+
+
+def uninstalled(folder: Path) -> str:
+    """What the container would install before it runs code/inference.py, and this server does not; else ""."""
+    code = folder / "code"
+    if not (code / "requirements.txt").is_file() or (code / "lib").exists() or not (code / "inference.py").is_file():
+        return ""
+    lines = (code / "requirements.txt").read_text("utf-8", "replace").splitlines()
+    named = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    if not named:
+        return ""
+    listed = ", ".join(line[:SHOWN] for line in named[:SHOWN])
+    return f"code/requirements.txt is not installed here, as the container does: install {listed} beside unfreeze"
 
 
 def paired(input_handler: Callable[[Any, Any], Any], output_handler: Handler) -> Handler:

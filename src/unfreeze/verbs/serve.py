@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,11 @@ SWITCH_INTERVAL_S = 0.0005
 
 
 def serve(model_base_path: str | Path | None = None, **options: Any) -> None:
-    """Answer requests until the process is asked to end; `options` are those of `start`."""
-    until_asked_to_end(start(model_base_path, **options))
+    """Answer requests until SIGTERM or Ctrl-C; `options` are those of `start_server`."""
+    until_asked_to_end(start_server(model_base_path, **options))
 
 
-def start(
+def start_server(
     model_base_path: str | Path | None = None,
     *,
     model_name: str = "default",
@@ -39,6 +40,8 @@ def start(
     **flags: Any,
 ) -> server.Server:
     """Load the models and answer requests from threads of their own, until `stop()` of what is returned.
+
+    It may stand in a `with`, whose end stops it; `rest_port` and `grpc_port` tell where it answers.
 
     Args:
         model_base_path: the folder with the numbered versions; or a SavedModel without versions, as its version 1.
@@ -62,7 +65,12 @@ def start(
 
 
 def start_sagemaker(
-    archive: str | Path, *, host: str = "127.0.0.1", port: int = 8080, **flags: Any
+    archive: str | Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8080,
+    on_warning: Callable[[str], None] = lambda line: None,
+    **flags: Any,
 ) -> server.SageMakerServer:
     """Answer /ping and /invocations as SageMaker's container does, from a model.tar.gz or what is unpacked from one.
 
@@ -73,6 +81,8 @@ def start_sagemaker(
     if not Path(archive).exists():
         raise ArchiveError(f"{archive} does not exist; give a model.tar.gz, or a folder unpacked from one")
     running = server.SageMakerServer(archive, flags, host, port)
+    if running.uninstalled:
+        on_warning(running.uninstalled)
     running.start()
     return running
 
