@@ -17,7 +17,7 @@ from PIL import Image
 from serving import LONG_S, ask, config_of, held
 
 from unfreeze import server
-from unfreeze.verbs.serve import page_address, start
+from unfreeze.verbs.serve import page_address, start_server
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
 REQUIRED = "UNFREEZE_NEEDS_BROWSER"  # set where a missing browser is a failure, as in .ci/run
@@ -90,7 +90,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def serving(base: Path, **options: Any) -> Iterator[server.Server]:
-    running = start(base, model_name="red", port=None, rest_api_port=0, file_system_poll_wait_seconds=0.05, **options)
+    running = start_server(
+        base, model_name="red", port=None, rest_api_port=0, file_system_poll_wait_seconds=0.05, **options
+    )
     try:
         yield running
     finally:
@@ -340,7 +342,7 @@ def test_several_versions_and_models(page: Any, model: Path, tmp_path: Path) -> 
     config = config_of(red=tmp_path / "red", other=tmp_path / "other")
     config.model_config_list.config[0].model_version_policy.all.SetInParent()
     (tmp_path / "models.config").write_text(str(config))
-    running = start(model_config_file=tmp_path / "models.config", port=None, rest_api_port=0)
+    running = start_server(model_config_file=tmp_path / "models.config", port=None, rest_api_port=0)
     try:
         visit(page, running)
         # The models come by name.

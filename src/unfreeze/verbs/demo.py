@@ -78,9 +78,9 @@ def serve_page(shown: Demo) -> tuple[Server, str]:
     from unfreeze.verbs import serve
 
     try:
-        running = serve.start(shown.exported.folder, model_name="digits", port=None)
+        running = serve.start_server(shown.exported.folder, model_name="digits", port=None)
     except OutputError:  # that port is taken
-        running = serve.start(shown.exported.folder, model_name="digits", port=None, rest_api_port=0)
+        running = serve.start_server(shown.exported.folder, model_name="digits", port=None, rest_api_port=0)
     return running, serve.page_address(running) or ""
 
 
