@@ -4,8 +4,10 @@ import json
 import os
 import re
 import select
+import signal
 import subprocess
 import sys
+import urllib.request
 from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -387,6 +389,7 @@ import os
 from unfreeze.terminal import import_tensorflow_quietly
 import_tensorflow_quietly()
 import sys
+import urllib.request
 sys.modules["tensorflow"].ones(3)
 print(os.environ["TF_CPP_MIN_LOG_LEVEL"], "h5py" in sys.modules)
 """
@@ -441,3 +444,22 @@ def test_the_demo(tmp_path: Path) -> None:
     again = subprocess.run(command, capture_output=True, text=True, check=False)
     assert again.returncode == 2
     assert "exists already: give --overwrite" in again.stderr
+
+
+@pytest.mark.slow
+def test_the_demo_ends_with_a_page(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "unfreeze", "demo", str(DIGITS), "--serve", "--output-directory", str(tmp_path)]
+    with subprocess.Popen([*command, "--overwrite"], stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        try:
+            address = next(line.split()[1] for line in running.stdout if line.startswith("page:"))
+            request = urllib.request.Request(address, headers={"Accept": "text/html"})
+            with urllib.request.urlopen(request, timeout=60) as response:
+                assert b"page/page.js" in response.read()
+            with urllib.request.urlopen(f"{address}page/card?model=digits", timeout=60) as response:
+                card = json.load(response)
+            assert card["class_names"]["8"] == "seven"
+            assert card["export"]["verified"]
+        finally:
+            running.send_signal(signal.SIGINT)
+        assert running.wait(60) == 0

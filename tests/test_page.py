@@ -113,6 +113,8 @@ def chromium() -> Iterator[Any]:
     if path is None:
         told = f"no browser: none of {', '.join(BROWSERS)} is installed (Debian: apt-get install chromium)"
         (pytest.fail if os.environ.get(REQUIRED) else pytest.skip)(told)
+    if not os.environ.get(REQUIRED):
+        pytest.importorskip("playwright", reason="playwright is not installed; it is in the extra dev")
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -207,6 +209,30 @@ def test_the_card(page: Any, running: server.Server) -> None:
     assert page.locator("#checks-summary").text_content() == "What was proved: 1 check passed"
     assert page.locator("#check-list").text_content() == "values passed: the same everywhere"
     assert page.locator("h1").text_content().strip() == "red"
+
+
+@pytest.mark.parametrize(
+    ("signature", "tensor", "asked"),
+    [
+        ("serving_default", "serving_default_input_tensor:0", "serving_default"),
+        ("tf_example", "tf_example:0", None),
+        ("encoded_image_string_tensor", "x:0", "encoded_image_string_tensor"),
+    ],
+)
+def test_which_signature_is_asked(
+    page: Any, running: server.Server, signature: str, tensor: str, asked: str | None
+) -> None:
+    """A string without a telling name, as in exports of the original, is taken for a picture's file."""
+    named = {name: {} for name in ("detection_boxes", "detection_scores", "detection_classes")}
+    shape = {"dim": [{"size": "-1"}], "unknown_rank": False}
+    definition = {"inputs": {"x": {"name": tensor, "dtype": "DT_STRING", "tensor_shape": shape}}, "outputs": named}
+    told = {"metadata": {"signature_def": {"signature_def": {signature: definition}}}}
+    page.route("**/metadata", lambda route: route.fulfill(json=told))
+    visit(page, running)
+    assert page.locator("#card").text_content().endswith(f"Asked by{asked}" if asked else "from its label map")
+    if not asked:
+        choose(page, picture())
+        says(page, "#problem", "This model has no signature that takes a picture alone")
 
 
 def test_threshold_classes_and_one_alone(page: Any, running: server.Server) -> None:

@@ -120,8 +120,8 @@ async function meet() {
 function chosenSignature(signatures) {
   const names = Object.keys(signatures).sort();
   const able = names.map((name) => readSignature(name, signatures[name])).filter(Boolean);
-  const order = (one) =>
-    one.kind === "file" ? (one.name === "encoded_image_string_tensor" ? 0 : 1) : one.name === "image_tensor" ? 2 : 3;
+  const order = ({ name, kind, sure }) =>
+    kind === "file" ? (name === "encoded_image_string_tensor" ? 0 : sure ? 1 : 4) : name === "image_tensor" ? 2 : 3;
   return able.sort((a, b) => order(a) - order(b))[0] ?? null;
 }
 
@@ -130,8 +130,10 @@ function readSignature(name, { inputs, outputs }) {
   const [{ name: tensor, dtype, tensor_shape: shape }] = Object.values(inputs);
   const sizes = shape.unknown_rank ? null : shape.dim.map((one) => Number(one.size));
   const copies = Math.max(1, sizes?.[0] ?? 1);
-  const isFile = [name, tensor].some((text) => text.startsWith("encoded_image_string_tensor"));
-  if (dtype === "DT_STRING") return isFile ? { name, kind: "file", copies } : null;
+  const says = (form) => [name, tensor].some((text) => text.startsWith(form));
+  // A string that nothing tells of is a file's more often than a tf.Example.
+  if (dtype === "DT_STRING" && says("tf_example")) return null;
+  if (dtype === "DT_STRING") return { name, kind: "file", copies, sure: says("encoded_image_string_tensor") };
   if (!["DT_UINT8", "DT_FLOAT"].includes(dtype) || sizes?.length !== 4 || ![3, -1].includes(sizes[3])) return null;
   return { name, kind: "pixels", copies, height: sizes[1], width: sizes[2] };
 }
@@ -379,6 +381,8 @@ function showModels() {
 
 function choose(model) {
   state.asking?.abort();
+  state.asking = null;
+  waiting(null);
   Object.assign(state, { model, versions: [], pinned: null, about: null, found: null, alone: null, hidden: new Set() });
   say("title", model ?? "unfreeze");
   document.title = model ? `${model} · unfreeze` : "unfreeze";
@@ -651,6 +655,7 @@ for (const id of ["file", "camera"])
     take(event.target.files[0]);
     event.target.value = ""; // the same file may be chosen again
   });
+$("empty").addEventListener("click", () => $("file").click()); // a large button for a finger; the small one is named
 $("again").addEventListener("click", ask);
 $("cancel").addEventListener("click", () => {
   state.asking?.abort();

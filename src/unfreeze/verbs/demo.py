@@ -1,5 +1,7 @@
 """The whole way on a detector that was really trained: export, proof, pictures with detections."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
