@@ -244,7 +244,7 @@ def feeds(model: Model, batch: Sequence[Image.Image], rows: int) -> Iterator[tf.
     sizes = [(width or picture.width, height or picture.height) for picture in batch]
     pixels = np.stack([np.asarray(fitted(picture, size)) for picture, size in zip(batch, sizes, strict=True)])
     pixels = pixels if len(pixels) == rows else np.resize(pixels, (rows, *pixels.shape[1:]))
-    yield tf.cast(pixels, model.input_spec.dtype)
+    yield tf.constant(pixels.astype(model.input_spec.dtype.as_numpy_dtype, copy=False))
 
 
 def fitted(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
@@ -263,14 +263,14 @@ def detections(
 ) -> Iterator[Detection]:
     """What the outputs of one picture say, best first as the model gives it, without what scores less."""
     count = int(outputs["num_detections"]) if "num_detections" in outputs else len(outputs["detection_scores"])
-    for index in range(count):
-        score = outputs["detection_scores"][index]
-        if score < min_score:
-            continue
-        if not np.isfinite([score, *outputs["detection_boxes"][index]]).all():
+    scores, boxes = outputs["detection_scores"][:count], outputs["detection_boxes"][:count]
+    numbers = np.isfinite(scores) & np.isfinite(boxes).all(axis=-1)
+    for index in np.flatnonzero(~(scores < min_score)).tolist():
+        score = scores[index]
+        if not numbers[index]:
             raise SavedModelError(f"detection {index} has a box or a score that is not a number: {score}")
         class_id = round(float(outputs["detection_classes"][index]))
-        ymin, xmin, ymax, xmax = map(shortest, outputs["detection_boxes"][index])
+        ymin, xmin, ymax, xmax = map(shortest, boxes[index])
         box = (ymin, xmin, ymax, xmax)
         mask = outputs["detection_masks"][index] if "detection_masks" in outputs else None
         # Most models answer with a mask over the box, some with one of the whole picture.
@@ -297,7 +297,7 @@ def keypoints(outputs: Mapping[str, np.ndarray], index: int) -> tuple[tuple[floa
 
 def shortest(number: np.floating) -> float:
     """The shortest decimal that gives the same float32 back, so that JSON says 0.9 and not 0.8999999761581421."""
-    return float(np.format_float_positional(np.float32(number), unique=True))
+    return float(str(np.float32(number)))
 
 
 def one_line(error: Exception) -> str:
