@@ -3,7 +3,7 @@
     python benchmarks/pictures.py SAVED_MODEL FOLDER [--engines threads ray] [--limit N]
 
 Each side is a process of its own. The SavedModel alone gets decoded pictures, in several ways: intra-op threads (0 is
-TensorFlow's choice), callers, batch size. Of `predict`, the clock starts when the first picture is done, so that starting
+TensorFlow's), callers, batch size. Of `predict`, the clock starts when the first picture is done, so that starting
 TensorFlow or Ray does not count; memory is that of all its processes, at half of the pictures and at nine tenths.
 """
 
