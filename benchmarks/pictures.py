@@ -75,23 +75,24 @@ def alone(given: argparse.Namespace, way: str) -> None:
             {output: value.numpy() for output, value in call(**{name: tf.constant(batch)}).items()}
 
     threads = [threading.Thread(target=work) for _ in range(callers)]
-    started = time.monotonic()
+    started, spent = time.monotonic(), time.process_time()
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    rate = 3 * sum(map(len, batches)) / (time.monotonic() - started)
-    print(json.dumps({"alone": way, "pictures_per_s": round(rate, 1)}), flush=True)
+    count = 3 * sum(map(len, batches))
+    rate, cost_ms = count / (time.monotonic() - started), (time.process_time() - spent) / count * 1000
+    print(json.dumps({"alone": way, "pictures_per_s": round(rate, 1), "processor_ms": round(cost_ms, 1)}), flush=True)
 
 
 def predict(given: argparse.Namespace, engine: str) -> None:
     from unfreeze import predict_many
 
-    seen: list[tuple[int, float]] = []
+    seen: list[tuple[int, float, float]] = []
     memory: dict[str, float] = {}
 
     def on_advance(number: int, total: int) -> None:
-        seen.append((number, time.monotonic()))
+        seen.append((number, time.monotonic(), time.process_time()))
         for name, share in (("memory_half_mb", 0.5), ("memory_end_mb", 0.9)):
             if number >= share * total and name not in memory:
                 memory[name] = memory_mb()
@@ -105,11 +106,12 @@ def predict(given: argparse.Namespace, engine: str) -> None:
             engine=engine,
             on_advance=on_advance,
         )
-    (first, begun), (last, ended) = seen[0], seen[-1]
+    (first, begun, spent_before), (last, ended, spent) = seen[0], seen[-1]
     told = {
         "predict": engine,
         "pictures": done.pictures,
         "pictures_per_s": round((last - first) / (ended - begun), 1),
+        "processor_ms": round((spent - spent_before) / (last - first) * 1000, 1) if engine == "threads" else None,
         "whole_s": round(time.monotonic() - started, 1),
         "start_s": round(begun - started, 1),
         **memory,

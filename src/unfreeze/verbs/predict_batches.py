@@ -119,9 +119,9 @@ def answered(
     Raises: SavedModelError when the model answers to no picture of a shard, RemoteError when a server does not.
     """
     decoders, askers = pools
-    # As many pictures are decoded as the askers take next, while they are busy with the last ones.
-    pictures = ahead(decoding(shards, wish, decoders), asker.threads * asker.batch_size + 2)
-    asked = ahead(asking(batches(pictures, asker.batch_size), asker, wish, store, askers), asker.threads + 1)
+    # While the askers are busy, twice what they take next is decoded: pictures of one size seldom come in a row.
+    pictures = ahead(decoding(shards, wish, decoders), 2 * asker.threads * asker.batch_size + 2)
+    asked = ahead(asking(batches(pictures, asker.batch_size), asker, wish, store, askers), asker.threads + 2)
     lines: list[Line] = []
     for result in asked:
         if isinstance(result, Shard):
