@@ -92,7 +92,8 @@ def asker(model: str, names: Names, wish: Wish, cores: int) -> Asker:
     loaded = load_model(Path(model))
     gpu = bool(tf.config.list_physical_devices("GPU"))
     batch_size = wish.batch_size or (GPU_BATCH_SIZE if gpu else BATCH_SIZE)
-    return Asker(lambda sources, batch: answers(loaded, batch), names, 2 if gpu else cores, batch_size)
+    threads = 2 if gpu else cores + 1  # one more, so that no core waits while another batch is told
+    return Asker(lambda sources, batch: answers(loaded, batch), names, threads, batch_size)
 
 
 def one_thread_each() -> None:
