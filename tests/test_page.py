@@ -448,6 +448,20 @@ def test_what_a_screen_reader_hears(page: Any, running: server.Server) -> None:
     assert unnamed == []
 
 
+def test_a_photo_is_taken_on_a_phone(chromium: Any, running: server.Server) -> None:
+    context = chromium.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    try:
+        phone = context.new_page()
+        visit(phone, running)
+        with phone.expect_file_chooser() as chooser:
+            phone.get_by_text("Take a photo").tap()
+        assert chooser.value.element.get_attribute("capture") == "environment"
+        chooser.value.set_files([{"name": "photo.jpg", "mimeType": "image/jpeg", "buffer": picture(kind="JPEG")}])
+        says(phone, "#summary", "half")
+    finally:
+        context.close()
+
+
 def test_nothing_sticks_out_on_a_phone(page: Any, running: server.Server) -> None:
     visit(page, running)
     choose(page, picture(1600, 400), f"{'long' * 30}.png")

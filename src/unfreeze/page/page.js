@@ -699,4 +699,5 @@ document.addEventListener("paste", (event) => {
 });
 $("picture").addEventListener("load", draw);
 new ResizeObserver(draw).observe($("picture"));
+document.documentElement.classList.toggle("touch", navigator.maxTouchPoints > 0); // phones have a camera
 poll();
