@@ -138,6 +138,9 @@ CASES = (
     Case("v_ssd_resnet152_v1_fpn_keras", "tf2", slow=True, noise=1e-3),
     Case("v_efficientdet_b0", "tf2"),
     Case("v_efficientdet_b1", "tf2", slow=True),
+    Case("v_efficientdet_b2", "tf2", slow=True),
+    Case("v_efficientdet_b3", "tf2", slow=True),
+    Case("v_efficientdet_b7", "tf2", slow=True),
     Case("faster_rcnn_resnet50_v1_640x640_coco17_tpu-8", "tf2", slow=True),
     Case("faster_rcnn_resnet50_v1_fpn_640x640_coco17_tpu-8", "tf2", slow=True),
     # In picture a two proposals tie for the last place, to 1e-7 of their scores; one of them becomes a detection.
@@ -146,6 +149,7 @@ CASES = (
     Case("v_mask_rcnn_inception_resnet_v2_small", "tf2", slow=True),
     Case("v_rfcn_resnet50", "tf2"),
     Case("v_faster_rcnn_resnet152_keras", "tf2", slow=True),
+    Case("v_faster_rcnn_resnet101_fpn_keras", "tf2", slow=True),
     Case("v_faster_rcnn_resnet152_fpn_keras", "tf2", slow=True),
     Case("v_mask_rcnn_resnet101_agnostic_upsampled", "tf2"),
 )

@@ -74,6 +74,26 @@ def test_a_checkpoint_without_a_config_anywhere(export: Path, tmp_path: Path) ->
         verb.verify(export, against=tmp_path / "run")
 
 
+@pytest.mark.parametrize("given", ["mine.pbtxt", None])
+def test_a_checkpoint_is_exported_again_with_a_label_map(
+    export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str | None
+) -> None:
+    (tmp_path / "run" / "pipeline.config").write_text("")
+    carried = export / "saved_model" / "assets" / "labels.pbtxt"
+    carried.parent.mkdir(exist_ok=True)
+    carried.write_text("")
+    asked: list[dict[str, Any]] = []
+
+    def exporting(prefix: Path, **options: Any) -> Any:
+        asked.append(options)
+        raise ConfigError("enough")
+
+    monkeypatch.setattr("unfreeze.verbs.export.export", exporting)
+    with pytest.raises(ConfigError, match="enough"):
+        verb.verify(export, against=tmp_path / "run", label_map=given)
+    assert asked[0]["label_map"] == (given or carried)
+
+
 def test_what_against_is_goes_where_it_belongs(export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[Path, dict[str, Any]]] = []
     monkeypatch.setattr(proof, "verify", lambda folder, **options: asked.append((folder, options)))

@@ -302,6 +302,7 @@ def show_exported(exported: "Exported", as_json: bool, quiet: bool) -> None:
 @click.argument("saved_model", type=click.Path(exists=True))
 @click.option("--against", type=PATH, help="A frozen graph, a SavedModel or a checkpoint that must answer the same.")
 @click.option("--image", "images", type=PATH, multiple=True, help="A picture to compare the answers on (repeatable).")
+@click.option("--label-map", type=PATH, help="With a CenterNet checkpoint: has its keypoints, if its own is elsewhere.")
 @report
 @overwrite
 @as_json

@@ -23,6 +23,7 @@ def verify(
     *,
     against: str | Path | None = None,
     images: Sequence[str | Path] = (),
+    label_map: str | Path | None = None,
     report_path: str | Path | None = None,
     overwrite: bool = False,
     on_progress: Callable[[str], None] | None = None,
@@ -34,6 +35,8 @@ def verify(
         against: a frozen graph (.pb) or a SavedModel, which must answer the same; or the checkpoint, whose weights
             must be in variables/ byte for byte, and which must answer the same when it is exported again.
         images: pictures to try instead of an artificial one.
+        label_map: has the keypoints of a CenterNet checkpoint whose own label map is not on this machine; by default
+            the one in the SavedModel's assets/.
         report_path: an HTML file of what was proved (verbs/html_report.py); one that is there only with `overwrite`.
 
     Raises: SavedModelError, CheckpointError, PictureError, OutputError for what is not what it should be; what `export`
@@ -42,14 +45,18 @@ def verify(
     folder = saved_model_folder(saved_model)
     if report_path is not None:
         require_writable(Path(report_path), overwrite=overwrite)
-    report = _verified(folder, against, images, on_progress or (lambda step: None))
+    report = _verified(folder, against, images, label_map, on_progress or (lambda step: None))
     if report_path is not None:
         write_html_report(Path(report_path), report, read_record(folder), place=folder)
     return report
 
 
 def _verified(
-    folder: Path, against: str | Path | None, images: Sequence[str | Path], say: Callable[[str], None]
+    folder: Path,
+    against: str | Path | None,
+    images: Sequence[str | Path],
+    label_map: str | Path | None,
+    say: Callable[[str], None],
 ) -> proof.Report:
     if against is None or is_graph(Path(against)):
         other = saved_model_folder(against) if against is not None and Path(against).is_dir() else against
@@ -63,7 +70,7 @@ def _verified(
         return proof.verify(
             folder,
             weights=weights,
-            against=exported_again(checkpoint, folder.parent, record, Path(again)),
+            against=exported_again(checkpoint, folder, record, Path(again), label_map),
             against_name=str(checkpoint.prefix),
             images=images,
             verifiers=verifiers,
@@ -112,8 +119,14 @@ def weights_of(checkpoint: Checkpoint, record: Mapping[str, Any]) -> dict[str, p
     return {key: proof.Weight(entry["variable"], partial(checkpoint.read, key)) for key, entry in exported.items()}
 
 
-def exported_again(checkpoint: Checkpoint, beside: Path, record: Mapping[str, Any], folder: Path) -> Path:
-    """A checkpoint as a SavedModel in `folder`, by its own pipeline.config, or else by the one of the first export."""
+def exported_again(
+    checkpoint: Checkpoint,
+    exported: Path,
+    record: Mapping[str, Any],
+    folder: Path,
+    label_map: str | Path | None = None,
+) -> Path:
+    """A checkpoint as a SavedModel in `folder`, by its own pipeline.config, or else that of `exported`."""
     from unfreeze.verbs.export import export
     from unfreeze.verbs.side_inputs import SideInput
 
@@ -122,7 +135,7 @@ def exported_again(checkpoint: Checkpoint, beside: Path, record: Mapping[str, An
         config = find_pipeline_config(checkpoint, None)
     except ConfigError:
         # Exported, it does not ask for moving averages any more, but this checkpoint has them beside its variables.
-        config = beside / CONFIG
+        config = exported.parent / CONFIG
         if not config.is_file():
             raise
         override = f"eval_config {{ use_moving_averages: {str(averaged(record)).lower()} }}"
@@ -131,6 +144,7 @@ def exported_again(checkpoint: Checkpoint, beside: Path, record: Mapping[str, An
         pipeline_config_path=config,
         output_directory=folder,
         input_shape=record.get("input_shape"),
+        label_map=label_map or next(iter(sorted((exported / "assets").glob("*.pbtxt"))), None),
         side_inputs={name: SideInput(*like) for name, like in record["side_inputs"].items()}
         if record.get("side_inputs")
         else None,
