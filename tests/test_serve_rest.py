@@ -70,6 +70,7 @@ def test_metadata(running: server.Server) -> None:
     ("path", "answer"),
     [
         ("/v1/models/half:predict", [3.5, 4.0, 5.5]),
+        ("/v1/models/half/versions/00000000000000000124:predict", [3.5, 4.0, 5.5]),
         ("/v1/models/half/versions/124:predict", [3.5, 4.0, 5.5]),
         ("/v1/models/half/versions/123:predict", [2.5, 3.0, 4.5]),
         ("/v1/models/half/labels/stable:predict", [2.5, 3.0, 4.5]),
@@ -185,6 +186,9 @@ WRONG_BODIES = [
     ("half", {"signature_name": 1, "instances": [1]}, 400, "'signature_name' key must be a string value."),
     ("half", {"signature_name": "x", "instances": [1]}, 400, 'Serving signature name: "x" not found in signature def'),
     ("half", {"instances": ["x"]}, 400, ELEMENT + 'JSON Value: "x" Type: String is not of expected type: float'),
+    ("half", b'{"instances": ["\\ud800"]}', 400, "Type: String is not of expected type: float"),
+    ("half", {"signature_name": "\ud800", "instances": [1]}, 400, "not found in signature def"),
+    ("half", b'{"instances": [' + b"9" * 5000 + b"]}", 400, "JSON Parse error: "),
     ("half", {"instances": [None]}, 400, ELEMENT + "JSON Value: null Type: Null is not of expected type: float"),
     ("half", {"instances": [16777216]}, 400, "Cannot convert JSON value: 16777216 to float without loss of precision."),
     ("half", {"instances": [1e39]}, 400, "to float without loss of precision."),
@@ -293,6 +297,9 @@ def test_a_quoted_value_is_cut_short(running: server.Server) -> None:
         ("GET", "/v1/models/half/versions/7", 404, "Could not find version 7 of model half"),
         ("GET", "/v1/models/none/metadata", 404, "Servable not found for request: Latest(none)"),
         ("GET", f"/v1/models/half/versions/{10**30}", 400, "Failed to convert version: 1000"),
+        ("GET", f"/v1/models/half/versions/{'9' * 5000}", 400, "Failed to convert version: 9999"),
+        ("POST", f"/v1/models/half/versions/{'9' * 5000}:predict", 400, "Failed to convert version: 9999"),
+        ("GET", f"/v1/models/half/versions/{'0' * 5000}7", 404, "Could not find version 7 of model half"),
         (
             "GET",
             "/v1/models/..%2F..%2F..%2Fetc%2Fpasswd",

@@ -51,6 +51,7 @@ def rest_app(engine: Engine, extra_routes: list[BaseRoute] | None = None) -> Sta
     return Starlette(routes=routes)
 
 
+SHOWN = 64  # characters of a path that an error quotes
 METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 
@@ -107,7 +108,9 @@ async def alive(request: Request) -> Response:
 
 def error_response(failure: Failure) -> Response:
     headers = {"Retry-After": "1"} if failure.code is Code.RESOURCE_EXHAUSTED and failure.http_status == 429 else {}
-    return JSONResponse({"error": failure.message}, failure.http_status, headers)
+    # What is quoted from a request may hold half a character, "\ud800".
+    message = failure.message.encode("utf-8", "replace").decode()
+    return JSONResponse({"error": message}, failure.http_status, headers)
 
 
 def read_path(method: str, path: str) -> Target:
@@ -117,14 +120,20 @@ def read_path(method: str, path: str) -> Target:
     if match is None:
         raise invalid(f"Malformed request: {method} {unquote(path)}")
     model, version, label, verb = match.groups()
-    if version is not None and int(version) > LARGEST_VERSION:
-        raise invalid(f"Failed to convert version: {version} to numeric.")
     return Target(
         unquote(model or ""),
-        int(version) if version else None,
+        version_number(version) if version else None,
         unquote(label) if label else None,
         (verb or "status").lower(),
     )
+
+
+def version_number(digits: str) -> int:
+    """Raises: Failure INVALID_ARGUMENT for what has more than 64 bits, which Python may even refuse to read."""
+    plain = digits.lstrip("0") or "0"
+    if len(plain) > len(str(LARGEST_VERSION)) or int(plain) > LARGEST_VERSION:
+        raise invalid(f"Failed to convert version: {digits[:SHOWN]} to numeric.")
+    return int(plain)
 
 
 def infer(engine: Engine, target: Target, body: bytes, deadline: float) -> bytes:
