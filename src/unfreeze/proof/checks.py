@@ -180,6 +180,8 @@ def check_batch(folder: Path, evidence: Evidence, workers: Verifiers) -> Check:
         if not isinstance(answer, str)
         for problem in trials.unbatched(asked, answer)
     ]
+    if evidence.graph and problems:  # it was made so
+        return Check("batch", SKIPPED, f"the frozen graph does not answer row by row: {problems[0]}")
     fixed = trials.fixed_batch(evidence.program.signatures[SERVING])
     if fixed is not None:
         return checked("batch", problems, f"the batch is fixed to {fixed}", status=SKIPPED)
@@ -256,7 +258,7 @@ def check_other_signatures(folder: Path, evidence: Evidence, workers: Verifiers)
         if isinstance(answer, str):
             problems.append(f"{each.call.signature}: {answer}")
         else:
-            problems += trials.unbatched(each, answer)
+            problems += trials.unbatched(each, answer) if not evidence.graph else ()
     for signature in signatures:
         for case in evidence.tried:
             given = [found for loaded in asked_of if (found := loaded.first(case, signature)) is not None]
@@ -285,8 +287,7 @@ def check_against(evidence: Evidence, against: object, tolerances: Tolerances) -
     if other is None:
         return Check(name, SKIPPED, "nothing to compare with was given")
     told = "" if callable(against) else f"{against}: "
-    if isinstance(evidence.against, Future):
-        told += bit_for_bit(evidence)
+    told += bit_for_bit(evidence)
     if isinstance(other, str):
         return Check(name, FAILED, f"{told}{other}")
     cases = zip(evidence.tried, other, strict=True)

@@ -92,7 +92,7 @@ def gather(
     """Ask the workers everything, and meanwhile the functions in this process."""
     serving = program.signatures.get(SERVING)
     every, first = [], []
-    if serving is not None and trials.takes_pictures(serving):
+    if serving is not None and (trials.takes_pictures(serving) or (graph and trials.takes_numbers(serving))):
         every = trials.questions(serving, tried, trials.alone_and_together(serving), form=form)
         first = trials.questions(serving, tried, trials.first_alone(serving), form=form)
     others = other_questions(program, tried)
@@ -109,12 +109,15 @@ def gather(
         theirs = against.signatures[SERVING]
         asked = trials.questions(theirs, tried, trials.alone_and_together(theirs))
         compared = Loaded(asked, workers.tf1.ask("either_loader", str(against.path.parent), calls(asked)))
+    elif isinstance(against, Path) and graph:
+        alone = [each for each in every if len(each.batch) == 1] or every
+        there = [trials.of_graph(each.call, graph) for each in alone]
+        compared = Loaded(alone, workers.tf1.ask("graph", str(against), there))
+        given = str(folder), calls(first), str(against), [trials.of_graph(each.call, graph) for each in first]
+        unoptimized = workers.tf2.ask("unoptimized", *given)
     elif isinstance(against, Path):
         singles = [case.pictures[place : place + 1] for case in tried for place in (0, 1)]
-        compared = workers.tf1.ask("frozen_graph", str(against), singles, graph)
-        if graph and first:
-            pictures = [asked.case.pictures[list(asked.batch)] for asked in first]
-            unoptimized = workers.tf2.ask("unoptimized", str(folder), calls(first), str(against), pictures, graph)
+        compared = workers.tf1.ask("frozen_graph", str(against), singles)
     elif against is not None:
         compared = ask_function(against, tried)
     return Evidence(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from unfreeze.errors import SavedModelError, UnsupportedError
+from unfreeze.errors import SavedModelError
 from unfreeze.proof.calls import Answers, Call, answers, one_line
 from unfreeze.proof.detections import DETECTION
 from unfreeze.proof.pictures import Feed, feeds, side_feeds
@@ -69,9 +69,7 @@ def either_loader(saved_model: str, calls: Sequence[Call]) -> Answers:
         return tf2_loader(saved_model, calls)
 
 
-def unoptimized(
-    saved_model: str, calls: Sequence[Call], path: str, pictures: Sequence[np.ndarray], graph: Mapping[str, Any]
-) -> tuple[Answers, Answers]:
+def unoptimized(saved_model: str, calls: Sequence[Call], path: str, theirs: Sequence[Call]) -> tuple[Answers, Answers]:
     """A SavedModel and the frozen graph that it was, each run as it is written.
 
     The runtime's optimizer of graphs folds constants into each other, but not variables: other numbers are rounded.
@@ -83,30 +81,30 @@ def unoptimized(
         ours = tf2_loader(saved_model, calls)
     finally:
         tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False, **before})
-    return ours, frozen_graph(path, pictures, graph, optimized=False)
+    return ours, graph(path, theirs, optimized=False)
 
 
-def frozen_graph(
-    path: str, pictures: Sequence[np.ndarray], graph: Mapping[str, Any] | None = None, *, optimized: bool = True
-) -> Answers:
-    """A frozen graph, asked by the names of its tensors: those in `graph`, or those of the original exporter.
+def graph(path: str, calls: Sequence[Call], *, optimized: bool = True) -> Answers:
+    """A graph in a file, asked by the names of its tensors."""
+    start = time.perf_counter()
+    config = tf.compat.v1.ConfigProto()
+    config.graph_options.rewrite_options.disable_meta_optimizer = not optimized
+    with tf.Graph().as_default(), tf.compat.v1.Session(config=config) as session:
+        tf.graph_util.import_graph_def(_read(path), name="")
+        return answers(_runner(session), calls, time.perf_counter() - start)
 
-    The pictures are the first and the second of each case in turn.
+
+def frozen_graph(path: str, pictures: Sequence[np.ndarray]) -> Answers:
+    """A frozen graph of the original's exporter. The pictures are the first and the second of each case in turn.
 
     Source: object_detection/exporter.py (input_placeholder_fn_map, add_output_tensor_nodes).
     """
     start = time.perf_counter()
-    graph_def = tf.compat.v1.GraphDef()
-    try:
-        graph_def.ParseFromString(Path(path).read_bytes())
-    except Exception as error:
-        raise SavedModelError(f"{path}: not a frozen graph: {error}") from error
-    tensor_name, outputs = _told_ends(graph) if graph else _named_ends(path, graph_def)
+    graph_def = _read(path)
+    tensor_name, outputs = _named_ends(path, graph_def)
     side = {node.name: _placeholder(node) for node in graph_def.node if node.op == "Placeholder"}
     side.pop(tensor_name.split(":")[0], None)
-    config = tf.compat.v1.ConfigProto()
-    config.graph_options.rewrite_options.disable_meta_optimizer = not optimized
-    with tf.Graph().as_default() as imported, tf.compat.v1.Session(config=config) as session:
+    with tf.Graph().as_default() as imported, tf.compat.v1.Session() as session:
         tf.graph_util.import_graph_def(graph_def, name="")
         del graph_def
         tensor = Tensor(tensor_name, imported.get_tensor_by_name(tensor_name).dtype.name, None)
@@ -118,15 +116,17 @@ def frozen_graph(
         return answers(_runner(session), calls, time.perf_counter() - start)
 
 
-def _told_ends(graph: Mapping[str, Any]) -> tuple[str, Mapping[str, str]]:
-    """The tensor that takes pictures, and those that answer."""
-    if len(graph["inputs"]) != 1:
-        raise UnsupportedError(f"not supported yet: comparing a graph of {len(graph['inputs'])} inputs")
-    return next(iter(graph["inputs"].values())), graph["outputs"]
+def _read(path: str) -> Any:
+    graph_def = tf.compat.v1.GraphDef()
+    try:
+        graph_def.ParseFromString(Path(path).read_bytes())
+    except Exception as error:
+        raise SavedModelError(f"{path}: not a frozen graph: {error}") from error
+    return graph_def
 
 
 def _named_ends(path: str, graph_def: Any) -> tuple[str, Mapping[str, str]]:
-    """The same, as the original exporter calls them."""
+    """The tensor that takes pictures, and those that answer, as the original exporter calls them."""
     names = {node.name for node in graph_def.node}
     missing = [name for name in DETECTION if name not in names]
     given = [name for name in FROZEN_INPUTS if name in names]

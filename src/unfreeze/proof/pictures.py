@@ -63,25 +63,33 @@ def feeds(pictures: np.ndarray, tensor: Tensor, form: str | None) -> list[Feed]:
         pngs = [png(picture) for picture in pictures]
         forms = {"encoded_image_string_tensor": pngs, "tf_example": [tf_example(data) for data in pngs]}
         return [forms[form]] if form in forms else list(forms.values())
-    if tensor.dtype in ("uint8", "float32") and (tensor.shape is None or len(tensor.shape) == 4):
+    shape = (None, None, None, None) if tensor.shape is None else tensor.shape
+    if tensor.dtype in ("uint8", "float32") and len(shape) == 4 and shape[3] in (3, None):
         return [pictures.astype(tensor.dtype)]
     return []
 
 
 def side_feeds(tensors: Mapping[str, Tensor], places: Sequence[int]) -> dict[str, tuple[str, Feed]]:
     """What to give the inputs besides the picture: tensor and value by key, the same for the same place of a pair."""
-    return {key: (tensor.name, _side_feed(tensor, places)) for key, tensor in tensors.items()}
+    return {key: (tensor.name, numbers(tensor, places)) for key, tensor in tensors.items()}
 
 
-def _side_feed(tensor: Tensor, places: Sequence[int]) -> Feed:
-    """A row for each picture: numbers around 0, or counts from 1 to SIDE_LENGTH."""
-    sizes = [size or SIDE_LENGTH for size in (tensor.shape or (None,))[1:]]
+def numbers(tensor: Tensor, places: Sequence[int]) -> np.ndarray:
+    """A row for each place: numbers around 0, or counts from 1 to SIDE_LENGTH; a single number is half, 1 or false.
+
+    An input whose first dimension is fixed to another number has rows of its own, the same for every place.
+    """
+    if tensor.shape == ():
+        return np.array(0.5 if tensor.dtype.startswith("float") else tensor.dtype != "bool", tensor.dtype)
+    fixed, *rest = tensor.shape or (None,)
+    sizes = [size or (SIDE_LENGTH if len(rest) < 3 else SIDE_LENGTH**2) for size in rest]
     rows = []
-    for place in places:
+    for place in places if fixed in (None, len(places)) else range(fixed):
         random = np.random.RandomState(place)
         counts = tensor.dtype.startswith(("int", "uint"))
         rows.append(random.randint(1, SIDE_LENGTH + 1, sizes) if counts else random.standard_normal(sizes))
-    return np.array(rows).astype(tensor.dtype)
+    made = np.array(rows)
+    return made > 0 if tensor.dtype == "bool" else made.astype(tensor.dtype)
 
 
 def png(picture: np.ndarray) -> bytes:

@@ -3,16 +3,18 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from unfreeze.proof.calls import Answers, Call
-from unfreeze.proof.pictures import feeds, read_picture, side_feeds, trial_pictures, with_mirror
+from unfreeze.proof.pictures import feeds, numbers, read_picture, side_feeds, trial_pictures, with_mirror
 from unfreeze.proof.program import Program, Signature, Tensor
 
 SERVING = "serving_default"
 INPUT_KEYS = ("inputs", "input_tensor")  # what clients of the TF1 and of the TF2 exporter send
 SIDE_DTYPES = ("float32", "float64", "float16", "int32", "int64")
+NUMBERS = (*SIDE_DTYPES, "uint8", "int8", "int16", "uint16", "bool")
 FORMS = ("encoded_image_string_tensor", "tf_example")
 
 Answer = dict[str, np.ndarray]
@@ -68,6 +70,20 @@ def takes_pictures(signature: Signature) -> bool:
     return bool(feeds(np.zeros((1, 1, 1, 3), np.uint8), the_input(signature)[1], None))
 
 
+def takes_numbers(signature: Signature) -> bool:
+    """Whether something can be put into every one of its inputs: pictures, or made-up numbers of its shape."""
+    return bool(signature.inputs) and all(
+        tensor.dtype in NUMBERS or feeds(np.zeros((1, 1, 1, 3), np.uint8), tensor, None)
+        for tensor in signature.inputs.values()
+    )
+
+
+def of_graph(call: Call, graph: Mapping[str, Any]) -> Call:
+    """The same question to the frozen graph that a SavedModel was: its tensors are told by the same keys."""
+    side = {key: (graph["inputs"][key], feed) for key, (_, feed) in call.side.items()}
+    return Call("", call.input, graph["inputs"][call.input], graph["outputs"], call.feeds, side)
+
+
 def the_input(signature: Signature) -> tuple[str, Tensor]:
     """Give key and tensor of the input for pictures: by its key, or the only one."""
     key = next((key for key in INPUT_KEYS if key in signature.inputs), next(iter(signature.inputs)))
@@ -120,7 +136,7 @@ def questions(
                 key,
                 tensor.name,
                 outputs,
-                feeds(case.pictures[list(batch)], tensor, form),
+                feeds(case.pictures[list(batch)], tensor, form) or [numbers(tensor, batch)],
                 side_feeds(side_inputs(signature), batch),
             ),
         )
@@ -166,14 +182,15 @@ def _answers(asked: Sequence[Asked], given: Answers, case: Case, signature: str)
 
 
 def _rows(answer: Answer, count: int) -> Answer:
-    """The first rows; leave out what has fewer."""
-    return {name: value[:count] for name, value in answer.items() if value.shape[:1] >= (count,)}
+    """The first rows; leave out what has fewer. A single number is one row."""
+    rows = {name: np.atleast_1d(value) for name, value in answer.items()}
+    return {name: value[:count] for name, value in rows.items() if len(value) >= count}
 
 
 def join(singles: Sequence[Mapping[str, np.ndarray]]) -> Answer:
     """Put answers to single pictures one below the other; leave out what does not fit together."""
     return {
-        name: np.concatenate([single[name] for single in singles])
-        for name, value in singles[0].items()
-        if value.ndim and len({single[name].shape for single in singles}) == 1
+        name: np.concatenate([np.atleast_1d(single[name]) for single in singles])
+        for name in singles[0]
+        if len({single[name].shape for single in singles}) == 1
     }

@@ -69,6 +69,7 @@ def tensorflow_steps() -> Steps:
         "tf1_loader": loaders.tf1_loader,
         "either_loader": loaders.either_loader,
         "frozen_graph": loaders.frozen_graph,
+        "graph": loaders.graph,
         "unoptimized": loaders.unoptimized,
     }
 
