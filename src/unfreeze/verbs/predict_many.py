@@ -46,14 +46,14 @@ class ManyPredictions:
         return asdict(self)
 
     def __str__(self) -> str:
-        fresh = self.pictures + self.failures - self.resumed
-        rate = f", {fresh / self.seconds:.1f}/s" if fresh and self.seconds > 0 else ""
         lines = [f"not answered: {failure['error']}" for failure in self.first_failures]
         if self.failures > len(lines):
             lines.append(f"... and {self.failures - len(lines)} more: {self.output_directory}/failures.jsonl")
         earlier = f" ({self.resumed} of them earlier)" if self.resumed else ""
         counted = f"{self.pictures} pictures, {self.detections} detections, {self.failures} failed{earlier}"
-        return "\n".join([*lines, f"{counted}{rate} -> {self.output_directory}: {', '.join(self.files)}"])
+        return "\n".join(
+            [*lines, f"{counted}, {self.seconds:.0f} s -> {self.output_directory}: {', '.join(self.files)}"]
+        )
 
 
 def predict_many(
