@@ -142,6 +142,7 @@ CASES = (
     Case("v_efficientdet_b3", "tf2", slow=True),
     Case("v_efficientdet_b4", "tf2", slow=True),
     Case("v_efficientdet_b5", "tf2", slow=True),
+    Case("v_efficientdet_b6", "tf2", slow=True),
     Case("v_efficientdet_b7", "tf2", slow=True),
     Case("faster_rcnn_resnet50_v1_640x640_coco17_tpu-8", "tf2", slow=True),
     Case("faster_rcnn_resnet50_v1_fpn_640x640_coco17_tpu-8", "tf2", slow=True),
