@@ -82,6 +82,18 @@ def test_a_graph_that_does_more_than_compute_is_refused(operation: str, make, tm
         planned(written(graph, tmp_path / "graph.pb"), None, None, {}, {})
 
 
+def test_a_graph_with_a_table_is_refused(tmp_path: Path) -> None:
+    with tf.Graph().as_default() as graph:
+        x = tf.compat.v1.placeholder(tf.float32, [None, 8, 8, 3], name="image_tensor")
+        names = tf.lookup.KeyValueTensorInitializer(tf.constant([1], tf.int64), tf.constant(["one"]))
+        tf.identity(tf.lookup.StaticHashTable(names, "none").lookup(tf.constant([1], tf.int64)), name="names")
+        tf.nn.conv2d(x, tf.ones([3, 3, 3, 4]), 1, "SAME", name="detection_boxes")
+    with pytest.raises(
+        UnsupportedError, match=r"it has lookup tables, which an initializer fills: HashTableV2, Lookup"
+    ):
+        planned(written(graph, tmp_path / "graph.pb"), None, None, {}, {})
+
+
 def test_a_file_that_is_cut_short(tmp_path: Path) -> None:
     (tmp_path / "graph.pb").write_bytes(FROZEN.read_bytes()[:100_000])
     with pytest.raises(SavedModelError, match="cut short"):

@@ -40,14 +40,13 @@ class FrozenGraph:
     """A graph whose large constants are still in the file that it was read from.
 
     `constants` says where each one is: the first byte of its node, and the end. `signatures` are those of a
-    SavedModel, and `initializer` is the node that its loader runs.
+    SavedModel.
     """
 
     path: Path
     graph: Any
     constants: Mapping[Place, tuple[int, int]]
     signatures: Mapping[str, Any]
-    initializer: str = ""
 
     def tensor(self, place: Place) -> np.ndarray:
         """The value of a constant, at an address that TensorFlow can use without a copy."""
@@ -152,18 +151,7 @@ def _saved_model(path: Path, data: memoryview) -> FrozenGraph:
     meta, start, end = chosen[0]
     graph, constants = _graph(data, *(_field(data, start, end, 2) or (end, end)))
     signatures = {name: each for name, each in sorted(meta.signature_def.items()) if not name.startswith("__")}
-    return FrozenGraph(path, graph, constants, signatures, _initializer(meta))
-
-
-def _initializer(meta: Any) -> str:
-    """The node that a loader runs once the variables are restored."""
-    told = meta.signature_def.get("__saved_model_init_op")
-    if told is not None:
-        return next(iter(told.outputs.values())).name.split(":")[0]
-    for key in ("saved_model_main_op", "legacy_init_op"):
-        if meta.collection_def[key].node_list.value:
-            return meta.collection_def[key].node_list.value[0]
-    return ""
+    return FrozenGraph(path, graph, constants, signatures)
 
 
 def _without_graph(meta_graph: memoryview) -> Any:

@@ -28,6 +28,8 @@ HARMFUL = re.compile(
     |LoadLibrary|SdcaFprint|.*MutexLock.*
     """
 )
+# Tables of any kind: they are empty until an initializer has filled them.
+TABLES = re.compile(r"(Anonymous)?(Mutable)?(Dense)?HashTable(OfTensors)?(V2)?|(Initialize|Lookup)Table.*")
 VARIABLES = ("Variable", "VariableV2", "VarHandleOp", "AutoReloadVariable", "TemporaryVariable")
 
 
@@ -48,6 +50,7 @@ def require_harmless(frozen: FrozenGraph) -> None:
     unknown = {op for op in used - harmful if op_def(op) is None}
     attributes = {told for node in nodes if node.op not in {*functions, *unknown} for told in _unknown_attributes(node)}
     variables = {op for op in used if op in VARIABLES}
+    tables = {op for op in used if TABLES.fullmatch(op)}
     if harmful:
         raise UnsupportedError(
             f"not supported yet: {frozen.path}: it has operations that touch files, read data sets, open connections "
@@ -67,6 +70,10 @@ def require_harmless(frozen: FrozenGraph) -> None:
         raise UnsupportedError(
             f"not supported yet: {frozen.path}: it is not frozen, it has variables ({_listed(variables)}); "
             "export the checkpoint that belongs to it"
+        )
+    if tables:
+        raise UnsupportedError(
+            f"not supported yet: {frozen.path}: it has lookup tables, which an initializer fills: {_listed(tables)}"
         )
 
 
