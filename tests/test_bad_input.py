@@ -19,6 +19,7 @@ import reference
 import tensorflow as tf
 
 from unfreeze import cli, export_inference_graph
+from unfreeze.savedmodel import writer
 from unfreeze.verbs import export as exporting
 from unfreeze.verbs.staging import staged
 
@@ -300,7 +301,7 @@ def no_room_in_tensorflow(*arguments: object, **options: object) -> None:
 # Each stage of the write; what came before it is on disk by then.
 STAGES: dict[str, tuple[object, str, Callable[..., None]]] = {
     "variables": (tf.raw_ops, "SaveV2", no_room_in_tensorflow),
-    "saved_model.pb": (Path, "write_bytes", no_room),
+    "saved_model.pb": (writer, "_write_graph", no_room),
     "pipeline.config": (exporting, "_write_config", no_room),
     "export.json": (exporting, "_record", no_room),
     "move": (os, "rename", no_room),

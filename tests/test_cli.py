@@ -90,6 +90,7 @@ ALL_DEFAULTS = {
     "max_detections": None,
     "runtimes": (),
     "verify": True,
+    "report_path": None,
 }
 
 
@@ -136,6 +137,11 @@ def test_every_flag_with_dashes_or_underscores(recorder: Recorder, spelling: Any
 def test_input_type_may_be_repeated(recorder: Recorder) -> None:
     assert unfreeze("export", "run", "--input_type=tf_example", "--input-type", "image_tensor") == 0
     assert recorder.options["input_types"] == ("tf_example", "image_tensor")
+
+
+def test_a_report(recorder: Recorder) -> None:
+    assert unfreeze("export", "run", "--report", "report.html") == 0
+    assert recorder.options["report_path"] == "report.html"
 
 
 def test_the_tf2_scripts_flag(recorder: Recorder) -> None:
