@@ -97,7 +97,7 @@ def test_a_worker_and_a_node_may_die(
         ray.shutdown()
         nodes.shutdown()
     assert killed == ["worker", "node"]
-    assert len(actors) >= 4  # one for each that died
+    assert len(actors) >= 3  # one for the worker; for those of the node only if there was work left
     assert (done.pictures, done.failures) == (COUNT, 1)
     here, out = (tmp_path / folder / "predictions.jsonl" for folder in ("here", "out"))
     assert out.read_bytes() == here.read_bytes()
