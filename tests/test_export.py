@@ -16,6 +16,7 @@ from PIL import Image
 from unfreeze.config import read_label_map, read_pipeline_config
 from unfreeze.errors import ConfigError, OutputError, UnsupportedError
 from unfreeze.proof import compare_detections
+from unfreeze.savedmodel import writer
 from unfreeze.savedmodel.graph import share_constants
 from unfreeze.verbs.export import Exported, export
 
@@ -210,3 +211,15 @@ def test_equal_constants_of_a_function_are_kept_once() -> None:
     }
     used = [name for node in definition.node_def for name in node.input] + list(definition.ret.values())
     assert {name.lstrip("^").partition(":")[0] for name in used} <= inside
+
+
+def test_large_weights_are_written_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "PART_BYTES", 200_000)
+    exported = export(DIGITS / "run", output_directory=tmp_path, verify=False)
+    variables = exported.saved_model / "variables"
+    assert len(list(variables.glob("variables.data-*"))) > 4
+    stored = tf.train.load_checkpoint(str(variables / "variables"))
+    trained = tf.train.load_checkpoint(exported.record["checkpoint"]["prefix"])
+    assert len(exported.record["weights"]) == 199
+    for key, entry in exported.record["weights"].items():
+        assert stored.get_tensor(entry["variable"]).tobytes() == trained.get_tensor(key).tobytes()

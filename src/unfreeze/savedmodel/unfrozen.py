@@ -26,7 +26,6 @@ from unfreeze.savedmodel.signatures import INPUT_TYPES, by_name, named, traced
 from unfreeze.savedmodel.writer import save_values, write_signatures
 
 NETWORK = "unfrozen_network"
-PART_BYTES = 8 << 20  # of the values, which are not in memory all at once
 ANONYMOUS = "cd2c89b7-88b7-44c8-ad83-06c2a9158347"  # of ResourceHandle: no two handles are the same variable
 # Inputs of the original's exporters that take pixels of 0 to 255; of another the numbers may mean anything.
 PIXELS = ("image_tensor", "float_image_tensor", "input_tensor")
@@ -93,7 +92,7 @@ def write_unfrozen(
     outputs = {key: tf.TensorSpec(end.shape, end.dtype, name=key) for key, end in sorted(ends.outputs.items())}
     handles = {parameter.name: node for node, parameter in graph.handles.items()}
     variables = {name: _handle(graph.handles[node]) for name, node in handles.items()}
-    saved = save_values(folder, variables, lambda names: [as_tensor(value(name)) for name in names], PART_BYTES)
+    saved = save_values(folder, variables, lambda names: [as_tensor(value(name)) for name in names])
     release_memory()  # of the values
     name = _name(graph)
     detect = partial(_called, name, [variable.handle for variable in variables.values()], outputs)

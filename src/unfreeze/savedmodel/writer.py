@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # a graph that is unfrozen needs no detector
 
 OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 INITIALIZER = "__saved_model_init_op"
-PART_BYTES = 32 << 20  # of variables/; TensorFlow needs as much to hold them
+PART_BYTES = 8 << 20  # of variables/, of which no more is in memory at once
 
 Values = Callable[[Sequence[str]], Sequence[Any]]  # names of variables to their values
 
@@ -223,10 +223,9 @@ def save_values(
     folder: Path,
     variables: Mapping[str, tf.Variable | Handle],
     values: Values,
-    part_bytes: int = PART_BYTES,
     besides: Mapping[str, tf.Tensor] | None = None,
 ) -> list[str]:
-    """Writes the values of variables in parts of about `part_bytes`, of which one at a time is in memory.
+    """Writes the values of variables in parts of about PART_BYTES, of which one at a time is in memory.
 
     Returns the prefixes of the parts. The largest values come first: room that one leaves in memory fits the next. The
     first part holds the tensors in `besides` too, by their keys.
@@ -234,7 +233,7 @@ def save_values(
     (folder / "variables").mkdir(parents=True, exist_ok=True)
     sizes_bytes = {name: each.dtype.size * each.shape.num_elements() for name, each in variables.items()}
     written: list[str] = []
-    for names in _parts(sizes_bytes, part_bytes):
+    for names in _parts(sizes_bytes, PART_BYTES):
         tensors = dict(zip(map(variable_key, names), values(names), strict=True))
         if not written:
             tensors |= besides or {}
