@@ -24,15 +24,18 @@ class Bucket:
 
 @contextmanager
 def moto_server() -> Iterator[dict[str, str]]:
-    """Moto's S3 and SageMaker on a port of this machine, and the environment in which boto3 finds them."""
+    """Moto's S3 and SageMaker, empty, on a port of this machine, and the environment in which boto3 finds them."""
     server = pytest.importorskip("moto.server").ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
     server.start()
     end = time.monotonic() + 60
     while not getattr(server, "_server", None) and time.monotonic() < end:
         time.sleep(0.05)
     _, port = server.get_host_and_port()
+    address = f"http://127.0.0.1:{port}"
     try:
-        yield {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", **KEYS}
+        # All servers of a process share their state: what an earlier one was told would be here as well.
+        urllib.request.urlopen(f"{address}/moto-api/reset", data=b"", timeout=60).close()
+        yield {"AWS_ENDPOINT_URL": address, **KEYS}
     finally:
         server.stop()
 
