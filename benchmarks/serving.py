@@ -1,6 +1,6 @@
 """Throughput of `unfreeze serve` beside the SavedModel called directly with the same batches, on loopback.
 
-    python benchmarks/serving.py SAVED_MODEL_FOLDER PICTURE [--batch 8] [--clients 24] [--seconds 20]
+    python benchmarks/serving.py SAVED_MODEL_FOLDER PICTURE [--batch 8] [--clients 24] [--pictures 1] [--seconds 20]
 
 The direct side runs in one process, in as many threads as the server has batch threads; the server in another, the
 clients in a third. All share the machine's cores, so besides pictures per second it tells the processor time that a
@@ -29,6 +29,7 @@ def main() -> None:
     parser.add_argument("picture", type=Path)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--clients", type=int, default=24)
+    parser.add_argument("--pictures", type=int, default=1, help="In one request.")
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="That run batches, on both sides.")
     parser.add_argument("--part", choices=["direct", "clients"], help=argparse.SUPPRESS)
@@ -58,7 +59,7 @@ def rate(side: dict[str, Any]) -> float:
 
 
 def part(given: argparse.Namespace, name: str, *more: str) -> dict[str, Any]:
-    options = [f"--{key}={getattr(given, key)}" for key in ("batch", "clients", "seconds", "threads")]
+    options = [f"--{key}={getattr(given, key)}" for key in ("batch", "clients", "pictures", "seconds", "threads")]
     command = [sys.executable, __file__, str(given.saved_model), str(given.picture), *options, "--part", name, *more]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1])
 
@@ -128,7 +129,7 @@ def free_port() -> int:
 
 
 def clients(given: argparse.Namespace) -> dict[str, Any]:
-    """Closed-loop gRPC clients, one picture a request; the server's processor time is read from /proc."""
+    """Closed-loop gRPC clients; the server's processor time is read from /proc."""
     import grpc
     import tensorflow as tf
     from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
@@ -139,7 +140,7 @@ def clients(given: argparse.Namespace) -> dict[str, Any]:
     stubs = [prediction_service_pb2_grpc.PredictionServiceStub(channel) for channel in channels]
     request = predict_pb2.PredictRequest()
     request.model_spec.name, request.model_spec.signature_name = "m", SIGNATURE
-    request.inputs["inputs"].CopyFrom(tf.make_tensor_proto([given.picture.read_bytes()]))
+    request.inputs["inputs"].CopyFrom(tf.make_tensor_proto([given.picture.read_bytes()] * given.pictures))
     stubs[0].Predict(request, wait_for_ready=True, timeout=120)
     counts, failed = [0] * given.clients, [0] * given.clients
 
@@ -147,7 +148,7 @@ def clients(given: argparse.Namespace) -> dict[str, Any]:
         while time.perf_counter() < end:
             try:
                 stubs[index % 2].Predict(request, timeout=60)
-                counts[index] += 1
+                counts[index] += given.pictures
             except grpc.RpcError:
                 failed[index] += 1
 

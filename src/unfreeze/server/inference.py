@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.core.framework import types_pb2
 from tensorflow_serving.apis import classification_pb2, input_pb2, predict_pb2, regression_pb2
 
 from unfreeze.server.failures import Code, Failure, invalid
@@ -12,6 +13,8 @@ from unfreeze.server.loaded import DEFAULT_SIGNATURE, Arrays, LoadedModel, check
 
 PREDICT, CLASSIFY, REGRESS = (f"tensorflow/serving/{method}" for method in ("predict", "classify", "regress"))
 LARGEST_TENSOR_BYTES = 2**31 - 1
+# Those of most outputs: asking TensorFlow costs more than the copy of a small one.
+DATA_TYPES = {np.dtype(np.float32): types_pb2.DT_FLOAT, np.dtype(np.int64): types_pb2.DT_INT64}
 
 # How a checked call is carried out: at once, or through the queue of the server.
 Run = Callable[[LoadedModel, str, Mapping[str, np.ndarray], Sequence[str]], Arrays]
@@ -59,6 +62,10 @@ def array_of(name: str, tensor: Any, max_bytes: int) -> np.ndarray:
             raise ValueError(f"it has {count} values, more than a request may hold")
         if dtype == tf.string and len(tensor.string_val) not in (1, count):
             raise ValueError(f"it has {len(tensor.string_val)} strings for a shape of {count}")
+        if dtype == tf.string and len(tensor.string_val) == count:  # make_ndarray goes through a list of copies
+            strings = np.empty(count, dtype=object)
+            strings[:] = tensor.string_val
+            return strings.reshape(sizes)
         return tf.make_ndarray(tensor)
     except (TypeError, ValueError, KeyError) as error:
         raise invalid(f"tensor parsing error: {name}: {str(error) or type(error).__name__}") from error
@@ -66,14 +73,15 @@ def array_of(name: str, tensor: Any, max_bytes: int) -> np.ndarray:
 
 def fill_tensor(tensor: Any, value: np.ndarray) -> None:
     """Write an array into a TensorProto: its bytes as they are, or a list of strings."""
-    dtype = tf.string if value.dtype == object else tf.as_dtype(value.dtype)
-    tensor.dtype = dtype.as_datatype_enum
-    for size in value.shape:
-        tensor.tensor_shape.dim.add(size=size)
-    if dtype == tf.string:
+    if value.dtype == object:
+        tensor.dtype = types_pb2.DT_STRING
         tensor.string_val.extend(value.ravel().tolist())
     else:
+        tensor.dtype = DATA_TYPES.get(value.dtype) or tf.as_dtype(value.dtype).as_datatype_enum
         tensor.tensor_content = value.tobytes()
+    dims = tensor.tensor_shape.dim
+    for size in value.shape:
+        dims.add(size=size)
 
 
 def classify(model: LoadedModel, request: Any, run: Run = run_at_once) -> classification_pb2.ClassificationResponse:
