@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import reference
 import tensorflow as tf
+from tensorflow.compiler.tf2xla.ops import gen_xla_ops
+from tensorflow.python.grappler import tf_optimizer  # no public name for it
 
 from unfreeze.errors import SavedModelError, UnsupportedError, WeightsError
-from unfreeze.proof import loaders
+from unfreeze.proof import loaders, verify
 from unfreeze.proof.calls import Call
 from unfreeze.proof.trials import of_graph
 from unfreeze.verbs.unfreeze_graph import planned, unfreeze_graph
@@ -158,6 +160,61 @@ def functions(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     return outer(net), inner(net)
 
 
+def of_integers(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Bytes times bytes summed as wide integers, whose biases are such integers too, as converters leave them."""
+    kernel = tf.cast(tf.constant((numbers(3, 3, 3, 8) * 50).astype(np.int8)), tf.int32)
+    bias = [tf.constant((numbers(8) * 900).astype(np.int32)) for _ in range(2)]
+    net = tf.nn.bias_add(tf.nn.conv2d(tf.cast(images, tf.int32), kernel, 2, "SAME"), bias[0]) + bias[1]
+    sums = tf.reduce_mean(tf.cast(net, tf.float32) * 0.001, [1, 2])
+    packed = tf.constant((numbers(8, 5) * 9).astype(np.int32))
+    last = tf.cast(tf.bitwise.bitwise_and(tf.bitwise.right_shift(packed, 1), 15), tf.float32)
+    grid = tf.cast(tf.tile(tf.constant([[3, 5]]), [4, 2]), tf.float32)  # numbers of the structure
+    return sums[:, None, :4] + grid, tf.matmul(sums, tf.reshape(last, tf.constant([8, 5])))
+
+
+def channels_first(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """As converters from other frameworks write it: transposed around each layer, biases with four dimensions."""
+    net = tf.transpose(images, [0, 3, 1, 2])
+    for before, after in ((3, 8), (8, 6)):
+        kernel = tf.transpose(tf.constant(numbers(after, before, 3, 3)), [2, 3, 1, 0])
+        net = tf.transpose(tf.nn.conv2d(tf.transpose(net, [0, 2, 3, 1]), kernel, 2, "SAME"), [0, 3, 1, 2])
+        net = tf.nn.leaky_relu(net + tf.constant(numbers(1, after, 1, 1)))
+    net = tf.transpose(tf.reduce_mean(net, [2, 3]) @ tf.transpose(tf.constant(numbers(9, 6))))
+    net = tf.transpose(net) + tf.constant(numbers(9))
+    return net[:, None, :4], net[:, 4:]
+
+
+def in_parts(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Weights that were stored in parts, and one that two layers share."""
+    parts = [tf.constant(numbers(2, 6)), tf.constant(numbers(1, 6))]
+    shared = tf.constant(numbers(6, 6))
+    net = tf.reduce_mean(images, [1, 2]) @ tf.concat(parts, 0)
+    left, right = tf.split(tf.constant(numbers(6, 8)), 2, axis=1)
+    net = tf.sigmoid(tf.sigmoid(net @ shared) @ shared)
+    return (net @ left)[:, None], net @ right
+
+
+def optimized(make) -> tf.Graph:
+    """What the runtime's optimizer makes of a graph: constants folded, operations fused, and names that say nothing."""
+    with tf.Graph().as_default() as graph:
+        tf.graph_util.import_graph_def(graph_of(make).as_graph_def(), name="")
+        told = tf.compat.v1.train.export_meta_graph(graph=graph)
+    ends = ("image_tensor", "detection_boxes", "detection_scores")
+    told.collection_def["train_op"].node_list.value.extend(ends)
+    config = tf.compat.v1.ConfigProto()
+    config.graph_options.rewrite_options.optimizers.extend(["constfold", "arithmetic", "remap", "dependency"])
+    made = tf_optimizer.OptimizeGraph(config, told)
+    names = {node.name: node.name if node.name in ends else f"n{i}" for i, node in enumerate(made.node)}
+    for node in made.node:
+        node.name = names[node.name]
+        for i, operand in enumerate(node.input):
+            sign, rest = operand[: operand.startswith("^")], operand.removeprefix("^").split(":")
+            node.input[i] = sign + ":".join([names[rest[0]], *rest[1:]])
+    with tf.Graph().as_default() as graph:
+        tf.graph_util.import_graph_def(made, name="")
+    return graph
+
+
 def graph_with_v1_loops() -> tf.Graph:
     tf.compat.v1.disable_control_flow_v2()
     try:
@@ -174,6 +231,13 @@ SMALL = {
     "loops of TensorFlow 1": (graph_with_v1_loops, 5),
     "loops of TensorFlow 2": (lambda: graph_of(loops), 5),
     "functions": (lambda: graph_of(functions), 2),
+    "wide integers": (lambda: graph_of(of_integers), 4),
+    "channels first": (lambda: graph_of(channels_first), 6),
+    "in parts": (lambda: graph_of(in_parts), 4),
+    # The factor of each channel is folded into the kernel before it.
+    "optimized": (lambda: optimized(lambda x: convolved(x, lambda *s: tf.constant(numbers(*s)))), 6),
+    "optimized, channels first": (lambda: optimized(channels_first), 6),
+    "optimized loops": (lambda: optimized(loops), 5),
 }
 
 
@@ -224,6 +288,16 @@ def test_anchors_and_numbers_of_the_structure_stay_constants(tmp_path: Path) -> 
     assert all("a shape, an axis" in kept.reason for kept in plan.parameters.kept if not kept.dtype.is_floating)
 
 
+def test_what_a_program_of_another_compiler_is_handed_are_weights(tmp_path: Path) -> None:
+    def called(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        handed = [images, tf.constant(numbers(3, 3, 3, 8)), tf.constant(numbers(8)), tf.constant([1, 2])]
+        made = {"Tout": [tf.float32, tf.float32], "Sout": [tf.TensorShape([None, 4]), tf.TensorShape([None, 5])]}
+        return gen_xla_ops.xla_call_module(args=handed, version=9, module="", platforms=[], **made)
+
+    plan = planned(written(graph_of(called), tmp_path / "graph.pb"), None, None, {}, {})
+    assert [parameter.shape for parameter in plan.parameters.found] == [(3, 3, 3, 8), (8,)]
+
+
 def two_pictures() -> tf.Graph:
     """From two pictures to a number for all of them, and a row for each place of both."""
     with tf.Graph().as_default() as graph:
@@ -231,6 +305,16 @@ def two_pictures() -> tf.Graph:
         moved = tf.nn.conv2d(left, tf.constant(numbers(3, 3, 3, 2)), 1, "SAME") - right[..., :2]
         tf.reduce_sum(moved, name="total")
         tf.reshape(moved, [-1, 2], name="flow")
+    return graph
+
+
+def ranges_of_the_batch() -> tf.Graph:
+    """Whose numbers are rounded by the least and the largest one of the whole batch."""
+    with tf.Graph().as_default() as graph:
+        x = tf.compat.v1.placeholder(tf.float32, [None, 16, 16, 3], "left")
+        x = tf.nn.conv2d(x, tf.constant(numbers(3, 3, 3, 2)), 1, "SAME")
+        x = tf.quantization.fake_quant_with_min_max_vars(x, tf.reduce_min(x), tf.reduce_max(x), num_bits=4)
+        tf.reduce_mean(x, [1, 2], name="answer")
     return graph
 
 
@@ -262,6 +346,29 @@ def test_a_graph_whose_ends_are_no_detectors_is_verified(name: str, tmp_path: Pa
     assert "equal bit for bit" in told["against"].detail
     assert all(f"{output}: largest" in told["against"].detail for output in outputs)
     assert told["batch"].status == ("passed" if name == "a sequence" else "skipped")
+
+
+def test_a_graph_that_mixes_the_pictures_of_a_batch_is_left_so(tmp_path: Path) -> None:
+    path = written(ranges_of_the_batch(), tmp_path / "graph.pb")
+    exported = unfreeze_graph(path, output_directory=tmp_path / "out", inputs={"left": "left"})
+    told = {check.name: check for check in exported.report.checks}
+    assert told["batch"].status == "skipped"
+    assert told["batch"].detail.startswith("the frozen graph itself answers otherwise to a batch")
+    assert exported.record["graph"]["mixes_batch"]
+    again = {check.name: check for check in verify(exported.saved_model).checks}
+    assert (again["batch"].status, again["tf1_loader"].status) == ("skipped", "passed")
+
+
+def test_a_graph_that_was_made_for_another_machine(tmp_path: Path) -> None:
+    """Its nodes want a GPU, and to be where nodes are which the tool that renamed them knew by other names."""
+    graph = tf.compat.v1.GraphDef.FromString(FROZEN.read_bytes())
+    for node in graph.node:
+        node.device = "/device:GPU:7"
+        node.attr["_class"].list.s.append(b"loc:@gone")
+    (tmp_path / "graph.pb").write_bytes(graph.SerializeToString())
+    exported = unfreeze_graph(tmp_path / "graph.pb", output_directory=tmp_path / "out")
+    told = {check.name: check for check in exported.report.checks}
+    assert "equal bit for bit" in told["against"].detail
 
 
 FROZEN_GRAPHS = sorted(path.name.removesuffix(".pb.gz") for path in (reference.HERE / "frozen").glob("*.pb.gz"))

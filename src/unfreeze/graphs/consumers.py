@@ -35,6 +35,8 @@ PARAMETERS: dict[str, dict[int, str]] = {
     "QuantizeAndDequantizeV2": _RANGE,
     "QuantizeAndDequantizeV3": _RANGE,
     "QuantizeAndDequantizeV4": _RANGE,
+    "XlaConv": _CONV,
+    "XlaConvV2": _CONV,
     "Gather": {0: "table"},
     "GatherV2": {0: "table"},
 }
@@ -42,6 +44,8 @@ PARAMETERS: dict[str, dict[int, str]] = {
 PRODUCTS = re.compile(r"(Sparse|_Fused)?(Batch)?MatMul(V2|V3)?|Einsum|XlaDot(V2)?|XlaEinsum|SparseTensorDenseMatMul")
 # Operations that the runtime or a converter makes out of several: all that follows the first input.
 FUSED = re.compile(r"_?(Fused|Mkl|OneDnn|ITEX|Quantized).*|BlockLSTM.*|(LSTM|GRU)BlockCell|CudnnRNN.*")
+# A program of another compiler, inside which nothing is seen: whatever is handed to it.
+CALLED = "XlaCallModule"
 
 # Their first input goes through, however the others come about.
 MOVES = re.compile(
@@ -56,10 +60,12 @@ ARITHMETIC = (
     "Mul", "Add", "AddV2", "AddN", "Sub", "RealDiv", "Div", "DivNoNan", "Maximum", "Minimum", "Pow",
     "SquaredDifference", "Prelu", "Select", "SelectV2",
 )  # fmt: skip
+# Their result holds the values of every input.
+VALUES = re.compile(r"Bitwise\w+|(Left|Right)Shift|Pack|Concat(V2)?|Split|" + "|".join(ARITHMETIC))
 
 # Where a number per channel may stand: behind these, with only such operations between that keep the channels.
 LINEAR = re.compile(
-    r"_?(Fused|Quantized|Mkl)?_?(Depthwise)?Conv.*|.*MatMul.*|Einsum|.*BatchNorm.*|BiasAdd(V1)?|Dilation2D"
+    r"_?(Fused|Quantized|Mkl|Xla)?_?(Depthwise)?Conv.*|.*MatMul.*|Einsum|.*BatchNorm.*|BiasAdd(V1)?|Dilation2D"
 )
 KEEPS_CHANNELS = re.compile(
     r"Relu|Relu6|LeakyRelu|Elu|Selu|Sigmoid|Tanh|Softplus|Softsign|Erf|Abs|Neg|Square|Sqrt|Rsqrt|Identity|Cast|MaxPool.*"
@@ -75,6 +81,6 @@ def role(op: str, place: int) -> str:
         return named
     if PRODUCTS.fullmatch(op):
         return "operand" if place < 2 else "bias"
-    if FUSED.fullmatch(op) and place >= 1:
+    if (FUSED.fullmatch(op) and place >= 1) or op == CALLED:
         return "parameter"
     return ""

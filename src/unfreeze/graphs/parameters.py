@@ -16,13 +16,14 @@ from typing import Any
 
 import tensorflow as tf
 
-from unfreeze.graphs.consumers import ARITHMETIC, FORMS, KEEPS_CHANNELS, LINEAR, MOVES, role
+from unfreeze.graphs.consumers import ARITHMETIC, FORMS, KEEPS_CHANNELS, LINEAR, MOVES, VALUES, role
 from unfreeze.graphs.files import FrozenGraph, Place
 from unfreeze.graphs.operations import called_arguments, functions_called, op_def, producer
 
 READ = "/read"
 RESOURCE = re.compile(r"/(resource|ReadVariableOp(_\d+)?/resource)$")
 LARGE_ELEMENTS = 1024  # a constant of arithmetic with at least so many is a parameter, unless it has the form of boxes
+SUMS = ("bias", "filter", "operand")  # what integers can be to a layer
 BOX_SIZES = (2, 4)  # the last dimension of centers, sizes and boxes
 
 
@@ -125,9 +126,10 @@ def _by_use(flow: _Flow, place: Place, dtype: tf.DType, shape: tuple[int, ...]) 
         return "", "in a function that is called in a manner which cannot hand it a variable"
     if marked_name(flow, place):
         return "frozen variable", ""
-    if not (dtype.is_floating or dtype.is_quantized or dtype.is_complex or dtype in (tf.int8, tf.uint8)):
-        return "", f"{dtype.name}: a shape, an axis, an index or a choice"
-    return flow.verdict(place, shape)
+    if dtype.is_floating or dtype.is_quantized or dtype.is_complex or dtype in (tf.int8, tf.uint8):
+        return flow.verdict(place, shape)
+    reason = flow.integer_verdict(place, shape) if dtype.is_integer else ""
+    return (reason, "") if reason else ("", f"{dtype.name}: a shape, an axis, an index or a choice")
 
 
 def _variable_name(flow: _Flow, place: Place) -> str:
@@ -204,6 +206,19 @@ class _Flow:
             why_not = told or why_not
         return "", why_not
 
+    def integer_verdict(self, place: Place, shape: tuple[int, ...]) -> str:
+        """Why a constant of wide integers is a parameter: a bias of sums of products of bytes, or packed weights."""
+        if math.prod(shape) < 2:
+            return ""
+        for use in self._ways(place, only_values=True):
+            what = role(use.node.op, use.place)
+            if what in SUMS or (what == "parameter" and LINEAR.fullmatch(use.node.op)):
+                return f"{what} of {use.node.op} {use.node.name}"
+            adds = use.node.op in ARITHMETIC and self.depends(use.function, use.node.name)
+            if adds and len(_wide(shape)) == 1 and self._follows_layer(use):
+                return f"number per channel of {use.node.op} {use.node.name}"
+        return ""
+
     def _judge(self, use: _Use, place: Place, shape: tuple[int, ...]) -> tuple[str, str]:
         """What a constant is to one use of it; twice nothing where it only goes through."""
         node, boxes = use.node, bool(shape) and shape[-1] in BOX_SIZES and len(_wide(shape)) > 1
@@ -232,19 +247,27 @@ class _Flow:
             return f"{count} numbers of {node.op} {node.name}", ""
         return "", f"few numbers of {node.op} {node.name}"
 
-    def _ways(self, place: Place, *, through_arithmetic: bool = True) -> Iterator[_Use]:
+    def _ways(self, place: Place, *, through_arithmetic: bool = True, only_values: bool = False) -> Iterator[_Use]:
         """Every use of a constant, also of what is made of it alone, and inside the functions that it is handed to.
 
-        Arithmetic with other constants makes a weight of a weight, but not of an epsilon that is added to it.
+        Arithmetic with other constants makes a weight of a weight, but not of an epsilon that is added to it. Integers
+        go on as values only: what takes them as a shape or as places does not make weights of them.
         """
         waiting, seen = [place], {place}
         while waiting:
             for use in self.uses(waiting.pop(0)):
                 yield use
+                if only_values and not self._goes_on_as_values(use):
+                    continue
                 for after in self._after(use, through_arithmetic):
                     if after not in seen:
                         seen.add(after)
                         waiting.append(after)
+
+    def _goes_on_as_values(self, use: _Use) -> bool:
+        op = use.node.op
+        moved = use.place == 0 and MOVES.fullmatch(op)
+        return bool(moved or VALUES.fullmatch(op) or called_arguments(use.node, tuple(self._functions)))
 
     def _after(self, use: _Use, through_arithmetic: bool) -> Iterator[Place]:
         """Where a value goes on from a use that does not end its way."""

@@ -266,7 +266,8 @@ def furthest(ours: np.ndarray, theirs: np.ndarray) -> float:
         return float("inf")
     if ours.tobytes() == theirs.tobytes() and ours.dtype != object:
         return 0.0
-    return float(_distance(ours, theirs).max(initial=0))
+    largest = float(_distance(ours, theirs).max(initial=0))
+    return float("inf") if np.isnan(largest) else largest
 
 
 def _distance(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from unfreeze.proof import trials
 from unfreeze.proof.calls import Answers, one_line
 from unfreeze.proof.program import Program, read_program
 from unfreeze.proof.trials import SERVING, Answer, Asked, Case
+from unfreeze.proof.twin import Pair, Twin
 from unfreeze.proof.weights import Stored
 from unfreeze.proof.workers import Reply, Verifiers
 
@@ -48,8 +49,8 @@ class Loaded:
 class Evidence:
     """Everything that was asked for, in the order in which the workers come to it.
 
-    `graph` says of a SavedModel that was a frozen graph how its inputs and outputs are called there. `unoptimized` are
-    the answers of both to the first picture of each case, without the runtime's optimizer of graphs.
+    `graph` says of a SavedModel that was a frozen graph how its inputs and outputs are called there. `twin` can ask
+    that graph, and `unoptimized` are the answers of both to the first picture of each case.
     """
 
     program: Program
@@ -63,7 +64,8 @@ class Evidence:
     in_memory: list[Answer] | str | None
     form: str | None = None
     graph: Mapping[str, Any] | None = None
-    unoptimized: "Future[Reply[tuple[Answers, Answers]]] | None" = None
+    twin: Twin | None = None
+    unoptimized: "Future[Pair] | None" = None
 
     def first(self, case: Case) -> Answer | None:
         """Give the TF2 loader's answer to the first picture, which other loaders and signatures are held against."""
@@ -104,22 +106,23 @@ def gather(
     variables = workers.tf1.ask("variables", str(folder))
     tf1_loader = Loaded([*first, *for_tf1], workers.tf1.ask("tf1_loader", str(folder), calls([*first, *for_tf1])))
     compared: Any = None
-    unoptimized = None
+    twin = None
     if isinstance(against, Program):
         theirs = against.signatures[SERVING]
         asked = trials.questions(theirs, tried, trials.alone_and_together(theirs))
         compared = Loaded(asked, workers.tf1.ask("either_loader", str(against.path.parent), calls(asked)))
+        twin = Twin(folder, against.path.parent, graph, workers) if graph else None
     elif isinstance(against, Path) and graph:
         alone = [each for each in every if len(each.batch) == 1] or every
         there = [trials.of_graph(each.call, graph) for each in alone]
         compared = Loaded(alone, workers.tf1.ask("graph", str(against), there))
-        given = str(folder), calls(first), str(against), [trials.of_graph(each.call, graph) for each in first]
-        unoptimized = workers.tf2.ask("unoptimized", *given)
+        twin = Twin(folder, against, graph, workers)
     elif isinstance(against, Path):
         singles = [case.pictures[place : place + 1] for case in tried for place in (0, 1)]
         compared = workers.tf1.ask("frozen_graph", str(against), singles)
     elif against is not None:
         compared = ask_function(against, tried)
+    unoptimized = None if twin is None else twin.ask(first)
     return Evidence(
         program=program,
         tried=tried,
@@ -132,6 +135,7 @@ def gather(
         in_memory=None if in_memory is None else ask_function(in_memory, tried),
         form=form,
         graph=graph,
+        twin=twin,
         unoptimized=unoptimized,
     )
 

@@ -16,7 +16,7 @@ from unfreeze.proof.program import Tensor
 from unfreeze.proof.weights import Stored, digest
 
 # What the placeholder of a frozen graph is called.
-FROZEN_INPUTS = ("image_tensor", "encoded_image_string_tensor", "tf_example")
+FROZEN_INPUTS = ("image_tensor", "float_image_tensor", "input_tensor", "encoded_image_string_tensor", "tf_example")
 FROZEN_OUTPUTS = (
     *DETECTION,
     "detection_multiclass_scores",
@@ -70,7 +70,7 @@ def either_loader(saved_model: str, calls: Sequence[Call]) -> Answers:
 
 
 def unoptimized(saved_model: str, calls: Sequence[Call], path: str, theirs: Sequence[Call]) -> tuple[Answers, Answers]:
-    """A SavedModel and the frozen graph that it was, each run as it is written.
+    """A SavedModel and the frozen graph, or frozen SavedModel, that it was, each run as it is written.
 
     The runtime's optimizer of graphs folds constants into each other, but not variables: other numbers are rounded.
     Without it the two are the same sums in the same order.
@@ -79,6 +79,8 @@ def unoptimized(saved_model: str, calls: Sequence[Call], path: str, theirs: Sequ
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     try:
         ours = tf2_loader(saved_model, calls)
+        if Path(path).is_dir():
+            return ours, tf2_loader(path, theirs)
     finally:
         tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False, **before})
     return ours, graph(path, theirs, optimized=False)
@@ -117,11 +119,15 @@ def frozen_graph(path: str, pictures: Sequence[np.ndarray]) -> Answers:
 
 
 def _read(path: str) -> Any:
+    """The graph in a file, free of the machine that it was made for: devices, and neighbours on the same device."""
     graph_def = tf.compat.v1.GraphDef()
     try:
         graph_def.ParseFromString(Path(path).read_bytes())
     except Exception as error:
         raise SavedModelError(f"{path}: not a frozen graph: {error}") from error
+    for node in graph_def.node:
+        node.device = ""
+        node.attr.pop("_class", None)  # a tool that renames nodes can leave the old names here
     return graph_def
 
 

@@ -17,6 +17,10 @@ SIDE_DTYPES = ("float32", "float64", "float16", "int32", "int64")
 NUMBERS = (*SIDE_DTYPES, "uint8", "int8", "int16", "uint16", "bool")
 FORMS = ("encoded_image_string_tensor", "tf_example")
 
+# Heights and widths of an artificial picture: of a detector, which resizes it, and of any graph, which may insist on
+# what its strides divide.
+USUAL_SIZE, STRIDED_SIZE = (240, 320), (256, 384)
+
 Answer = dict[str, np.ndarray]
 Batch = tuple[int, ...]  # places of pictures in a pair
 
@@ -39,11 +43,16 @@ class Asked:
     call: Call
 
 
-def cases(programs: Sequence[Program], images: Sequence[str | Path | np.ndarray]) -> list[Case]:
-    """Give the pairs to try: the given pictures with their mirror images, or an artificial pair."""
+def cases(
+    programs: Sequence[Program],
+    images: Sequence[str | Path | np.ndarray],
+    usual: tuple[int, int] = USUAL_SIZE,
+) -> list[Case]:
+    """Give the pairs to try: the given pictures with their mirror images, or an artificial pair of the usual size."""
     height, width = picture_size(programs)
     if not images:
-        return [Case("an artificial picture", trial_pictures(height or 240, width or 320), artificial=True)]
+        artificial = trial_pictures(height or usual[0], width or usual[1])
+        return [Case("an artificial picture", artificial, artificial=True)]
     size = (height, width) if height and width else None
     return [
         Case(f"image {place}", with_mirror(image))

@@ -59,7 +59,8 @@ def verify(
         program = read_program(folder)
     except SavedModelError as error:
         return unreadable(folder, str(error))
-    tried = trials.cases([program, other] if isinstance(other, Program) else [program], images)
+    usual = trials.STRIDED_SIZE if record.get("graph") else trials.USUAL_SIZE
+    tried = trials.cases([program, other] if isinstance(other, Program) else [program], images, usual)
     if weights is None:
         weights = weights_.from_record(record.get("weights", {}))
     with ExitStack() as stack:

@@ -40,6 +40,8 @@ def digest(tensor: Any) -> Stored:
     if isinstance(tensor, bytes):  # numpy would drop zeros at its end
         tensor = np.array(tensor, dtype=object)
     array = np.asarray(tensor)
+    if array.dtype.names:  # a quantized number, which files hold as the integer that it is
+        array = array.view(array.dtype[0])
     if array.dtype.kind in "OSU":
         strings = [item if isinstance(item, bytes) else str(item).encode() for item in array.reshape(-1).tolist()]
         data = b"".join(len(string).to_bytes(8, "little") + string for string in strings)

@@ -28,6 +28,7 @@ from unfreeze.graphs import (
 )
 from unfreeze.memory import release_memory
 from unfreeze.proof.files import megabytes
+from unfreeze.proof.twin import MIXES_BATCH
 from unfreeze.savedmodel import as_tensor, doors, save_tensors, variable_key, write_fingerprint, write_unfrozen
 from unfreeze.savedmodel import input_types as possible_input_types
 from unfreeze.verbs.exported import (
@@ -146,6 +147,8 @@ def unfreeze_graph(
         write_fingerprint(staging / "saved_model")
         record = _record(plan, types)
         report = None if workers is None else _prove(plan, staging / "saved_model", record, workers, say)
+        if report is not None and any(MIXES_BATCH in check.numbers for check in report.checks):
+            record["graph"][MIXES_BATCH] = True
         record |= proof_record(report, _weights(plan))
         write_record(staging, record, report, target, html)
     return Exported(target, record, report)
