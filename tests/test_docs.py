@@ -1,5 +1,7 @@
-"""The pages that a script writes are up to date."""
+"""The pages that a script writes are up to date, and tests that a page names are there."""
 
+import ast
+import re
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
@@ -14,3 +16,18 @@ def test_supported_models_are_those_of_the_tables() -> None:
     script = module_from_spec(spec)
     spec.loader.exec_module(script)
     assert script.page() == (ROOT / "docs" / "supported.md").read_text(), "run scripts/supported"
+
+
+def test_every_trap_is_held_by_a_test_that_is_there() -> None:
+    page = (ROOT / "docs" / "traps.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("| ") and not line.startswith("| trap")]
+    assert rows
+    assert [row for row in rows if "::test_" not in row] == []
+    named = set(re.findall(r"`(test_\w+\.py)::(test_\w+)`", page))
+    there = {
+        (path.name, node.name)
+        for path in (ROOT / "tests").glob("test_*.py")
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.FunctionDef)
+    }
+    assert named - there == set()

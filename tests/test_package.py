@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import base64
 import importlib.util
 import io
@@ -120,6 +121,19 @@ def script(sagemaker: Packaged, tmp_path_factory: pytest.TempPathFactory) -> Mod
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def test_the_script_needs_only_what_the_container_has(script: ModuleType) -> None:
+    """Its image has neither TensorFlow nor Pillow, and packages are not installed at its start."""
+    tree = ast.parse(Path(str(script.__file__)).read_text())
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    named = {
+        name.split(".")[0]
+        for node in imports
+        for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names])
+    }
+    assert named <= sys.stdlib_module_names | {"requests"}
+    assert "requests" in named
 
 
 def context(content_type: str | None, **more: Any) -> Any:

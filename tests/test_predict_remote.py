@@ -97,6 +97,29 @@ def test_a_server_answers_as_the_folder(
     assert {prediction.detections[0].box[2:] for prediction in remote} == sizes
 
 
+class Masking(Detector):
+    """Whose answer is larger than the 4 MB that gRPC's clients take unless they are told otherwise."""
+
+    def detect(self, pictures: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {**super().detect(pictures), "detection_masks": tf.ones([tf.shape(pictures)[0], 2, 800, 800])}
+
+
+def test_an_answer_of_more_than_four_megabytes(pictures: list[Path], tmp_path: Path) -> None:
+    module = Masking()
+    tf.saved_model.save(module, str(tmp_path / "1"), signatures={"serving_default": module.pixels})
+    with serving(config_of(masking=tmp_path)) as running:
+        [prediction] = predict(f"grpc://127.0.0.1:{running.grpc_port}/masking", pictures[0], draw=False)
+    assert prediction.detections[0].mask is not None
+
+
+def test_an_error_of_an_older_server_whose_json_is_none() -> None:
+    """TensorFlow Serving wrote quotes as in C: https://github.com/tensorflow/serving/issues/1141."""
+    body = b'{ "error": "Can\\\'t parse" }'
+    with pytest.raises(ValueError, match="escape"):
+        json.loads(body)
+    assert remote_models.told(body) == body.decode()
+
+
 def test_a_version_in_the_address(running: server.Server, pictures: list[Path]) -> None:
     for address in (
         f"http://127.0.0.1:{running.rest_port}/v1/models/both",

@@ -179,6 +179,18 @@ def test_a_message_that_is_too_large(channel: grpc.Channel) -> None:
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
+def test_what_is_no_message_is_refused_without_a_word_in_the_log(
+    channel: grpc.Channel, caplog: pytest.LogCaptureFixture
+) -> None:
+    send = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
+    for garbage in (b"\x0b" * 1000, b"\xff" * 1000, b"\x0a\xff\xff\xff\xff\x07"):
+        with pytest.raises(grpc.RpcError) as caught:
+            send(garbage, timeout=LONG_S)
+        assert caught.value.code() is grpc.StatusCode.INTERNAL
+    assert not caplog.records
+    assert predict(channel, half_request(1.0)).outputs
+
+
 def test_classify_and_regress(channel: grpc.Channel) -> None:
     stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
     regress, classify = regression_pb2.RegressionRequest(), classification_pb2.ClassificationRequest()

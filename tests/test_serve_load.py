@@ -304,6 +304,30 @@ def test_a_body_that_never_comes_gives_its_place_back(models: Path) -> None:
         assert predict(running, {"instances": [1.0]}) == (200, {"predictions": [2.5]})
 
 
+@pytest.mark.parametrize("sent", [b"", b"POST /v1/models/half:predict HTTP/1.1\r\nHost: a\r\n"])
+def test_a_head_that_never_ends_ends_its_connection(models: Path, sent: bytes) -> None:
+    with (
+        serving(config_of(half=models / "half"), rest_api_timeout_in_ms=300) as running,
+        socket.create_connection(("127.0.0.1", running.rest_port or 0), LONG_S) as slow,
+    ):
+        slow.sendall(sent)
+        assert slow.recv(1000).startswith(b"HTTP/1.1 408 Request Timeout")
+        assert slow.recv(1000) == b""
+
+
+def test_the_second_head_on_a_connection_must_end_too(models: Path) -> None:
+    whole = b"GET /v1/models/half HTTP/1.1\r\nHost: a\r\n\r\n"
+    with (
+        serving(config_of(half=models / "half"), rest_api_timeout_in_ms=300) as running,
+        socket.create_connection(("127.0.0.1", running.rest_port or 0), LONG_S) as slow,
+    ):
+        slow.sendall(whole)
+        answer = slow.recv(10_000)
+        assert answer.startswith(b"HTTP/1.1 200 OK")
+        slow.sendall(whole[:20])
+        until(lambda: b"408 Request Timeout" in slow.recv(10_000), "its time is up")
+
+
 def test_a_version_published_under_load_costs_no_request(models: Path, tmp_path: Path) -> None:
     shutil.copytree(models / "half", tmp_path / "half")
     settings = {"file_system_poll_wait_seconds": 0.1, "max_queued_requests": 32}

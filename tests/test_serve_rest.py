@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from serving import ask, config_of, png, predict, serving, until, write_half_plus, write_shapes
 
 from unfreeze import server
+from unfreeze.server import json_tensors
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +130,20 @@ def test_not_a_number_is_read_and_written_bare(running: server.Server) -> None:
     assert math.isnan(nan)
     assert (infinite, negative, tenth, one) == (math.inf, -math.inf, 0.2, 2.0)
     assert repr(one) == "2.0"
+
+
+@pytest.mark.parametrize("number", ["1e400", "-1e400", "1" + "0" * 400 + ".5"])
+def test_a_number_that_no_double_holds(running: server.Server, number: str) -> None:
+    code, told = shapes(running, f'{{"instances": [[0.5, Infinity, {number}]]}}'.encode())
+    assert (code, told["error"]) == (400, "JSON Parse error: Number too big to be stored in double. at offset: 31")
+
+
+@pytest.mark.parametrize("dtype", [tf.float32, tf.int64])
+def test_empty_lists_are_read_at_once(running: server.Server, dtype: tf.DType) -> None:
+    """A body can hold very many, of which each alone would take its time."""
+    array = json_tensors.read_at_once([[[], []]] * 3, dtype, False)
+    assert (array.shape, array.dtype) == ((3, 2, 0), dtype.as_numpy_dtype)
+    assert shapes(running, {"instances": [[], []]}) == (200, {"predictions": [[], []]})
 
 
 def test_booleans_are_no_numbers(running: server.Server) -> None:

@@ -1,5 +1,6 @@
 """TensorFlow Serving's gRPC: PredictionService, ModelService, and the health protocol that probes use."""
 
+import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +30,8 @@ LONGEST_S = 10 * 365 * 86400.0
 
 def grpc_server(engine: Engine, is_serving: Callable[[], bool]) -> grpc.Server:
     """A server with all services, not yet bound to a port."""
+    # Of a message that is no message it would write a traceback each time; who sent it is told.
+    logging.getLogger("grpc._common").setLevel(logging.CRITICAL)
     settings = engine.settings
     places = settings.max_queued_requests
     server = grpc.server(

@@ -7,6 +7,8 @@ is read again value by value, which finds the words for what is wrong. Source: u
 import base64
 import binascii
 import json
+import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -48,6 +50,21 @@ def read_slowly(body: bytes) -> Any:
         raise invalid(f"JSON Parse error: Invalid encoding in string. at offset: {error.start}") from error
     except (RecursionError, ValueError) as error:  # ValueError: a number of too many digits
         raise invalid("JSON Parse error: Terminate parsing due to Handler error. at offset: 0") from error
+
+
+NUMBER = re.compile(rb"-?\d[\d.]*(?:[eE][+-]?\d+)?")
+
+
+def require_finite(inputs: Mapping[str, Any], body: bytes) -> None:
+    """Refuse a number that is too large for a double, which Python reads as infinite.
+
+    Raises: Failure, with the place in the body.
+    """
+    if not any(array.dtype.kind == "f" and np.isinf(array).any() for array in inputs.values()):
+        return
+    for found in NUMBER.finditer(body):  # `Infinity`, by its name, is allowed
+        if math.isinf(float(found[0])):
+            raise invalid(f"JSON Parse error: Number too big to be stored in double. at offset: {found.start()}")
 
 
 PARSE_ERRORS = {
@@ -202,7 +219,7 @@ def read_at_once(value: Any, dtype: tf.DType, may_hold_booleans: bool) -> np.nda
         array = np.array(value)
     except (ValueError, OverflowError, RecursionError):
         return None
-    if array.dtype.kind not in ("iuf" if dtype.is_floating else "iu") or (array.size == 0 and array.ndim > 0):
+    if array.dtype.kind not in ("iuf" if dtype.is_floating or not array.size else "iu"):
         return None
     if array.size and not fits(array, dtype):
         return None

@@ -13,6 +13,7 @@ import uvicorn
 from starlette.routing import BaseRoute
 
 from unfreeze.errors import OutputError, SavedModelError
+from unfreeze.server.connections import connection_class
 from unfreeze.server.engine import Engine
 from unfreeze.server.failures import Failure
 from unfreeze.server.grpc_services import grpc_server
@@ -45,7 +46,7 @@ class HttpServer:
         self.listening.listen(BACKLOG)
         config = uvicorn.Config(
             app,
-            http="h11",  # bounds what it holds of a request's head; the faster parser does not
+            http=connection_class(self.grace_s),
             log_level="warning",
             access_log=False,
             lifespan="off",
