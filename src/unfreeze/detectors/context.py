@@ -12,12 +12,20 @@ from typing import Any
 import tensorflow as tf
 
 from unfreeze.errors import ConfigError
-from unfreeze.heads.context_attention import ContextAttention, context_attention
+from unfreeze.heads.context_attention import ContextAttention, context_attention, keras_context_attention
 from unfreeze.ops.crops import Rows
 from unfreeze.ops.layers import Branch
 
 Attend = Callable[[tf.Tensor], tf.Tensor]
 REFUSED = ("output_final_box_features", "output_final_box_rpn_features")
+# What TensorFlow 2 lacks of the attention: each field, and the one value that it takes.
+FIXED_IN_TF2 = {
+    "use_self_attention": False,
+    "self_attention_in_sequence": False,
+    "use_long_term_attention": True,
+    "num_attention_heads": 1,
+    "num_attention_layers": 1,
+}
 
 
 @dataclass(frozen=True)
@@ -41,6 +49,7 @@ class Context:
     numbers: ContextAttention
     position: str
     side_inputs: Mapping[str, tf.TensorSpec]
+    attend: Callable[..., tf.Tensor]
 
     def attention(
         self, rows: Rows, num_proposals: tf.Tensor, side_inputs: Mapping[str, tf.Tensor], p: Branch
@@ -49,13 +58,13 @@ class Context:
 
         def attend(features: tf.Tensor) -> tf.Tensor:
             boxes = rows.padded(tf.reduce_mean(features, [1, 2]))
-            attended = context_attention(boxes, num_proposals, **side_inputs, p=p, numbers=self.numbers)
+            attended = self.attend(boxes, num_proposals, **side_inputs, p=p, numbers=self.numbers)
             return features + rows.of(attended)[:, tf.newaxis, tf.newaxis]
 
         return Attention(**{self.position: attend}) if self.position else NO_ATTENTION
 
 
-def build_context(config: Any) -> Context | None:
+def build_context(config: Any, tf2: bool) -> Context | None:
     """The context of a `FasterRcnn` message, if it has one; R-FCN ignores it, as in the original.
 
     Raises:
@@ -79,6 +88,12 @@ def build_context(config: Any) -> Context | None:
     ):
         if getattr(context, field) < least:
             raise ConfigError(f"context_config: {field} is {getattr(context, field)}; it has to be at least {least}")
+    for field, only in FIXED_IN_TF2.items() if tf2 else ():
+        if getattr(context, field) != only:
+            raise ConfigError(
+                f"context_config: {field} is {str(getattr(context, field)).lower()}, which the original refuses in "
+                f"TensorFlow 2; set it to {str(only).lower()}"
+            )
     names = [field.name for field in context.DESCRIPTOR.fields if field.name in ContextAttention.__dataclass_fields__]
     position = context.DESCRIPTOR.fields_by_name["attention_position"].enum_type.values_by_number
     return Context(
@@ -89,4 +104,5 @@ def build_context(config: Any) -> Context | None:
             "context_features": tf.TensorSpec([None, None, context.context_feature_length], name="context_features"),
             "valid_context_size": tf.TensorSpec([None], tf.int32, name="valid_context_size"),
         },
+        keras_context_attention if tf2 else context_attention,
     )

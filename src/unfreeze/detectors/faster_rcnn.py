@@ -52,8 +52,6 @@ def build_faster_rcnn(config: Any, p: Branch) -> Detector:
     """
     _check(config)
     tf2 = config.feature_extractor.type in KERAS_EXTRACTORS
-    if tf2 and config.HasField("context_config"):
-        raise UnsupportedError("not supported yet: context_config (Context R-CNN) of TensorFlow 2")
     if p.quantized:
         raise UnsupportedError("not supported yet: graph_rewriter in a faster_rcnn (a quantization-aware graph)")
     extractor = _extractor(config.feature_extractor)
@@ -62,7 +60,7 @@ def build_faster_rcnn(config: Any, p: Branch) -> Detector:
         _check_size(resizer.shape[:2])
     first_stage = build_first_stage(config, tf2)
     second_stage = build_second_stage(config, extractor, tf2)
-    context = build_context(config)
+    context = build_context(config, tf2)
     post_processing = build_post_processing(config.second_stage_post_processing, tf2)
     if tf2:
         p = p.renamed(keras_names(config, first_stage.num_maps))
@@ -76,7 +74,9 @@ def build_faster_rcnn(config: Any, p: Branch) -> Detector:
         maps = extractor.first_stage(preprocessed, p[EXTRACTOR_SCOPE], config.feature_extractor)
         stages, proposals = first_stage.propose(maps, _windows_px(true_shapes), size, p)
         attention = context and context.attention(proposals, stages["num_proposals"], side_inputs, p)
-        predicted = second_stage.predict(maps, proposals, size, p, attention or NO_ATTENTION)
+        # With a context the original does not choose a level for each box: it crops from the finest map.
+        cropped = maps[:1] if context else maps
+        predicted = second_stage.predict(cropped, proposals, size, p, attention or NO_ATTENTION)
         stages |= {name: proposals.padded(values) for name, values in predicted.items()}
         size_px = tf.cast(tf.stack([*size, *size]), tf.float32)
         stages["proposal_boxes"] = size_px * stages["proposal_boxes_normalized"]

@@ -1,7 +1,8 @@
 """Where a TensorFlow 2 checkpoint has the layers of a two-stage detector, by the names that slim's like have.
 
 Source: object_detection/meta_architectures/{faster_rcnn,rfcn}_meta_arch.py,
-predictors/{mask_rcnn,rfcn}_keras_box_predictor.py, predictors/heads/keras_{box,class,mask}_head.py.
+predictors/{mask_rcnn,rfcn}_keras_box_predictor.py, predictors/heads/keras_{box,class,mask}_head.py,
+meta_architectures/context_rcnn_lib_tf2.py.
 """
 
 from __future__ import annotations
@@ -17,6 +18,13 @@ from unfreeze.detectors.second_stage import PREDICTOR_SCOPE as SECOND_PREDICTOR
 Rename = tuple[str, str]
 
 FIRST_CONV = "_first_stage_box_predictor_first_conv/layer_with_weights-"
+ATTENTION = "_context_feature_extract_fn"
+PROJECTIONS = {
+    "AttentionBlock0_AttentionLayer0/fully_connected": "_query_proj",
+    "AttentionBlock0_AttentionLayer0/fully_connected_1": "_key_proj",
+    "AttentionBlock0_AttentionLayer0/fully_connected_2": "_val_proj",
+    "fully_connected": "_feature_proj",
+}
 FIRST_HEADS = "_first_stage_box_predictor/_prediction_heads"
 
 
@@ -33,6 +41,7 @@ def keras_names(config: Any, num_maps: int) -> list[Rename]:
         *_layer("Conv", FIRST_CONV, 0),
         *_first_stage(num_maps),
         *second_stage,
+        *_attention(),
     ]
 
 
@@ -49,6 +58,12 @@ def _first_stage(num_maps: int) -> Iterator[Rename]:
         yield rf"^{scope}/BoxEncodingPredictor\b", f"{FIRST_HEADS}/box_encodings/{i}/_box_encoder_layers/0"
         classes = f"{FIRST_HEADS}/class_predictions_with_background/{i}"
         yield rf"^{scope}/ClassPredictor\b", f"{classes}/_class_predictor_layers/0"
+
+
+def _attention() -> Iterator[Rename]:
+    for name, projection in PROJECTIONS.items():
+        yield rf"^{name}/BatchNorm\b", f"{ATTENTION}/{projection}/batch_norm"
+        yield rf"^{name}\b", f"{ATTENTION}/{projection}/projection"
 
 
 def _rfcn() -> Iterator[Rename]:

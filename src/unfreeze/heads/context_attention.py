@@ -1,18 +1,19 @@
 """Attention of each box to what other images of the same camera showed, and to the other boxes of its own image.
 
-Source: object_detection/meta_architectures/context_rcnn_lib.py.
+Source: object_detection/meta_architectures/context_rcnn_lib.py, context_rcnn_lib_tf2.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import tensorflow as tf
 
 from unfreeze.ops.layers import BatchNorm, Branch, Style, fully_connected
 
 PROJECTION = Style(norm=BatchNorm(scale=True), activation=tf.nn.relu6)
+KERAS_PROJECTION = replace(PROJECTION, biases_before_norm=True)
 INVALID = -100000.0  # the weight of a key that is padding, before the softmax
 
 
@@ -70,6 +71,22 @@ def context_attention(
     return attended if own is None or numbers.self_attention_in_sequence else own + attended
 
 
+def keras_context_attention(
+    boxes: tf.Tensor,
+    num_proposals: tf.Tensor,
+    context_features: tf.Tensor,
+    valid_context_size: tf.Tensor,
+    p: Branch,
+    numbers: ContextAttention,
+) -> tf.Tensor:
+    """The same in TensorFlow 2: one head of one layer, to which the features of the box itself are not added."""
+    valid_boxes = tf.sequence_mask(num_proposals, tf.shape(boxes)[1])
+    valid_context = tf.sequence_mask(valid_context_size, tf.shape(context_features)[1])
+    block, style = p["AttentionBlock0_AttentionLayer0"], KERAS_PROJECTION
+    output = p["fully_connected"]
+    return _attended(boxes, context_features, valid_boxes, valid_context, block, output, numbers, style)
+
+
 def _attended(
     x: tf.Tensor,
     context: tf.Tensor,
@@ -78,22 +95,23 @@ def _attended(
     p: Branch,
     output: Branch,
     numbers: ContextAttention,
+    style: Style = PROJECTION,
 ) -> tf.Tensor:
     """`[N, P, C], [N, M, F], [N, P], [N, M] -> [N, P, C]`; what is not valid has a query, key or value of zeros."""
     depth, valid_queries = numbers.attention_bottleneck_dimension, valid_queries[..., tf.newaxis]
-    queries = tf.where(valid_queries, tf.math.l2_normalize(_projected(x, p["fully_connected"], depth), 2), 0.0)
+    queries = tf.where(valid_queries, tf.math.l2_normalize(_projected(x, p["fully_connected"], depth, style), 2), 0.0)
     keys, values = (
-        tf.where(valid_keys[..., tf.newaxis], tf.math.l2_normalize(_projected(context, p[name], depth), 2), 0.0)
+        tf.where(valid_keys[..., tf.newaxis], tf.math.l2_normalize(_projected(context, p[name], depth, style), 2), 0.0)
         for name in ("fully_connected_1", "fully_connected_2")
     )
     weights = tf.where(valid_keys[:, tf.newaxis], tf.matmul(queries, keys, transpose_b=True), INVALID)
     features = tf.matmul(tf.nn.softmax(weights / numbers.attention_temperature), values)
-    return _projected(features, output, x.shape[2])
+    return _projected(features, output, x.shape[2], style)
 
 
-def _projected(x: tf.Tensor, p: Branch, depth: int) -> tf.Tensor:
+def _projected(x: tf.Tensor, p: Branch, depth: int, style: Style) -> tf.Tensor:
     """`[N, M, F] -> [N, M, depth]`."""
-    flat = fully_connected(tf.reshape(x, [-1, x.shape[2]]), p, depth, style=PROJECTION)
+    flat = fully_connected(tf.reshape(x, [-1, x.shape[2]]), p, depth, style=style)
     return tf.reshape(flat, [-1, tf.shape(x)[1], depth])
 
 
