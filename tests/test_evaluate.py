@@ -14,8 +14,8 @@ from PIL import Image
 
 from unfreeze import cli
 from unfreeze.errors import PictureError, SavedModelError
-from unfreeze.verbs import coco
-from unfreeze.verbs.annotations import read_annotations
+from unfreeze.evaluation import coco
+from unfreeze.evaluation.annotations import read_annotations
 from unfreeze.verbs.evaluate import Evaluation, evaluate
 from unfreeze.verbs.export import export
 

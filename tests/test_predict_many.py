@@ -17,9 +17,10 @@ from PIL import Image
 from unfreeze import cli
 from unfreeze.errors import ConfigError, OutputError, PictureError, SavedModelError
 from unfreeze.pictures import find_sources, means_many
-from unfreeze.verbs import predict_batches, predict_many, predict_shards
+from unfreeze.prediction import batches, shards
+from unfreeze.prediction.results import compressed
+from unfreeze.verbs import predict_many
 from unfreeze.verbs.predict_many import predict_many as predict
-from unfreeze.verbs.predict_results import compressed
 
 SIZES = [(32, 24), (24, 32), (40, 40)]
 
@@ -80,26 +81,26 @@ def test_every_picture_is_answered_once_and_in_order(model: Path, pictures: Path
 
 
 def test_batches_have_one_size_and_wait_in_bounds() -> None:
-    def item(width: int, place: int) -> predict_batches.Item:
-        source = predict_batches.Source(str(place), str(place))
-        return predict_batches.Item(source, place, Image.new("RGB", (width, 1)))
+    def item(width: int, place: int) -> batches.Item:
+        source = batches.Source(str(place), str(place))
+        return batches.Item(source, place, Image.new("RGB", (width, 1)))
 
-    shard = predict_shards.Shard(0, (predict_batches.Source("a", "a"),))
+    shard = shards.Shard(0, (batches.Source("a", "a"),))
     widths = [1, 2, 1, 3, 4, 5, 6, 6]
     items = [*(item(width, place) for place, width in enumerate(widths)), shard]
-    given = list(predict_batches.batches(items, 2))
+    given = list(batches.batches(items, 2))
     assert given[-1] is shard
     sizes = [[one.picture.width for one in batch if one.picture] for batch in given[:-1]]  # type: ignore[union-attr]
     assert sizes == [[1, 1], [2], [6, 6], [3], [4], [5]]
     taken = 0
 
-    def endless() -> Iterator[predict_batches.Future]:
+    def endless() -> Iterator[batches.Future]:
         nonlocal taken
         while True:
             taken += 1
-            yield predict_batches.ready(taken)
+            yield batches.ready(taken)
 
-    results = predict_batches.ahead(endless(), 3)
+    results = batches.ahead(endless(), 3)
     assert [next(results) for _ in range(100)] == list(range(1, 101))
     assert taken == 102
 
@@ -136,14 +137,14 @@ def interrupted_at(monkeypatch: pytest.MonkeyPatch, parts: int) -> None:
         if written == parts:
             raise KeyboardInterrupt
         written += 1
-        predict_shards.write_part(store, shard, lines)
+        shards.write_part(store, shard, lines)
 
     monkeypatch.setattr(predict_many, "write_part", write_part)
 
 
 @pytest.fixture
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(predict_shards, "SHARD_SIZE", 4)
+    monkeypatch.setattr(shards, "SHARD_SIZE", 4)
 
 
 @pytest.mark.usefixtures("small_shards")
@@ -195,8 +196,9 @@ def test_other_settings_are_refused_unless_overwritten(model: Path, pictures: Pa
 SLOWED = """
 import sys
 from unfreeze import cli
-from unfreeze.verbs import predict_many, predict_shards
-predict_shards.SHARD_SIZE = 4
+from unfreeze.prediction import shards
+from unfreeze.verbs import predict_many
+shards.SHARD_SIZE = 4
 write, count = predict_many.write_part, 0
 def write_part(*given):
     global count

@@ -10,9 +10,9 @@ import tensorflow as tf
 from PIL import Image
 
 from unfreeze.errors import ConfigError, OutputError, RemoteError, UnsupportedError
-from unfreeze.verbs import predict_ray, predict_shards
+from unfreeze.prediction import cluster, shards
+from unfreeze.prediction.cluster import Cluster, give, placed
 from unfreeze.verbs.predict_many import predict_many
-from unfreeze.verbs.predict_ray import Cluster, give, placed
 
 ray = pytest.importorskip("ray")
 COUNT = 48
@@ -48,7 +48,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(predict_shards, "SHARD_SIZE", 2)
+    monkeypatch.setattr(shards, "SHARD_SIZE", 2)
 
 
 @pytest.mark.slow
@@ -58,7 +58,7 @@ def test_a_worker_and_a_node_may_die(
 ) -> None:
     from ray.cluster_utils import Cluster as Nodes
 
-    source = str(Path(predict_ray.__file__).parents[2])
+    source = str(Path(cluster.__file__).parents[2])
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([source, os.environ.get("PYTHONPATH", "")]))
     predict_many(model, pictures, output_directory=tmp_path / "here")
     nodes = Nodes(
@@ -68,7 +68,7 @@ def test_a_worker_and_a_node_may_die(
     ray.init(address=nodes.address, logging_level="ERROR", log_to_driver=False)
     killed: list[str] = []
     actors: list[Any] = []
-    hire = predict_ray.give
+    hire = cluster.give
 
     def give_and_remember(ray: Any, hires: Any, count: int, todo: Any, advance: Any) -> None:
         assert count == 2
@@ -79,7 +79,7 @@ def test_a_worker_and_a_node_may_die(
 
         hire(ray, hired, count, todo, advance)
 
-    monkeypatch.setattr(predict_ray, "give", give_and_remember)
+    monkeypatch.setattr(cluster, "give", give_and_remember)
 
     def on_advance(number: int, total: int) -> None:
         if number >= total // 4 and not killed:
@@ -147,16 +147,13 @@ class FakeCall:
         return self.actor.number, None if self.prepares else given, self.actor.fake.given
 
 
-def shards(count: int) -> list[predict_shards.Shard]:
-    return [
-        predict_shards.Shard(number, (predict_shards.Source(f"{number}.png", f"/{number}.png"),))
-        for number in range(count)
-    ]
+def parts(count: int) -> list[shards.Shard]:
+    return [shards.Shard(number, (shards.Source(f"{number}.png", f"/{number}.png"),)) for number in range(count)]
 
 
 def test_no_more_than_two_shards_are_under_way_with_each() -> None:
     fake, counted = Fake(lambda actor, shard: False), []
-    give(fake, fake.hire, 3, shards(50), counted.append)
+    give(fake, fake.hire, 3, parts(50), counted.append)
     assert sorted(fake.log) == [-1, -1, -1, *range(50)]
     assert counted == [1] * 50
     assert (fake.hired, fake.most) == (3, 6)
@@ -164,7 +161,7 @@ def test_no_more_than_two_shards_are_under_way_with_each() -> None:
 
 def test_what_a_dead_worker_had_is_given_to_others() -> None:
     fake = Fake(lambda actor, shard: actor in (1, 4) and shard is not None and shard.number > 3)
-    give(fake, fake.hire, 2, shards(20), lambda pictures: None)
+    give(fake, fake.hire, 2, parts(20), lambda pictures: None)
     assert sorted(number for number in fake.log if number >= 0) == list(range(20))
     assert fake.hired in (3, 4)
 
@@ -172,10 +169,10 @@ def test_what_a_dead_worker_had_is_given_to_others() -> None:
 def test_a_shard_that_kills_every_worker_is_named() -> None:
     fake = Fake(lambda actor, shard: shard is not None and shard.number == 7)
     with pytest.raises(RemoteError, match=r"10 workers died of the pictures 7\.png"):
-        give(fake, fake.hire, 2, shards(20), lambda pictures: None)
+        give(fake, fake.hire, 2, parts(20), lambda pictures: None)
     fake = Fake(lambda actor, shard: True)
     with pytest.raises(RemoteError, match="workers die while they load the model"):
-        give(fake, fake.hire, 2, shards(20), lambda pictures: None)
+        give(fake, fake.hire, 2, parts(20), lambda pictures: None)
 
 
 def test_how_many_workers_there_are() -> None:
@@ -191,16 +188,16 @@ def test_how_many_workers_there_are() -> None:
 
 
 def test_a_worker_that_does_not_see_the_folders_says_so(model: Path, pictures: Path, tmp_path: Path) -> None:
-    store = predict_ray.Store(str(tmp_path), str(tmp_path))
-    worker = predict_ray.Worker(predict_ray.model_files(model), {}, predict_ray.Wish(), store, 1)
+    store = cluster.Store(str(tmp_path), str(tmp_path))
+    worker = cluster.Worker(cluster.model_files(model), {}, cluster.Wish(), store, 1)
     with pytest.raises(OutputError, match=r"does not see .*: give a folder that all nodes share"):
         worker.prepare(str(pictures / "0000.png"))
-    store.write(predict_shards.SETTINGS, [b"{}"])
+    store.write(shards.SETTINGS, [b"{}"])
     with pytest.raises(ConfigError, match=r"does not see /elsewhere/a\.png"):
         worker.prepare("/elsewhere/a.png")
     worker.prepare(str(pictures / "0000.png"))
-    source = predict_shards.Source("a.png", str(pictures / "0009.png"))
-    assert worker.answer(predict_shards.Shard(0, (source,))) == 1
+    source = shards.Source("a.png", str(pictures / "0009.png"))
+    assert worker.answer(shards.Shard(0, (source,))) == 1
     [part] = (tmp_path / "parts").iterdir()
     assert json.loads(part.read_text().splitlines()[0])["image"] == "a.png"
 

@@ -15,7 +15,7 @@ from serving import config_of, serving
 from unfreeze import predict, server
 from unfreeze.cli import dispatch
 from unfreeze.errors import ConfigError, RemoteError, SavedModelError, UnsupportedError
-from unfreeze.verbs import remote_models
+from unfreeze.prediction import remote
 
 
 class Detector(tf.Module):
@@ -117,7 +117,7 @@ def test_an_error_of_an_older_server_whose_json_is_none() -> None:
     body = b'{ "error": "Can\\\'t parse" }'
     with pytest.raises(ValueError, match="escape"):
         json.loads(body)
-    assert remote_models.told(body) == body.decode()
+    assert remote.told(body) == body.decode()
 
 
 def test_a_version_in_the_address(running: server.Server, pictures: list[Path]) -> None:
@@ -178,7 +178,7 @@ def test_an_address_that_is_wrong(running: server.Server, pictures: list[Path]) 
 
 def test_a_model_that_is_no_detector() -> None:
     with pytest.raises(SavedModelError, match="is no detector that takes pictures: it has the signatures a"):
-        remote_models.chosen({"a": ({"x": ("string", (-1,))}, ("y",))}, "http://x")
+        remote.chosen({"a": ({"x": ("string", (-1,))}, ("y",))}, "http://x")
 
 
 def test_a_sagemaker_endpoint(
@@ -211,8 +211,8 @@ def test_a_sagemaker_endpoint(
 def test_what_an_endpoint_with_a_script_answers() -> None:
     found = {"box": [0.1, 0.2, 0.3, 0.4], "score": 0.9, "class_id": 3, "name": "three"}
     for answered in ([found], {"detections": [found]}, {"predictions": [{"detections": [found]}]}):
-        outputs = remote_models.endpoint_arrays(answered, "sagemaker://x")
+        outputs = remote.endpoint_arrays(answered, "sagemaker://x")
         assert outputs["detection_boxes"].tolist() == [[pytest.approx(value) for value in found["box"]]]  # type: ignore[attr-defined]
         assert outputs["detection_class_names"].tolist() == ["three"]
     with pytest.raises(RemoteError, match="does not answer with detections"):
-        remote_models.endpoint_arrays("sorry", "sagemaker://x")
+        remote.endpoint_arrays("sorry", "sagemaker://x")

@@ -9,8 +9,8 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "unfreeze"
 
 EVERY_ROOM = {
-    "backbones", "config", "detectors", "graphs", "heads", "necks", "ops", "page", "pictures", "proof", "savedmodel",
-    "server", "targets", "verbs", "weights",
+    "backbones", "config", "detectors", "evaluation", "graphs", "heads", "necks", "ops", "page", "pictures",
+    "prediction", "proof", "savedmodel", "server", "targets", "verbs", "weights",
 }  # fmt: skip
 OUTSIDE = {"cli", "terminal"}  # modules of the top level that only the ways in may use
 
@@ -39,6 +39,8 @@ MAY_IMPORT = {
     "weights": set(),
     "ops": set(),
     "pictures": set(),
+    "prediction": {"config", "pictures"},
+    "evaluation": {"pictures", "prediction"},
     "proof": set(),
     "targets": set(),
     "server": set(),

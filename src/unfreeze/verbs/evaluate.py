@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from unfreeze.config import LabelMap
-from unfreeze.verbs import coco
-from unfreeze.verbs.annotations import Annotations, read_annotations
-from unfreeze.verbs.asking import answers, asker, is_frozen_graph
-from unfreeze.verbs.coco import METRICS, Result
+from unfreeze.evaluation import coco
+from unfreeze.evaluation.annotations import Annotations, read_annotations
+from unfreeze.evaluation.asking import answers, asker, is_frozen_graph
+from unfreeze.evaluation.coco import METRICS, Result
+from unfreeze.prediction.found import find_label_map
 from unfreeze.verbs.findings import aligned
 from unfreeze.verbs.folders import saved_model_folder
-from unfreeze.verbs.predict import find_label_map
 
 SHOWN = 10
 SAME = 1e-3  # two models whose scores in a picture add up to no more of a difference do not differ
@@ -143,7 +143,8 @@ def _category_numbers(labels: LabelMap | None, truth: Annotations) -> Mapping[in
 def _results(path: Path, truth: Annotations, numbers: Mapping[int, int], batch_size: int, say: Say) -> Iterator[Result]:
     """Every detection of a model that is of a category of the annotations."""
     known = {category["id"] for category in truth.truth["categories"]}
-    asked = answers(asker(path), truth.examples(), batch_size)
+    model = path if is_frozen_graph(path) else saved_model_folder(path)
+    asked = answers(asker(model), truth.examples(), batch_size)
     for done, (example, size, answer) in enumerate(asked, start=1):
         say(f"{path}: picture {done:,} of {len(truth.truth['images']):,}")
         for result in coco.results(answer, size, truth.has_masks):

@@ -19,6 +19,7 @@ from PIL import Image
 
 from unfreeze import __version__, pictures
 from unfreeze.errors import OutputError
+from unfreeze.prediction.found import Names, class_names, detections
 from unfreeze.proof import Report, Seen
 from unfreeze.proof.files import megabytes
 from unfreeze.proof.report import FAILED, PASSED, TITLES
@@ -43,7 +44,6 @@ FACTS = {
 TIMINGS = {"load_s": "load", "first_s": "first answer", "last_s": "last answer"}
 
 Row = Sequence[str]  # cells of HTML
-Names = Mapping[int, str]
 
 
 def require_writable(path: Path, *, overwrite: bool) -> None:
@@ -70,8 +70,6 @@ def write_html_report(path: Path, report: Report, record: Mapping[str, Any], *, 
 
     Raises: OutputError.
     """
-    from unfreeze.verbs.predict import class_names  # here, since it needs TensorFlow
-
     page = html_report(report, record, class_names(None, report.saved_model), place)
     aside = path.with_name(f".unfreeze-{os.getpid()}-{path.name}")
     try:
@@ -166,8 +164,6 @@ def _numbers(numbers: Mapping[str, Any]) -> str:
 
 def _figure(seen: Seen, names: Names) -> str:
     """A picture with what was found in it, beside what the other side found."""
-    from unfreeze.verbs.predict import detections  # here, since it needs TensorFlow
-
     shown = f"{seen.name}{' (made for the purpose: no object is in it)' if seen.artificial else ''}"
     sides = [("this SavedModel", seen.answer), ("compared with", seen.other)]
     figures, lists = [], []

@@ -14,14 +14,14 @@ from typing import Any
 from unfreeze import config
 from unfreeze.errors import ConfigError
 from unfreeze.pictures import find_sources
+from unfreeze.prediction.batches import Asker, Wish, answered, asker, cores
+from unfreeze.prediction.cluster import Cluster, on_ray
+from unfreeze.prediction.found import Names, class_names
+from unfreeze.prediction.remote import is_address
+from unfreeze.prediction.results import check_formats, finish, read_image_ids
+from unfreeze.prediction.shards import Shard, missing, planned, write_part
+from unfreeze.prediction.store import Store, open_store
 from unfreeze.verbs.folders import saved_model_folder
-from unfreeze.verbs.predict import Names, class_names
-from unfreeze.verbs.predict_batches import Asker, Wish, answered, asker, cores
-from unfreeze.verbs.predict_ray import Cluster, on_ray
-from unfreeze.verbs.predict_results import check_formats, finish, read_image_ids
-from unfreeze.verbs.predict_shards import Shard, missing, planned, write_part
-from unfreeze.verbs.predict_store import Store, open_store
-from unfreeze.verbs.remote_models import is_address
 
 ENGINES = ("threads", "ray")
 

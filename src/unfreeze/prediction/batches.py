@@ -22,10 +22,11 @@ from PIL import Image
 from unfreeze.errors import PictureError, SavedModelError, UnfreezeError
 from unfreeze.pictures import JPEG_SUFFIXES, Source, draw, encoded_as, frames, is_video, read_source
 from unfreeze.pictures.sources import file_system
-from unfreeze.verbs.predict import Names, answers, carried_names, detections, load_model
-from unfreeze.verbs.predict_shards import Shard
-from unfreeze.verbs.predict_store import Store
-from unfreeze.verbs.remote_models import connect, is_address
+from unfreeze.prediction.found import Names, carried_names, detections
+from unfreeze.prediction.model import answers, load_model
+from unfreeze.prediction.remote import connect, is_address
+from unfreeze.prediction.shards import Shard
+from unfreeze.prediction.store import Store
 
 OPEN_SIZES = 4  # batches of different sizes that wait for more pictures
 # On a processor small batches are the fastest: their tensors stay in its caches. A GPU wants larger ones.

@@ -21,7 +21,7 @@ from typing import Any
 
 from unfreeze.errors import OutputError
 from unfreeze.pictures import Source, is_video
-from unfreeze.verbs.predict_store import Store
+from unfreeze.prediction.store import Store
 
 SETTINGS = "plan/settings.json"
 SHARD_SIZE = 64  # what a kill costs at most, and a remote store's trips a picture

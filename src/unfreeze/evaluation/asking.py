@@ -10,9 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 from unfreeze.errors import SavedModelError
-from unfreeze.verbs.annotations import Example, decoded
-from unfreeze.verbs.folders import saved_model_folder
-from unfreeze.verbs.predict import load_model, one_line
+from unfreeze.evaluation.annotations import Example, decoded
+from unfreeze.prediction.model import load_model, one_line
 
 Answer = Mapping[str, np.ndarray]
 Ask = Callable[[np.ndarray], Answer]
@@ -41,10 +40,10 @@ def answers(
 
 
 def asker(path: Path) -> Ask:
-    """A function from pictures uint8 `[N, H, W, 3]` to a model's outputs by name."""
+    """A function from pictures uint8 `[N, H, W, 3]` to the outputs, by name, of a SavedModel or a frozen graph."""
     if is_frozen_graph(path):
         return _frozen_asker(path)
-    model = load_model(saved_model_folder(path))
+    model = load_model(path)
     if model.forms:
         raise SavedModelError(
             f"{path}: {model.signature} takes encoded pictures only; evaluate needs one that takes pixels"

@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from unfreeze.errors import ConfigError, MissingExtraError, OutputError, RemoteError, UnfreezeError, UnsupportedError
-from unfreeze.verbs.predict import Names
-from unfreeze.verbs.predict_batches import Wish, answered, asker
-from unfreeze.verbs.predict_shards import SETTINGS, Shard, write_part
-from unfreeze.verbs.predict_store import Store
-from unfreeze.verbs.remote_models import is_address
+from unfreeze.prediction.batches import Wish, answered, asker
+from unfreeze.prediction.found import Names
+from unfreeze.prediction.remote import is_address
+from unfreeze.prediction.shards import SETTINGS, Shard, write_part
+from unfreeze.prediction.store import Store
 
 SHARDS_EACH = 2  # so that an actor begins the next while it ends the last; no more are under way
 TRIES = 10  # a shard that takes so many actors down with it is to blame itself

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from unfreeze.errors import ConfigError, MissingExtraError
-from unfreeze.verbs.predict_shards import Shard, records
-from unfreeze.verbs.predict_store import Store
+from unfreeze.prediction.shards import Shard, records
+from unfreeze.prediction.store import Store
 
 FORMATS = ("jsonl", "parquet", "coco", "drawn")
 ROWS_AT_ONCE = 1024

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from unfreeze.errors import UnfreezeError
+from unfreeze.evaluation.annotations import Annotations
+from unfreeze.evaluation.asking import Answer
 from unfreeze.pictures import WHOLE_PICTURE, Detection
-from unfreeze.verbs.annotations import Annotations
-from unfreeze.verbs.asking import Answer
 
 # What pycocotools calls its twelve numbers nowhere but in print: area, then how many detections count.
 METRICS = (

@@ -1,0 +1,1 @@
+"""A detector and annotated pictures -> how good it is."""
