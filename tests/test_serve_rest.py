@@ -342,6 +342,7 @@ def test_classify_and_regress_errors(running: server.Server) -> None:
         ({"examples": [{"x": 1.0}]}, "Expected regression signature method_name to be tensorflow/serving/regress. Was: "
          "tensorflow/serving/predict"),
         ({"signature_name": "no", "examples": [{"x": 1.0}]}, "No signature was found with the name: no"),
+        (b'{"examples": [{"x": [0.5, 1e400]}]}', "Number too big to be stored in double. at offset: 26"),
     ]:  # fmt: skip
         code, told = predict(running, body, "/v1/models/half:regress")
         assert (code, text in told["error"]) == (400, True), told

@@ -8,7 +8,15 @@ import orjson
 import tensorflow as tf
 
 from unfreeze.server.failures import invalid
-from unfreeze.server.json_tensors import is_base64, read_body, read_signature, shown, string, wrong_document
+from unfreeze.server.json_tensors import (
+    is_base64,
+    read_body,
+    read_signature,
+    require_finite,
+    shown,
+    string,
+    wrong_document,
+)
 
 KINDS = {"bytes_list": "bytes", "float_list": "float", "int64_list": "int64"}
 
@@ -30,6 +38,8 @@ def read(body: bytes, request: Any, input_class: Any) -> Any:
         raise wrong_document(document, "'examples' value is an empty array")
     for value in document["examples"]:
         fill_example(value, examples.examples.add())
+    features = [feature for example in examples.examples for feature in example.features.feature.values()]
+    require_finite({"": np.array([value for feature in features for value in feature.float_list.value])}, body)
     request.input.CopyFrom(given)
     return request
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unfreeze.config import read_label_map
-from unfreeze.errors import ConfigError, OutputError, SavedModelError
+from unfreeze.errors import OutputError, SavedModelError
+from unfreeze.prediction.found import find_label_map
 from unfreeze.proof.files import digests, misfits
 from unfreeze.proof.program import Signature, read_program
 from unfreeze.targets import kubernetes, sagemaker
@@ -211,11 +211,5 @@ def _joins(folder: Path) -> bool:
 
 def _labels(folder: Path, label_map: str | Path | None) -> dict[str, str]:
     """Class number -> name."""
-    carried = sorted((folder / "assets").glob("*.pbtxt"))
-    if label_map is None and len(carried) > 1:
-        raise ConfigError(f"{folder / 'assets'} has several label maps: choose one with --label-map")
-    path = Path(label_map) if label_map is not None else carried[0] if carried else None
-    if path is None:
-        return {}
-    labels = read_label_map(path)
-    return {str(number): labels.text(number) for number in labels.names}
+    labels = find_label_map(Path(label_map) if label_map is not None else None, folder)
+    return {str(number): labels.text(number) for number in labels.names} if labels else {}
