@@ -258,6 +258,10 @@ def test_an_export_and_what_it_was_made_from(tmp_path: Path) -> None:
     assert "gone.txt is missing, which was exported" in found.problems
     (tmp_path / "export.json").write_text(json.dumps(record | {"verified": False}))
     assert "no: run `unfreeze verify`" in str(inspect(tmp_path))
+    (tmp_path / "export.json").write_text(json.dumps({"unfreeze": "0.1.0", "graph": {"path": "frozen.pb"}}))
+    of_graph = inspect(tmp_path)
+    assert of_graph["from_graph"] == "frozen.pb"
+    assert "None" not in str(of_graph)
     (tmp_path / "export.json").write_text("{")
     assert inspect(tmp_path).problems[0].startswith(f"{tmp_path}/export.json: cannot be read: ")
 

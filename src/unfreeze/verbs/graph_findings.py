@@ -227,22 +227,23 @@ def _writer(program: Program, record: Mapping[str, Any]) -> str:
 
 
 def _record_facts(record: Mapping[str, Any]) -> list[Fact]:
-    """The summary of export.json."""
+    """The summary of export.json, of which a graph's has less than a checkpoint's."""
     if not record:
         return []
     checkpoint = record.get("checkpoint", {})
     verified = bool(record.get("verified"))
     passed = sum(check.get("status") == "passed" for check in record.get("checks", []))
     told = f"yes, {amount(passed, 'check')} passed" if verified else "no: run `unfreeze verify`"
-    return [
+    facts = [
         fact("model", record.get("model")),
         fact("feature_extractor", record.get("feature_extractor")),
         fact("num_classes", record.get("num_classes")),
         fact("checkpoint", checkpoint.get("prefix")),
         fact("step", checkpoint.get("step"), str(checkpoint.get("step"))),
+        fact("from_graph", record.get("graph", {}).get("path")),
         fact("exported_at", record.get("exported_at")),
-        fact("verified", verified, told),
     ]
+    return [*(each for each in facts if each.value is not None), fact("verified", verified, told)]
 
 
 def _signature_problems(program: Program) -> list[str]:
