@@ -211,9 +211,9 @@ def _allocate(library: ctypes.CDLL, dtype: int, shape: Sequence[int], size: int)
 
 
 def _numbers(library: ctypes.CDLL, array: np.ndarray) -> int:
-    array = np.ascontiguousarray(array)
+    shape, array = array.shape, np.ascontiguousarray(array)  # which makes a list of a single number
     dtype = next(number for number, dtype in DTYPES.items() if dtype == array.dtype)
-    tensor = _allocate(library, dtype, array.shape, array.nbytes)
+    tensor = _allocate(library, dtype, shape, array.nbytes)
     ctypes.memmove(library.TF_TensorData(tensor), array.ctypes.data, array.nbytes)
     return tensor
 
