@@ -12,6 +12,7 @@ from unfreeze.proof.program import Tensor
 
 Feed = np.ndarray | list[bytes]
 SIDE_LENGTH = 8  # of what a side input has any number of
+LONE_PICTURE = (64, 96, 3)
 
 
 def trial_pictures(height: int = 240, width: int = 320) -> np.ndarray:
@@ -77,8 +78,11 @@ def side_feeds(tensors: Mapping[str, Tensor], places: Sequence[int]) -> dict[str
 def numbers(tensor: Tensor, places: Sequence[int]) -> np.ndarray:
     """A row for each place: numbers around 0, or counts from 1 to SIDE_LENGTH; a single number is half, 1 or false.
 
-    An input whose first dimension is fixed to another number has rows of its own, the same for every place.
+    An input whose first dimension is fixed to another number has rows of its own, the same for every place. One for a
+    lone picture of any size, `[?, ?, 3]`, has the same picture for every place.
     """
+    if tensor.shape == (None, None, 3):
+        return np.random.RandomState(0).randint(0, 256, LONE_PICTURE).astype(tensor.dtype)
     if tensor.shape == ():
         return np.array(0.5 if tensor.dtype.startswith("float") else tensor.dtype != "bool", tensor.dtype)
     fixed, *rest = tensor.shape or (None,)
