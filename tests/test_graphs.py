@@ -11,7 +11,7 @@ import tensorflow as tf
 from tensorflow.compiler.tf2xla.ops import gen_xla_ops
 from tensorflow.python.grappler import tf_optimizer  # no public name for it
 
-from unfreeze.errors import SavedModelError, UnsupportedError, WeightsError
+from unfreeze.errors import SavedModelError, UnsupportedError, VerificationError, WeightsError
 from unfreeze.proof import loaders, verify
 from unfreeze.proof.calls import Call
 from unfreeze.proof.trials import of_graph
@@ -395,6 +395,22 @@ def test_a_graph_that_was_made_for_another_machine(tmp_path: Path) -> None:
     (tmp_path / "graph.pb").write_bytes(graph.SerializeToString())
     exported = unfreeze_graph(tmp_path / "graph.pb", output_directory=tmp_path / "out")
     told = {check.name: check for check in exported.report.checks}
+    assert "equal bit for bit" in told["against"].detail
+
+
+def test_a_graph_that_takes_another_size_can_be_verified_with_a_picture_of_it(tmp_path: Path) -> None:
+    with tf.Graph().as_default() as graph:
+        pixels = tf.compat.v1.placeholder(tf.float32, [None, None, None, 3], "pixels")
+        net = tf.nn.conv2d(pixels, tf.constant(numbers(3, 3, 3, 2)), 4, "SAME")
+        tf.matmul(tf.reshape(net, [tf.shape(net)[0], -1]), tf.constant(numbers(128, 4)), name="answer")
+    path = written(graph, tmp_path / "graph.pb")
+    with pytest.raises(VerificationError, match=r"it\s+cannot\s+answer\s+either;\s+if\s+it\s+takes"):
+        unfreeze_graph(path, output_directory=tmp_path / "out")
+    exported = unfreeze_graph(path, output_directory=tmp_path / "out", verify=False)
+    picture = np.random.RandomState(0).randint(0, 256, (32, 32, 3)).astype(np.uint8)
+    report = verify(exported.saved_model, against=path, images=[picture])
+    told = {check.name: check for check in report.checks}
+    assert told["against"].status == "passed", told["against"].detail
     assert "equal bit for bit" in told["against"].detail
 
 

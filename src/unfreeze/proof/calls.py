@@ -50,14 +50,13 @@ def answers(run: Callable[[Call, Feed], dict[str, np.ndarray]], calls: Sequence[
     return Answers(given, load_s, times[0] if times else 0.0, times[-1] if times else 0.0)
 
 
-HEADINGS = ("Graph execution error:", "Detected at node(s):")
+HEADINGS = ("Graph execution error:", "Detected at node", "Node: ")  # beginnings of lines above what is wrong
 
 
 def one_line(error: BaseException) -> str:
     """What an error says in its first line, at a readable length; of a session's the one behind its headings."""
     lines = [line.strip() for line in str(getattr(error, "message", "") or error).splitlines() if line.strip()]
-    said = [line for line in lines if line not in HEADINGS and not line.startswith("Detected at node")]
-    lines = said or lines
+    lines = [line for line in lines if not line.startswith(HEADINGS)] or lines
     text = f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
     return text if len(text) <= 300 else text[:297] + "..."
 

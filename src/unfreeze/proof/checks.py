@@ -24,6 +24,7 @@ LARGEST_NOISE, NOISE_MARGIN = 5e-4, 4.0
 OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 BIT_FOR_BIT = "equal bit for bit"
 MIXED = "the frozen graph itself answers otherwise to a batch than to each of its pictures alone"
+OTHER_SIZES = "if it takes pictures of other sizes only, export with --no-verify, then unfreeze verify --image"
 SHOWN = 4  # problems of one check that are told; the others are counted
 
 
@@ -296,8 +297,8 @@ def check_against(evidence: Evidence, against: object, tolerances: Tolerances) -
     told = "" if callable(against) else f"{against}: "
     told += bit_for_bit(evidence)
     if isinstance(other, str):
-        itself = "it cannot answer either: " if evidence.twin else ""
-        return Check(name, FAILED, f"{told}{itself}{other}")
+        hint = f"it cannot answer either; {OTHER_SIZES}: " if evidence.twin else ""
+        return Check(name, FAILED, f"{told}{hint}{other}")
     cases = zip(evidence.tried, other, strict=True)
     compared = [(case, evidence.reference(case), answer) for case, answer in cases]
     check = compare(name, compared, tolerances, told, full=True)
