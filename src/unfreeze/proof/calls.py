@@ -8,6 +8,8 @@ import numpy as np
 
 from unfreeze.proof.pictures import Feed
 
+HEADINGS = ("Graph execution error:", "Detected at node", "Node: ")  # lines of TensorFlow above what is wrong
+
 
 @dataclass(frozen=True)
 class Call:
@@ -48,9 +50,6 @@ def answers(run: Callable[[Call, Feed], dict[str, np.ndarray]], calls: Sequence[
         given.append(_answer(run, call))
         times.append(time.perf_counter() - start)
     return Answers(given, load_s, times[0] if times else 0.0, times[-1] if times else 0.0)
-
-
-HEADINGS = ("Graph execution error:", "Detected at node", "Node: ")  # beginnings of lines above what is wrong
 
 
 def one_line(error: BaseException) -> str:
