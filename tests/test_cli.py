@@ -365,6 +365,35 @@ def test_progress_is_shown_on_a_terminal_only(
     os.close(ours)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="signals are another matter there")
+@pytest.mark.parametrize(
+    ("name", "code", "told"), [("SIGINT", 130, "interrupted\n"), ("SIGTERM", 143, ""), ("SIGHUP", 129, "")]
+)
+@pytest.mark.parametrize("swallowed", [False, True], ids=["raised at once", "dropped by a library"])
+def test_a_signal_ends_the_work(
+    swallowed: bool, name: str, code: int, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    number = getattr(signal, name)
+    before, done = signal.getsignal(number), []
+
+    def work() -> None:
+        with terminal.progress(quiet=True) as (step, _):
+            step("first")
+            try:
+                signal.raise_signal(number)
+            except BaseException:  # as C++ code does that asks Python for a type and takes any error for "no"
+                if not swallowed:
+                    raise
+            done.append("the rest of the first")
+            step("second")
+            done.append("second")
+
+    assert exit_code(lambda arguments: terminal.leave(work, arguments)) == code
+    assert done == (["the rest of the first"] if swallowed else [])
+    assert capsys.readouterr().err == told
+    assert signal.getsignal(number) is before
+
+
 @terminal.stderr_turned_aside()
 def write_and_raise(error: BaseException) -> None:
     os.write(2, f"the reason of {type(error).__name__}\n".encode())

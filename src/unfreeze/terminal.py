@@ -52,6 +52,23 @@ def run(work: Callable[[], int | None], arguments: Sequence[str]) -> int:
         return UNEXPECTED
 
 
+# The signals that have asked this process to end. Python raises in the middle of whatever runs, which may be code of a
+# library that drops every exception: so each new step of the work asks again.
+_asked_to_end: list[int] = []
+
+
+def end_if_asked() -> None:
+    """End the work if a signal has asked for it.
+
+    Raises: KeyboardInterrupt, or SystemExit with 128 + signal.
+    """
+    if not _asked_to_end:
+        return
+    if _asked_to_end[0] == signal.SIGINT:
+        raise KeyboardInterrupt
+    raise SystemExit(128 + _asked_to_end[0])
+
+
 @contextmanager
 def signals_as_exits() -> Iterator[None]:
     """SIGTERM and SIGHUP end the work as Ctrl-C does, so that what is half-written is cleared away: code 128 + signal.
@@ -59,19 +76,22 @@ def signals_as_exits() -> Iterator[None]:
     A signal that is handled or ignored already, as `nohup` does, is left alone.
     """
 
-    def stop(number: int, frame: object) -> NoReturn:
-        raise SystemExit(128 + number)
+    def stop(number: int, frame: object) -> None:
+        _asked_to_end.append(number)
+        end_if_asked()
 
-    names = ("SIGTERM", "SIGHUP") if threading.current_thread() is threading.main_thread() else ()
+    names = ("SIGINT", "SIGTERM", "SIGHUP") if threading.current_thread() is threading.main_thread() else ()
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
-    taken = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
+    before = {number: signal.getsignal(number) for number in numbers}
+    taken = [number for number in numbers if before[number] in (signal.SIG_DFL, signal.default_int_handler)]
     for number in taken:
         signal.signal(number, stop)
     try:
         yield
     finally:
+        _asked_to_end.clear()
         for number in taken:
-            signal.signal(number, signal.SIG_DFL)
+            signal.signal(number, before[number])
 
 
 REPORT_IT = " (this is a fault of unfreeze: please report it with what UNFREEZE_TRACEBACK=1 shows)"
@@ -96,9 +116,9 @@ def tell(line: str) -> None:
 
 @contextmanager
 def progress(quiet: bool) -> Iterator[tuple[Say, Say]]:
-    """Two functions: one that shows the present step on a terminal (nothing in a pipe), one that prints a warning."""
+    """Two functions: one that begins a step, shown on a terminal (nothing in a pipe), one that prints a warning."""
     if quiet or not sys.stderr.isatty():
-        yield (lambda step: None), (lambda warning: tell(f"warning: {warning}"))
+        yield beginning(lambda step: None), (lambda warning: tell(f"warning: {warning}"))
         return
     from rich.console import Console
     from rich.text import Text
@@ -108,9 +128,19 @@ def progress(quiet: bool) -> Iterator[tuple[Say, Say]]:
         console = Console(file=own)
         with console.status("starting TensorFlow") as status:
             yield (
-                lambda step: status.update(Text(step)),
+                beginning(lambda step: status.update(Text(step))),
                 lambda warning: console.print(Text(f"warning: {warning}"), soft_wrap=True),
             )
+
+
+def beginning(show: Say) -> Say:
+    """A step is shown, and not begun if a signal has asked to end."""
+
+    def say(step: str) -> None:
+        end_if_asked()
+        show(step)
+
+    return say
 
 
 @contextmanager
@@ -131,7 +161,7 @@ def counting(quiet: bool) -> Iterator[tuple[Say, Say, Callable[[int, int], None]
     ):
         task = bar.add_task("starting TensorFlow", total=None)
         yield (
-            lambda step: bar.update(task, description=step),
+            beginning(lambda step: bar.update(task, description=step)),
             lambda warning: bar.console.print(Text(f"warning: {warning}"), soft_wrap=True),
             lambda number, total: bar.update(task, completed=number, total=total, description="pictures"),
         )

@@ -132,6 +132,7 @@ def export(
         record |= {"input_shape": list(input_shape) if input_shape else None, "config_override": config_override}
         record |= {"side_inputs": side_inputs, "slimming": asdict(slimming)}
         write_record(staging, record, report, target, html)
+        say("putting it in place")
     return Exported(target, record, report)
 
 

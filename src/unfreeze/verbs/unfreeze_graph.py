@@ -151,6 +151,7 @@ def unfreeze_graph(
             record["graph"][MIXES_BATCH] = True
         record |= proof_record(report, _weights(plan))
         write_record(staging, record, report, target, html)
+        say("putting it in place")
     return Exported(target, record, report)
 
 
