@@ -151,9 +151,22 @@ def signed(name: str) -> Any:
     return request
 
 
+def labelled(label: str) -> Any:
+    request = half_request(1.0)
+    request.model_spec.version_label = label
+    return request
+
+
+LONG = "a" * 100_000  # an error that repeated it would not fit into the header that it goes into
+
+
 @pytest.mark.parametrize(
     ("make", "code", "text"),
     [
+        (lambda: labelled(LONG), "INVALID_ARGUMENT", "aaaa…"),
+        (lambda: signed(LONG), "FAILED_PRECONDITION", 'Serving signature key "aaaa'),
+        (lambda: half_request(1.0, model=LONG), "NOT_FOUND", "Servable not found for request: Latest(aaaa"),
+        (lambda: filtered(LONG), "INVALID_ARGUMENT", "output tensor alias not found in signature: aaaa"),
         (lambda: half_request(1.0, model="none"), "NOT_FOUND", "Servable not found for request: Latest(none)"),
         (lambda: signed("no"), "FAILED_PRECONDITION", 'Serving signature key "no" not found.'),
         (wrong_type, "INVALID_ARGUMENT", "Expects arg[0] to be float32 but int64 is provided"),

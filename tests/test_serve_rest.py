@@ -138,6 +138,12 @@ def test_a_number_that_no_double_holds(running: server.Server, number: str) -> N
     assert (code, told["error"]) == (400, "JSON Parse error: Number too big to be stored in double. at offset: 31")
 
 
+def test_what_looks_like_a_number_in_a_name_is_none(running: server.Server) -> None:
+    for name in ("v1.2.3", "1e400"):
+        code, told = shapes(running, f'{{"signature_name": "{name}", "instances": [[Infinity]]}}'.encode())
+        assert (code, name in told["error"]) == (400, True)
+
+
 @pytest.mark.parametrize("dtype", [tf.float32, tf.int64])
 def test_empty_lists_are_read_at_once(running: server.Server, dtype: tf.DType) -> None:
     """A body can hold very many, of which each alone would take its time."""

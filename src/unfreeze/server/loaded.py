@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,7 +97,14 @@ def check_inputs(signature_def: Any, inputs: Mapping[str, np.ndarray]) -> None:
 
     Raises: Failure INVALID_ARGUMENT. Source: servables/tensorflow/predict_util.cc, cc/saved_model/util.cc.
     """
-    given, wanted = set(inputs), set(signature_def.inputs)
+    check_names(signature_def, inputs)
+    for index, name in enumerate(sorted(inputs)):
+        check_input(index, name, signature_def.inputs[name], inputs[name])
+
+
+def check_names(signature_def: Any, names: Collection[str]) -> None:
+    """The part of `check_inputs` that can be told before a tensor is read."""
+    given, wanted = set(names), set(signature_def.inputs)
     if len(given) != len(wanted):
         raise invalid(
             f"input size does not match signature: {len(given)}!={len(wanted)} len({braced(given)}) != "
@@ -108,8 +115,6 @@ def check_inputs(signature_def: Any, inputs: Mapping[str, np.ndarray]) -> None:
         raise invalid(
             f"input tensor alias not found in signature: {name}. Inputs expected to be in the set {braced(wanted)}."
         )
-    for index, name in enumerate(sorted(wanted)):
-        check_input(index, name, signature_def.inputs[name], inputs[name])
 
 
 def check_input(index: int, name: str, info: Any, value: np.ndarray) -> None:
