@@ -43,12 +43,10 @@ def context_attention(
     Of an image's boxes the first `num_proposals` count, of its context features the first `valid_context_size`.
     """
     outputs = _outputs(p)
-    valid_boxes = tf.sequence_mask(num_proposals, tf.shape(boxes)[1])
-    valid_context = tf.sequence_mask(valid_context_size, tf.shape(context_features)[1])
     own = None
     if numbers.use_self_attention:
         block = p["SelfAttentionBlock"]
-        own = _attended(boxes, boxes, valid_boxes, valid_boxes, block, next(outputs), numbers)
+        own = _attended(boxes, boxes, num_proposals, num_proposals, block, next(outputs), numbers)
         if not numbers.use_long_term_attention:
             return own
     x = boxes if own is None or not numbers.self_attention_in_sequence else (own + boxes) / 2.0
@@ -58,8 +56,8 @@ def context_attention(
             _attended(
                 attended,
                 context_features,
-                valid_boxes,
-                valid_context,
+                num_proposals,
+                valid_context_size,
                 p[f"AttentionBlock{head}_AttentionLayer{layer}"],
                 next(outputs),
                 numbers,
@@ -80,25 +78,25 @@ def keras_context_attention(
     numbers: ContextAttention,
 ) -> tf.Tensor:
     """The same in TensorFlow 2: one head of one layer, to which the features of the box itself are not added."""
-    valid_boxes = tf.sequence_mask(num_proposals, tf.shape(boxes)[1])
-    valid_context = tf.sequence_mask(valid_context_size, tf.shape(context_features)[1])
-    block, style = p["AttentionBlock0_AttentionLayer0"], KERAS_PROJECTION
-    output = p["fully_connected"]
-    return _attended(boxes, context_features, valid_boxes, valid_context, block, output, numbers, style)
+    block, output = p["AttentionBlock0_AttentionLayer0"], p["fully_connected"]
+    counts = num_proposals, valid_context_size
+    return _attended(boxes, context_features, *counts, block, output, numbers, KERAS_PROJECTION)
 
 
 def _attended(
     x: tf.Tensor,
     context: tf.Tensor,
-    valid_queries: tf.Tensor,
-    valid_keys: tf.Tensor,
+    num_queries: tf.Tensor,
+    num_keys: tf.Tensor,
     p: Branch,
     output: Branch,
     numbers: ContextAttention,
     style: Style = PROJECTION,
 ) -> tf.Tensor:
-    """`[N, P, C], [N, M, F], [N, P], [N, M] -> [N, P, C]`; what is not valid has a query, key or value of zeros."""
-    depth, valid_queries = numbers.attention_bottleneck_dimension, valid_queries[..., tf.newaxis]
+    """`[N, P, C], [N, M, F], [N], [N] -> [N, P, C]`; what is not counted has a query, key or value of zeros."""
+    depth = numbers.attention_bottleneck_dimension
+    valid_queries = tf.sequence_mask(num_queries, tf.shape(x)[1])[..., tf.newaxis]
+    valid_keys = tf.sequence_mask(num_keys, tf.shape(context)[1])
     queries = tf.where(valid_queries, tf.math.l2_normalize(_projected(x, p["fully_connected"], depth, style), 2), 0.0)
     keys, values = (
         tf.where(valid_keys[..., tf.newaxis], tf.math.l2_normalize(_projected(context, p[name], depth, style), 2), 0.0)
