@@ -17,6 +17,7 @@ from unfreeze import wire
 from unfreeze.errors import PictureError, SavedModelError, UnsupportedError, VerificationError
 from unfreeze.proof import Tolerances, Verifiers, Weight, compare_detections, digest, trial_pictures, verify
 from unfreeze.proof import pictures as proof_pictures
+from unfreeze.proof.detections import furthest
 from unfreeze.proof.program import Tensor, read_program
 from unfreeze.proof.report import Check, Report
 from unfreeze.proof.workers import Worker
@@ -303,12 +304,21 @@ def test_the_originals_empty_variables_fail_with_a_clear_word(original, prove, t
     assert prove(copy)["files"].detail.startswith("variables/ is missing: a frozen export")
 
 
-@pytest.mark.parametrize("name", ["encoded_image_string_tensor", "tf_example"])
-def test_a_frozen_graph_is_asked_for_what_its_placeholder_is_called(name, sound, prove, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        ("encoded_image_string_tensor", tf.string),
+        ("tf_example", tf.string),
+        ("float_image_tensor", tf.float32),
+        ("input_tensor", tf.uint8),
+    ],
+)
+def test_a_frozen_graph_is_asked_for_what_its_placeholder_is_called(name, dtype, sound, prove, tmp_path):
     with tf.Graph().as_default() as graph:
         detector = SmallDetector(trained=False)
-        given = tf.compat.v1.placeholder(tf.string, [None], name=name)
-        answer = detector.of_examples(given) if name == "tf_example" else detector.of_files(given)
+        given = tf.compat.v1.placeholder(dtype, [None] if dtype == tf.string else [None, None, None, 3], name=name)
+        read = {"tf_example": detector.of_examples, "encoded_image_string_tensor": detector.of_files}
+        answer = read.get(name, lambda images: detector.of_pixels(tf.cast(images, tf.uint8)))(given)
         for output, value in answer.items():
             tf.identity(value, output)
     (tmp_path / "frozen.pb").write_bytes(graph.as_graph_def().SerializeToString())
@@ -592,6 +602,22 @@ def test_a_digest_tells_bytes_shapes_and_dtypes():
     assert digest(b"a\0") != digest(b"a")
     assert digest(np.array([b"ab", b"c"], object)) != digest(np.array([b"a", b"bc"], object))
     assert digest(np.int64(3)).shape == ()
+
+
+def test_a_quantized_number_is_told_by_the_integer_that_files_hold():
+    integers = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    quantized = integers.view(tf.quint8.as_numpy_dtype)  # as checkpoints and constants are read
+    assert quantized.dtype.names
+    assert digest(quantized) == digest(integers)
+    assert digest(quantized) != digest(integers.astype(np.int8))
+
+
+def test_not_a_number_is_as_far_as_can_be():
+    ours = np.array([1.0, np.nan], np.float32)
+    assert furthest(ours, ours.copy()) == 0.0
+    assert furthest(ours, np.array([1.0, 2.0], np.float32)) == np.inf
+    assert furthest(np.array([1.0, 2.0], np.float32), ours) == np.inf
+    assert furthest(ours[:1], np.array([1.5], np.float32)) == 0.5
 
 
 def test_a_report_says_what_failed_and_escapes_nothing():

@@ -1,7 +1,7 @@
 """Pictures to try a detector with, in every form in which a signature may ask for them."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -70,19 +70,27 @@ def feeds(pictures: np.ndarray, tensor: Tensor, form: str | None) -> list[Feed]:
     return []
 
 
-def side_feeds(tensors: Mapping[str, Tensor], places: Sequence[int]) -> dict[str, tuple[str, Feed]]:
+def side_feeds(
+    tensors: Mapping[str, Tensor],
+    places: Sequence[int],
+    make: Callable[[Tensor, Sequence[int]], np.ndarray] | None = None,
+) -> dict[str, tuple[str, Feed]]:
     """What to give the inputs besides the picture: tensor and value by key, the same for the same place of a pair."""
-    return {key: (tensor.name, numbers(tensor, places)) for key, tensor in tensors.items()}
+    return {key: (tensor.name, (make or numbers)(tensor, places)) for key, tensor in tensors.items()}
+
+
+def lone_or_numbers(tensor: Tensor, places: Sequence[int]) -> np.ndarray:
+    """For an input beside which none takes a batch of pictures: `[?, ?, 3]` is a lone picture, others get numbers."""
+    if tensor.shape == (None, None, 3):
+        return np.random.RandomState(0).randint(0, 256, LONE_PICTURE).astype(tensor.dtype)
+    return numbers(tensor, places)
 
 
 def numbers(tensor: Tensor, places: Sequence[int]) -> np.ndarray:
     """A row for each place: numbers around 0, or counts from 1 to SIDE_LENGTH; a single number is half, 1 or false.
 
-    An input whose first dimension is fixed to another number has rows of its own, the same for every place. One for a
-    lone picture of any size, `[?, ?, 3]`, has the same picture for every place.
+    An input whose first dimension is fixed to another number has rows of its own, the same for every place.
     """
-    if tensor.shape == (None, None, 3):
-        return np.random.RandomState(0).randint(0, 256, LONE_PICTURE).astype(tensor.dtype)
     if tensor.shape == ():
         return np.array(0.5 if tensor.dtype.startswith("float") else tensor.dtype != "bool", tensor.dtype)
     fixed, *rest = tensor.shape or (None,)

@@ -8,7 +8,15 @@ from typing import Any
 import numpy as np
 
 from unfreeze.proof.calls import Answers, Call
-from unfreeze.proof.pictures import feeds, numbers, read_picture, side_feeds, trial_pictures, with_mirror
+from unfreeze.proof.pictures import (
+    feeds,
+    lone_or_numbers,
+    numbers,
+    read_picture,
+    side_feeds,
+    trial_pictures,
+    with_mirror,
+)
 from unfreeze.proof.program import Program, Signature, Tensor
 
 SERVING = "serving_default"
@@ -136,22 +144,14 @@ def questions(
     known = (form, signature.name, *(name for name in FORMS if name in tensor.name))
     form = next((name for name in known if name in FORMS), None)
     outputs = {name: output.name for name, output in signature.outputs.items()}
-    return [
-        Asked(
-            case,
-            batch,
-            Call(
-                signature.name,
-                key,
-                tensor.name,
-                outputs,
-                feeds(case.pictures[list(batch)], tensor, form) or [numbers(tensor, batch)],
-                side_feeds(side_inputs(signature), batch),
-            ),
-        )
-        for case in tried
-        for batch in batches
-    ]
+
+    def call(case: Case, batch: Batch) -> Call:
+        given = feeds(case.pictures[list(batch)], tensor, form)
+        make = numbers if given else lone_or_numbers
+        side = side_feeds(side_inputs(signature), batch, make)
+        return Call(signature.name, key, tensor.name, outputs, given or [make(tensor, batch)], side)
+
+    return [Asked(case, batch, call(case, batch)) for case in tried for batch in batches]
 
 
 def unbatched(asked: Asked, answer: Answer) -> list[str]:

@@ -59,18 +59,18 @@ def verify(
         program = read_program(folder)
     except SavedModelError as error:
         return unreadable(folder, str(error))
-    usual = trials.STRIDED_SIZE if record.get("graph") else trials.USUAL_SIZE
+    form, graph = record.get("input_type"), record.get("graph")
+    usual = trials.STRIDED_SIZE if graph else trials.USUAL_SIZE
     tried = trials.cases([program, other] if isinstance(other, Program) else [program], images, usual)
     if weights is None:
         weights = weights_.from_record(record.get("weights", {}))
     with ExitStack() as stack:
         workers = verifiers or stack.enter_context(Verifiers())
         on_progress("loading it in processes of their own")
-        form, graph = record.get("input_type"), record.get("graph")
         evidence = gather(folder, program, tried, workers, form=form, against=other, in_memory=in_memory, graph=graph)
         steps: dict[str, Callable[[], Check]] = {
             "files": lambda: checks.check_files(folder, evidence, digests, record.get("files", {})),
-            "signature": lambda: checks.check_signature(program, record.get("graph")),
+            "signature": lambda: checks.check_signature(program, graph),
             "weights": lambda: checks.check_weights(evidence, weights),
             "tf2_loader": lambda: checks.check_loader("tf2_loader", evidence, evidence.tf2_loader),
             "batch": lambda: checks.check_batch(folder, evidence, workers),
