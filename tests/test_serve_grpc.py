@@ -164,6 +164,7 @@ LONG = "a" * 100_000  # an error that repeated it would not fit into the header 
     ("make", "code", "text"),
     [
         (lambda: labelled(LONG), "INVALID_ARGUMENT", "aaaa…"),
+        (lambda: labelled("😀" * 10_000), "INVALID_ARGUMENT", "😀…"),
         (lambda: signed(LONG), "FAILED_PRECONDITION", 'Serving signature key "aaaa'),
         (lambda: half_request(1.0, model=LONG), "NOT_FOUND", "Servable not found for request: Latest(aaaa"),
         (lambda: filtered(LONG), "INVALID_ARGUMENT", "output tensor alias not found in signature: aaaa"),

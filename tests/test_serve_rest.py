@@ -132,10 +132,12 @@ def test_not_a_number_is_read_and_written_bare(running: server.Server) -> None:
     assert repr(one) == "2.0"
 
 
-@pytest.mark.parametrize("number", ["1e400", "-1e400", "1" + "0" * 400 + ".5"])
+@pytest.mark.parametrize("number", ["1e400", "-1e400", "1" + "0" * 400 + ".5", "1" + "0" * 400, "9" * 5000])
 def test_a_number_that_no_double_holds(running: server.Server, number: str) -> None:
     code, told = shapes(running, f'{{"instances": [[0.5, Infinity, {number}]]}}'.encode())
     assert (code, told["error"]) == (400, "JSON Parse error: Number too big to be stored in double. at offset: 31")
+    code, told = shapes(running, f'{{"a\\"{number}": "{number}", "instances": [[{number}]]}}'.encode())
+    assert (code, told["error"].rsplit(" ", 1)[1]) == (400, str(len(f'{{"a\\"{number}": "{number}", "instances": [[')))
 
 
 def test_what_looks_like_a_number_in_a_name_is_none(running: server.Server) -> None:

@@ -25,7 +25,7 @@ from unfreeze.server.versions import Version
 HEALTH = "grpc.health.v1.Health"
 SERVING, NOT_SERVING = b"\x08\x01", b"\x08\x02"  # HealthCheckResponse with its one field
 NO_LIMIT = -1
-SHOWN = 1000  # characters of an error, each of which takes up to twelve bytes
+SHOWN = 500  # characters of an error, each of which takes up to twelve bytes
 LONGEST_S = 10 * 365 * 86400.0
 
 
@@ -164,7 +164,7 @@ def answered(context: grpc.ServicerContext, answer: Callable[[], Any]) -> Any:
         code, message = failure.code, failure.message
     except Exception as error:  # a defect of ours or of the model: that request fails, and no other
         code, message = Code.INTERNAL, f"{type(error).__name__}: {error}"
-    # It goes into a header; a client that gets more than 16 KB there is told of that, and of nothing else.
+    # It goes into a header; a client that gets more than 8 KB there may be told of that, and of nothing else.
     context.abort(GRPC_CODES[code.number], message if len(message) <= SHOWN else f"{message[:SHOWN]}…")
     raise AssertionError("abort raises")
 

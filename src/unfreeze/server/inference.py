@@ -9,7 +9,15 @@ from tensorflow.core.framework import types_pb2
 from tensorflow_serving.apis import classification_pb2, input_pb2, predict_pb2, regression_pb2
 
 from unfreeze.server.failures import Code, Failure, invalid
-from unfreeze.server.loaded import DEFAULT_SIGNATURE, Arrays, LoadedModel, check_inputs, check_names, check_outputs
+from unfreeze.server.loaded import (
+    DEFAULT_SIGNATURE,
+    Arrays,
+    LoadedModel,
+    check_arrays,
+    check_inputs,
+    check_names,
+    check_outputs,
+)
 
 PREDICT, CLASSIFY, REGRESS = (f"tensorflow/serving/{method}" for method in ("predict", "classify", "regress"))
 LARGEST_TENSOR_BYTES = 2**31 - 1
@@ -35,7 +43,7 @@ def predict(
         raise Failure(Code.FAILED_PRECONDITION, f'Serving signature key "{signature}" not found.') from None
     check_names(definition, request.inputs)
     inputs = {name: array_of(name, tensor, max_bytes) for name, tensor in request.inputs.items()}
-    check_inputs(definition, inputs)
+    check_arrays(definition, inputs)
     check_outputs(definition, list(request.output_filter))
     outputs = run(model, signature, inputs, list(request.output_filter))
     response = predict_pb2.PredictResponse()

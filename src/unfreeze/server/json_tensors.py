@@ -8,6 +8,7 @@ import base64
 import binascii
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -38,34 +39,32 @@ def read_body(body: bytes) -> dict[str, Any]:
     return document
 
 
+STRING_OR_NUMBER = re.compile(rb'"(?:[^"\\]|\\.)*"|-?\d[\d.eE+-]*')
+
+
 def read_slowly(body: bytes) -> Any:
     """What orjson refuses may be NaN; else tell what is wrong with it in rapidjson's words."""
 
     def real(text: str) -> float:
         number = float(text)
         if math.isinf(number):  # `Infinity`, by its name, does not come here
-            offset = body.find(text.encode())
-            raise invalid(f"JSON Parse error: Number too big to be stored in double. at offset: {offset}")
+            same = (found.start() for found in STRING_OR_NUMBER.finditer(body) if found[0] == text.encode())
+            raise invalid(f"JSON Parse error: Number too big to be stored in double. at offset: {next(same, 0)}")
         return number
 
+    def whole(text: str) -> int:
+        real(text)
+        return int(text)
+
     try:
-        return json.loads(body, parse_float=real)
+        return json.loads(body, parse_float=real, parse_int=whole)
     except json.JSONDecodeError as error:
         offset = len(error.doc[: error.pos].encode())
         raise invalid(f"JSON Parse error: {parse_error(error)} at offset: {offset}") from error
     except UnicodeDecodeError as error:
         raise invalid(f"JSON Parse error: Invalid encoding in string. at offset: {error.start}") from error
-    except (RecursionError, ValueError) as error:  # ValueError: a number of too many digits
+    except RecursionError as error:
         raise invalid("JSON Parse error: Terminate parsing due to Handler error. at offset: 0") from error
-
-
-def require_finite(inputs: Mapping[str, Any], body: bytes) -> None:
-    """Refuse a number that is too large for a double, which orjson reads as infinite.
-
-    Raises: Failure, with the place in the body.
-    """
-    if any(array.dtype.kind == "f" and np.isinf(array).any() for array in inputs.values()):
-        read_slowly(body)
 
 
 PARSE_ERRORS = {

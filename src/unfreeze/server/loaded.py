@@ -98,8 +98,7 @@ def check_inputs(signature_def: Any, inputs: Mapping[str, np.ndarray]) -> None:
     Raises: Failure INVALID_ARGUMENT. Source: servables/tensorflow/predict_util.cc, cc/saved_model/util.cc.
     """
     check_names(signature_def, inputs)
-    for index, name in enumerate(sorted(inputs)):
-        check_input(index, name, signature_def.inputs[name], inputs[name])
+    check_arrays(signature_def, inputs)
 
 
 def check_names(signature_def: Any, names: Collection[str]) -> None:
@@ -115,6 +114,12 @@ def check_names(signature_def: Any, names: Collection[str]) -> None:
         raise invalid(
             f"input tensor alias not found in signature: {name}. Inputs expected to be in the set {braced(wanted)}."
         )
+
+
+def check_arrays(signature_def: Any, inputs: Mapping[str, np.ndarray]) -> None:
+    """The rest of `check_inputs`."""
+    for index, name in enumerate(sorted(inputs)):
+        check_input(index, name, signature_def.inputs[name], inputs[name])
 
 
 def check_input(index: int, name: str, info: Any, value: np.ndarray) -> None:
