@@ -82,16 +82,16 @@ def signals_as_exits() -> Iterator[None]:
 
     names = ("SIGINT", "SIGTERM", "SIGHUP") if threading.current_thread() is threading.main_thread() else ()
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
-    before = {number: signal.getsignal(number) for number in numbers}
-    taken = [number for number in numbers if before[number] in (signal.SIG_DFL, signal.default_int_handler)]
+    usual = (signal.SIG_DFL, signal.default_int_handler)
+    taken = {number: handler for number in numbers if (handler := signal.getsignal(number)) in usual}
     for number in taken:
         signal.signal(number, stop)
     try:
         yield
     finally:
         _asked_to_end.clear()
-        for number in taken:
-            signal.signal(number, before[number])
+        for number, handler in taken.items():
+            signal.signal(number, handler)
 
 
 REPORT_IT = " (this is a fault of unfreeze: please report it with what UNFREEZE_TRACEBACK=1 shows)"

@@ -78,9 +78,16 @@ def keras_context_attention(
     numbers: ContextAttention,
 ) -> tf.Tensor:
     """The same in TensorFlow 2: one head of one layer, to which the features of the box itself are not added."""
-    block, output = p["AttentionBlock0_AttentionLayer0"], p["fully_connected"]
-    counts = num_proposals, valid_context_size
-    return _attended(boxes, context_features, *counts, block, output, numbers, KERAS_PROJECTION)
+    return _attended(
+        boxes,
+        context_features,
+        num_proposals,
+        valid_context_size,
+        p["AttentionBlock0_AttentionLayer0"],
+        p["fully_connected"],
+        numbers,
+        KERAS_PROJECTION,
+    )
 
 
 def _attended(

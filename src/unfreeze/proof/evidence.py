@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from unfreeze.proof import trials
 from unfreeze.proof.calls import Answers, one_line
 from unfreeze.proof.program import Program, read_program
 from unfreeze.proof.trials import SERVING, Answer, Asked, Case
-from unfreeze.proof.twin import Pair, Twin
+from unfreeze.proof.twin import Pair, Twin, largest_difference
 from unfreeze.proof.weights import Stored
 from unfreeze.proof.workers import Reply, Verifiers
 
@@ -66,6 +67,15 @@ class Evidence:
     graph: Mapping[str, Any] | None = None
     twin: Twin | None = None
     unoptimized: "Future[Pair] | None" = None
+
+    @cached_property
+    def as_written(self) -> Answers | None:
+        """What the frozen graph answers to all that the TF2 loader is asked, where no optimizer changes a graph.
+
+        None where there is no such graph, or the SavedModel's answers, without one too, are not equal bit for bit.
+        """
+        reply = None if self.twin is None else self.twin.ask(self.tf2_loader.asked).result()
+        return reply.result[1] if reply and reply.result and largest_difference(reply) == 0.0 else None
 
     def first(self, case: Case) -> Answer | None:
         """Give the TF2 loader's answer to the first picture, which other loaders and signatures are held against."""

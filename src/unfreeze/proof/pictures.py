@@ -70,22 +70,6 @@ def feeds(pictures: np.ndarray, tensor: Tensor, form: str | None) -> list[Feed]:
     return []
 
 
-def side_feeds(
-    tensors: Mapping[str, Tensor],
-    places: Sequence[int],
-    make: Callable[[Tensor, Sequence[int]], np.ndarray] | None = None,
-) -> dict[str, tuple[str, Feed]]:
-    """What to give the inputs besides the picture: tensor and value by key, the same for the same place of a pair."""
-    return {key: (tensor.name, (make or numbers)(tensor, places)) for key, tensor in tensors.items()}
-
-
-def lone_or_numbers(tensor: Tensor, places: Sequence[int]) -> np.ndarray:
-    """For an input beside which none takes a batch of pictures: `[?, ?, 3]` is a lone picture, others get numbers."""
-    if tensor.shape == (None, None, 3):
-        return np.random.RandomState(0).randint(0, 256, LONE_PICTURE).astype(tensor.dtype)
-    return numbers(tensor, places)
-
-
 def numbers(tensor: Tensor, places: Sequence[int]) -> np.ndarray:
     """A row for each place: numbers around 0, or counts from 1 to SIDE_LENGTH; a single number is half, 1 or false.
 
@@ -102,6 +86,22 @@ def numbers(tensor: Tensor, places: Sequence[int]) -> np.ndarray:
         rows.append(random.randint(1, SIDE_LENGTH + 1, sizes) if counts else random.standard_normal(sizes))
     made = np.array(rows)
     return made > 0 if tensor.dtype == "bool" else made.astype(tensor.dtype)
+
+
+def lone_or_numbers(tensor: Tensor, places: Sequence[int]) -> np.ndarray:
+    """For an input beside which none takes a batch of pictures: `[?, ?, 3]` is a lone picture, others get numbers."""
+    if tensor.shape == (None, None, 3):
+        return np.random.RandomState(0).randint(0, 256, LONE_PICTURE).astype(tensor.dtype)
+    return numbers(tensor, places)
+
+
+def side_feeds(
+    tensors: Mapping[str, Tensor],
+    places: Sequence[int],
+    make: Callable[[Tensor, Sequence[int]], np.ndarray] = numbers,
+) -> dict[str, tuple[str, Feed]]:
+    """What to give the inputs besides the picture: tensor and value by key, the same for the same place of a pair."""
+    return {key: (tensor.name, make(tensor, places)) for key, tensor in tensors.items()}
 
 
 def png(picture: np.ndarray) -> bytes:

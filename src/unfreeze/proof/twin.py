@@ -40,10 +40,6 @@ class Twin:
         theirs = ours if self.path.is_dir() else [trials.of_graph(call, self.graph) for call in ours]
         return self.workers.tf2.ask("unoptimized", str(self.folder), ours, str(self.path), theirs)
 
-    def is_equal(self, asked: Sequence[Asked]) -> bool:
-        """Whether both answer the same, bit for bit."""
-        return largest_difference(self.ask(asked).result()) == 0.0
-
 
 def largest_difference(reply: Pair) -> float | str:
     """The largest difference of all outputs; or why they were not compared."""
