@@ -435,6 +435,17 @@ print(os.environ["TF_CPP_MIN_LOG_LEVEL"], "h5py" in sys.modules)
     assert loud.stderr
 
 
+def test_an_export_does_not_load_what_draws() -> None:
+    program = """
+import sys
+from unfreeze.terminal import import_tensorflow_quietly
+import_tensorflow_quietly()
+import unfreeze.verbs.export, unfreeze.verbs.unfreeze_graph
+print([name for name in sys.modules if name == "PIL" or name.startswith("unfreeze.pictures")])
+"""
+    assert python(program).stdout == "[]\n"
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="copies of a process are made on Linux only")
 def test_an_export_imports_tensorflow_once(tmp_path: Path) -> None:
     program = f"""

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from unfreeze.errors import SavedModelError
+from unfreeze.memory import release_memory
 from unfreeze.proof.calls import Answers, Call, answers, one_line
 from unfreeze.proof.detections import DETECTION
 from unfreeze.proof.pictures import Feed, feeds, side_feeds
@@ -79,6 +80,7 @@ def unoptimized(saved_model: str, calls: Sequence[Call], path: str, theirs: Sequ
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     try:
         ours = tf2_loader(saved_model, calls)
+        release_memory()  # of the one, before the other takes its own
         if Path(path).is_dir():
             return ours, tf2_loader(path, theirs)
     finally:

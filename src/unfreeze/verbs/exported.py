@@ -17,7 +17,6 @@ import tensorflow as tf
 from unfreeze import __version__, proof
 from unfreeze.errors import ConfigError, OutputError, VerificationError
 from unfreeze.proof.weights import to_record
-from unfreeze.verbs.html_report import require_writable, write_html_report
 from unfreeze.weights import Checkpoint
 
 RECORD = "export.json"
@@ -56,6 +55,8 @@ def require_report(path: str | Path | None, *, verify: bool, overwrite: bool) ->
         return None
     if not verify:
         raise ConfigError("--report tells what was verified: it does not go with --no-verify")
+    from unfreeze.verbs.html_report import require_writable  # which draws: memory that most exports do not need
+
     require_writable(Path(path), overwrite=overwrite)
     return Path(path)
 
@@ -68,6 +69,8 @@ def write_record(
     Raises: VerificationError when a check has failed; `target` is where the export was to go.
     """
     if report_path is not None and report is not None:
+        from unfreeze.verbs.html_report import write_html_report
+
         write_html_report(report_path, report, record, place=target / "saved_model")
     (folder / RECORD).write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     if report is not None and not report.passed:
