@@ -14,7 +14,8 @@ from unfreeze.config import parse_pipeline_config
 from unfreeze.detectors import build_detector
 from unfreeze.errors import CheckpointError, ConfigError, UnsupportedError
 from unfreeze.heads.mask import MaskPredictor, conv_depth, mask_predictor
-from unfreeze.ops.layers import PLAIN, BatchNorm, Style, resized_conv
+from unfreeze.ops.layers import PLAIN, Style, resized_conv
+from unfreeze.ops.normalization import BatchNorm
 from unfreeze.savedmodel import trace
 from unfreeze.weights import Checkpoint, TensorInfo, Weights
 

@@ -178,6 +178,14 @@ def table(report: "Report") -> str:
 )
 @click.option("--score-threshold", type=click.FloatRange(0, 1), help="Leave out what scores less, in the graph.")
 @click.option("--max-detections", type=click.IntRange(1), metavar="D", help="Answer no more rows than this.")
+@click.option(
+    "--weights",
+    type=click.Choice(["variables", "constants", "trainable"]),
+    default="variables",
+    help="How the weights reach the network. variables (default): batch normalization is folded once, at load; "
+    "constants: everything is in the graph and variables/ is empty, for tools that take nothing else; trainable: "
+    "gradients and assignments reach every variable, and batch normalization is folded at each call.",
+)
 @meant_for
 @overwrite
 @click.option("--verify/--no-verify", "verify", default=True, help="Prove the result before it is in place (default).")

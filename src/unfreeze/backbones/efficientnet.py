@@ -12,7 +12,8 @@ from dataclasses import replace
 import tensorflow as tf
 
 from unfreeze.backbones.mobilenet_v2 import divisible
-from unfreeze.ops.layers import SWISH, BatchNorm, Branch, Style, conv, depthwise_conv
+from unfreeze.ops.layers import SWISH, Branch, Style, conv, depthwise_conv
+from unfreeze.ops.normalization import BatchNorm
 
 STEM_FILTERS = 32
 # (kernel size, units, expansion factor, filters, stride) of stack_0 to stack_6 of b0.
@@ -38,7 +39,7 @@ SCALES = {
 }
 SQUEEZE = 0.25
 
-STYLE = Style(BatchNorm(scale=True), SWISH)
+STYLE = Style(BatchNorm(scale=True, decay=0.99), SWISH)
 LINEAR = replace(STYLE, activation=None)
 REDUCE = Style(norm=None, activation=SWISH)
 GATE = Style(norm=None, activation=tf.sigmoid)

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from unfreeze.ops.keras_layers import Norm, conv, padded
 from unfreeze.ops.layers import Branch, nearest_neighbor_upsampling
+from unfreeze.ops.normalization import BatchNorm
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class Hourglass:
     stagewise_downsample: bool = True
     encoder_decoder_shortcut: bool = True
 
+
+NORM = BatchNorm(scale=True, epsilon=1e-5, decay=0.1, fused=False)
 
 # Stages of a network of `num_channels`: (channels in multiples of it, residual blocks).
 STAGES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
@@ -135,4 +138,4 @@ def _residual_blocks(
 
 
 def _norm(p: Branch) -> Norm:
-    return Norm(p, epsilon=1e-5, fused=False)
+    return Norm(p, NORM)

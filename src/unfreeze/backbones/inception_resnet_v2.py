@@ -11,9 +11,10 @@ import re
 import tensorflow as tf
 
 from unfreeze.backbones.inception_towers import Conv, Pool, Row, Towers, layer, mixed
-from unfreeze.ops.layers import BatchNorm, Branch, Style
+from unfreeze.ops.layers import Branch, Style
+from unfreeze.ops.normalization import BatchNorm
 
-STYLE = Style(BatchNorm(scale=False), tf.nn.relu)
+STYLE = Style(BatchNorm(scale=False, decay=0.9997), tf.nn.relu)
 
 
 def _stem(padding: str) -> dict[str, Row]:

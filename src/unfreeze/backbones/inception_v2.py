@@ -10,10 +10,11 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from unfreeze.backbones.inception_towers import Conv, Pool, Row, Towers, layer, mixed, scaled_depth
-from unfreeze.ops.layers import BatchNorm, Branch, Style, separable_conv
+from unfreeze.ops.layers import Branch, Style, separable_conv
+from unfreeze.ops.normalization import BatchNorm
 
 # Faster R-CNN's; SSD takes its style from the config's conv_hyperparams, for the base network too.
-STYLE = Style(BatchNorm(scale=True), tf.nn.relu)
+STYLE = Style(BatchNorm(scale=True, decay=0.9997), tf.nn.relu)
 
 STEM_FILTERS = 64
 STEM: dict[str, Row] = {

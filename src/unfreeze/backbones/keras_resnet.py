@@ -10,8 +10,9 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from unfreeze.ops.keras_layers import Norm, batch_norm, conv, padded
+from unfreeze.ops.keras_layers import Norm, conv, padded
 from unfreeze.ops.layers import Branch
+from unfreeze.ops.normalization import BatchNorm, batch_norm
 
 STEM_FILTERS = 64
 # Filters of conv2 to conv5; a bottleneck's features are four times as deep.
@@ -22,7 +23,7 @@ UNITS = {
     "resnet50": (3, 4, 6, 3),
     "resnet101": (3, 4, 23, 3),
 }
-EPSILON = 1.001e-5
+NORM = BatchNorm(scale=True, epsilon=1.001e-5, decay=0.99)
 
 
 def resnet_v1_with_biases(x: tf.Tensor, p: Branch, units: Sequence[int]) -> dict[str, tf.Tensor]:
@@ -87,7 +88,7 @@ def _bottleneck_v1(x: tf.Tensor, p: Branch, name: str, filters: int, stride: int
 
 def _bottleneck_v2(x: tf.Tensor, p: Branch, name: str, filters: int, stride: int, *, conv_shortcut: bool) -> tf.Tensor:
     """`[N, H, W, C] -> [N, h, w, 4 * filters]`: normalization and activation come before a convolution."""
-    before = tf.nn.relu(batch_norm(x, _norm(p[f"{name}_preact_bn"])))
+    before = tf.nn.relu(batch_norm(x, p[f"{name}_preact_bn"], NORM))
     shortcut = conv(before, p[f"{name}_0_conv"], 4 * filters) if conv_shortcut else _subsampled(x, stride)
     y = _normalized_conv(before, p, f"{name}_1", filters, 1)
     y = _normalized_conv(padded(y, 1), p, f"{name}_2", filters, 3, stride)
@@ -96,7 +97,7 @@ def _bottleneck_v2(x: tf.Tensor, p: Branch, name: str, filters: int, stride: int
 
 def _basic_block(x: tf.Tensor, p: Branch, name: str, filters: int, stride: int, *, conv_shortcut: bool) -> tf.Tensor:
     """`[N, H, W, C] -> [N, h, w, filters]`."""
-    before = tf.nn.relu(batch_norm(x, _norm(p[f"{name}_preact_bn"])))
+    before = tf.nn.relu(batch_norm(x, p[f"{name}_preact_bn"], NORM))
     shortcut = conv(before, p[f"{name}_0_conv"], filters) if conv_shortcut else _subsampled(x, stride)
     y = _normalized_conv(padded(before, 1), p, f"{name}_1", filters, 3)
     return shortcut + _normalized_conv(padded(y, 1), p, f"{name}_2", filters, 3, stride)
@@ -119,4 +120,4 @@ def _subsampled(x: tf.Tensor, stride: int) -> tf.Tensor:
 
 
 def _norm(p: Branch) -> Norm:
-    return Norm(p, EPSILON)
+    return Norm(p, NORM)

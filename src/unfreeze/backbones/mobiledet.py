@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from unfreeze.backbones.mobilenet_v3 import hard_swish
-from unfreeze.ops.layers import Activation, BatchNorm, Branch, Style, conv, depthwise_conv
+from unfreeze.ops.layers import Activation, Branch, Style, conv, depthwise_conv
+from unfreeze.ops.normalization import BatchNorm
 
-NORM = BatchNorm(scale=True, epsilon=0.01)
+NORM = BatchNorm(scale=True, epsilon=0.01, decay=0.99)
 
 
 # The blocks are called as the scopes of the checkpoint: IBN, IBN_1, ..., FusedConv, FusedConv_1, ...

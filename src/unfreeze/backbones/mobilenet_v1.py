@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from unfreeze.ops.layers import BatchNorm, Branch, Style, conv, depthwise_conv, fixed_padding
+from unfreeze.ops.layers import Branch, Style, conv, depthwise_conv, fixed_padding
+from unfreeze.ops.normalization import BatchNorm
 
 STEM_FILTERS = 32
 # Slim's MOBILENETV1_CONV_DEFS: (filters, stride) of Conv2d_1 to Conv2d_13.
@@ -13,7 +14,7 @@ BLOCKS = (
     (512, 1), (512, 1), (512, 1), (512, 1), (512, 1), (1024, 2), (1024, 1),
 )  # fmt: skip
 
-STYLE = Style(BatchNorm(scale=True), tf.nn.relu6)
+STYLE = Style(BatchNorm(scale=True, decay=0.9997), tf.nn.relu6)
 
 # What Keras calls these layers, each batch normalization a layer of its own.
 KERAS_NAMES = (

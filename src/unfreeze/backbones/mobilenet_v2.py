@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 
 import tensorflow as tf
 
-from unfreeze.ops.layers import BatchNorm, Branch, Style, conv, depthwise_conv, fixed_padding
+from unfreeze.ops.layers import Branch, Style, conv, depthwise_conv, fixed_padding
+from unfreeze.ops.normalization import BatchNorm
 
 # Slim's V2_DEF: (expansion factor, filters, stride) of layer_2 to layer_18; layer_1 is the stem, layer_19 the top.
 BLOCKS = (
@@ -25,7 +26,7 @@ BLOCKS = (
 STEM_FILTERS = 32
 TOP_FILTERS = 1280
 
-STYLE = Style(BatchNorm(scale=True), tf.nn.relu6)
+STYLE = Style(BatchNorm(scale=True, decay=0.9997), tf.nn.relu6)
 
 # What Keras calls these layers, each batch normalization a layer of its own.
 KERAS_NAMES = (
@@ -120,12 +121,12 @@ def _inverted_residual(
 
 
 def overridden(style: Style) -> Style:
-    """The style when the config overrides the backbone's: only epsilon gets through.
+    """The style when the config overrides the backbone's: only epsilon and decay get through.
 
     The network's own definition (V2_DEF) sets center, scale, the normalizer and the activation inside of that scope.
     """
     return (
-        Style(BatchNorm(scale=True, epsilon=style.norm.epsilon), tf.nn.relu6)
+        Style(replace(style.norm, center=True, scale=True), tf.nn.relu6)
         if isinstance(style.norm, BatchNorm)
         else STYLE
     )

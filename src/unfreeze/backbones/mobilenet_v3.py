@@ -10,7 +10,8 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from unfreeze.backbones.mobilenet_v2 import divisible
-from unfreeze.ops.layers import Activation, BatchNorm, Branch, Composite, Style, conv, depthwise_conv, fixed_padding
+from unfreeze.ops.layers import Activation, Branch, Composite, Style, conv, depthwise_conv, fixed_padding
+from unfreeze.ops.normalization import BatchNorm
 
 
 def hard_swish(scope: str) -> Composite:
@@ -121,7 +122,7 @@ EDGETPU = Architecture(
     ),
 )
 
-NORM = BatchNorm(scale=True)
+NORM = BatchNorm(scale=True, decay=0.9997)
 
 
 def mobilenet_v3(

@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from unfreeze.ops.layers import BatchNorm, Branch, Style, batch_norm, conv, separable_conv
+from unfreeze.ops.layers import Branch, Style, conv, separable_conv
+from unfreeze.ops.normalization import BatchNorm, batch_norm
 
 # Slim's large_imagenet_config.
 FILTERS = 168
@@ -29,7 +30,7 @@ class Layers:
     norm: BatchNorm
 
 
-LAYERS = Layers(Style(norm=None, activation=None, biases=False), BatchNorm(scale=True))
+LAYERS = Layers(Style(norm=None, activation=None, biases=False), BatchNorm(scale=True, decay=0.9997))
 
 # state, weights, filters, stride, layers -> state
 Operation = Callable[[tf.Tensor, Branch, int, int, Layers], tf.Tensor]

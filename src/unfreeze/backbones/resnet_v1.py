@@ -13,7 +13,8 @@ from dataclasses import replace
 import tensorflow as tf
 
 from unfreeze.errors import ConfigError
-from unfreeze.ops.layers import BatchNorm, Branch, Style, activated, conv, fixed_padding
+from unfreeze.ops.layers import Branch, Style, activated, conv, fixed_padding
+from unfreeze.ops.normalization import BatchNorm
 
 STEM_FILTERS = 64
 # (base depth, stride) of block1 to block4; a unit's features are four times as deep as its base.
@@ -25,7 +26,7 @@ UNITS = {
 }
 
 # resnet_arg_scope's defaults, which Faster R-CNN, R-FCN and Mask R-CNN use as they are.
-STYLE = Style(BatchNorm(scale=True, epsilon=1e-5), tf.nn.relu)
+STYLE = Style(BatchNorm(scale=True, epsilon=1e-5, decay=0.997), tf.nn.relu)
 KERAS_STYLE = replace(STYLE, biases=False)  # whatever hyperparameters a config has
 
 # The layers of a unit in the order in which a Keras model counts them: by their distance from its end.
@@ -124,7 +125,7 @@ def keras_resnet_v1_block(
 
 
 def overridden(style: Style) -> Style:
-    """The style when the config overrides the backbone's: epsilon and scale stay resnet_arg_scope's.
+    """The style when the config overrides the backbone's: epsilon, scale and decay stay resnet_arg_scope's.
 
     It gives them to each convolution (normalizer_params), which has precedence over a batch_norm of the config.
 
@@ -138,7 +139,7 @@ def overridden(style: Style) -> Style:
             "feature_extractor: a ResNet does not take group_norm for its own layers; set "
             "override_base_feature_extractor_hyperparams: false, as the original refuses it too"
         )
-    return Style(BatchNorm(style.norm.center, scale=True, epsilon=1e-5), style.activation)
+    return Style(replace(style.norm, scale=True, epsilon=1e-5, decay=0.997), style.activation)
 
 
 def _bottleneck(x: tf.Tensor, p: Branch, base_depth: int, stride: int, rate: int, style: Style) -> tf.Tensor:

@@ -5,6 +5,7 @@ Source: object_detection/meta_architectures/{faster_rcnn,rfcn,context_rcnn}_meta
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import tensorflow as tf
@@ -161,7 +162,17 @@ def _extractor(config: Any) -> FasterRcnnExtractor:
             raise ConfigError(
                 f"feature_extractor: {config.type} does not take {option}; take it out, as the original refuses it too"
             )
-    return extractor
+    return extractor if config.batch_norm_trainable else _with_frozen_statistics(extractor)
+
+
+def _with_frozen_statistics(extractor: FasterRcnnExtractor) -> FasterRcnnExtractor:
+    """The extractor, whose batch normalization keeps its moving statistics while the model is trained."""
+    first, second = extractor.first_stage, extractor.second_stage
+    return replace(
+        extractor,
+        first_stage=lambda x, p, config: first(x, p.with_frozen_statistics(), config),
+        second_stage=lambda x, p, config: second(x, p.with_frozen_statistics(), config),
+    )
 
 
 def _check_size(size: tuple[int | None, ...]) -> None:

@@ -11,7 +11,8 @@ import tensorflow as tf
 
 from unfreeze.config import enum_name
 from unfreeze.errors import ConfigError
-from unfreeze.ops.layers import SWISH, BatchNorm, GroupNorm, Style
+from unfreeze.ops.layers import SWISH, GroupNorm, Style
+from unfreeze.ops.normalization import BatchNorm
 
 ACTIVATIONS = {"NONE": None, "RELU": tf.nn.relu, "RELU_6": tf.nn.relu6, "SWISH": SWISH}
 
@@ -45,7 +46,7 @@ def keras_style(hyperparams: Any) -> Style:
         return Style(None, activation)
     norm = getattr(hyperparams, kind)
     biases = hyperparams.force_use_bias or not norm.center
-    return Style(BatchNorm(norm.center, norm.scale, norm.epsilon), activation, biases_before_norm=biases)
+    return Style(_batch_norm(norm), activation, biases_before_norm=biases)
 
 
 def batch_norm(hyperparams: Any, where: str) -> BatchNorm | None:
@@ -64,6 +65,9 @@ def _style(hyperparams: Any, where: str) -> Style:
     if hyperparams.HasField("group_norm"):
         return Style(GroupNorm(), activation)
     if hyperparams.HasField("batch_norm"):
-        norm = hyperparams.batch_norm
-        return Style(BatchNorm(norm.center, norm.scale, norm.epsilon), activation)
+        return Style(_batch_norm(hyperparams.batch_norm), activation)
     return Style(None, activation)
+
+
+def _batch_norm(norm: Any) -> BatchNorm:
+    return BatchNorm(norm.center, norm.scale, norm.epsilon, norm.decay, norm.train)

@@ -30,6 +30,7 @@ def build_ssd(config: Any, p: Branch) -> Detector:
         UnsupportedError: a feature extractor or an option that this version does not have.
     """
     extractor = _extractor(config.feature_extractor)
+    p = p.with_frozen_statistics() if config.freeze_batchnorm else p
     tf2 = extractor.tf2
     resizer = build_resizer(config.image_resizer)
     anchor_generator = build_anchor_generator(config.anchor_generator)

@@ -133,7 +133,7 @@ def ssd_mobilenet_v3(
         depth_multiplier=config.depth_multiplier,
         min_depth=config.min_depth,
         use_explicit_padding=config.use_explicit_padding,
-        norm=v3.NORM if norm is None else replace(v3.NORM, epsilon=norm.epsilon),
+        norm=v3.NORM if norm is None else replace(v3.NORM, epsilon=norm.epsilon, decay=norm.decay, trains=norm.trains),
     )
     return _multi_resolution(stages, p, config, from_layer)
 

@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 
 import tensorflow as tf
 
-from unfreeze.ops.layers import BatchNorm, Branch, Style, fully_connected
+from unfreeze.ops.layers import Branch, Style, fully_connected
+from unfreeze.ops.normalization import BatchNorm
 
-PROJECTION = Style(norm=BatchNorm(scale=True), activation=tf.nn.relu6)
+PROJECTION = Style(norm=BatchNorm(scale=True, decay=0.97), activation=tf.nn.relu6)
 KERAS_PROJECTION = replace(PROJECTION, biases_before_norm=True)
 INVALID = -100000.0  # the weight of a key that is padding, before the softmax
 

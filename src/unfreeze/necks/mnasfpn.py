@@ -12,15 +12,8 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from unfreeze.errors import ConfigError
-from unfreeze.ops.layers import (
-    BatchNorm,
-    Branch,
-    Style,
-    conv,
-    fixed_padding,
-    nearest_neighbor_upsampling,
-    separable_conv,
-)
+from unfreeze.ops.layers import Branch, Style, conv, fixed_padding, nearest_neighbor_upsampling, separable_conv
+from unfreeze.ops.normalization import BatchNorm
 
 LEVELS = (3, 4, 5, 6)  # of the feature maps that go into a cell and come out of it
 NUM_CELLS = 4
@@ -45,7 +38,7 @@ CELL = (
 )
 
 # The network's own training_scope, whatever the config says.
-STYLE = Style(BatchNorm(scale=True, epsilon=0.01), activation=None)
+STYLE = Style(BatchNorm(scale=True, epsilon=0.01, decay=0.99), activation=None)
 
 
 def mnasfpn(

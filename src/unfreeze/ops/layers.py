@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow as tf
 
+from unfreeze.ops.normalization import BatchNorm, Folded, add_bias, folded
 from unfreeze.ops.sizes import image_size
 from unfreeze.ops.winograd import NUM_POINTS, winograd_conv, winograd_kernel
 
@@ -33,11 +34,16 @@ class Branch(Protocol):
     @property
     def quantized(self) -> bool: ...
 
+    @property
+    def training(self) -> bool: ...
+
     def __getitem__(self, name: str) -> Branch: ...
 
     def scoped(self, name: str, operations: str) -> Branch: ...
 
     def renamed(self, renames: Renames) -> Branch: ...
+
+    def with_frozen_statistics(self) -> Branch: ...
 
     def weight(self, name: str, shape: Sequence[int], *, trainable: bool = True, dtype: str = "float32") -> Any: ...
 
@@ -60,15 +66,6 @@ class Branch(Protocol):
     def in_order(self, *layers: str) -> None: ...
 
     def numbered(self, name: str, count: int) -> list[str]: ...
-
-
-@dataclass(frozen=True)
-class BatchNorm:
-    """Batch normalization by moving statistics; slim's defaults."""
-
-    center: bool = True
-    scale: bool = False
-    epsilon: float = 0.001
 
 
 @dataclass(frozen=True)
@@ -108,9 +105,6 @@ class Style:
 
 PLAIN = Style(norm=None, activation=None)
 
-# tf.nn.fused_batch_norm, which slim and Keras both call, takes no smaller one, whatever it is given.
-MIN_EPSILON = 1.001e-5
-
 # Pixels of a map for `winograd_conv`, which takes it to its points by one matrix: in R-FCN these are whole pictures.
 LARGEST_CROP = 16 * 16
 
@@ -138,11 +132,10 @@ def conv(
     """
     shape = [*_pair(kernel_size), x.shape[3], filters]
     if _suits_winograd(x, style) and (shape[:2], stride, rate, padding) == ([3, 3], 1, 1, "SAME"):
-        kernel, bias = _folded(p, "weights", shape, style, scale_axis=3, statistics=statistics, at_points=True)
-        return _finish(winograd_conv(x, kernel), bias, p, style)
-    kernel, bias = _folded(p, "weights", shape, style, scale_axis=3, statistics=statistics)
-    y = tf.nn.conv2d(x, kernel, stride, padding, dilations=rate)
-    return _finish(y, bias, p, style)
+        layer = _folded(p, "weights", shape, style, axis=3, statistics=statistics, at_points=True)
+        return _finish(winograd_conv(x, layer.kernel), layer, p, style)
+    layer = _folded(p, "weights", shape, style, axis=3, statistics=statistics)
+    return _finish(conv2d(x, layer.kernel, stride, padding, rate), layer, p, style)
 
 
 def depthwise_conv(
@@ -161,8 +154,8 @@ def depthwise_conv(
     `statistics` is where batch normalization has its weights, if not in `BatchNorm`.
     """
     shape = [*_pair(kernel_size), x.shape[3], 1]
-    kernel, bias = _folded(p, "depthwise_weights", shape, style, scale_axis=2, statistics=statistics)
-    return _finish(_depthwise(x, kernel, stride, rate, padding), bias, p, style)
+    layer = _folded(p, "depthwise_weights", shape, style, axis=2, statistics=statistics)
+    return _finish(_depthwise(x, layer.kernel, stride, rate, padding), layer, p, style)
 
 
 def separable_conv(
@@ -186,14 +179,19 @@ def separable_conv(
     depthwise = first.quantized_weight("depthwise_weights", [*_pair(kernel_size), channels, depth_multiplier])
     y = first.quantizer("act_quant")(_depthwise(x, depthwise, stride, 1, padding))
     shape = [1, 1, channels * depth_multiplier, filters]
-    kernel, bias = _folded(p, "pointwise_weights", shape, style, scale_axis=3, statistics=statistics)
-    return _finish(tf.nn.conv2d(y, kernel, 1, "SAME"), bias, p, style)
+    layer = _folded(p, "pointwise_weights", shape, style, axis=3, statistics=statistics)
+    return _finish(conv2d(y, layer.kernel), layer, p, style)
+
+
+def conv2d(x: tf.Tensor, kernel: Any, stride: int = 1, padding: str = "SAME", rate: int = 1) -> tf.Tensor:
+    """`[N, H, W, C], [kh, kw, C, F] -> [N, h, w, F]`."""
+    return tf.nn.conv2d(x, kernel, stride, padding, dilations=rate)
 
 
 def fully_connected(x: tf.Tensor, p: Branch, units: int, *, style: Style = PLAIN) -> tf.Tensor:
     """`[N, C] -> [N, units]`."""
-    kernel, bias = _folded(p, "weights", [x.shape[1], units], style, scale_axis=1)
-    return _finish(tf.matmul(x, kernel), bias, p, style)
+    layer = _folded(p, "weights", [x.shape[1], units], style, axis=1)
+    return _finish(tf.matmul(x, layer.kernel), layer, p, style)
 
 
 def resized_conv(x: tf.Tensor, p: Branch, filters: int, size: tuple[int, int], *, style: Style = PLAIN) -> tf.Tensor:
@@ -203,22 +201,15 @@ def resized_conv(x: tf.Tensor, p: Branch, filters: int, size: tuple[int, int], *
     their places as they are resized: less work by up to the ratio of the two sizes.
     """
     height, width, channels = x.shape[1:]
-    kernel, bias = _folded(p, "weights", [3, 3, channels, filters], style, scale_axis=3)
+    layer = _folded(p, "weights", [3, 3, channels, filters], style, axis=3)
     taps = tf.matmul(
         tf.reshape(x, [-1, height * width, channels]),
-        tf.reshape(tf.transpose(kernel, [2, 0, 1, 3]), [channels, 9 * filters]),
+        tf.reshape(tf.transpose(layer.kernel, [2, 0, 1, 3]), [channels, 9 * filters]),
     )
     across = tf.tensordot(_resized_taps(height, size[0]), _resized_taps(width, size[1]), 0)
     places = tf.reshape(tf.transpose(across, [0, 3, 1, 4, 2, 5]), [size[0] * size[1], height * width * 9])
     y = tf.matmul(places, tf.reshape(taps, [-1, height * width * 9, filters]))
-    return _finish(tf.reshape(y, [-1, *size, filters]), bias, p, style)
-
-
-def batch_norm(x: tf.Tensor, p: Branch, norm: BatchNorm) -> tf.Tensor:
-    """`[N, H, W, C] -> [N, H, W, C]`: normalization that stands alone, without a convolution to fold it into."""
-    channels = x.shape[-1]
-    scale, offset = p.derived(_scale_and_offset(p, channels, norm), scale=[channels], offset=[channels])
-    return x * scale + offset
+    return _finish(tf.reshape(y, [-1, *size, filters]), layer, p, style)
 
 
 def group_norm(x: tf.Tensor, p: Branch, norm: GroupNorm) -> tf.Tensor:
@@ -258,55 +249,33 @@ def _folded(
     name: str,
     shape: list[int],
     style: Style,
-    scale_axis: int,
+    axis: int,
     statistics: Branch | None = None,
     at_points: bool = False,
-) -> tuple[Any, Any]:
-    """The kernel and the bias to add; batch normalization is multiplied into both when the model is loaded.
+) -> Folded:
+    """The kernel of a layer with its biases and its batch normalization; `axis` is that of its output channels.
 
     `at_points`: the kernel is one for `winograd_conv`, which only a batch normalization is folded into.
     """
-    norm, channels = style.norm, shape[scale_axis]
+    norm, channels = style.norm, shape[axis]
     if norm is None:
-        return p.quantized_weight(name, shape), p.weight("biases", [channels]) if style.biases else None
+        biases = p.weight("biases", [channels]) if style.biases else None
+        return Folded(p.quantized_weight(name, shape), lambda y: add_bias(y, biases))
     kernel = p.weight(name, shape)
     biases = p.weight("biases", [channels]) if style.biases_before_norm else None
     if isinstance(norm, GroupNorm):
-        return kernel, biases
+        return Folded(kernel, lambda y: add_bias(y, biases))
     quantize = p.quantizer("weights_quant", narrow_range=True)
-    # The folded kernel is called after the normalization: one kernel may be folded with several of them.
-    statistics = statistics or p["BatchNorm"]
-    normalization = _scale_and_offset(statistics, channels, norm)
-
-    def fold() -> tuple[tf.Tensor, tf.Tensor]:
-        scale, offset = normalization()
-        if biases is not None:
-            offset += biases * scale
-        if scale_axis == 2:
-            scale = tf.reshape(scale, [1, 1, channels, 1])
-        folded = quantize(kernel * scale)
-        return winograd_kernel(folded) if at_points else folded, offset
-
+    prepare = (lambda kernel: winograd_kernel(quantize(kernel))) if at_points else quantize
     if at_points:
         name, shape = f"{name}_at_points", [NUM_POINTS**2, *shape[2:]]
-    derived = statistics.derived(fold, **{name: shape, "biases": [channels]})
-    return derived[0], derived[1]
-
-
-def _scale_and_offset(p: Branch, channels: int, norm: BatchNorm) -> Callable[[], tuple[tf.Tensor, tf.Tensor]]:
-    """Batch normalization as `x * scale + offset`, both `[channels]`, in float32 as the runtime folds it."""
-    return p.normalization(
-        mean=p.weight("moving_mean", [channels], trainable=False),
-        variance=p.weight("moving_variance", [channels], trainable=False),
-        gamma=p.weight("gamma", [channels]) if norm.scale else None,
-        beta=p.weight("beta", [channels]) if norm.center else None,
-        epsilon=max(norm.epsilon, MIN_EPSILON),
+    return folded(
+        kernel, biases, statistics or p["BatchNorm"], norm, axis=axis, shape=shape, name=name, prepare=prepare
     )
 
 
-def _finish(y: tf.Tensor, bias: Any, p: Branch, style: Style) -> tf.Tensor:
-    if bias is not None:
-        y = tf.nn.bias_add(y, bias)
+def _finish(y: tf.Tensor, layer: Folded, p: Branch, style: Style) -> tf.Tensor:
+    y = layer.then(y)
     if isinstance(style.norm, GroupNorm):
         return activated(group_norm(y, p["GroupNorm"], style.norm), p, style.activation)
     if not style.quantized:

@@ -4,7 +4,7 @@ from unfreeze.proof.detections import Comparison, Difference, Tolerances, compar
 from unfreeze.proof.pictures import trial_pictures
 from unfreeze.proof.report import Check, Report, Seen
 from unfreeze.proof.verification import verify
-from unfreeze.proof.weights import Stored, Weight, digest
+from unfreeze.proof.weights import Stored, Weight, constant_weight, digest
 from unfreeze.proof.workers import Verifiers
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Verifiers",
     "Weight",
     "compare_detections",
+    "constant_weight",
     "digest",
     "trial_pictures",
     "verify",

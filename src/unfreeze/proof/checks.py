@@ -30,13 +30,17 @@ SHOWN = 4  # problems of one check that are told; the others are counted
 def check_files(
     folder: Path, evidence: Evidence, digests: Mapping[str, Mapping[str, Any]], recorded: Mapping[str, Any]
 ) -> Check:
-    """All files are there and whole, each tensor's checksum holds, and the weights are not in the graph."""
+    """All files are there and whole, each tensor's checksum holds, and the weights are in the graph only if they are
+    meant to be.
+    """
     reply = evidence.variables.result()
-    problems = files.misfits(folder, digests, recorded)
-    if not any(problem.startswith("variables/") for problem in problems):  # else that is why they cannot be read
+    problems = files.misfits(folder, digests, recorded, constants=evidence.constants)
+    if evidence.constants:
+        problems += [f"saved_model.pb cannot be read: {reply.problem}"] if reply.problem else []
+    elif not any(problem.startswith("variables/") for problem in problems):  # else that is why they cannot be read
         problems += [f"variables/ cannot be read: {reply.problem}"] if reply.problem else damage(reply)
     variables_bytes = sum(each.size_bytes for each in readable(reply).values())
-    if not any(files.FROZEN in problem for problem in problems):
+    if not evidence.constants and not any(files.FROZEN in problem for problem in problems):
         problems += files.frozen_misfit(evidence.program, variables_bytes)
     size_bytes = sum(file["size_bytes"] for file in digests.values())
     fingerprint = "with" if "fingerprint.pb" in digests else "without"
@@ -121,13 +125,22 @@ def batch_misfits(signature: Signature) -> list[str]:
 
 
 def check_weights(evidence: Evidence, weights: Mapping[str, Weight]) -> Check:
-    """Every weight of the checkpoint is in variables/, byte for byte."""
+    """Every weight of the checkpoint is in variables/, byte for byte; or it is a constant, or folded into one."""
     reply = evidence.variables.result()
     stored = {name: found for name, found in readable(reply).items() if name != OBJECT_GRAPH}
     size_bytes = sum(each.size_bytes for each in stored.values())
     damaged = damage(reply)
     if not stored:
         return Check("weights", FAILED, damaged[0] if damaged else f"there are no variables: {files.FROZEN}")
+    if evidence.constants:
+        problems = weights_.misfits(weights, stored)
+        if not weights and not damaged:
+            told = "no checkpoint and no export.json to compare with"
+            return Check("weights", SKIPPED, f"{told}; {len(stored)} constants in the graph")
+        here = [stored[weight.variable] for weight in weights.values() if weight.variable in stored]
+        size = files.megabytes(sum(each.size_bytes for each in here))
+        told = f"all {len(weights)} are constants of the graph, byte for byte, folded ones as they were computed: {size}"
+        return checked("weights", [*damaged, *problems], told, {"compared": len(weights)})
     largest = max(stored, key=lambda name: stored[name].size_bytes)
     name = largest.removesuffix("/.ATTRIBUTES/VARIABLE_VALUE")  # TensorFlow's ending of every key
     sizes = f"{files.megabytes(size_bytes)}, the largest is {name} ({files.megabytes(stored[largest].size_bytes)})"

@@ -51,7 +51,8 @@ class Evidence:
     """Everything that was asked for, in the order in which the workers come to it.
 
     `graph` says of a SavedModel that was a frozen graph how its inputs and outputs are called there. `twin` can ask
-    that graph, and `unoptimized` are the answers of both to the first picture of each case.
+    that graph, and `unoptimized` are the answers of both to the first picture of each case. With `constants` the weights
+    are constants of the graph, and `variables` are all of these.
     """
 
     program: Program
@@ -67,6 +68,7 @@ class Evidence:
     graph: Mapping[str, Any] | None = None
     twin: Twin | None = None
     unoptimized: "Future[Pair] | None" = None
+    constants: bool = False
 
     @cached_property
     def as_written(self) -> Answers | None:
@@ -100,6 +102,7 @@ def gather(
     against: Program | Path | Model | None,
     in_memory: Model | None,
     graph: Mapping[str, Any] | None = None,
+    constants: bool = False,
 ) -> Evidence:
     """Ask the workers everything, and meanwhile the functions in this process."""
     serving = program.signatures.get(SERVING)
@@ -113,7 +116,7 @@ def gather(
     for_cpp = [each for each in others if each not in for_tf1]
     cpp_loader = Loaded([*first, *for_cpp], workers.c_api.ask("cpp_loader", str(folder), calls([*first, *for_cpp])))
     tf2_loader = Loaded(every, workers.tf2.ask("tf2_loader", str(folder), calls(every)))
-    variables = workers.tf1.ask("variables", str(folder))
+    variables = workers.tf1.ask("constants" if constants else "variables", str(folder))
     tf1_loader = Loaded([*first, *for_tf1], workers.tf1.ask("tf1_loader", str(folder), calls([*first, *for_tf1])))
     compared: Any = None
     twin = None
@@ -147,6 +150,7 @@ def gather(
         graph=graph,
         twin=twin,
         unoptimized=unoptimized,
+        constants=constants,
     )
 
 

@@ -46,9 +46,18 @@ def read_record(saved_model: Path) -> Mapping[str, Any]:
     return {}
 
 
-def misfits(saved_model: Path, found: Mapping[str, Mapping[str, Any]], recorded: Mapping[str, Any]) -> list[str]:
-    """Say what is wrong with the files, as far as it shows without reading variables."""
-    problems = _variables_misfits(saved_model / "variables")
+def misfits(
+    saved_model: Path,
+    found: Mapping[str, Mapping[str, Any]],
+    recorded: Mapping[str, Any],
+    *,
+    constants: bool = False,
+) -> list[str]:
+    """Say what is wrong with the files, as far as it shows without reading variables.
+
+    With `constants` the weights are in the graph, and there need not be variables.
+    """
+    problems = [] if constants else _variables_misfits(saved_model / "variables")
     problems += [f"{name} is left over from a write that did not end" for name in found if HALF_WRITTEN.search(name)]
     problems += [f"{name} is empty" for name, file in found.items() if not file["size_bytes"] and "/" not in name]
     for name, file in recorded.items():

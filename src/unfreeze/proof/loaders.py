@@ -2,11 +2,13 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
 
 from unfreeze.errors import SavedModelError
 from unfreeze.memory import release_memory
@@ -14,7 +16,7 @@ from unfreeze.proof.calls import Answers, Call, answers, one_line
 from unfreeze.proof.detections import DETECTION
 from unfreeze.proof.pictures import Feed, feeds, side_feeds
 from unfreeze.proof.program import Tensor
-from unfreeze.proof.weights import Stored, digest
+from unfreeze.proof.weights import CONSTANT, Stored, digest
 
 # What the placeholder of a frozen graph is called.
 FROZEN_INPUTS = ("image_tensor", "float_image_tensor", "input_tensor", "encoded_image_string_tensor", "tf_example")
@@ -37,6 +39,19 @@ def variables(saved_model: str) -> dict[str, Stored | str]:
             found[name] = digest(reader.get_tensor(name))
         except Exception as error:
             found[name] = one_line(error)
+    return found
+
+
+def constants(saved_model: str) -> dict[str, Stored | str]:
+    """Read every constant of the graph and of its functions, by the digest of its bytes."""
+    saved = saved_model_pb2.SavedModel.FromString((Path(saved_model) / "saved_model.pb").read_bytes())
+    found: dict[str, Stored | str] = {}
+    for meta_graph in saved.meta_graphs:
+        functions = [function.node_def for function in meta_graph.graph_def.library.function]
+        for node in chain(meta_graph.graph_def.node, *functions):
+            if node.op == "Const":
+                stored = digest(tf.make_ndarray(node.attr["value"].tensor))
+                found[CONSTANT + stored.sha256] = stored
     return found
 
 

@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 
 
+CONSTANT = "constant "  # in front of the sha256 of a constant, in place of the name of a variable
+
+
 @dataclass(frozen=True)
 class Stored:
     """A tensor as a file holds it: dtype, shape, and the sha256 of its bytes in C order, little endian."""
@@ -33,6 +36,12 @@ class Weight:
         if isinstance(self.value, Stored):
             return self.value
         return digest(self.value if isinstance(self.value, np.ndarray) else self.value())
+
+
+def constant_weight(value: np.ndarray) -> Weight:
+    """A weight that has to be a constant of the graph: it is found there by its bytes, not by a name."""
+    stored = digest(value)
+    return Weight(CONSTANT + stored.sha256, stored)
 
 
 def digest(tensor: Any) -> Stored:
@@ -78,7 +87,8 @@ def misfits(weights: Mapping[str, Weight], found: Mapping[str, Stored]) -> list[
     for key, weight in weights.items():
         here = found.get(weight.variable)
         if here is None:
-            problems.append(f"{key} is not in variables/ (no {weight.variable})")
+            place = "a constant of the graph" if weight.variable.startswith(CONSTANT) else "in variables/"
+            problems.append(f"{key} is not {place} (no {weight.variable})")
             continue
         there = weight.stored()
         if (there.dtype, there.shape) != (here.dtype, here.shape):

@@ -65,6 +65,7 @@ def tensorflow_steps() -> Steps:
 
     return {
         "variables": loaders.variables,
+        "constants": loaders.constants,
         "tf2_loader": loaders.tf2_loader,
         "tf1_loader": loaders.tf1_loader,
         "either_loader": loaders.either_loader,

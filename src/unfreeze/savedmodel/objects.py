@@ -66,15 +66,16 @@ class ObjectGraph:
         self._captured[id(variable.handle)] = number
         return number
 
-    def computed_variable(self, handle: tf.Tensor) -> int:
-        """A variable of variants that has nothing in variables/: an initializer fills it.
+    def computed_variable(self, handle: tf.Tensor, size: int) -> int:
+        """A float32 variable `[size]` that has nothing in variables/: an initializer fills it.
 
         A variable, since a function keeps those that it captures alive, as it does not keep other resources: a
         signature has to answer after the model that it was taken from is gone.
         """
         number, node = self._add()
-        node.variable.dtype = tf.variant.as_datatype_enum
-        node.variable.shape.SetInParent()
+        node.variable.dtype = tf.float32.as_datatype_enum
+        node.variable.shape.dim.add(size=size)
+        node.variable.name = "derived"
         self._captured[id(handle)] = number
         return number
 

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import tensorflow as tf
 from tensorflow.core.framework import function_pb2
@@ -33,6 +33,22 @@ INITIALIZER = "__saved_model_init_op"
 PART_BYTES = 8 << 20  # of variables/, of which no more is in memory at once
 
 Values = Callable[[Sequence[str]], Sequence[Any]]  # names of variables to their values
+
+
+class Derived(Protocol):
+    """A float32 variable `[size]` that is not saved: a loader creates a resource, and runs the initializer."""
+
+    @property
+    def handle(self) -> tf.Tensor: ...
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def creator(self) -> Any: ...
+
+    @property
+    def initializer(self) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -68,7 +84,7 @@ def write_saved_model(
     exportable: Exportable,
     variables: Mapping[str, tf.Variable],
     values: Values,
-    derived: Any,
+    derived: Derived | None,
     folder: Path,
     *,
     input_types: Sequence[str],
@@ -79,7 +95,7 @@ def write_saved_model(
 
     The first of `input_types` is `serving_default` as well. `label_map` is a file, which goes to `assets/`, and the
     class names in it, which the signature `named` adds to the detections. `values` are those of the variables,
-    `derived` is a resource of the weights room.
+    `derived` are the tensors that a loader computes from the variables.
     """
     made = {name: _signature(exportable, name, input_shape) for name in input_types}
     serving = made[input_types[0]]
@@ -100,7 +116,7 @@ def write_signatures(
     values: Values | Sequence[str],
     folder: Path,
     *,
-    derived: Any = None,
+    derived: Derived | None = None,
     functions: Callable[[], Iterable[WrittenFunction]] = tuple,
     label_map: tuple[Path, Mapping[int, str]] | None = None,
 ) -> None:
@@ -111,15 +127,15 @@ def write_signatures(
         arguments: the order in which `__call__` takes its inputs.
         variables: by the name that each has in variables/; the signatures have captured their handles.
         values: gives what is saved for some of the variables, by their names; or what `save_values` has returned.
-        derived: a resource of the weights room that is filled once the variables are restored.
+        derived: a variable that a loader fills once the variables are restored.
         functions: gives functions that the signatures call by name; asked for last.
     """
     objects, graph = ObjectGraph(), MainGraph()
     nodes = _variables(objects, graph, variables)
     concretes = list(signatures.values())
     if derived is not None:
-        number = objects.child(0, "derived", objects.computed_variable(derived.handle))
-        nodes[number] = graph.handle("derived", tf.variant, [])
+        number = objects.child(0, "derived", objects.computed_variable(derived.handle, derived.size))
+        nodes[number] = graph.handle("derived", tf.float32, [derived.size])
         objects.child(0, "initializer", objects.initializer(derived.creator, derived.initializer))
         concretes += [derived.creator, derived.initializer]
     call = called(signatures["serving_default"], arguments)
@@ -138,7 +154,11 @@ def write_signatures(
         graph.initializer(derived.initializer, [nodes[each] for each in objects.captured(derived.initializer)])
         _tell_initializer(meta_graph)
     _add_label_map(objects, graph, meta_graph, folder, label_map)
-    _write_variables(folder, objects, variables, values)
+    if variables:
+        _write_variables(folder, objects, variables, values)
+    else:  # as the Object Detection API leaves it: what has no object graph is loaded as a model of TensorFlow 1
+        (folder / "variables").mkdir(parents=True, exist_ok=True)
+        objects.saved.Clear()
     distinct = {id(each): each for each in (call, *concretes)}
     _finish(meta_graph, graph, objects, list(distinct.values()), functions(), folder / "saved_model.pb")
 
@@ -156,7 +176,8 @@ def _variables(objects: ObjectGraph, graph: MainGraph, variables: Mapping[str, t
     for i, (name, variable) in enumerate(variables.items()):
         number = objects.child(held, str(i), objects.variable(name, variable))
         nodes[number] = graph.handle(name, variable.dtype, variable.shape)
-    graph.saver({variable_key(name): (graph.safe(name), variable.dtype) for name, variable in variables.items()})
+    if variables:
+        graph.saver({variable_key(name): (graph.safe(name), variable.dtype) for name, variable in variables.items()})
     return nodes
 
 
@@ -198,8 +219,9 @@ def _finish(
     meta_graph.meta_info_def.CopyFrom(exported.meta_info_def)
     meta_graph.meta_info_def.tags.append("serve")
     meta_graph.graph_def.CopyFrom(exported.graph_def)
-    meta_graph.saver_def.CopyFrom(graph.saver_def)
-    meta_graph.object_graph_def.CopyFrom(objects.saved)
+    if objects.saved.nodes:
+        meta_graph.saver_def.CopyFrom(graph.saver_def)
+        meta_graph.object_graph_def.CopyFrom(objects.saved)
     _write_graph(path, meta_graph, others)
 
 

@@ -59,6 +59,7 @@ def export(
     side_inputs: Mapping[str, SideInput] | None = None,
     label_map: str | Path | None = None,
     step: int | None = None,
+    weights: str = "variables",
     overwrite: bool = False,
     allow_unknown_fields: bool = False,
     config_override: str = "",
@@ -85,6 +86,8 @@ def export(
             for any number of images.
         label_map: goes to assets/, and adds the signature `named`, which tells class names; CenterNet's keypoints are
             its, if the config's keypoint_label_map_path is not on this machine.
+        weights: how the weights reach the network (weights/bindings.py): as `variables`, as `constants` of the graph
+            (then variables/ is empty), or as `trainable` variables, all of which gradients and assignments reach.
         kept_outputs: which of the outputs stay, besides the four that a detection is made of; by default all.
         score_threshold, max_detections: rows below and beyond are taken out in the graph (savedmodel/slimming.py).
         runtimes: such as `tensorflow-serving:2.6`: refused if one of them does not know an operation of the graph.
@@ -118,17 +121,18 @@ def export(
         verifiers_for(verify, verifiers) as workers,
     ):
         say(f"reading {found.prefix} with {config_path}")
-        weights = Weights(found, moving_averages=config.eval_config.use_moving_averages)
-        detector = with_side_inputs(build_detector(bound_config, weights), side_inputs, input_shape)
+        bound = Weights(found, weights, moving_averages=config.eval_config.use_moving_averages)
+        detector = with_side_inputs(build_detector(bound_config, bound), side_inputs, input_shape)
         types = _types_of(detector, input_types, types)
-        exportable = _bound(slimmed(detector, slimming), config, weights, warn)
-        say(f"writing {len(weights.variables)} variables")
-        _write(exportable, weights, staging / "saved_model", types, input_shape, labels)
+        exportable = _bound(slimmed(detector, slimming), config, bound, warn)
+        say(f"writing {len(bound.sources)} {weights if weights == 'constants' else 'variables'}")
+        _write(exportable, bound, staging / "saved_model", types, input_shape, labels)
         require_known(staging / "saved_model", servers)
         release_memory()
         _write_config(config, staging / CONFIG)
-        report = None if workers is None else _prove(staging / "saved_model", weights, types, workers, say)
-        record = _record(found, config_path, config, weights, types, report)
+        report = None if workers is None else _prove(staging / "saved_model", bound, weights, types, workers, say)
+        record = _record(found, config_path, config, bound, types, report)
+        record |= {"binding": weights}
         record |= {"input_shape": list(input_shape) if input_shape else None, "config_override": config_override}
         record |= {"side_inputs": side_inputs, "slimming": asdict(slimming)}
         write_record(staging, record, report, target, html)
@@ -193,6 +197,7 @@ def _write(
 def _prove(
     saved_model: Path,
     weights: Weights,
+    binding: str,
     types: Sequence[str],
     workers: proof.Verifiers,
     say: Say,
@@ -200,14 +205,17 @@ def _prove(
     return proof.verify(
         saved_model,
         weights=_exported_weights(weights),
-        record={"input_type": types[0]},
+        record={"input_type": types[0], "binding": binding},
         verifiers=workers,
         on_progress=say,
     )
 
 
 def _exported_weights(weights: Weights) -> dict[str, proof.Weight]:
-    """Key of the checkpoint -> its variable and value."""
+    """Key of the checkpoint, or name of a derived constant -> its variable or constant, and value."""
+    if weights.constants:
+        constants = {weights.sources.get(name, name): array for name, array in weights.constants.items()}
+        return {key: proof.constant_weight(array) for key, array in constants.items()}
     read = weights.checkpoint.read
     return {source: proof.Weight(variable_key(name), partial(read, source)) for name, source in weights.sources.items()}
 

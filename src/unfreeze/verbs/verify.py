@@ -110,6 +110,9 @@ def weights_of(checkpoint: Checkpoint, record: Mapping[str, Any]) -> dict[str, p
     Raises: CheckpointError when it lacks one.
     """
     exported = record["weights"]
+    if record.get("binding") == "constants":  # folded ones are proved by what the model returns
+        direct = [key for key in exported if key in checkpoint.tensors]
+        return {key: proof.constant_weight(checkpoint.read(key)) for key in direct}
     missing = [key for key in exported if key not in checkpoint.tensors]
     if missing:
         raise CheckpointError(
@@ -149,6 +152,7 @@ def exported_again(
         if record.get("side_inputs")
         else None,
         config_override=override,
+        weights=record.get("binding", "variables"),
         **record.get("slimming", {}),
         allow_unknown_fields=True,
         verify=False,

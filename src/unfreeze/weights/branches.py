@@ -13,15 +13,15 @@ import difflib
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
-from tensorflow.python.ops.resource_variable_ops import UninitializedVariable  # no public name for it
 
 from unfreeze.errors import WeightsError
+from unfreeze.weights.bindings import Constants, Normalization, Source, Variables, make_binding
 from unfreeze.weights.checkpoints import OBJECT_GRAPH, Checkpoint
-from unfreeze.weights.derived import Derived, Normalization
 from unfreeze.weights.objects import VALUE, Objects, read_objects
 
 SHADOW = "/ExponentialMovingAverage"
@@ -73,7 +73,7 @@ Causes = Callable[[Iterable[Misfit], Sequence[str]], Sequence[str]]
 
 
 class Weights:
-    """The variables of one network, bound by name and shape to a checkpoint; `fill` gives them their values.
+    """The weights of one network, found by name and shape in a checkpoint; a binding decides what the network gets.
 
     With `moving_averages`, a trainable variable takes the value of its shadow `NAME/ExponentialMovingAverage`, as
     `tf.train.ExponentialMovingAverage.variables_to_restore` maps them; moving statistics have none. Until values are
@@ -83,15 +83,16 @@ class Weights:
     path that the network took to it first, with the names of Keras layers in place of the counts that its key has.
     """
 
-    def __init__(self, checkpoint: Checkpoint, *, moving_averages: bool = False) -> None:
+    def __init__(self, checkpoint: Checkpoint, binding: str = "variables", *, moving_averages: bool = False) -> None:
         self.checkpoint = checkpoint
-        self.variables: dict[str, tf.Variable] = {}
+        self.binding = make_binding(binding)
+        self.training = False
         self.sources: dict[str, str] = {}
         self.misfits: dict[str, Misfit] = {}
         self.without_shadow: list[str] = []
         self.left: set[str] = set()
-        self.derived = Derived()
         self.quantized = False
+        self._bound: dict[str, Any] = {}
         self._moving_averages = moving_averages
         self._names: dict[str, str] = {}  # of the variables by source: several paths can lead to one
         self.weight_quantizers: dict[str, Quantizer] = {}
@@ -119,20 +120,36 @@ class Weights:
         """The ends of ranges that the checkpoint has: `…_quant/min` and `…_quant/max`."""
         return [name for name in self.checkpoint.tensors if RANGE.match(name)]
 
-    def variable(self, name: str, shape: Sequence[int], *, trainable: bool, dtype: str) -> tf.Variable | tf.Tensor:
-        """The variable called `name`; zeros, and an entry in `misfits`, where the checkpoint does not fit."""
-        source = self._source(name, trainable)
-        name = self._names.setdefault(source, name)
-        if name in self.variables:
+    @property
+    def derived(self) -> Variables | None:
+        """The binding whose derived tensors a loader computes; None where there are none."""
+        return self.binding if isinstance(self.binding, Variables) and self.binding.size else None
+
+    @property
+    def variables(self) -> dict[str, tf.Variable]:
+        """The variables by name; there are none where the weights are constants."""
+        return self.binding.variables
+
+    def weight(self, name: str, shape: Sequence[int], *, trainable: bool, dtype: str) -> Any:
+        """The weight called `name`; zeros, and an entry in `misfits`, where the checkpoint does not fit."""
+        key = self._source(name, trainable)
+        name = self._names.setdefault(key, name)
+        if name in self._bound:
             self._check(name, self.sources[name], shape)
-            return self.variables[name]
-        if not self._check(name, source, shape):
+            return self._bound[name]
+        if not self._check(name, key, shape):
             with tf.init_scope():
                 return tf.zeros(shape, dtype)
-        dtype = self.checkpoint.tensors[source].dtype
-        self.variables[name] = UninitializedVariable(trainable=trainable, name=name, shape=shape, dtype=dtype)
-        self.sources[name] = source
-        return self.variables[name]
+        dtype = self.checkpoint.tensors[key].dtype
+        read = partial(self.checkpoint.read, key)
+        self._bound[name] = self.binding.weight(Source(name, tuple(shape), dtype, trainable, read))
+        self.sources[name] = key
+        return self._bound[name]
+
+    @property
+    def constants(self) -> dict[str, np.ndarray]:
+        """The arrays that stand in the traced graphs instead of variables, by name; see `Constants.in_graph`."""
+        return self.binding.in_graph if isinstance(self.binding, Constants) else {}
 
     def values(self, names: Sequence[str]) -> Sequence[tf.Tensor]:
         """What the checkpoint holds for the variables called `names`."""
@@ -140,9 +157,7 @@ class Weights:
 
     def fill(self) -> None:
         """Gives every variable and derived tensor its value, to run the network in this process."""
-        for name, variable in self.variables.items():
-            variable.assign(self.checkpoint.read(self.sources[name]))
-        self.derived.fill()
+        self.binding.fill(lambda name: self.checkpoint.read(self.sources[name]))
 
     def unused(self) -> list[str]:
         """Tensors of the checkpoint that no network asked for and that are not the state of a training."""
@@ -228,7 +243,7 @@ class Weights:
             return name
         if name + SHADOW in self.checkpoint.tensors:
             return name + SHADOW
-        if name in self.checkpoint.tensors:
+        if name in self.checkpoint.tensors and name not in self.without_shadow:
             self.without_shadow.append(name)
         return name
 
@@ -258,9 +273,16 @@ class Branch:
     """
 
     def __init__(
-        self, weights: Weights, scope: str, operations: str | None = None, renames: Renames = (), below: str = ""
+        self,
+        weights: Weights,
+        scope: str,
+        operations: str | None = None,
+        renames: Renames = (),
+        below: str = "",
+        frozen_statistics: bool = False,
     ) -> None:
         self._weights = weights
+        self._frozen_statistics = frozen_statistics
         self._operations = scope if operations is None else operations
         self._renames = renames
         self._outer = scope
@@ -284,25 +306,35 @@ class Branch:
 
     def scoped(self, name: str, operations: str) -> Branch:
         """`p[name]`, for layers whose operations stood under `operations` in the original's graph."""
-        operations = _joined(self._operations, operations)
-        return Branch(self._weights, self._outer, operations, self._renames, _joined(self._below, name))
+        operations, below = _joined(self._operations, operations), _joined(self._below, name)
+        return Branch(self._weights, self._outer, operations, self._renames, below, self._frozen_statistics)
 
     def renamed(self, renames: Renames) -> Branch:
         """This branch for a network that calls what is below it by other names: each pattern is replaced in turn."""
-        return Branch(self._weights, self.scope, self._operations, tuple(renames))
+        renames = tuple(renames)
+        return Branch(
+            self._weights, self.scope, self._operations, renames, frozen_statistics=self._frozen_statistics
+        )
 
-    def weight(
-        self, name: str, shape: Sequence[int], *, trainable: bool = True, dtype: str = "float32"
-    ) -> tf.Variable | tf.Tensor:
-        """The checkpoint's variable `scope/name`, which must have `shape`; see `Weights.variable`.
+    def with_frozen_statistics(self) -> Branch:
+        """This branch for layers whose batch normalization keeps its moving statistics while a model is trained."""
+        return Branch(self._weights, self._outer, self._operations, self._renames, self._below, True)
+
+    @property
+    def training(self) -> bool:
+        """Whether batch normalization uses the statistics of the batch, and updates the moving ones."""
+        return self._weights.training and not self._frozen_statistics
+
+    def weight(self, name: str, shape: Sequence[int], *, trainable: bool = True, dtype: str = "float32") -> Any:
+        """The checkpoint's weight `scope/name`, which must have `shape`; see `Weights.weight`.
 
         In a checkpoint of TensorFlow 2 slim's names stand for those of Keras: see KERAS_LEAVES.
         """
         if self._weights.checkpoint.format == "tf2":
             name = KERAS_LEAVES.get(name, name)
-        return self._weights.variable(self[name].scope, shape, trainable=trainable, dtype=dtype)
+        return self._weights.weight(self[name].scope, shape, trainable=trainable, dtype=dtype)
 
-    def quantized_weight(self, name: str, shape: Sequence[int]) -> tf.Variable | tf.Tensor:
+    def quantized_weight(self, name: str, shape: Sequence[int]) -> Any:
         """`weight(name, shape)`, in a quantization-aware model behind its FakeQuant.
 
         Operations that share a weight share its FakeQuant, which has its name from the first of them.
@@ -322,7 +354,7 @@ class Branch:
         scopes = [_joined(self._operations, name) for name in names]
         scope = next((each for each in scopes if f"{each}/min" in self._weights.checkpoint.tensors), scopes[0])
         low, high = (
-            self._weights.variable(f"{scope}/{end}", [], trainable=False, dtype="float32") for end in ("min", "max")
+            self._weights.weight(f"{scope}/{end}", [], trainable=False, dtype="float32") for end in ("min", "max")
         )
         return lambda x: tf.quantization.fake_quant_with_min_max_vars(x, low, high, narrow_range=narrow_range)
 
@@ -336,14 +368,14 @@ class Branch:
         return Branch(self._weights, self.scope, above).quantizer(f"{name}_{number}" if number else name)
 
     def derived(self, compute: Callable[[], Sequence[tf.Tensor]], **shapes: Sequence[int]) -> list[tf.Tensor]:
-        """Tensors that `compute` makes from weights once, when the model is loaded: by name, each of that shape."""
-        return self._weights.derived.tensors(compute, {self[name].scope: shape for name, shape in shapes.items()})
+        """Tensors that `compute` makes from weights only: by name, each of that shape; the binding decides when."""
+        return self._weights.binding.derived(compute, {self[name].scope: shape for name, shape in shapes.items()})
 
     def normalization(
         self, *, mean: Any, variance: Any, gamma: Any | None, beta: Any | None, epsilon: float
     ) -> Callable[[], tuple[tf.Tensor, tf.Tensor]]:
-        """Batch normalization as `x * scale + offset`, for `compute` functions to ask; see `Derived.normalization`."""
-        return self._weights.derived.normalization(Normalization(mean, variance, gamma, beta, epsilon))
+        """Batch normalization as `x * scale + offset`, for `compute` functions to call; see `Binding`."""
+        return self._weights.binding.normalization(Normalization(mean, variance, gamma, beta, epsilon))
 
     def leave(self) -> None:
         """What the checkpoint has in this scope is known, and no answer needs it: it is not told as left over."""
