@@ -12,7 +12,7 @@ from google.protobuf import text_format
 from unfreeze.config import message_class
 from unfreeze.detectors.post_processing import build_first_stage_nms, build_post_processing
 from unfreeze.errors import ConfigError, UnsupportedError
-from unfreeze.ops.nms import NmsOptions, gathered, gathered_by_class, gathered_keypoints, multiclass_nms
+from unfreeze.ops.nms import NmsOptions, Suppression, gathered, gathered_by_class, gathered_keypoints, multiclass_nms
 
 RECORDED = dict(np.load(Path(__file__).parent / "data" / "nms.npz"))  # the original on TensorFlow 1.15
 CASES = json.loads(str(RECORDED["cases"]))
@@ -25,13 +25,17 @@ OPTIONS = NmsOptions(
 )
 
 
-def post_processing(text, tf2=False):
+both_forms = pytest.mark.parametrize("form", Suppression, ids=lambda form: form.value)
+
+
+def post_processing(text, tf2=False, form=Suppression.KERNEL):
     config = text_format.Parse(f"batch_non_max_suppression {{ {text} }}", message_class("PostProcessing")())
-    return build_post_processing(config, tf2)
+    return build_post_processing(config, tf2, form)
 
 
+@both_forms
 @pytest.mark.parametrize("name", CASES)
-def test_detections_are_the_originals(name):
+def test_detections_are_the_originals(name, form):
     fields = {
         "boxes": lambda kept, _: kept.boxes,
         "scores": lambda kept, _: kept.scores,
@@ -43,7 +47,7 @@ def test_detections_are_the_originals(name):
     }
     given = {key.split("/")[-1]: value for key, value in RECORDED.items() if key.startswith(f"{name}/in/")}
     expected = {key.split("/")[-1]: value for key, value in RECORDED.items() if key.startswith(f"{name}/out/")}
-    kept = post_processing(CASES[name]["config"]).nms(
+    kept = post_processing(CASES[name]["config"], form=form).nms(
         given["boxes"],
         given["scores"],
         given["clip_window"],
@@ -135,6 +139,11 @@ def one_image(boxes, scores, window, options):
 
 def assert_as_one_by_one(boxes, scores, window, options, signature=None):
     images = [one_image(*image, options) for image in zip(boxes, scores, window, strict=True)]
+    for form in Suppression:
+        assert_as_images(boxes, scores, window, replace(options, suppression=form), signature, images)
+
+
+def assert_as_images(boxes, scores, window, options, signature, images):
     nms = lambda *image: vars(multiclass_nms(*image, options))
     if signature:
         nms = tf.function(nms, input_signature=signature, autograph=False)
@@ -228,11 +237,13 @@ def test_shapes_may_be_unknown(name):
     assert_as_one_by_one(*random_image(9, (1, 2, 12)), options, signature)
 
 
-def test_combined_nms_as_tensorflows():
+@both_forms
+def test_combined_nms_as_tensorflows(form):
     boxes, scores, window = random_image(10, q=12, window=(0, 0, 0.8, 0.9))
     options = replace(OPTIONS, use_combined_nms=True, change_coordinate_frame=False)
     for use_static_shapes in (False, True):
-        kept = multiclass_nms(boxes, scores, window, replace(options, use_static_shapes=use_static_shapes))
+        options = replace(options, use_static_shapes=use_static_shapes, suppression=form)
+        kept = multiclass_nms(boxes, scores, window, options)
         expected = tf.image.combined_non_max_suppression(
             boxes, scores, 10, 20, 0.5, 0.05, pad_per_class=use_static_shapes, clip_boxes=False
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ import tensorflow as tf
 from unfreeze.config import parse_pipeline_config, with_keypoint_labels
 from unfreeze.detectors import build_detector
 from unfreeze.detectors.build import causes
+from unfreeze.ops.nms import Suppression
 from unfreeze.proof import Tolerances, compare_detections
 from unfreeze.savedmodel import trace
 from unfreeze.weights import Weights, open_checkpoint
@@ -166,12 +168,48 @@ CASES = (
     "case",
     [pytest.param(case, id=case.name, marks=[pytest.mark.slow] if case.slow else []) for case in CASES],
 )
-def test_answers_are_the_originals(case: Case, tmp_path: Path) -> None:
+def test_detections_are_the_object_detection_apis(case: Case, tmp_path: Path) -> None:
+    assert_parity(case, tmp_path)
+
+
+# A binding is the same for every network, but for what a network asks its branch for: one of each kind. All of them,
+# with UNFREEZE_ALL_GOLDENS=1.
+EVERY_BINDING = (
+    "ssd_mobilenet_v2_coco",
+    "v_ssd_mobilenet_v2_fpnlite",
+    "v_ssd_soft_nms",
+    "v_efficientdet_b0",
+    "v_center_mobilenet_v2",
+    "v_mrcnn_pad_matmul",
+    "v_rfcn_resnet50",
+)
+OTHERWISE = (
+    ("constants", Suppression.KERNEL),
+    ("trainable", Suppression.KERNEL),
+    ("variables", Suppression.OPERATIONS),
+)
+
+
+@pytest.mark.parametrize(("binding", "suppression"), OTHERWISE, ids=["constants", "trainable", "operations"])
+@pytest.mark.parametrize(
+    "case",
+    [case for case in CASES if case.name in EVERY_BINDING or os.environ.get("UNFREEZE_ALL_GOLDENS")],
+    ids=lambda case: case.name,
+)
+def test_every_binding_and_form_of_suppression_gives_them(
+    case: Case, binding: str, suppression: Suppression, tmp_path: Path
+) -> None:
+    assert_parity(case, tmp_path, binding, suppression)
+
+
+def assert_parity(
+    case: Case, tmp_path: Path, binding: str = "variables", suppression: Suppression = Suppression.KERNEL
+) -> None:
     golden = reference.golden(case.name, case.generation)
     prefix = reference.write_checkpoint(golden, tmp_path)
     config = with_keypoint_labels(parse_pipeline_config(golden.config), reference.HERE / "data")
-    weights = Weights(open_checkpoint(prefix), moving_averages=config.eval_config.use_moving_averages)
-    exportable = trace(build_detector(config, weights))
+    weights = Weights(open_checkpoint(prefix), binding, moving_averages=config.eval_config.use_moving_averages)
+    exportable = trace(build_detector(config, weights, suppression))
     weights.require_fit(causes(config))
     assert weights.unused() == []
     weights.fill()

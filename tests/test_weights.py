@@ -27,7 +27,7 @@ from unfreeze.weights import (
     read_index,
     training_state,
 )
-from unfreeze.weights.derived import Derived, Normalization
+from unfreeze.weights.bindings import Normalization, Variables
 
 DIGITS = Path(__file__).parents[1] / "examples" / "digits"
 NAMES = ("layer/weights", "layer/BatchNorm/gamma", "layer/BatchNorm/beta", "layer/BatchNorm/moving_mean")
@@ -578,7 +578,7 @@ def test_the_two_generations_are_told_apart() -> None:
 
 def test_batch_normalizations_are_computed_together_as_each_alone() -> None:
     rng = np.random.default_rng(3)
-    derived, asked = Derived(), []
+    derived, asked = Variables(), []
     for channels, epsilon, gamma, beta in ((3, 1e-3, True, True), (5, 1e-3, False, True), (2, 1e-5, True, False)):
         mean, variance, scale, center = (tf.Variable(rng.random(channels, np.float32) + 0.1) for _ in range(4))
         wanted = Normalization(mean, variance, scale if gamma else None, center if beta else None, epsilon)
@@ -588,10 +588,10 @@ def test_batch_normalizations_are_computed_together_as_each_alone() -> None:
 
     @tf.function
     def folded() -> list[list[tf.Tensor]]:
-        return [derived.tensors(compute, shapes) for _, shapes, compute in asked]
+        return [derived.derived(compute, shapes) for _, shapes, compute in asked]
 
     call = folded.get_concrete_function()
-    derived.fill()
+    derived.fill(lambda name: np.zeros(0))
     for (wanted, _, _), (scale, offset) in zip(asked, call(), strict=True):
         one = 1.0 if wanted.gamma is None else wanted.gamma.numpy()
         expected = one / np.sqrt(wanted.variance.numpy() + np.float32(wanted.epsilon))

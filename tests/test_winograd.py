@@ -44,6 +44,7 @@ class Weights:
 
     def __init__(self, scope: str = "") -> None:
         self.scope = scope
+        self.training = False
 
     def __getitem__(self, name: str) -> "Weights":
         return Weights(f"{self.scope}/{name}")

@@ -126,9 +126,7 @@ def overridden(style: Style) -> Style:
     The network's own definition (V2_DEF) sets center, scale, the normalizer and the activation inside of that scope.
     """
     return (
-        Style(replace(style.norm, center=True, scale=True), tf.nn.relu6)
-        if isinstance(style.norm, BatchNorm)
-        else STYLE
+        Style(replace(style.norm, center=True, scale=True), tf.nn.relu6) if isinstance(style.norm, BatchNorm) else STYLE
     )
 
 

@@ -15,18 +15,19 @@ from unfreeze.detectors.quantization import quantization_aware
 from unfreeze.detectors.ssd import build_ssd
 from unfreeze.errors import ConfigError, UnsupportedError
 from unfreeze.ops.layers import Branch
+from unfreeze.ops.nms import Suppression
 from unfreeze.weights import Checkpoint, Weights
 
 __all__ = ["ARCHITECTURES", "build_detector", "causes", "feature_extractor", "generation"]
 
-ARCHITECTURES: dict[str, Callable[[Any, Branch], Detector]] = {
+ARCHITECTURES: dict[str, Callable[[Any, Branch, Suppression], Detector]] = {
     "ssd": build_ssd,
     "faster_rcnn": build_faster_rcnn,
     "center_net": build_center_net,
 }
 
 
-def build_detector(config: Any, weights: Weights) -> Detector:
+def build_detector(config: Any, weights: Weights, suppression: Suppression = Suppression.KERNEL) -> Detector:
     """The detector that `config.model` describes; its weights are asked for when it is first traced.
 
     Raises:
@@ -40,7 +41,7 @@ def build_detector(config: Any, weights: Weights) -> Detector:
     _require_generation(config, weights.checkpoint)
     # The original reads graph_rewriter for models of TensorFlow 1 only.
     branch = weights.branch(quantized=generation(config) == "tf1" and quantization_aware(config))
-    return ARCHITECTURES[architecture](getattr(config.model, architecture), branch)
+    return ARCHITECTURES[architecture](getattr(config.model, architecture), branch, suppression)
 
 
 def generation(config: Any) -> str:

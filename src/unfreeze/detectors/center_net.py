@@ -22,13 +22,13 @@ from unfreeze.ops.center_boxes import boxes_of_peaks, enclosing_boxes, normalize
 from unfreeze.ops.heatmaps import Peaks, top_peaks, without_padding
 from unfreeze.ops.instance_masks import boxes_in_map
 from unfreeze.ops.layers import Branch
-from unfreeze.ops.nms import gathered
+from unfreeze.ops.nms import Suppression, gathered
 from unfreeze.ops.sizes import image_size
 
 HEADS = "_prediction_head_dict"
 
 
-def build_center_net(config: Any, p: Branch) -> Detector:
+def build_center_net(config: Any, p: Branch, suppression: Suppression) -> Detector:
     """The detector of a `CenterNet` message on the weights `p`.
 
     Raises:
@@ -39,7 +39,7 @@ def build_center_net(config: Any, p: Branch) -> Detector:
     resizer = build_resizer(config.image_resizer)
     normalize = normalization(config.feature_extractor, extractor)
     has_deep_masks = config.HasField("deepmac_mask_estimation")
-    objects = _with_deep_masks(config, p) if has_deep_masks else _with_tasks(config)
+    objects = _with_deep_masks(config, p) if has_deep_masks else _with_tasks(config, suppression)
 
     def preprocess(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         resized, true_shapes = resizer.resize(images)
@@ -87,10 +87,10 @@ class _Objects:
     masks_of_boxes: Callable[[Tensors, tf.Tensor, tf.Tensor], Tensors] | None = None
 
 
-def _with_tasks(config: Any) -> _Objects:
+def _with_tasks(config: Any, suppression: Suppression) -> _Objects:
     """Objects with everything that a task of the config asks for."""
     keypoints = build_keypoint_tasks(config)
-    suppression = _suppression(config)
+    suppressed = _suppression(config, suppression)
     _check(config)
     heads = heads_of(config)
     if keypoints is not None:
@@ -106,8 +106,8 @@ def _with_tasks(config: Any) -> _Objects:
             found["detection_embeddings"] = tf.linalg.normalize(peaks.of(stages["track/reid"]), axis=-1)[0]
         if config.HasField("temporal_offset_task"):
             found["detection_temporal_offsets"] = peaks.of(stages["track/offset"])
-        if suppression is not None:
-            found = _suppressed(found, suppression)
+        if suppressed is not None:
+            found = _suppressed(found, suppressed)
         if keypoints is not None:
             found["detection_scores"] = keypoints.rescored(
                 found["detection_scores"], found["detection_classes"], found["detection_keypoint_scores"]
@@ -221,7 +221,7 @@ def _leave_training(p: Branch, heads: dict[str, Head], unused_levels: int) -> No
     p["_self_supervised_rng"].leave()
 
 
-def _suppression(config: Any) -> PostProcessing | None:
+def _suppression(config: Any, form: Suppression) -> PostProcessing | None:
     if not config.HasField("post_processing"):
         return None
     nms = config.post_processing.batch_non_max_suppression
@@ -232,7 +232,7 @@ def _suppression(config: Any) -> PostProcessing | None:
             )
     if config.output_prediction_dict:
         raise ConfigError("center_net: post_processing does not go with output_prediction_dict; take one of them out")
-    return build_post_processing(config.post_processing, tf2=True)
+    return build_post_processing(config.post_processing, tf2=True, suppression=form)
 
 
 def _extractor(config: Any) -> CenterNetExtractor:

@@ -21,6 +21,7 @@ from unfreeze.ops.boxes import clipped
 from unfreeze.ops.coders import center_size_boxes
 from unfreeze.ops.crops import Rows, distinct_rows
 from unfreeze.ops.layers import PLAIN, Branch, conv
+from unfreeze.ops.nms import Suppression
 from unfreeze.ops.sizes import Size, image_size
 
 EXTRACTOR_SCOPE = "FirstStageFeatureExtractor"
@@ -44,7 +45,7 @@ class FirstStage:
     num_maps: int
 
 
-def build_first_stage(config: Any, tf2: bool) -> FirstStage:
+def build_first_stage(config: Any, tf2: bool, form: Suppression) -> FirstStage:
     """The first stage of a `FasterRcnn` message.
 
     Raises:
@@ -58,7 +59,7 @@ def build_first_stage(config: Any, tf2: bool) -> FirstStage:
             value = getattr(config, f"first_stage_{field}")
             raise ConfigError(f"faster_rcnn: first_stage_{field} is {value}; it has to be at least 1")
     predictor = ConvolutionalBoxPredictor(num_class_slots=2, style=PLAIN)  # background and object
-    suppression = build_first_stage_nms(config, tf2)
+    suppression = build_first_stage_nms(config, tf2, form)
 
     def propose(
         feature_maps: Sequence[tf.Tensor], windows_px: tf.Tensor, size: Size, p: Branch

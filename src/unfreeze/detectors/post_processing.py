@@ -15,7 +15,7 @@ import tensorflow as tf
 from unfreeze.config import enum_name
 from unfreeze.errors import ConfigError, UnsupportedError
 from unfreeze.ops.calibration import Points, calibrated, calibrated_by_class
-from unfreeze.ops.nms import NmsOptions, Selection, multiclass_nms
+from unfreeze.ops.nms import NmsOptions, Selection, Suppression, multiclass_nms
 
 ScoreConverter = Callable[[tf.Tensor], tf.Tensor]
 
@@ -59,17 +59,23 @@ class PostProcessing:
         return multiclass_nms(boxes, scores, clip_window, options, num_valid_boxes)
 
 
-def build_post_processing(config: Any, tf2: bool = False) -> PostProcessing:
+def build_post_processing(
+    config: Any, tf2: bool = False, suppression: Suppression = Suppression.KERNEL
+) -> PostProcessing:
     """The post-processing of a `PostProcessing` message, as TensorFlow 1.15 ran it, or as `tf2` does.
 
     Raises:
         ConfigError: what the original refuses too.
         UnsupportedError: use_partitioned_nms where it would change anything.
     """
-    return PostProcessing(build_score_converter(config), nms_options(config.batch_non_max_suppression, tf2))
+    return PostProcessing(
+        build_score_converter(config), nms_options(config.batch_non_max_suppression, tf2, suppression)
+    )
 
 
-def build_first_stage_nms(config: Any, tf2: bool = False) -> PostProcessing:
+def build_first_stage_nms(
+    config: Any, tf2: bool = False, suppression: Suppression = Suppression.KERNEL
+) -> PostProcessing:
     """The suppression of proposals that the `first_stage_*` fields of a `FasterRcnn` message ask for."""
     static = config.use_static_shapes and config.use_static_shapes_for_eval
     options = NmsOptions(
@@ -80,12 +86,13 @@ def build_first_stage_nms(config: Any, tf2: bool = False) -> PostProcessing:
         use_static_shapes=static,
         use_combined_nms=config.use_combined_nms_in_first_stage,
         suppress_at_threshold=not tf2,
+        suppression=suppression,
     )
     _check(options, config.use_partitioned_nms_in_first_stage, "first_stage_nms_")
     return PostProcessing(tf.nn.softmax, options)
 
 
-def nms_options(config: Any, tf2: bool = False) -> NmsOptions:
+def nms_options(config: Any, tf2: bool = False, suppression: Suppression = Suppression.KERNEL) -> NmsOptions:
     """The numbers of a `BatchNonMaxSuppression` message; `use_cpu_nms` and `use_hard_nms` change no result."""
     options = NmsOptions(
         score_threshold=config.score_threshold,
@@ -98,6 +105,7 @@ def nms_options(config: Any, tf2: bool = False) -> NmsOptions:
         use_combined_nms=config.use_combined_nms,
         change_coordinate_frame=config.change_coordinate_frame,
         suppress_at_threshold=not tf2,
+        suppression=suppression,
     )
     if options.use_class_agnostic_nms and config.max_classes_per_detection > 1:
         raise ConfigError(

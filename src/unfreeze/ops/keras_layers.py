@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -47,7 +46,7 @@ def conv(
 ) -> tf.Tensor:
     """`[N, H, W, C] -> [N, h, w, filters]`: Conv2D."""
     layer = _folded(p, "kernel", [*_pair(kernel_size), x.shape[3], filters], 3, bias, norm)
-    return _finish(conv2d(x, layer.kernel, stride, padding), layer, activation)
+    return conv2d(x, layer.kernel, stride, padding, finish=lambda y: _finish(y, layer, activation))
 
 
 def conv_at(
@@ -90,7 +89,7 @@ def separable_conv(
     depthwise = p.weight("depthwise_kernel", [*_pair(kernel_size), channels, 1])
     y = tf.nn.depthwise_conv2d(x, depthwise, [1, 1, 1, 1], "SAME")
     layer = _folded(p, "pointwise_kernel", [1, 1, channels, filters], 3, True, norm)
-    return _finish(conv2d(y, layer.kernel), layer, activation)
+    return conv2d(y, layer.kernel, finish=lambda y: _finish(y, layer, activation))
 
 
 def conv_transpose(

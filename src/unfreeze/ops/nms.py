@@ -3,7 +3,10 @@
 The original runs one suppression per class over every box above the threshold, image by image, sorts all that is
 left and keeps the best `max_total_detections`. Here only the best pairs of a box and a class are looked at, a few
 hundred of each image. Suppression goes by falling score, so that what comes later never changes what came before:
-if enough is left of these pairs, it is what the original keeps. If not, four times as many are taken, at last all.
+if enough is left of these pairs, it is what the original keeps. If not, more are taken, at last all.
+
+Suppression itself has two forms with the same results. One is TensorFlow's kernel, the fastest. The other consists of
+plain tensor operations, which every converter and runtime knows; see `Suppression`.
 
 Source: object_detection/core/post_processing.py (batch_multiclass_non_max_suppression and what it calls), and
 TensorFlow's tensorflow/core/kernels/image/non_max_suppression_op.cc.
@@ -13,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from enum import Enum
 from typing import NamedTuple
 
 import numpy as np
@@ -27,6 +31,17 @@ FIRST_LIMIT, FIRST_LIMIT_OF_ONE_CLASS = 4, 8
 GROWTH = 4
 WIDEST_PIECE = 16  # of the rows that are searched for the highest scores
 NEVER = np.float32(-np.inf)
+
+
+class Suppression(Enum):
+    """The form of suppression. The results are the same.
+
+    `KERNEL`: TensorFlow's CombinedNonMaxSuppression. `OPERATIONS`: tensor operations and one loop; as fast for a
+    detector of usual size, half as fast again for a tiny one (benchmarks/RESULTS.md).
+    """
+
+    KERNEL = "kernel"
+    OPERATIONS = "operations"
 
 
 @dataclass(frozen=True)
@@ -47,6 +62,14 @@ class NmsOptions:
     use_combined_nms: bool = False
     change_coordinate_frame: bool = False
     suppress_at_threshold: bool = False
+    suppression: Suppression = Suppression.KERNEL
+
+    @property
+    def kept_overlap(self) -> np.float32:
+        """The largest overlap that does not suppress: TensorFlow's kernel suppresses above it only."""
+        at_threshold = self.suppress_at_threshold and not self.use_combined_nms and self.iou_threshold > 0
+        threshold = np.float32(self.iou_threshold)
+        return np.nextafter(threshold, NEVER) if at_threshold else threshold
 
     @property
     def pads_with_first_anchor(self) -> bool:
@@ -229,14 +252,18 @@ def _pair_boxes(boxes: tf.Tensor, anchors: tf.Tensor, classes: tf.Tensor) -> tf.
 def _best_rows(boxes: tf.Tensor, scores: tf.Tensor, clip_window: tf.Tensor, options: NmsOptions, size: int) -> _Rows:
     """Suppress a few pairs first; then more, at last all, as long as some image needs more."""
 
-    def rows_of(pool: _Pool) -> _Rows:
-        return _rows(boxes, pool, clip_window, options, scores.shape[2], size)
+    def rows_of(pool: _Pool, suppressed: _Suppress) -> _Rows:
+        return _rows(boxes, pool, clip_window, options, scores.shape[2], size, suppressed)
 
     def more(limit: tf.Tensor, _: _Rows) -> tuple[tf.Tensor, _Rows]:
-        return limit * GROWTH, rows_of(_exact_pool(scores, limit, options))
+        if suppress is _fixed_point:  # whose memory is the square of the pool: all pairs, one after the other
+            return limit, rows_of(_exact_pool(scores, _length(scores) * scores.shape[2], options), _one_by_one)
+        return limit * GROWTH, rows_of(_exact_pool(scores, limit, options), suppress)
+
+    suppress = _one_by_one if options.soft_nms_sigma > 0 else HARD_SUPPRESSIONS[options.suppression]
 
     limit = size * (FIRST_LIMIT_OF_ONE_CLASS if scores.shape[2] == 1 else FIRST_LIMIT)
-    first = rows_of(_likely_pool(scores, limit, options))
+    first = rows_of(_likely_pool(scores, limit, options), suppress)
     _, rows = tf.while_loop(
         lambda _, rows: tf.logical_not(tf.reduce_all(rows.enough)),
         more,
@@ -310,14 +337,17 @@ def _highest(values: tf.Tensor, limit: Length) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def _rows(
-    boxes: tf.Tensor, pool: _Pool, clip_window: tf.Tensor, options: NmsOptions, num_classes: int, size: int
+    boxes: tf.Tensor,
+    pool: _Pool,
+    clip_window: tf.Tensor,
+    options: NmsOptions,
+    num_classes: int,
+    size: int,
+    suppressed: _Suppress,
 ) -> _Rows:
     """Suppress the pairs of a pool, drop what the window clips to nothing, keep the first `size`."""
     pool_boxes = _pair_boxes(boxes, pool.anchors, pool.classes)
-    if options.soft_nms_sigma > 0:
-        kept = _soft_nms(pool_boxes, pool, _good(pool_boxes, clip_window, options), options, size)
-    else:
-        kept = _hard_nms(pool_boxes, pool, options, num_classes, size)
+    kept = suppressed(pool_boxes, pool, _good(pool_boxes, clip_window, options), options, num_classes, size)
     good = _good(kept.boxes, clip_window, options) & (kept.order > 0)
     if options.pads_with_first_anchor:  # shows pruned rows, too, behind the good ones
         pruned = tf.cast(_length(pool.scores), tf.float32)
@@ -350,13 +380,11 @@ def _good(boxes: tf.Tensor, clip_window: tf.Tensor, options: NmsOptions) -> tf.T
     return tf.not_equal(areas, 0) if options.use_static_shapes else areas > 0
 
 
-def _hard_nms(boxes: tf.Tensor, pool: _Pool, options: NmsOptions, num_classes: int, size: int) -> _Kept:
+def _kernel(boxes: tf.Tensor, pool: _Pool, good: tf.Tensor, options: NmsOptions, num_classes: int, size: int) -> _Kept:
     """Suppression by TensorFlow's kernel for many classes, which is given ranks for scores: they never tie."""
     limit = _length(pool.scores)
     order = tf.where(pool.usable, tf.cast(tf.range(limit, 0, -1), tf.float32), np.float32(0))
-    per_class, iou_threshold = options.most_per_class, np.float32(options.iou_threshold)
-    if options.suppress_at_threshold and not options.use_combined_nms and iou_threshold > 0:
-        iou_threshold = np.nextafter(iou_threshold, NEVER)  # the kernel suppresses above it only
+    per_class = options.most_per_class
     if num_classes == 1:
         order_by_class = order[..., tf.newaxis]
     else:
@@ -372,7 +400,7 @@ def _hard_nms(boxes: tf.Tensor, pool: _Pool, options: NmsOptions, num_classes: i
             order_by_class,
             max_output_size_per_class=per_class,
             max_total_size=_most(limit, size),
-            iou_threshold=iou_threshold,
+            iou_threshold=options.kept_overlap,
             score_threshold=0.0,
             clip_boxes=False,
         )
@@ -380,15 +408,52 @@ def _hard_nms(boxes: tf.Tensor, pool: _Pool, options: NmsOptions, num_classes: i
     return _Kept(places, kept.nmsed_boxes, tf.gather(pool.scores, places, batch_dims=1), kept.nmsed_scores)
 
 
-def _soft_nms(boxes: tf.Tensor, pool: _Pool, good: tf.Tensor, options: NmsOptions, size: int) -> _Kept:
-    """The best pair of each image is kept, the scores of what overlaps it fall; and again, until `size` are `good`."""
+def _fixed_point(
+    boxes: tf.Tensor, pool: _Pool, good: tf.Tensor, options: NmsOptions, num_classes: int, size: int
+) -> _Kept:
+    """Suppression by matrices: a pair is kept unless one that is kept before it suppresses it.
+
+    That sentence, read as a step from one guess to the next, settles row after row: the first is right from the
+    start, each one is once all before it are. It is repeated until nothing changes, usually two to five times.
+    """
+    overlaps = _overlaps(boxes)(tf.tile(tf.range(_length(boxes))[tf.newaxis], [tf.shape(boxes)[0], 1]))
+    places = tf.range(_length(boxes))
+    suppresses = (overlaps > options.kept_overlap) & (places[:, tf.newaxis] < places)
+    same_class = tf.equal(pool.classes[:, :, tf.newaxis], pool.classes[:, tf.newaxis])
+    suppresses = tf.cast(suppresses & same_class if num_classes > 1 else suppresses, tf.float32)
+    usable = tf.cast(pool.usable, tf.float32)
+
+    def step(kept: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return usable * tf.cast(tf.equal(_times(kept, suppresses), 0), tf.float32), kept
+
+    kept, _ = tf.while_loop(
+        lambda kept, before: tf.reduce_any(tf.not_equal(kept, before)),
+        step,
+        step(usable, usable),
+        parallel_iterations=1,
+    )
+    not_after = same_class & (places[:, tf.newaxis] <= places)
+    kept *= tf.cast(_times(kept, tf.cast(not_after, tf.float32)) <= options.most_per_class, tf.float32)
+    order = kept * tf.cast(tf.range(_length(boxes), 0, -1), tf.float32)
+    return _in_place(boxes, pool.scores, order, size)
+
+
+def _one_by_one(
+    boxes: tf.Tensor, pool: _Pool, good: tf.Tensor, options: NmsOptions, num_classes: int, size: int
+) -> _Kept:
+    """Suppression as it is defined: the best pair of each image is kept, and suppresses what overlaps it; and again.
+
+    It ends with `size` rows that are `good`, unless padding counts all that are kept. Soft suppression lowers scores.
+    """
     limit = _length(pool.scores)
-    threshold, decay = np.float32(options.score_threshold), np.float32(-0.5) / np.float32(options.soft_nms_sigma)
+    soft, threshold = options.soft_nms_sigma > 0, np.float32(options.score_threshold)
+    decay = np.float32(-0.5) / np.float32(options.soft_nms_sigma) if soft else None
     floor = tf.maximum(pool.unseen, threshold)  # below it, something unseen might come first
     overlaps = _overlaps(boxes)
 
     def going(scores: tf.Tensor, num_good: tf.Tensor) -> tf.Tensor:
-        return (tf.reduce_max(scores, axis=1) > floor) & (num_good < size)
+        above = tf.reduce_max(scores, axis=1) > floor
+        return above if options.pads_with_first_anchor else above & (num_good < size)
 
     def step(
         order_now: tf.Tensor, scores: tf.Tensor, order: tf.Tensor, final: tf.Tensor, num_good: tf.Tensor
@@ -398,11 +463,14 @@ def _soft_nms(boxes: tf.Tensor, pool: _Pool, good: tf.Tensor, options: NmsOption
         taken = tf.equal(tf.range(limit), best) & acts
         order, final = tf.where(taken, order_now, order), tf.where(taken, scores, final)
         same_class = tf.equal(pool.classes, tf.gather(pool.classes, best, batch_dims=1))
-        overlap = overlaps(best)
-        fallen = scores * tf.exp(decay * overlap * overlap)
-        gone = taken | (fallen <= threshold)
-        if options.suppress_at_threshold:
-            gone |= overlap >= np.float32(options.iou_threshold)
+        overlap = overlaps(best)[:, 0]
+        if decay is None:
+            fallen, gone = scores, taken | (overlap > options.kept_overlap)
+        else:
+            fallen = scores * tf.exp(decay * overlap * overlap)
+            gone = taken | (fallen <= threshold)
+            if options.suppress_at_threshold:
+                gone |= overlap >= np.float32(options.iou_threshold)
         num_of_class = _count(same_class & (order > 0))[:, tf.newaxis]
         gone |= num_of_class >= options.most_per_class
         touched = same_class & acts & (scores > NEVER)
@@ -417,14 +485,32 @@ def _soft_nms(boxes: tf.Tensor, pool: _Pool, good: tf.Tensor, options: NmsOption
         state,
         parallel_iterations=1,
     )
+    return _in_place(boxes, final, order, size)
+
+
+_Suppress = Callable[[tf.Tensor, _Pool, tf.Tensor, NmsOptions, int, int], _Kept]
+HARD_SUPPRESSIONS: dict[Suppression, _Suppress] = {
+    Suppression.KERNEL: _kernel,
+    Suppression.OPERATIONS: _fixed_point,
+}
+
+
+def _in_place(boxes: tf.Tensor, scores: tf.Tensor, order: tf.Tensor, size: int) -> _Kept:
+    """Rows that stay where they are in the pool, with at least `size` of them."""
+    limit = _length(order)
     order = tf.pad(order, [[0, 0], [0, _most(limit, size) - limit]])
     places = tf.broadcast_to(tf.minimum(tf.range(_length(order)), limit - 1), tf.shape(order))
-    boxes, final = (tf.gather(rows, places, batch_dims=1) for rows in (boxes, final))
-    return _Kept(places, boxes, final, order)
+    boxes, scores = (tf.gather(rows, places, batch_dims=1) for rows in (boxes, scores))
+    return _Kept(places, boxes, scores, order)
+
+
+def _times(rows: tf.Tensor, matrices: tf.Tensor) -> tf.Tensor:
+    """`[N, P], [N, P, S] -> [N, S]`."""
+    return tf.matmul(rows[:, tf.newaxis], matrices)[:, 0]
 
 
 def _overlaps(boxes: tf.Tensor) -> Callable[[tf.Tensor], tf.Tensor]:
-    """For boxes `[N, P, 4]`: one of each `[N, 1]` -> its intersection over union with all, `[N, P]`.
+    """For boxes `[N, P, 4]`: B of each `[N, B]` -> their intersection over union with all, `[N, B, P]`.
 
     In the order of operations of TensorFlow's kernel, which puts corners right and gives boxes without area 0.
     """
@@ -433,13 +519,16 @@ def _overlaps(boxes: tf.Tensor) -> Callable[[tf.Tensor], tf.Tensor]:
     areas = (ymax - ymin) * (xmax - xmin)
     areas = tf.where(areas > 0, areas, np.float32(np.inf))
     columns = (ymin, xmin, ymax, xmax, areas)
+    every = [column[:, tf.newaxis] for column in columns]
 
-    def overlaps(one: tf.Tensor) -> tf.Tensor:
-        top, left, bottom, right, own_area = (tf.gather(column, one, batch_dims=1) for column in columns)
-        height = tf.maximum(tf.minimum(ymax, bottom) - tf.maximum(ymin, top), 0.0)
-        width = tf.maximum(tf.minimum(xmax, right) - tf.maximum(xmin, left), 0.0)
+    def overlaps(chosen: tf.Tensor) -> tf.Tensor:
+        top, left, bottom, right, own_area = (
+            tf.gather(column, chosen, batch_dims=1)[..., tf.newaxis] for column in columns
+        )
+        height = tf.maximum(tf.minimum(every[2], bottom) - tf.maximum(every[0], top), 0.0)
+        width = tf.maximum(tf.minimum(every[3], right) - tf.maximum(every[1], left), 0.0)
         shared = height * width
-        return shared / (areas + own_area - shared)
+        return shared / (every[4] + own_area - shared)
 
     return overlaps
 

@@ -139,7 +139,9 @@ def check_weights(evidence: Evidence, weights: Mapping[str, Weight]) -> Check:
             return Check("weights", SKIPPED, f"{told}; {len(stored)} constants in the graph")
         here = [stored[weight.variable] for weight in weights.values() if weight.variable in stored]
         size = files.megabytes(sum(each.size_bytes for each in here))
-        told = f"all {len(weights)} are constants of the graph, byte for byte, folded ones as they were computed: {size}"
+        told = (
+            f"all {len(weights)} are constants of the graph, byte for byte, folded ones as they were computed: {size}"
+        )
         return checked("weights", [*damaged, *problems], told, {"compared": len(weights)})
     largest = max(stored, key=lambda name: stored[name].size_bytes)
     name = largest.removesuffix("/.ATTRIBUTES/VARIABLE_VALUE")  # TensorFlow's ending of every key

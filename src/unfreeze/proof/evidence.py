@@ -51,8 +51,8 @@ class Evidence:
     """Everything that was asked for, in the order in which the workers come to it.
 
     `graph` says of a SavedModel that was a frozen graph how its inputs and outputs are called there. `twin` can ask
-    that graph, and `unoptimized` are the answers of both to the first picture of each case. With `constants` the weights
-    are constants of the graph, and `variables` are all of these.
+    that graph, and `unoptimized` are the answers of both to the first picture of each case. With `constants` the
+    weights are constants of the graph, and `variables` are all of these.
     """
 
     program: Program

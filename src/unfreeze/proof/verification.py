@@ -41,8 +41,8 @@ def verify(
         in_memory: the model that was saved, as such a function.
         images: pictures to try, files or uint8 `[H, W, 3]`, instead of an artificial one.
         tolerances: how far `against` may differ.
-        record: what the export said of its files (`weights`, `files`, `input_type`, `binding`, of a frozen graph `graph`: its
-            `inputs` and `outputs`, tensors by key); default: the export.json in the folder or beside it.
+        record: what the export said of its files (`weights`, `files`, `input_type`, `binding`, of a frozen graph
+            `graph`: its `inputs` and `outputs`, tensors by key); default: the export.json in the folder or beside it.
         verifiers: worker processes that were started earlier.
 
     Raises:
@@ -68,7 +68,17 @@ def verify(
     with ExitStack() as stack:
         workers = verifiers or stack.enter_context(Verifiers())
         on_progress("loading it in processes of their own")
-        evidence = gather(folder, program, tried, workers, form=form, against=other, in_memory=in_memory, graph=graph, constants=constants)
+        evidence = gather(
+            folder,
+            program,
+            tried,
+            workers,
+            form=form,
+            against=other,
+            in_memory=in_memory,
+            graph=graph,
+            constants=constants,
+        )
         steps: dict[str, Callable[[], Check]] = {
             "files": lambda: checks.check_files(folder, evidence, digests, record.get("files", {})),
             "signature": lambda: checks.check_signature(program, graph),

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-
 CONSTANT = "constant "  # in front of the sha256 of a constant, in place of the name of a variable
 
 

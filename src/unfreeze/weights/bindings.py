@@ -110,7 +110,7 @@ class Variables:
         return [self._slice(self._places[name], shape) for name, shape in shapes.items()]
 
     def normalization(self, wanted: Normalization) -> Callable[[], ScaleAndOffset]:
-        """All normalizations are computed together: a loader prepares each operation, and so there are a third fewer."""
+        """All normalizations are computed together: so a loader has a third fewer operations to prepare."""
         place = len(self._normalizations)
         self._normalizations.append(wanted)
         return lambda: self._normalized[place]

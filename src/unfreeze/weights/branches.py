@@ -312,9 +312,7 @@ class Branch:
     def renamed(self, renames: Renames) -> Branch:
         """This branch for a network that calls what is below it by other names: each pattern is replaced in turn."""
         renames = tuple(renames)
-        return Branch(
-            self._weights, self.scope, self._operations, renames, frozen_statistics=self._frozen_statistics
-        )
+        return Branch(self._weights, self.scope, self._operations, renames, frozen_statistics=self._frozen_statistics)
 
     def with_frozen_statistics(self) -> Branch:
         """This branch for layers whose batch normalization keeps its moving statistics while a model is trained."""
