@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from unfreeze.verbs.evaluate import evaluate
     from unfreeze.verbs.export import export
     from unfreeze.verbs.inspect import inspect
+    from unfreeze.verbs.load_detector import LoadedDetector, load_detector
     from unfreeze.verbs.package import package_kserve, package_sagemaker, package_tensorflow_serving
     from unfreeze.verbs.predict import predict
     from unfreeze.verbs.predict_many import predict_many
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "LoadedDetector",
     "UnfreezeError",
     "__version__",
     "diff",
@@ -34,6 +36,7 @@ __all__ = [
     "export",
     "inspect",
     "labels",
+    "load_detector",
     "package_kserve",
     "package_sagemaker",
     "package_tensorflow_serving",
@@ -54,7 +57,9 @@ VERBS = {
     "diff": "unfreeze.verbs.diff",
     "export": "unfreeze.verbs.export",
     "inspect": "unfreeze.verbs.inspect",
+    "LoadedDetector": "unfreeze.verbs.load_detector",
     "labels": "unfreeze.verbs.publish",
+    "load_detector": "unfreeze.verbs.load_detector",
     "package_kserve": "unfreeze.verbs.package",
     "package_sagemaker": "unfreeze.verbs.package",
     "package_tensorflow_serving": "unfreeze.verbs.package",

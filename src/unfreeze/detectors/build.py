@@ -8,26 +8,27 @@ from typing import Any
 
 from unfreeze.detectors.causes import causes
 from unfreeze.detectors.center_net import build_center_net
-from unfreeze.detectors.detector import Detector
+from unfreeze.detectors.detector import Detector, Forms
 from unfreeze.detectors.extractors import KNOWN
 from unfreeze.detectors.faster_rcnn import build_faster_rcnn
 from unfreeze.detectors.quantization import quantization_aware
 from unfreeze.detectors.ssd import build_ssd
 from unfreeze.errors import ConfigError, UnsupportedError
 from unfreeze.ops.layers import Branch
-from unfreeze.ops.nms import Suppression
 from unfreeze.weights import Checkpoint, Weights
 
 __all__ = ["ARCHITECTURES", "build_detector", "causes", "feature_extractor", "generation"]
 
-ARCHITECTURES: dict[str, Callable[[Any, Branch, Suppression], Detector]] = {
+ARCHITECTURES: dict[str, Callable[[Any, Branch, Forms], Detector]] = {
     "ssd": build_ssd,
     "faster_rcnn": build_faster_rcnn,
     "center_net": build_center_net,
 }
 
+FASTEST = Forms()
 
-def build_detector(config: Any, weights: Weights, suppression: Suppression = Suppression.KERNEL) -> Detector:
+
+def build_detector(config: Any, weights: Weights, forms: Forms = FASTEST) -> Detector:
     """The detector that `config.model` describes; its weights are asked for when it is first traced.
 
     Raises:
@@ -41,7 +42,7 @@ def build_detector(config: Any, weights: Weights, suppression: Suppression = Sup
     _require_generation(config, weights.checkpoint)
     # The original reads graph_rewriter for models of TensorFlow 1 only.
     branch = weights.branch(quantized=generation(config) == "tf1" and quantization_aware(config))
-    return ARCHITECTURES[architecture](getattr(config.model, architecture), branch, suppression)
+    return ARCHITECTURES[architecture](getattr(config.model, architecture), branch, forms)
 
 
 def generation(config: Any) -> str:
@@ -67,7 +68,7 @@ def _require_known(config: Any) -> None:
 
 def _require_generation(config: Any, checkpoint: Checkpoint) -> None:
     """Raises ConfigError when the config is of TensorFlow 1 and the checkpoint of 2, or the other way round."""
-    held = "tf2" if checkpoint.format == "tf2" else "tf1"
+    held = checkpoint.generation
     if held != generation(config):
         kinds = {"tf1": ("1", "name-based"), "tf2": ("2", "object-based")}
         wanted, (number, naming) = kinds[generation(config)][0], kinds[held]

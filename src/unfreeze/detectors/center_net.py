@@ -12,7 +12,7 @@ from unfreeze.detectors.center_net_extractors import CENTER_NET_EXTRACTORS, STRI
 from unfreeze.detectors.center_net_heads import heads_of
 from unfreeze.detectors.center_net_keypoints import KeypointTasks, build_keypoint_tasks
 from unfreeze.detectors.center_net_masks import build_deep_mask, mask_outputs
-from unfreeze.detectors.detector import Detector, Tensors
+from unfreeze.detectors.detector import Detector, Forms, Tensors
 from unfreeze.detectors.post_processing import PostProcessing, build_post_processing
 from unfreeze.detectors.resizers import build_resizer
 from unfreeze.errors import ConfigError, UnsupportedError
@@ -28,7 +28,7 @@ from unfreeze.ops.sizes import image_size
 HEADS = "_prediction_head_dict"
 
 
-def build_center_net(config: Any, p: Branch, suppression: Suppression) -> Detector:
+def build_center_net(config: Any, p: Branch, forms: Forms) -> Detector:
     """The detector of a `CenterNet` message on the weights `p`.
 
     Raises:
@@ -39,7 +39,7 @@ def build_center_net(config: Any, p: Branch, suppression: Suppression) -> Detect
     resizer = build_resizer(config.image_resizer)
     normalize = normalization(config.feature_extractor, extractor)
     has_deep_masks = config.HasField("deepmac_mask_estimation")
-    objects = _with_deep_masks(config, p) if has_deep_masks else _with_tasks(config, suppression)
+    objects = _with_deep_masks(config, p) if has_deep_masks else _with_tasks(config, forms)
 
     def preprocess(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         resized, true_shapes = resizer.resize(images)
@@ -87,10 +87,10 @@ class _Objects:
     masks_of_boxes: Callable[[Tensors, tf.Tensor, tf.Tensor], Tensors] | None = None
 
 
-def _with_tasks(config: Any, suppression: Suppression) -> _Objects:
+def _with_tasks(config: Any, forms: Forms) -> _Objects:
     """Objects with everything that a task of the config asks for."""
     keypoints = build_keypoint_tasks(config)
-    suppressed = _suppression(config, suppression)
+    suppressed = _suppression(config, forms.suppression)
     _check(config)
     heads = heads_of(config)
     if keypoints is not None:
@@ -116,8 +116,9 @@ def _with_tasks(config: Any, suppression: Suppression) -> _Objects:
             found |= _prediction_dict(heads, stages, true_shapes)
         return _as_exported(found)
 
-    told = config.output_prediction_dict
-    return _Objects(heads, outputs, config.use_depthwise, told, sparse=not (told or config.use_depthwise))
+    every_stage = config.output_prediction_dict
+    sparse = not (every_stage or config.use_depthwise or forms.whole_maps)
+    return _Objects(heads, outputs, config.use_depthwise, every_stage, sparse)
 
 
 def _with_deep_masks(config: Any, p: Branch) -> _Objects:

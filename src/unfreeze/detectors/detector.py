@@ -7,7 +7,21 @@ from dataclasses import dataclass, field
 
 import tensorflow as tf
 
+from unfreeze.ops.nms import Suppression
+
 Tensors = dict[str, tf.Tensor]
+
+
+@dataclass(frozen=True)
+class Forms:
+    """Which of several ways to compute the same results a detector takes.
+
+    `suppression`: that of non-maximum suppression. `whole_maps`: a CenterNet computes its heads at every pixel, as a
+    training needs them, and not only at the peaks that become detections.
+    """
+
+    suppression: Suppression = Suppression.KERNEL
+    whole_maps: bool = False
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 import tensorflow as tf
 
 from unfreeze.detectors.context import NO_ATTENTION, build_context
-from unfreeze.detectors.detector import Detector, Tensors
+from unfreeze.detectors.detector import Detector, Forms, Tensors
 from unfreeze.detectors.faster_rcnn_extractors import FASTER_RCNN_EXTRACTORS, FasterRcnnExtractor
 from unfreeze.detectors.faster_rcnn_keras_extractors import KERAS_EXTRACTORS
 from unfreeze.detectors.faster_rcnn_keras_names import keras_names
@@ -24,7 +24,7 @@ from unfreeze.ops.boxes import clipped
 from unfreeze.ops.coders import center_size_boxes
 from unfreeze.ops.crops import distinct_rows
 from unfreeze.ops.layers import Branch
-from unfreeze.ops.nms import Selection, Suppression, gathered
+from unfreeze.ops.nms import Selection, gathered
 from unfreeze.ops.sizes import image_size
 
 EXTRACTORS = FASTER_RCNN_EXTRACTORS | KERAS_EXTRACTORS
@@ -44,7 +44,7 @@ OF_THREE_STAGES = (
 )
 
 
-def build_faster_rcnn(config: Any, p: Branch, suppression: Suppression) -> Detector:
+def build_faster_rcnn(config: Any, p: Branch, forms: Forms) -> Detector:
     """The detector of a `FasterRcnn` message on the weights `p`.
 
     Raises:
@@ -59,10 +59,10 @@ def build_faster_rcnn(config: Any, p: Branch, suppression: Suppression) -> Detec
     resizer = build_resizer(config.image_resizer)
     if not tf2:
         _check_size(resizer.shape[:2])
-    first_stage = build_first_stage(config, tf2, suppression)
+    first_stage = build_first_stage(config, tf2, forms.suppression)
     second_stage = build_second_stage(config, extractor, tf2)
     context = build_context(config, tf2)
-    post_processing = build_post_processing(config.second_stage_post_processing, tf2, suppression)
+    post_processing = build_post_processing(config.second_stage_post_processing, tf2, forms.suppression)
     if tf2:
         p = p.renamed(keras_names(config, first_stage.num_maps))
 

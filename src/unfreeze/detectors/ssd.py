@@ -9,20 +9,20 @@ import tensorflow as tf
 from unfreeze.detectors.anchor_generators import build_anchor_generator
 from unfreeze.detectors.box_coders import build_box_coder
 from unfreeze.detectors.box_predictors import build_box_predictor
-from unfreeze.detectors.detector import Detector, Tensors
+from unfreeze.detectors.detector import Detector, Forms, Tensors
 from unfreeze.detectors.post_processing import build_post_processing
 from unfreeze.detectors.resizers import build_resizer
 from unfreeze.detectors.ssd_extractors import SSD_EXTRACTORS, SsdExtractor
 from unfreeze.errors import ConfigError, UnsupportedError
 from unfreeze.ops.layers import Branch
-from unfreeze.ops.nms import Suppression, anchor_indices, gathered, gathered_keypoints
+from unfreeze.ops.nms import anchor_indices, gathered, gathered_keypoints
 from unfreeze.ops.sizes import image_size
 
 # Fields of feature_extractor that only some extractors take; the original fails on them for the others.
 OPTIONS = ("num_layers", "fpn", "bifpn", "spaghettinet_arch_name", "replace_preprocessor_with_placeholder")
 
 
-def build_ssd(config: Any, p: Branch, suppression: Suppression) -> Detector:
+def build_ssd(config: Any, p: Branch, forms: Forms) -> Detector:
     """The detector of an `Ssd` message on the weights `p`.
 
     Raises:
@@ -41,7 +41,7 @@ def build_ssd(config: Any, p: Branch, suppression: Suppression) -> Detector:
             "ssd: add_background_class and explicit_background_class are both true; set one of them to false"
         )
     box_predictor = build_box_predictor(config.box_predictor, config.num_classes + config.add_background_class, tf2)
-    post_processing = build_post_processing(config.post_processing, tf2, suppression)
+    post_processing = build_post_processing(config.post_processing, tf2, forms.suppression)
 
     def preprocess(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         # A rounding step can hang on the last bit: a quantization-aware model gets the original's order of the two.

@@ -114,4 +114,4 @@ def _combined(inputs: Sequence[tf.Tensor], p: Branch, combine_method: str) -> tf
         return [positive / (tf.reduce_sum(positive) + 0.0001)]
 
     [shares] = p.derived(normalized, shares=[count, 1])
-    return tf.add_n([x * shares[i, 0] for i, x in enumerate(inputs)])
+    return tf.add_n([x * share for x, share in zip(inputs, tf.unstack(tf.reshape(shares, [count])), strict=True)])

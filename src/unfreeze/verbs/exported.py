@@ -133,9 +133,11 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def not_written(folder: Path, error: OSError | tf.errors.OpError) -> OutputError:
+def not_written(
+    folder: Path, error: OSError | tf.errors.OpError, advice: str = "choose another --output-directory"
+) -> OutputError:
     """What to raise where an export cannot be written; a full disk is an error of either kind, by the file it hits."""
-    return OutputError(f"{folder}: cannot be written: {_reason(error)}; choose another --output-directory")
+    return OutputError(f"{folder}: cannot be written: {_reason(error)}; {advice}")
 
 
 def _reason(error: OSError | tf.errors.OpError) -> str:

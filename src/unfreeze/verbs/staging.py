@@ -18,7 +18,9 @@ NO_ROOM = {errno.ENOSPC, errno.EFBIG, *([errno.EDQUOT] if hasattr(errno, "EDQUOT
 
 
 @contextlib.contextmanager
-def staged(target: Path, entries: Sequence[str], *, overwrite: bool) -> Iterator[Path]:
+def staged(
+    target: Path, entries: Sequence[str], *, overwrite: bool, advice: str = "choose another --output-directory"
+) -> Iterator[Path]:
     """A folder to write `entries` into, which are moved to `target` when the block ends well.
 
     It lies on the file system of `target`, so that moving is renaming. What else is in `target` is left alone.
@@ -28,17 +30,19 @@ def staged(target: Path, entries: Sequence[str], *, overwrite: bool) -> Iterator
     """
     present = [name for name in entries if os.path.lexists(target / name)]
     if present and not overwrite:
-        raise OutputError(f"{target / present[0]} exists already: give --overwrite, or another --output-directory")
+        raise OutputError(
+            f"{target / present[0]} exists already: give --overwrite, or {advice.removeprefix('choose ')}"
+        )
     made: list[Path] = []
     staging: Path | None = None
     try:
-        with _told(target):
+        with _told(target, advice):
             made = [folder for folder in (*target.parents[::-1], target) if not folder.exists()]
             target.mkdir(parents=True, exist_ok=True)
             staging = Path(tempfile.mkdtemp(prefix=PREFIX, dir=target))
-        with _told(target, NO_ROOM):
+        with _told(target, advice, NO_ROOM):
             yield staging
-        with _told(target):
+        with _told(target, advice):
             _move(staging, target, entries)
         made = []
     finally:
@@ -67,13 +71,11 @@ def _move(staging: Path, target: Path, entries: Sequence[str]) -> None:
 
 
 @contextlib.contextmanager
-def _told(target: Path, numbers: Collection[int] | None = None) -> Iterator[None]:
+def _told(target: Path, advice: str, numbers: Collection[int] | None = None) -> Iterator[None]:
     """An OSError, of these numbers if they are given, as an OutputError."""
     try:
         yield
     except OSError as error:
         if numbers is not None and error.errno not in numbers:
             raise
-        raise OutputError(
-            f"{target}: cannot be written: {error.strerror or error}; choose another --output-directory"
-        ) from None
+        raise OutputError(f"{target}: cannot be written: {error.strerror or error}; {advice}") from None

@@ -13,6 +13,7 @@ from unfreeze.weights.checkpoints import (
     is_table,
     locate,
     open_checkpoint,
+    open_export,
     prefix_of,
     read_index,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "is_table",
     "locate",
     "open_checkpoint",
+    "open_export",
     "prefix_of",
     "read_index",
     "training_state",

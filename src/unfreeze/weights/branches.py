@@ -100,7 +100,7 @@ class Weights:
 
     @cached_property
     def _objects(self) -> Objects | None:
-        return read_objects(self.checkpoint) if self.checkpoint.format == "tf2" else None
+        return read_objects(self.checkpoint) if self.checkpoint.generation == "tf2" else None
 
     def branch(self, scope: str = "", *, quantized: bool = False) -> Branch:
         """The branch below `scope`; the empty scope is the whole checkpoint.
@@ -328,7 +328,7 @@ class Branch:
 
         In a checkpoint of TensorFlow 2 slim's names stand for those of Keras: see KERAS_LEAVES.
         """
-        if self._weights.checkpoint.format == "tf2":
+        if self._weights.checkpoint.generation == "tf2":
             name = KERAS_LEAVES.get(name, name)
         return self._weights.weight(self[name].scope, shape, trainable=trainable, dtype=dtype)
 

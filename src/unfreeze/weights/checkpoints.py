@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import numpy as np
 from unfreeze.errors import CheckpointError
 
 OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
+VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"  # at the end of each key of a TensorFlow 2 checkpoint that is a variable's
 STATE_FILE = "checkpoint"
 _SHARD = re.compile(r"^(?P<prefix>.+)\.data-(?P<shard>\d{5})-of-(?P<shards>\d{5})$")
 _STEP = re.compile(r"-(\d+)$")
@@ -57,19 +58,31 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An opened checkpoint; `notes` tell how it was chosen: what was skipped, what the state file names instead."""
+    """An opened checkpoint; `notes` tell how it was chosen: what was skipped, what the state file names instead.
+
+    `format`: "tf1", "tf1-v1" (one old file) or "tf2" (object-based), or "export" for the variables of an export. There
+    the names of `tensors` are those that the network has for its weights, `suffix` ends each of them in the files, and
+    `exported_from` is the generation of the checkpoint that was exported.
+    """
 
     prefix: Path
     step: int | None
     format: str
     tensors: Mapping[str, TensorInfo]
     notes: tuple[str, ...] = ()
+    exported_from: str = ""
+    suffix: str = ""
     _reader: Any = field(default=None, repr=False, compare=False)
+
+    @property
+    def generation(self) -> str:
+        """The TensorFlow that trained it: "tf1" or "tf2"."""
+        return self.exported_from or ("tf2" if self.format == "tf2" else "tf1")
 
     def read(self, name: str) -> np.ndarray:
         """The tensor called `name`; raises CheckpointError where the data file does not hold what the index says."""
         try:
-            value = self._reader.get_tensor(name)
+            value = self._reader.get_tensor(name + self.suffix)
             # Of a string NumPy's own type would drop the zeros at its end.
             return np.asarray(value, object) if isinstance(value, bytes) else np.asarray(value)
         except Exception as error:  # TensorFlow raises OpError, RuntimeError or ValueError, by version and by fault
@@ -85,7 +98,10 @@ class Checkpoint:
         dtypes = [tf.as_dtype(self.tensors[name].dtype) for name in names]
         try:
             return tf.raw_ops.RestoreV2(
-                prefix=str(self.prefix), tensor_names=names, shape_and_slices=[""] * len(names), dtypes=dtypes
+                prefix=str(self.prefix),
+                tensor_names=[name + self.suffix for name in names],
+                shape_and_slices=[""] * len(names),
+                dtypes=dtypes,
             )
         except tf.errors.OpError:
             for name in names:  # to tell which it is
@@ -225,7 +241,23 @@ def read_index(prefix: Path, notes: tuple[str, ...] = ()) -> Checkpoint:
             f"{file}: not a readable checkpoint: {_reason(error)}; the file is damaged: copy it again"
         ) from None
     tensors = {name: TensorInfo(tuple(shapes[name]), dtypes[name].name) for name in sorted(shapes)}
-    return Checkpoint(prefix, step_of(prefix), _format(prefix, tensors), tensors, notes, reader)
+    return Checkpoint(prefix, step_of(prefix), _format(prefix, tensors), tensors, notes, _reader=reader)
+
+
+def open_export(saved_model: Path, generation: str) -> Checkpoint:
+    """The variables of an export as a checkpoint of the generation that its config belongs to.
+
+    Raises: CheckpointError: there are none, since the weights are constants of the graph, or they cannot be read.
+    """
+    prefix = saved_model / "variables" / "variables"
+    if not prefix.with_name("variables.index").is_file():
+        raise CheckpointError(
+            f"{saved_model}: it has no variables: its weights are constants of the graph; give the checkpoint, or an "
+            "export with --weights variables"
+        )
+    stored = open_checkpoint(prefix)
+    tensors = {key.removesuffix(VALUE): info for key, info in stored.tensors.items() if key.endswith(VALUE)}
+    return replace(stored, format="export", tensors=tensors, exported_from=generation, suffix=VALUE)
 
 
 def is_table(file: Path) -> bool:

@@ -19,9 +19,8 @@ from posixpath import commonpath
 from typing import Any
 
 from unfreeze.errors import CheckpointError
-from unfreeze.weights.checkpoints import OBJECT_GRAPH, Checkpoint
+from unfreeze.weights.checkpoints import OBJECT_GRAPH, VALUE, Checkpoint
 
-VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 MODEL = "model"
 _COUNTED = re.compile(r"layer_with_weights-(\d+)$")
 _SUFFIX = re.compile(r"_\d+$")
@@ -68,7 +67,12 @@ class Objects:
     def numbered(self, path: str, name: str) -> list[str]:
         """The layers of the Keras model at `path` that are called `name` or `name_7`, by their numbers."""
         start = self._find(path)
-        names = [] if start is None else [self._layer_name(layer).rsplit("/", 1)[-1] for layer in self._counted(start)]
+        if start is None:
+            return []
+        names = [self._layer_name(layer).rsplit("/", 1)[-1] for layer in self._counted(start)]
+        names = names or list(
+            self._nodes[start].children
+        )  # in an export, and in what is saved from it, layers are edges
         numbers = {int(found[1] or 0): each for each in names if (found := re.fullmatch(rf"{name}(?:_(\d+))?", each))}
         return [numbers[number] for number in sorted(numbers)]
 
@@ -166,6 +170,8 @@ def read_objects(checkpoint: Checkpoint) -> Objects:
     """
     if not checkpoint.tensors:  # asked what a config would need
         return Objects([Node()], 0, named=True)
+    if checkpoint.format == "export":
+        return Objects(_nodes_of_names(checkpoint.tensors), 0, named=True)
     nodes, named = _nodes_of_graph(checkpoint), True
     if not nodes:
         nodes, named = _nodes_of_keys(checkpoint.tensors), False
@@ -192,6 +198,20 @@ def _node(node: Any) -> Node:
     children = {child.local_name: child.node_id for child in node.children}
     values = [each for each in node.attributes if each.checkpoint_key.endswith(VALUE)]
     return Node(children, values[0].checkpoint_key, values[0].full_name) if values else Node(children)
+
+
+def _nodes_of_names(names: Iterable[str]) -> list[Node]:
+    """A tree of the names that a network has for its weights."""
+    nodes = [Node()]
+    for name in names:
+        number = 0
+        for step in name.split("/"):
+            if step not in nodes[number].children:
+                nodes[number].children[step] = len(nodes)
+                nodes.append(Node())
+            number = nodes[number].children[step]
+        nodes[number] = Node(nodes[number].children, name, name)
+    return nodes
 
 
 def _nodes_of_keys(keys: Iterable[str]) -> list[Node]:

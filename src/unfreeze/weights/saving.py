@@ -1,0 +1,83 @@
+"""The weights of a network as a checkpoint again, of the kind that they came from.
+
+Source: tensorflow/core/protobuf/trackable_object_graph.proto.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from unfreeze.weights.branches import SHADOW, Weights, training_state
+from unfreeze.weights.checkpoints import OBJECT_GRAPH, VALUE
+from unfreeze.weights.objects import MODEL
+
+
+def write_checkpoint(weights: Weights, prefix: Path) -> None:
+    """Writes PREFIX.index and PREFIX.data-00000-of-00001: name-based for TensorFlow 1, object-based for TensorFlow 2.
+
+    Whatever else the source holds goes along, but for the slots of its optimizer, which belong to other values. A
+    moving average becomes the value of its variable: training continues from there, and an export takes either.
+    """
+    source = weights.checkpoint
+    exported_from_tf2 = source.format == "export" and source.generation == "tf2"
+    tensors: dict[str, Any] = {
+        key: source.read(key)
+        for key in source.tensors
+        if key != OBJECT_GRAPH and training_state(key) != "optimizer slots"
+    }
+    for name, key in weights.sources.items():
+        value = weights.variables[name] if weights.variables else tensors[key]
+        for each in (name, name + SHADOW, key):
+            if each in tensors:
+                tensors[each] = value
+    if exported_from_tf2:
+        tensors = {f"{MODEL}/{name}{VALUE}": value for name, value in tensors.items()}
+    if source.generation == "tf2":
+        graph = _tree(tensors) if exported_from_tf2 else _without_slots(source.read(OBJECT_GRAPH).item(), tensors)
+        tensors[OBJECT_GRAPH] = graph.SerializeToString(deterministic=True)
+    keys = sorted(tensors)
+    tf.raw_ops.SaveV2(
+        prefix=str(prefix),
+        tensor_names=keys,
+        shape_and_slices=[""] * len(keys),
+        tensors=[tf.convert_to_tensor(tensors[key]) for key in keys],
+    )
+
+
+def _without_slots(serialized: bytes, kept: Mapping[str, Any]) -> Any:
+    """The object graph of a checkpoint without what is not saved."""
+    graph = _new_graph()
+    graph.ParseFromString(serialized)
+    for node in graph.nodes:
+        attributes = [each for each in node.attributes if each.checkpoint_key in kept]
+        del node.attributes[:], node.slot_variables[:]
+        node.attributes.extend(attributes)
+    return graph
+
+
+def _tree(keys: Iterable[str]) -> Any:
+    """An object graph whose paths are those of the keys."""
+    graph = _new_graph()
+    graph.nodes.add()
+    numbers = {"": 0}
+    for key in keys:
+        path = ""
+        for step in key.removesuffix(VALUE).split("/"):
+            parent, path = path, f"{path}/{step}"
+            if path not in numbers:
+                numbers[path] = len(graph.nodes)
+                graph.nodes.add()
+                graph.nodes[numbers[parent]].children.add(node_id=numbers[path], local_name=step)
+        name = path.removeprefix(f"/{MODEL}/")
+        graph.nodes[numbers[path]].attributes.add(name="VARIABLE_VALUE", full_name=name, checkpoint_key=key)
+    return graph
+
+
+def _new_graph() -> Any:
+    from tensorflow.core.protobuf import trackable_object_graph_pb2
+
+    return trackable_object_graph_pb2.TrackableObjectGraph()
