@@ -85,6 +85,7 @@ FROZEN: dict[str, Callable[[tf.Tensor, Weights], tf.Tensor]] = {
         tf.matmul(tf.reshape(x, [-1, 8]), w.matrix), tf.ones([8])
     ),
     "a product of a batch": lambda x, w: tf.nn.bias_add(tf.matmul(x, x, transpose_b=True), tf.ones([8])),
+    "behind a scatter": lambda x, w: conv(tf.scatter_nd(tf.cast(x[:, 0, 0, :1], tf.int32), x, [4, 8, 8, 3]), w.kernel),
     "a transposed convolution": lambda x, w: tf.nn.conv2d_transpose(x, w.kernel, tf.shape(x), 1),
     "a separable convolution": lambda x, w: tf.nn.depthwise_conv2d(x, w.kernel, [1, 1, 1, 1], "SAME"),
 }
@@ -260,6 +261,29 @@ def test_the_variable_stays_unset_once_a_model_does_not_allow_it(good: Path, bad
     assert changing[1] == pytest.approx(4 * changing[0], rel=1e-3)
     assert frozen[1] == pytest.approx(2 * frozen[0], rel=1e-3)
     assert run(LOAD, bad, good, **{onednn.ASSUME_FROZEN_WEIGHTS: "0"}) == [[changing, frozen], "0"]
+
+
+def test_evaluate_refuses_a_frozen_graph_that_would_be_answered_wrongly(good: Path, tmp_path: Path) -> None:
+    v1 = tf.compat.v1
+    with tf.Graph().as_default() as graph:
+        images = v1.placeholder(tf.uint8, [None, None, None, 3], "image_tensor")
+        pixels = tf.cast(images, tf.float32)
+        changing = tf.fill([3, 3, 3, 3], tf.reduce_mean(pixels))
+        tf.identity(tf.reduce_mean(conv(pixels, changing), axis=[1, 2]), "detection_scores")
+    (tmp_path / "frozen_inference_graph.pb").write_bytes(graph.as_graph_def().SerializeToString())
+    program = """
+from pathlib import Path
+from unfreeze import onednn
+onednn.enable_for_command()
+from unfreeze.evaluation.asking import asker
+asker(Path(sys.argv[1]))
+try:
+    asker(Path(sys.argv[2]))
+except Exception as error:
+    print(json.dumps(f"{type(error).__name__} {error}"))
+"""
+    printed = run(program, good, tmp_path / "frozen_inference_graph.pb")
+    assert printed.startswith(f"SavedModelError {tmp_path}/frozen_inference_graph.pb: the weights of Conv2D Conv2D dep")
 
 
 def environments(saved_model: Path, folder: Path) -> list[dict[str, str]]:

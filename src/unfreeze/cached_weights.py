@@ -46,7 +46,8 @@ FORWARDING = {"Identity", "IdentityN", "StopGradient", "PreventGradient", "Snaps
 VARIABLES = {"VarHandleOp", "Variable", "VariableV2"}
 # Stateful by their definition, but no more than a read of their inputs.
 READS = {"ReadVariableOp", "ResourceGather", "ResourceGatherNd", "Enter", "RefEnter"}
-WRITES = re.compile(r"(Ref|Resource)?(Assign|Apply|SparseApply|Scatter|Strided.*Assign|DestroyResource)\w*")
+# Not ScatterNd, which returns a new tensor.
+WRITES = re.compile(r"(Resource)?(Assign|Apply|SparseApply|StridedSliceAssign|Scatter(?!Nd$|NdNonAliasing))\w*")
 CALLS = {"PartitionedCall", "StatefulPartitionedCall", "TPUPartitionedCall"}
 LOOPS = {"While", "StatelessWhile"}
 BRANCHES = {"If", "StatelessIf", "Case", "StatelessCase"}
