@@ -148,6 +148,14 @@ def test_loops_of_tensorflow_1(changes: bool) -> None:
     assert found == ("Conv2D while/Conv2D" if changes else None)
 
 
+def test_a_malformed_graph_is_named(tmp_path: Path) -> None:
+    graph = tf.compat.v1.GraphDef()
+    graph.node.add(name="x", op="Placeholder")
+    graph.node.add(name="y", op="Switch")
+    graph.node.add(name="z", op="Merge", input=["y", "absent"])
+    assert request_dependent_weights_of_graph(graph, [(["x:0"], ["z:0"])]) == "Switch y"
+
+
 def run(program: str, *arguments: object, **environment: str) -> Any:
     """What a program in a process of its own prints as JSON."""
     inherited = {name: value for name, value in os.environ.items() if name not in BOTH}

@@ -162,9 +162,8 @@ class _Graph:
         if not self._consumers:
             consumers = defaultdict(list)
             for consumer in self.nodes.values():
-                for reference in consumer.input:
-                    if not reference.startswith("^"):
-                        consumers[_node_of(reference)].append(consumer)
+                for reference in _data_inputs(consumer):
+                    consumers[_node_of(reference)].append(consumer)
             self._consumers = dict(consumers)
         return self._consumers.get(node, [])
 
@@ -203,6 +202,11 @@ def _node_of(reference: str) -> str:
     return reference.lstrip("^").partition(":")[0]
 
 
+def _data_inputs(node: Any) -> list[str]:
+    """The tensors that a node takes, without its control inputs."""
+    return [reference for reference in node.input if not reference.startswith("^")]
+
+
 def _index_of(reference: str) -> int:
     last = reference.rpartition(":")[2]
     return int(last) if ":" in reference and last.isdigit() else 0
@@ -220,6 +224,7 @@ class _Walk:
         self.offender: str | None = None
         self.written: set[Value] = set()  # the handles of variables that a request assigns
         self._numbers: dict[Hashable, int] = {}
+        self._shared_names: dict[Value, str] = {}  # of variables: operations of one name share a variable
         self.forget()
 
     def forget(self) -> None:
@@ -240,11 +245,14 @@ class _Walk:
             if node.name in fed:
                 values[node.name] = None
                 continue
-            references = [reference for reference in node.input if not reference.startswith("^")]
-            inputs = [self._value(values, reference) for reference in references]
-            self._note_write(graph, node, inputs)
-            self._check_weights(graph, node, inputs)
-            values[node.name] = self._values(graph, node, inputs)
+            inputs = [self._value(values, reference) for reference in _data_inputs(node)]
+            try:
+                self._note_write(graph, node, inputs)
+                self._check_weights(graph, node, inputs)
+                values[node.name] = self._values(graph, node, inputs)
+            except (IndexError, KeyError, ValueError):  # a malformed node, at which the loader stops
+                self._offend(graph, node)
+                values[node.name] = None
         return values
 
     def _value(self, values: Mapping[str, Values], reference: str) -> Value:
@@ -270,8 +278,12 @@ class _Walk:
             return
         weights = inputs[1]
         same = weights is not None and self._weights.setdefault((graph.name, node.name), weights) == weights
-        if not same and self.offender is None and not (product and not self._is_added_to(graph, node)):
-            self.offender = f"{node.op} {node.name}" + (f" in function {graph.name}" if graph.name else "")
+        if not same and (not product or self._is_added_to(graph, node)):
+            self._offend(graph, node)
+
+    def _offend(self, graph: _Graph, node: Any) -> None:
+        place = f" in function {graph.name}" if graph.name else ""
+        self.offender = self.offender or f"{node.op} {node.name}{place}"
 
     def _is_added_to(self, graph: _Graph, product: Any) -> bool:
         """Whether Grappler may fuse an addition into a MatMul: whether one takes its result while it is a matrix."""
@@ -304,7 +316,8 @@ class _Walk:
         if op == "Const":
             return [self._number("Const", graph.name, node.name)]
         if op in VARIABLES:
-            variable = self._number("variable", node.attr["shared_name"].s or node.name)
+            variable = self._number("variable", node.name)
+            self._shared_names[variable] = node.attr["shared_name"].s.decode() or node.name
             return [None if op != "VarHandleOp" and self._is_written(variable) else variable]
         if op in FORWARDING:
             return inputs
@@ -332,15 +345,17 @@ class _Walk:
         return self._number(op, tuple(attributes), tuple(inputs))
 
     def _is_written(self, variable: Value) -> bool:
-        return variable in self.written or None in self.written
+        written = {self._shared_names.get(each) for each in self.written}  # None: one that cannot be told from others
+        name = self._shared_names.get(variable)
+        return bool(written) and (None in written or name is None or name in written)
 
     def _merged(self, graph: _Graph, node: Any, inputs: Sequence[Value]) -> Value:
         """The end of a conditional, or the variable of a TensorFlow 1 loop, which is the same if the loop keeps it."""
-        references = [reference for reference in node.input if not reference.startswith("^")]
-        back = [each for each in references if _node_of(each) in graph.nodes and _is_next(graph.nodes[_node_of(each)])]
+        references = _data_inputs(node)
+        back = [each for each in references if _is_next(graph.nodes[_node_of(each)])]
         if not back:
             return inputs[0] if len(set(inputs)) == 1 else None
-        [first] = [value for value, each in zip(inputs, references, strict=True) if each not in back] or [None]
+        [first] = [value for value, each in zip(inputs, references, strict=True) if each not in back]
         source = graph.nodes[_node_of(back[0])]
         while source.op in FORWARDING or _is_next(source) or source.op in ("Switch", "RefSwitch"):
             source = graph.nodes[_node_of(source.input[0])]
