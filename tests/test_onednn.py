@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import reference
 import tensorflow as tf
 
 from unfreeze import onednn
 from unfreeze.cached_weights import request_dependent_weights, request_dependent_weights_of_graph
+from unfreeze.verbs.export import export
 from unfreeze.verbs.package import package_kserve, package_sagemaker, package_tensorflow_serving
 
 IMAGES = tf.TensorSpec([None, 8, 8, 3], name="images")
@@ -148,7 +150,23 @@ def test_loops_of_tensorflow_1(changes: bool) -> None:
     assert found == ("Conv2D while/Conv2D" if changes else None)
 
 
-def test_a_malformed_graph_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("generation", "name"),
+    [
+        ("tf1", "ssd_mobilenet_v2_coco"),
+        ("tf1", "v_mrcnn_pad_matmul"),
+        ("tf1", "v_context_rcnn_self_attention"),
+        ("tf2", "v_efficientdet_b0"),
+        ("tf2", "v_center_deepmac_cond_inst"),
+    ],
+)
+def test_exports_have_no_weights_that_depend_on_the_request(generation: str, name: str, tmp_path: Path) -> None:
+    prefix = reference.write_checkpoint(reference.golden(name, generation), tmp_path)
+    exported = export(prefix, output_directory=tmp_path / "out", verify=False)
+    assert request_dependent_weights(exported.saved_model) is None
+
+
+def test_a_malformed_graph_is_named() -> None:
     graph = tf.compat.v1.GraphDef()
     graph.node.add(name="x", op="Placeholder")
     graph.node.add(name="y", op="Switch")
