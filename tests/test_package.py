@@ -104,7 +104,7 @@ def test_documents_are_arguments_of_boto3(sagemaker: Packaged) -> None:
         validate_parameters(told, client.operation_model(operation).input_shape)
     container = document(sagemaker, "create-model.json")["PrimaryContainer"]
     assert container["Image"] == "763104351884.dkr.ecr.us-east-1.amazonaws.com/tensorflow-inference:2.19.0-cpu"
-    assert container["Environment"] == {"SAGEMAKER_TFS_DEFAULT_MODEL_NAME": "digits"}
+    assert container["Environment"]["SAGEMAKER_TFS_DEFAULT_MODEL_NAME"] == "digits"
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ EVERY_ROOM = {
 }  # fmt: skip
 OUTSIDE = {"cli", "terminal"}  # modules of the top level that only the ways in may use
 
-EVERYWHERE = {"errors", "memory", "wire"}  # and those that any room may use
+EVERYWHERE = {"cached_weights", "errors", "memory", "onednn", "wire"}  # and those that any room may use
 
 # Room or top-level module -> the rooms it may import, beside itself and those of EVERYWHERE.
 MAY_IMPORT = {
@@ -26,7 +26,9 @@ MAY_IMPORT = {
     "exporter_main_v2": {"original_scripts"},
     "terminal": set(),
     "errors": set(),
+    "cached_weights": set(),
     "memory": set(),
+    "onednn": set(),
     "wire": set(),
     "verbs": EVERY_ROOM | {""},
     "savedmodel": {"", "detectors", "graphs", "ops"},
@@ -49,8 +51,8 @@ MAY_IMPORT = {
 
 # These answer before TensorFlow is there: they may import it inside functions only.
 STARTS_FAST = {
-    "", "__main__", "cli", "config", "errors", "export_inference_graph", "exporter_main_v2", "memory",
-    "original_scripts", "terminal", "wire",
+    "", "__main__", "cached_weights", "cli", "config", "errors", "export_inference_graph", "exporter_main_v2", "memory",
+    "onednn", "original_scripts", "terminal", "wire",
 }  # fmt: skip
 HEAVY = {"PIL", "numpy", "rich", "tensorflow"}
 

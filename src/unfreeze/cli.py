@@ -13,6 +13,7 @@ from click.core import ParameterSource
 
 from unfreeze import __version__
 from unfreeze.errors import UnfreezeError, UnsupportedError
+from unfreeze.onednn import enable_for_command
 from unfreeze.terminal import counting, import_tensorflow_quietly, leave, log_to_stderr, progress
 
 if TYPE_CHECKING:
@@ -356,6 +357,7 @@ def inspect(path: str, as_json: bool) -> None:
 def evaluate(model: str, annotations: str, as_json: bool, quiet: bool, **options: Any) -> None:
     """COCO mAP of MODEL on ANNOTATIONS: COCO's JSON, or the TFRecords of the training (a file or a quoted pattern)."""
     with progress(quiet) as (on_progress, _):
+        enable_for_command()
         import_tensorflow_quietly()
         from unfreeze.verbs.evaluate import evaluate
 
@@ -450,6 +452,7 @@ def predict(
         click.echo(f"error: {error}", err=True)
 
     with progress(quiet) as (on_progress, _):
+        enable_for_command()
         import_tensorflow_quietly()
         from unfreeze.verbs.predict import predict
 
@@ -474,6 +477,7 @@ def predict_many(model: str, images: tuple[str, ...], as_json: bool, quiet: bool
     options["formats"] = (*formats, *(["drawn"] if draw and given else []))
     options = {name: value for name, value in options.items() if value is not None}
     with counting(quiet) as (on_progress, on_warning, on_advance):
+        enable_for_command()
         import_tensorflow_quietly()
         from unfreeze.verbs.predict_many import predict_many
 
@@ -597,6 +601,7 @@ def serve(
         options |= {"port": port or None, "rest_api_port": rest_api_port or None}
     with progress(quiet) as (on_progress, on_warning):
         on_progress("loading")
+        enable_for_command()
         import_tensorflow_quietly()
         from unfreeze.verbs.serve import addresses, start_sagemaker, start_server, until_asked_to_end
 

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from unfreeze.errors import SavedModelError
 from unfreeze.evaluation.annotations import Example, decoded
+from unfreeze.onednn import assume_frozen_weights_of_graph
 from unfreeze.prediction.model import load_model, one_line
 
 Answer = Mapping[str, np.ndarray]
@@ -65,9 +66,13 @@ def _frozen_asker(path: Path) -> Ask:
     graph_def = tf.compat.v1.GraphDef()
     try:
         graph_def.ParseFromString(path.read_bytes())
+        nodes = {node.name for node in graph_def.node}
+        outputs = {name: f"{name}:0" for name in FROZEN_OUTPUTS if name in nodes}
+        assume_frozen_weights_of_graph(path, graph_def, [f"{FROZEN_INPUT}:0"], list(outputs.values()))
         function = tf.compat.v1.wrap_function(lambda: tf.graph_util.import_graph_def(graph_def, name=""), [])
-        names = {node.name for node in graph_def.node}
-        call = function.prune(f"{FROZEN_INPUT}:0", {name: f"{name}:0" for name in FROZEN_OUTPUTS if name in names})
+        call = function.prune(f"{FROZEN_INPUT}:0", outputs)
+    except SavedModelError:
+        raise
     except (
         Exception
     ) as error:  # no file, no graph, other operations, other tensors: ValueError, KeyError, DecodeError …

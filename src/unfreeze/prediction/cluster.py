@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unfreeze import onednn
 from unfreeze.errors import ConfigError, MissingExtraError, OutputError, RemoteError, UnfreezeError, UnsupportedError
 from unfreeze.prediction.batches import Wish, answered, asker
 from unfreeze.prediction.found import Names
@@ -49,8 +50,19 @@ class Cluster:
 class Worker:
     """An actor: loads the model once, and answers shards."""
 
-    def __init__(self, model: ModelFiles | str, names: Names, wish: Wish, store: Store, threads: int) -> None:
+    def __init__(
+        self,
+        model: ModelFiles | str,
+        names: Names,
+        wish: Wish,
+        store: Store,
+        threads: int,
+        *,
+        owns_process: bool = False,
+    ) -> None:
         self.given, self.names, self.wish, self.store, self.threads = model, names, wish, store, threads
+        if owns_process:
+            onednn.own_process()
 
     def prepare(self, a_picture: str) -> None:
         """Load the model. Raises: SavedModelError; OutputError, ConfigError when paths are not seen from here."""
@@ -110,11 +122,15 @@ def on_ray(
     with connected(ray, cluster.address, size_bytes):
         cpus, count = placed(ray.nodes(), cluster)
         actor_class = ray.remote(Worker).options(
-            num_cpus=cpus, num_gpus=cluster.gpus_per_actor, max_restarts=0, max_concurrency=SHARDS_EACH
+            num_cpus=cpus,
+            num_gpus=cluster.gpus_per_actor,
+            max_restarts=0,
+            max_concurrency=SHARDS_EACH,
+            runtime_env={"env_vars": onednn.worker_environment()},  # TensorFlow is imported with the class
         )
         given = (ray.put(shipped), dict(names), wish, store, cpus)
         say("workers load the model")
-        give(ray, lambda: actor_class.remote(*given), min(count, len(todo)), todo, advance)
+        give(ray, lambda: actor_class.remote(*given, owns_process=True), min(count, len(todo)), todo, advance)
 
 
 def give(ray: Any, hire: Callable[[], Any], count: int, todo: Sequence[Shard], advance: Callable[[int], None]) -> None:

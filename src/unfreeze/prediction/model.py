@@ -11,6 +11,7 @@ import tensorflow as tf
 from PIL import Image
 
 from unfreeze.errors import SavedModelError
+from unfreeze.onednn import assume_frozen_weights
 from unfreeze.pictures import encoded_as
 
 # Signatures in the order in which they are preferred; a foreign SavedModel may have `serving_default` only.
@@ -34,8 +35,10 @@ class Model:
 def load_model(folder: Path) -> Model:
     """Load a SavedModel and choose the signature to ask.
 
-    Raises: SavedModelError when it cannot be loaded, or is not a detector that takes pictures.
+    Raises: SavedModelError when it cannot be loaded, is not a detector that takes pictures, or has weights that depend
+    on the request where oneDNN keeps those of the first.
     """
+    assume_frozen_weights(folder)
     try:
         loaded = tf.saved_model.load(os.fspath(folder))
     except Exception as error:  # the loader raises all kinds: OSError, ValueError, OpError, DecodeError …

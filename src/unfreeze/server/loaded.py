@@ -12,6 +12,8 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import saved_model_pb2
 
+from unfreeze.errors import SavedModelError
+from unfreeze.onednn import assume_frozen_weights
 from unfreeze.server.failures import CODES, Code, Failure, invalid
 
 DEFAULT_SIGNATURE = "serving_default"
@@ -56,10 +58,15 @@ class LoadedModel:
 def load(folder: str | os.PathLike[str]) -> LoadedModel:
     """Load a version's folder.
 
-    Raises: Failure when it is not a SavedModel or TensorFlow cannot load it.
+    Raises: Failure when it is not a SavedModel, TensorFlow cannot load it, or its weights depend on the request where
+    oneDNN keeps those of the first.
     """
     path = Path(folder)
     signature_defs = read_signature_defs(path)
+    try:
+        assume_frozen_weights(path)
+    except SavedModelError as error:
+        raise Failure(Code.FAILED_PRECONDITION, str(error)) from error
     try:
         loaded = tf.saved_model.load(os.fspath(path))
         functions = dict(loaded.signatures)

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import re
 import shutil
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from string import Template
 from textwrap import indent
 
 from unfreeze.errors import OutputError
+from unfreeze.onednn import ASSUME_FROZEN_WEIGHTS
 from unfreeze.targets.model_config import ModelConfig, as_text
 from unfreeze.targets.runtimes import Runtime
 
@@ -22,6 +24,13 @@ MONITORING = """prometheus_config {
   path: "/monitoring/prometheus/metrics"
 }
 """
+# Beside the variables of oneDNN, by whether the weights are assumed to be frozen.
+ONEDNN_COMMENTS = {
+    True: "oneDNN keeps the weights that it has reordered, for each version its own: a new version needs no restart.\n"
+    "Remove TF_ONEDNN_ASSUME_FROZEN_WEIGHTS before you serve a model whose weights depend on the request;\n"
+    "`unfreeze package` leaves it out for such a model.",
+    False: "TF_ONEDNN_ASSUME_FROZEN_WEIGHTS is left out: weights of this model depend on the request.",
+}
 _NAME = re.compile(r"[a-z0-9](-*[a-z0-9]){0,49}", re.ASCII)
 _URI = re.compile(r"(pvc|s3|gs|https?|hdfs)://[^\s\"'#{}\[\],&*!|>%@`]+")
 
@@ -36,6 +45,7 @@ class Options:
     memory: str = "4Gi"
     batching: bool = True
     storage_uri: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 def name_of(name: str) -> str:
@@ -68,7 +78,9 @@ def write_tensorflow_serving(folder: Path, saved_model: Path, runtime: Runtime, 
     }
     for name, spaces in (("compose.yaml", 6), ("kubernetes.yaml", 12)):
         flags = "\n".join(f'{" " * spaces}- "{flag}"' for flag in server_flags(options))
-        (folder / name).write_text(_template(name).substitute(told, flags=flags), encoding="utf-8")
+        environment = environment_lines(options.environment, spaces, as_list=name == "kubernetes.yaml")
+        text = _template(name).substitute(told, flags=flags, environment=environment)
+        (folder / name).write_text(text, encoding="utf-8")
     return sorted(path.name for path in folder.iterdir())
 
 
@@ -83,10 +95,21 @@ def write_kserve(folder: Path, runtime: Runtime, options: Options) -> list[str]:
         "tag": runtime.tag,
         "cpus": options.cpus,
         "memory": options.memory,
+        "environment": environment_lines(options.environment, 8, as_list=True),
     }
     text = _template("inference-service.yaml").substitute(told)
     (folder / "inference-service.yaml").write_text(text, encoding="utf-8")
     return ["inference-service.yaml"]
+
+
+def environment_lines(environment: Mapping[str, str], spaces: int, *, as_list: bool) -> str:
+    """The variables of a server as YAML, below a comment: a list of names and values, or for compose a mapping."""
+    comments = ONEDNN_COMMENTS[ASSUME_FROZEN_WEIGHTS in environment].splitlines()
+    variables = [
+        f'- {{name: {name}, value: "{value}"}}' if as_list else f'{name}: "{value}"'
+        for name, value in environment.items()
+    ]
+    return indent("\n".join([*(f"# {line}" for line in comments), *variables]), " " * spaces)
 
 
 def batching_parameters(cpus: int) -> str:

@@ -14,7 +14,7 @@ import re
 import shutil
 import tarfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ class Options:
     role: str = "${ROLE_ARN}"
     bucket: str = "${BUCKET}"
     instance_type: str = "ml.m5.xlarge"
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 def name_of(name: str) -> str:
@@ -112,7 +113,7 @@ def documents(sha256: str, runtime: Runtime, options: Options) -> dict[str, Any]
             "PrimaryContainer": {
                 "Image": runtime.image(options.region),
                 "ModelDataUrl": f"{data}/{sha256[:8]}/{ARCHIVE}",
-                "Environment": {"SAGEMAKER_TFS_DEFAULT_MODEL_NAME": options.name},
+                "Environment": {"SAGEMAKER_TFS_DEFAULT_MODEL_NAME": options.name, **options.environment},
             },
         },
         "transform-job.json": _transform_job(name, data, options),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from unfreeze.errors import OutputError, SavedModelError
+from unfreeze.onednn import server_environment
 from unfreeze.prediction.found import find_label_map
 from unfreeze.proof.files import digests, misfits
 from unfreeze.proof.program import Signature, read_program
@@ -30,6 +31,8 @@ class Packaged:
     runtime: Runtime
     files: tuple[str, ...]
     image: str
+    environment: Mapping[str, str] = field(default_factory=dict)  # the server's variables for oneDNN
+    note: str | None = None  # why one of them is left out
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -37,10 +40,13 @@ class Packaged:
             "runtime": str(self.runtime),
             "image": self.image,
             "files": list(self.files),
+            "environment": dict(self.environment),
+            **({"note": self.note} if self.note else {}),
         }
 
     def __str__(self) -> str:
-        return f"packaged for {self.runtime} ({self.image}) in {self.folder}: {', '.join(self.files)}"
+        packaged = f"packaged for {self.runtime} ({self.image}) in {self.folder}: {', '.join(self.files)}"
+        return f"{packaged}\n{self.note}" if self.note else packaged
 
 
 def package_tensorflow_serving(
@@ -66,7 +72,10 @@ def package_tensorflow_serving(
     kubernetes.name_of(name)
     folder, target = _checked(saved_model, _runtime(server, "tensorflow-serving"))
     joined = _joins(folder) if batching is None else batching
-    options = kubernetes.Options(kubernetes.name_of(name), _version(version), cpus, _memory(memory), joined)
+    environment, note = server_environment(folder)
+    options = kubernetes.Options(
+        kubernetes.name_of(name), _version(version), cpus, _memory(memory), joined, environment=environment
+    )
     entries = (
         "models",
         "models.config",
@@ -77,7 +86,7 @@ def package_tensorflow_serving(
     )
     with staged(Path(output_directory), entries, overwrite=overwrite) as staging:
         names = kubernetes.write_tensorflow_serving(staging, folder, target, options)
-    return Packaged(Path(output_directory), target, tuple(names), target.image())
+    return Packaged(Path(output_directory), target, tuple(names), target.image(), environment, note)
 
 
 def package_kserve(
@@ -98,10 +107,12 @@ def package_kserve(
         storage_uri: such as s3://bucket/models/NAME; by default a path of the volume claim NAME-models.
     """
     options = kubernetes.Options(kubernetes.name_of(name), cpus=cpus, memory=_memory(memory), storage_uri=storage_uri)
-    _, target = _checked(saved_model, _runtime(server, "kserve"))
+    folder, target = _checked(saved_model, _runtime(server, "kserve"))
+    environment, note = server_environment(folder)
+    options = replace(options, environment=environment)
     with staged(Path(output_directory), ("inference-service.yaml",), overwrite=overwrite) as staging:
         names = kubernetes.write_kserve(staging, target, options)
-    return Packaged(Path(output_directory), target, tuple(names), target.image())
+    return Packaged(Path(output_directory), target, tuple(names), target.image(), environment, note)
 
 
 def package_sagemaker(
@@ -138,6 +149,8 @@ def package_sagemaker(
         instance_type,
     )
     folder, target = _checked(saved_model, _runtime(server, "sagemaker"))
+    environment, note = server_environment(folder)
+    options = replace(options, environment=environment)
     model = {"min_score": min_score, "labels": _labels(folder, label_map), **_signatures(folder)}
     entries = (
         *(sagemaker.ARCHIVE, "create-model.json", "endpoint-config-real-time.json", "endpoint-config-serverless.json"),
@@ -145,7 +158,7 @@ def package_sagemaker(
     )
     with staged(Path(output_directory), entries, overwrite=overwrite) as staging:
         names = sagemaker.write_package(staging, folder, model, target, options)
-    return Packaged(Path(output_directory), target, tuple(names), target.image(region))
+    return Packaged(Path(output_directory), target, tuple(names), target.image(region), environment, note)
 
 
 def _checked(saved_model: str | Path, target: Runtime) -> tuple[Path, Runtime]:

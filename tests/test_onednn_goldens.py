@@ -1,0 +1,93 @@
+"""With oneDNN on, and with frozen weights assumed, a detector answers the second image as if there had been no first.
+
+In CI a sample of the goldens; `UNFREEZE_ALL_GOLDENS=1 scripts/test tests/test_onednn_goldens.py` runs all of them.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import reference
+import tensorflow as tf
+from test_parity import CASES, Case, assert_same, follow_anchor_indices, kept, of_one_picture
+
+from unfreeze.config import parse_pipeline_config, with_keypoint_labels
+from unfreeze.detectors import build_detector
+from unfreeze.onednn import ASSUME_FROZEN_WEIGHTS, ENABLE
+from unfreeze.savedmodel import trace
+from unfreeze.weights import Weights, open_checkpoint
+
+QUICK = {
+    "ssd_mobilenet_v1_coco",
+    "v_efficientdet_b0",
+    "v_center_deepmac_cond_inst",
+    "v_center_mobilenet_v2",
+}
+SAMPLE = QUICK | {"v_ssd_mobilenet_v2_fpnlite", "v_frcnn_shared_box_soft"}
+ALL = os.environ.get("UNFREEZE_ALL_GOLDENS", "") not in ("", "0")
+RUN = [case for case in CASES if ALL or case.name in SAMPLE]
+
+
+@pytest.mark.parametrize("frozen", [True, False], ids=["frozen weights assumed", "oneDNN only"])
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, id=case.name, marks=[] if case.name in QUICK else [pytest.mark.slow]) for case in RUN],
+)
+def test_an_image_is_not_answered_with_weights_of_the_one_before(case: Case, frozen: bool, tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != ASSUME_FROZEN_WEIGHTS}
+    environment |= {ENABLE: "1", **({ASSUME_FROZEN_WEIGHTS: "1"} if frozen else {})}
+    program = f"import sys; sys.path.insert(0, {str(reference.HERE)!r}); import test_onednn_goldens as goldens; "
+    program += f"goldens.compare({case.name!r}, {str(tmp_path)!r})"
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_every_golden_is_in_the_full_list() -> None:
+    both = [(generation, name) for generation in ("tf1", "tf2") for name in reference.golden_names(generation)]
+    assert {(case.generation, case.name) for case in CASES} <= set(both)
+    assert {case.name for case in CASES} >= SAMPLE
+
+
+def compare(name: str, folder: str) -> None:
+    """Run one image, one of another size, and the first again; compare the second with what the golden recorded of it,
+    and the two outputs for the first with each other.
+
+    Raises: AssertionError.
+    """
+    case = next(case for case in CASES if case.name == name)
+    golden = reference.golden(case.name, case.generation)
+    config = with_keypoint_labels(parse_pipeline_config(golden.config), reference.HERE / "data")
+    prefix = reference.write_checkpoint(golden, Path(folder))
+    weights = Weights(open_checkpoint(prefix), moving_averages=config.eval_config.use_moving_averages)
+    exportable = trace(build_detector(config, weights))
+    weights.fill()
+    proposals = config.model.HasField("faster_rcnn")
+    recorded = golden.answers()
+
+    def run(image: str) -> dict[str, np.ndarray]:
+        size = reference.PICTURES[image]
+        pixels = tf.constant(reference.picture(*size)[np.newaxis])
+        side = [reference.side_input(*like, seed=size[2]) for like in golden.side_inputs.values()]
+        outputs = exportable.detect(*exportable.detector.preprocess(pixels), *side)
+        values = {key: value.numpy() for key, value in outputs.items()}
+        if case.generation == "tf2":
+            values = of_one_picture(values, golden)
+            if proposals:
+                follow_anchor_indices(values)
+        return values
+
+    first, second = "ab" if "b" in case.pictures else "ba"
+    before, values, after = run(first), run(second), run(first)
+    theirs = {key.removeprefix(f"{second}/"): value for key, value in recorded.items() if key.startswith(f"{second}/")}
+    if case.generation == "tf2" and proposals:
+        theirs.pop("detection_anchor_indices")
+    ours = kept(values, theirs, proposals)
+    if case.tied:
+        del ours["detection_multiclass_scores"], theirs["detection_multiclass_scores"]
+    assert_same(ours, theirs, case.noise)
+    assert_same(after, before, case.noise)
