@@ -187,6 +187,13 @@ def table(report: "Report") -> str:
     "constants: everything is in the graph and variables/ is empty, for tools that take nothing else; trainable: "
     "gradients and assignments reach every variable, and batch normalization is folded at each call.",
 )
+@click.option(
+    "--suppression",
+    type=click.Choice(["kernel", "operations"]),
+    default="kernel",
+    help="The form of non-maximum suppression. kernel (default): TensorFlow's own operation, the fastest; operations: "
+    "plain tensor operations, for converters that do not know it. The detections are the same.",
+)
 @meant_for
 @overwrite
 @click.option("--verify/--no-verify", "verify", default=True, help="Prove the result before it is in place (default).")

@@ -15,6 +15,7 @@ from unfreeze.detectors.quantization import quantization_aware
 from unfreeze.detectors.ssd import build_ssd
 from unfreeze.errors import ConfigError, UnsupportedError
 from unfreeze.ops.layers import Branch
+from unfreeze.ops.nms import Suppression
 from unfreeze.weights import Checkpoint, Weights
 
 __all__ = ["ARCHITECTURES", "build_detector", "causes", "feature_extractor", "generation"]
@@ -43,6 +44,17 @@ def build_detector(config: Any, weights: Weights, forms: Forms = FASTEST) -> Det
     # The original reads graph_rewriter for models of TensorFlow 1 only.
     branch = weights.branch(quantized=generation(config) == "tf1" and quantization_aware(config))
     return ARCHITECTURES[architecture](getattr(config.model, architecture), branch, forms)
+
+
+def suppression_form(name: str) -> Suppression:
+    """The form of suppression called `name`.
+
+    Raises: UnsupportedError: there is none of that name.
+    """
+    names = [form.value for form in Suppression]
+    if name not in names:
+        raise UnsupportedError(f"suppression {name!r}: there is no such form; choose {' or '.join(names)}")
+    return Suppression(name)
 
 
 def generation(config: Any) -> str:

@@ -17,8 +17,8 @@ from unfreeze.config import (
     read_pipeline_config,
     with_keypoint_labels,
 )
-from unfreeze.detectors import Detector, build_detector
-from unfreeze.detectors.build import causes, feature_extractor
+from unfreeze.detectors import Detector, Forms, build_detector
+from unfreeze.detectors.build import causes, feature_extractor, suppression_form
 from unfreeze.errors import ConfigError, UnsupportedError
 from unfreeze.memory import release_memory
 from unfreeze.savedmodel import IMAGE_AND_BOXES, INPUT_TYPES, Exportable, trace, variable_key, write_saved_model
@@ -60,6 +60,7 @@ def export(
     label_map: str | Path | None = None,
     step: int | None = None,
     weights: str = "variables",
+    suppression: str = "kernel",
     overwrite: bool = False,
     allow_unknown_fields: bool = False,
     config_override: str = "",
@@ -88,6 +89,8 @@ def export(
             its, if the config's keypoint_label_map_path is not on this machine.
         weights: how the weights reach the network (weights/bindings.py): as `variables`, as `constants` of the graph
             (then variables/ is empty), or as `trainable` variables, all of which gradients and assignments reach.
+        suppression: the form of non-maximum suppression: `kernel`, TensorFlow's own operation, or `operations`, plain
+            tensor operations for converters that do not know it; the detections are the same.
         kept_outputs: which of the outputs stay, besides the four that a detection is made of; by default all.
         score_threshold, max_detections: rows below and beyond are taken out in the graph (savedmodel/slimming.py).
         runtimes: such as `tensorflow-serving:2.6`: refused if one of them does not know an operation of the graph.
@@ -102,6 +105,7 @@ def export(
     html = require_report(report_path, verify=verify, overwrite=overwrite)
     slimming = Slimming(tuple(kept_outputs), score_threshold, max_detections)
     types, servers = _input_types(input_types), tuple(map(runtime, runtimes))
+    forms = Forms(suppression_form(suppression))
     found = open_checkpoint(checkpoint, step)
     for note in found.notes:
         warn(note)
@@ -122,7 +126,7 @@ def export(
     ):
         say(f"reading {found.prefix} with {config_path}")
         bound = Weights(found, weights, moving_averages=config.eval_config.use_moving_averages)
-        detector = with_side_inputs(build_detector(bound_config, bound), side_inputs, input_shape)
+        detector = with_side_inputs(build_detector(bound_config, bound, forms), side_inputs, input_shape)
         types = _types_of(detector, input_types, types)
         exportable = _bound(slimmed(detector, slimming), config, bound, warn)
         say(f"writing {len(bound.sources)} {weights if weights == 'constants' else 'variables'}")
@@ -132,7 +136,7 @@ def export(
         _write_config(config, staging / CONFIG)
         report = None if workers is None else _prove(staging / "saved_model", bound, weights, types, workers, say)
         record = _record(found, config_path, config, bound, types, report)
-        record |= {"binding": weights}
+        record |= {"binding": weights, "suppression": suppression}
         record |= {"input_shape": list(input_shape) if input_shape else None, "config_override": config_override}
         record |= {"side_inputs": side_inputs, "slimming": asdict(slimming)}
         write_record(staging, record, report, target, html)

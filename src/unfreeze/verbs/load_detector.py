@@ -12,9 +12,8 @@ import tensorflow as tf
 
 from unfreeze.config import PipelineConfig, format_pipeline_config, read_pipeline_config, with_keypoint_labels
 from unfreeze.detectors import Detector, Forms, build_detector
-from unfreeze.detectors.build import causes, generation
+from unfreeze.detectors.build import causes, generation, suppression_form
 from unfreeze.errors import CheckpointError, ConfigError, OutputError, UnsupportedError
-from unfreeze.ops.nms import Suppression
 from unfreeze.savedmodel import Exportable, trace
 from unfreeze.verbs.exported import not_written
 from unfreeze.verbs.folders import CONFIG, find_pipeline_config, means_graph, saved_model_folder
@@ -227,16 +226,13 @@ def load_detector(
     Raises: ConfigError, CheckpointError, WeightsError, UnsupportedError: `source` or an argument is not what it should
     be, or the checkpoint does not fit the config.
     """
-    if suppression not in {form.value for form in Suppression}:
-        known = " or ".join(form.value for form in Suppression)
-        raise UnsupportedError(f"suppression {suppression!r}: there is no such form; choose {known}")
+    forms = Forms(suppression_form(suppression))
     opened, config_path = _opened(Path(source), config, step)
     pipeline = read_pipeline_config(config_path, override=config_override)
     if opened is None:
         opened = open_export(saved_model_folder(source), generation(pipeline))
     bound_config = with_keypoint_labels(pipeline, config_path.parent, label_map, lambda line: None)
     bound = Weights(opened, weights, moving_averages=pipeline.eval_config.use_moving_averages)
-    forms = Forms(Suppression(suppression))
     exportable = trace(build_detector(bound_config, bound, forms))
     bound.require_fit(causes(pipeline))
     bound.fill()

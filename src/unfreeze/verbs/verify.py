@@ -153,6 +153,7 @@ def exported_again(
         else None,
         config_override=override,
         weights=record.get("binding", "variables"),
+        suppression=record.get("suppression", "kernel"),
         **record.get("slimming", {}),
         allow_unknown_fields=True,
         verify=False,
