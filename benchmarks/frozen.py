@@ -16,10 +16,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from compare import ENVIRONMENT, HERE, frozen_names, reference, run
+from compare import ENVIRONMENT, HERE, CommandCost, frozen_names, measure_command, reference
+from onednn_settings import onednn_variables
 
 IMPORT = "from unfreeze.terminal import import_tensorflow_quietly; import_tensorflow_quietly()"
-MEBIBYTE = 1.048576  # megabytes
 
 
 def main() -> None:
@@ -42,19 +42,24 @@ def costs(graph: Path, out: Path, runs: int, verify: bool) -> dict[str, Any]:
     if verify:
         commands["export, verified"] = export
     environment = ENVIRONMENT | {"PYTHONPATH": str(HERE.parent / "src")}
-    measured: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
+    measured: dict[str, list[CommandCost]] = {name: [] for name in commands}
     for turn in range(runs + 1):
         for name, command in commands.items():
             shutil.rmtree(out, ignore_errors=True)
-            seconds, peak = run([sys.executable, *command], environment)
+            cost = measure_command([sys.executable, *command], environment)
             if turn:  # the first brings files into memory
-                measured[name].append((seconds, peak * MEBIBYTE))
+                measured[name].append(cost)
     size = graph.stat().st_size
-    middle = {
-        name: [statistics.median(column) for column in zip(*rows, strict=True)] for name, rows in measured.items()
+    medians = {
+        name: (
+            statistics.median(cost.wall_s for cost in costs),
+            statistics.median(cost.peak_bytes for cost in costs) / 1e6,
+        )
+        for name, costs in measured.items()
     }
-    base = middle.pop("import")
+    base = medians.pop("import")
     return {
+        "environment": onednn_variables(environment),
         "graph_mb": round(size / 1e6, 1),
         "import": {"seconds": round(base[0], 2), "peak_mb": round(base[1], 1)},
         **{
@@ -65,7 +70,7 @@ def costs(graph: Path, out: Path, runs: int, verify: bool) -> dict[str, Any]:
                 "mb_beyond_import": round(peak - base[1], 1),
                 "times_the_graph": round((peak - base[1]) * 1e6 / size, 2),
             }
-            for name, (seconds, peak) in middle.items()
+            for name, (seconds, peak) in medians.items()
         },
     }
 

@@ -5,6 +5,9 @@
 Each side is a process of its own. The SavedModel alone gets decoded pictures, in several ways: intra-op threads (0 is
 TensorFlow's), callers, batch size. Of `predict`, the clock starts when the first picture is done, so that starting
 TensorFlow or Ray does not count; memory is that of all its processes, at half of the pictures and at nine tenths.
+
+Both sides set TF_ENABLE_ONEDNN_OPTS and TF_ONEDNN_ASSUME_FROZEN_WEIGHTS as the command `unfreeze predict` does, unless
+you set them; each line of the output says how they were set.
 """
 
 import argparse
@@ -17,6 +20,10 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+
+from onednn_settings import onednn_variables
+
+from unfreeze.onednn import assume_frozen_weights, enable_for_command
 
 WAYS = ((0, 1, 8), (0, 2, 8), (1, 2, 8), (1, 2, 2))  # intra-op threads (0: TensorFlow's choice), callers, batch size
 DECODED = 160  # pictures held decoded
@@ -32,6 +39,7 @@ def main() -> None:
     parser.add_argument("--one", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one:
+        enable_for_command()
         sides[given.one[0]](given, *given.one[1:])
         return
     for name, ways in (("alone", given.ways), ("predict", given.engines)):
@@ -52,6 +60,7 @@ def alone(given: argparse.Namespace, way: str) -> None:
 
     intra_op, callers, batch_size = map(int, way.split(","))
     tf.config.threading.set_intra_op_parallelism_threads(intra_op)
+    assume_frozen_weights(given.saved_model)
     call = tf.saved_model.load(str(given.saved_model)).signatures["image_tensor"]
     [name] = call.structured_input_signature[1]
     by_size: dict[tuple[int, ...], list[np.ndarray]] = {}
@@ -82,7 +91,8 @@ def alone(given: argparse.Namespace, way: str) -> None:
         thread.join()
     count = 3 * sum(map(len, batches))
     rate, cost_ms = count / (time.monotonic() - started), (time.process_time() - spent) / count * 1000
-    print(json.dumps({"alone": way, "pictures_per_s": round(rate, 1), "processor_ms": round(cost_ms, 1)}), flush=True)
+    result = {"alone": way, "pictures_per_s": round(rate, 1), "processor_ms": round(cost_ms, 1), **onednn_variables()}
+    print(json.dumps(result), flush=True)
 
 
 def predict(given: argparse.Namespace, engine: str) -> None:
@@ -107,7 +117,7 @@ def predict(given: argparse.Namespace, engine: str) -> None:
             on_advance=on_advance,
         )
     (first, begun, spent_before), (last, ended, spent) = seen[0], seen[-1]
-    told = {
+    result = {
         "predict": engine,
         "pictures": done.pictures,
         "pictures_per_s": round((last - first) / (ended - begun), 1),
@@ -116,7 +126,8 @@ def predict(given: argparse.Namespace, engine: str) -> None:
         "start_s": round(begun - started, 1),
         **memory,
     }
-    print(json.dumps(told), flush=True)
+    assume_frozen_weights(given.saved_model)  # sets the variable here too if it was Ray's workers that set it
+    print(json.dumps(result | onednn_variables()), flush=True)
 
 
 def memory_mb() -> float:

@@ -5,6 +5,9 @@
 The direct side runs in one process, in as many threads as the server has batch threads; the server in another, the
 clients in a third. All share the machine's cores, so besides pictures per second it tells the processor time that a
 picture costs on each side, which the clients do not blur.
+
+The direct side sets TF_ENABLE_ONEDNN_OPTS and TF_ONEDNN_ASSUME_FROZEN_WEIGHTS as the command `unfreeze serve` does,
+unless you set them; a line of the output says how they were set.
 """
 
 import argparse
@@ -19,6 +22,10 @@ import threading
 import time
 from pathlib import Path
 from typing import Any
+
+from onednn_settings import onednn_variables
+
+from unfreeze.onednn import assume_frozen_weights, enable_for_command
 
 SIGNATURE = "encoded_image_string_tensor"
 
@@ -46,6 +53,7 @@ def main() -> None:
 def report(given: argparse.Namespace) -> None:
     alone = part(given, "direct")
     served = with_server(given)
+    print("oneDNN on both sides:", ", ".join(f"{name}={value}" for name, value in alone["onednn"].items()))
     for name, side in (("SavedModel", alone), ("unfreeze serve", served)):
         cpu_ms = side["cpu_s"] / side["pictures"] * 1000
         print(f"{name:15} {side['pictures'] / side['seconds']:8.1f} pictures/s {cpu_ms:8.2f} ms CPU per picture")
@@ -65,8 +73,10 @@ def part(given: argparse.Namespace, name: str, *more: str) -> dict[str, Any]:
 
 
 def direct(given: argparse.Namespace) -> dict[str, Any]:
+    enable_for_command()
     import tensorflow as tf
 
+    assume_frozen_weights(given.saved_model)
     model = tf.saved_model.load(str(given.saved_model))
     call = model.signatures[SIGNATURE]
     [name] = call.structured_input_signature[1]
@@ -84,7 +94,8 @@ def direct(given: argparse.Namespace) -> dict[str, Any]:
     cpu, started = time.process_time(), time.perf_counter()
     run_threads(given.threads, work, given.seconds)
     return {
-        "pictures": sum(counts), "seconds": time.perf_counter() - started, "cpu_s": time.process_time() - cpu
+        "pictures": sum(counts), "seconds": time.perf_counter() - started, "cpu_s": time.process_time() - cpu,
+        "onednn": onednn_variables(),
     }  # fmt: skip
 
 
