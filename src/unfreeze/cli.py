@@ -311,7 +311,11 @@ def export_graph(graph: str, prefix: str | None, as_json: bool, quiet: bool, opt
 
 def show_exported(exported: "Exported", as_json: bool, quiet: bool) -> None:
     proved = f"{table(exported.report)}\n" if exported.report else "not verified\n"
-    show(exported.to_dict(), f"{proved}exported {exported.saved_model}", as_json, quiet)
+    from unfreeze.verbs.exported import WEIGHTS
+
+    binding = exported.record.get("binding")
+    weights = f"\nits weights are {WEIGHTS[binding]}" if binding in WEIGHTS else ""
+    show(exported.to_dict(), f"{proved}exported {exported.saved_model}{weights}", as_json, quiet)
 
 
 @verb

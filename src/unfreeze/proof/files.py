@@ -46,6 +46,11 @@ def read_record(saved_model: Path) -> Mapping[str, Any]:
     return {}
 
 
+def has_constant_weights(record: Mapping[str, Any]) -> bool:
+    """Whether an export was asked to have its weights in the graph."""
+    return record.get("binding") == "constants"
+
+
 def misfits(
     saved_model: Path,
     found: Mapping[str, Mapping[str, Any]],

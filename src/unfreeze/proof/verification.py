@@ -60,7 +60,7 @@ def verify(
     except SavedModelError as error:
         return unreadable(folder, str(error))
     form, graph = record.get("input_type"), record.get("graph")
-    constants = record.get("binding") == "constants"
+    constants = files.has_constant_weights(record)
     usual = trials.STRIDED_SIZE if graph else trials.USUAL_SIZE
     tried = trials.cases([program, other] if isinstance(other, Program) else [program], images, usual)
     if weights is None:

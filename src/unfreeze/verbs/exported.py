@@ -21,6 +21,14 @@ from unfreeze.weights import Checkpoint
 
 RECORD = "export.json"
 
+# What the weights of an export are, by its binding (weights/bindings.py), and what else there is.
+WEIGHTS = {
+    "variables": "variables, none of them trainable: batch normalization is folded once, at load; to train the model, "
+    "use unfreeze.load_detector, or export with --weights trainable",
+    "constants": "constants of the graph, in saved_model.pb; variables/ is empty",
+    "trainable": "variables, trainable as in the checkpoint: batch normalization is folded at each call",
+}
+
 Say = Callable[[str], None]
 Labels = tuple[Path, Mapping[int, str]]
 

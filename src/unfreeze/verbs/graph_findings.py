@@ -16,6 +16,7 @@ from unfreeze.proof import files
 from unfreeze.proof.checks import batch_misfits
 from unfreeze.proof.program import Program, Signature, Tensor, read_program
 from unfreeze.targets.responses import expected_bytes, size_findings
+from unfreeze.verbs.exported import WEIGHTS
 from unfreeze.verbs.findings import Fact, Found, amount, fact
 from unfreeze.verbs.unfreeze_graph import verdicts
 from unfreeze.weights import read_index
@@ -36,7 +37,10 @@ def inspect_saved_model(folder: Path) -> Found:
         return Found(folder, kind, (), [str(error)])
     unknown, nodes = _operations(folder / "saved_model.pb")
     variables, variables_bytes, problems = _variables(folder)
-    missing = files.misfits(folder, files.digests(folder) if record else {}, record.get("files", {}))
+    constants = files.has_constant_weights(record)
+    missing = files.misfits(
+        folder, files.digests(folder) if record else {}, record.get("files", {}), constants=constants
+    )
     problems = [*missing, *(problems if not missing else [])]
     frozen = not variables and program.constants_bytes > 0
     problems += files.frozen_misfit(program, variables_bytes) if variables else []
@@ -48,6 +52,7 @@ def inspect_saved_model(folder: Path) -> Found:
             {"count": variables, "bytes": variables_bytes},
             f"{variables}, {files.megabytes(variables_bytes)}",
         ),
+        *_weights_fact(record),
         fact("constants_bytes", program.constants_bytes, ""),
         fact("graph", {"nodes": nodes, "bytes": program.path.stat().st_size}, _graph_told(program, nodes)),
         *_response(program),
@@ -224,6 +229,12 @@ def _writer(program: Program, record: Mapping[str, Any]) -> str:
     if "input_tensor" in serving.inputs:
         return "exporter_main_v2 of the Object Detection API (TensorFlow 2)"
     return "unknown"
+
+
+def _weights_fact(record: Mapping[str, Any]) -> list[Fact]:
+    """How the weights of an export reach its network."""
+    binding = record.get("binding")
+    return [fact("weights", binding, WEIGHTS[binding])] if binding in WEIGHTS else []
 
 
 def _record_facts(record: Mapping[str, Any]) -> list[Fact]:

@@ -11,7 +11,7 @@ from typing import Any
 from unfreeze.errors import OutputError, SavedModelError
 from unfreeze.onednn import server_environment
 from unfreeze.prediction.found import find_label_map
-from unfreeze.proof.files import digests, misfits
+from unfreeze.proof.files import digests, has_constant_weights, misfits, read_record
 from unfreeze.proof.program import Signature, read_program
 from unfreeze.targets import kubernetes, sagemaker
 from unfreeze.targets.runtimes import Runtime, require_known, runtime
@@ -164,7 +164,7 @@ def package_sagemaker(
 def _checked(saved_model: str | Path, target: Runtime) -> tuple[Path, Runtime]:
     """The folder of a SavedModel that is whole, and that the runtime loads."""
     folder = saved_model_folder(saved_model)
-    problems = misfits(folder, digests(folder), {})
+    problems = misfits(folder, digests(folder), {}, constants=has_constant_weights(read_record(folder)))
     if problems:
         raise SavedModelError(f"{folder}: {problems[0]}")
     require_known(folder, (target,))

@@ -12,7 +12,7 @@ from typing import Any
 
 from unfreeze import proof
 from unfreeze.errors import OutputError, SavedModelError, VerificationError
-from unfreeze.proof.files import digests, misfits, read_record
+from unfreeze.proof.files import digests, has_constant_weights, misfits, read_record
 from unfreeze.targets import model_config
 from unfreeze.targets.folders import Folder, require_folder
 from unfreeze.targets.model_config import ModelConfig, label_of
@@ -217,7 +217,7 @@ def replay_warmup(saved_model: Path, warn: Say) -> ResponseBytes | None:
 
 
 def _require_whole(folder: Path) -> None:
-    problems = misfits(folder, digests(folder), {})
+    problems = misfits(folder, digests(folder), {}, constants=has_constant_weights(read_record(folder)))
     if problems:
         raise SavedModelError(f"{folder}: {problems[0]}")
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from unfreeze import proof
 from unfreeze.errors import CheckpointError, ConfigError, SavedModelError
-from unfreeze.proof.files import read_record
+from unfreeze.proof.files import has_constant_weights, read_record
 from unfreeze.verbs.folders import CONFIG, find_pipeline_config, saved_model_folder
 from unfreeze.verbs.html_report import require_writable, write_html_report
 
@@ -110,7 +110,7 @@ def weights_of(checkpoint: Checkpoint, record: Mapping[str, Any]) -> dict[str, p
     Raises: CheckpointError when it lacks one.
     """
     exported = record["weights"]
-    if record.get("binding") == "constants":  # folded ones are proved by what the model returns
+    if has_constant_weights(record):  # folded ones are proved by what the model returns
         direct = [key for key in exported if key in checkpoint.tensors]
         return {key: proof.constant_weight(checkpoint.read(key)) for key in direct}
     missing = [key for key in exported if key not in checkpoint.tensors]
