@@ -11,7 +11,7 @@ import unfreeze
 
 ROOT = Path(__file__).parents[1]
 VERBS = [
-    *("diff", "evaluate", "export", "inspect", "labels", "package_kserve", "package_sagemaker"),
+    *("diff", "evaluate", "export", "inspect", "labels", "load_detector", "package_kserve", "package_sagemaker"),
     *("package_tensorflow_serving", "predict", "predict_many", "prune", "publish", "rollback"),
     *("serve", "start_server", "verify", "watch"),
 ]
@@ -19,7 +19,7 @@ HEAVY = ("tensorflow", "numpy", "PIL", "google.protobuf", "rich")
 
 
 def test_public_names() -> None:
-    assert unfreeze.__all__ == sorted(["UnfreezeError", "__version__", "errors", *VERBS])
+    assert unfreeze.__all__ == sorted(["LoadedDetector", "UnfreezeError", "__version__", "errors", *VERBS])
     assert dir(unfreeze) == sorted(unfreeze.__all__)
 
 

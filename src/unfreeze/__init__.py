@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from unfreeze.verbs.verify import verify
     from unfreeze.verbs.watch import watch
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "LoadedDetector",
