@@ -34,7 +34,7 @@ FAMILIES = (
     Family("v_ssd_mobilenet_v2_fpnlite", "tf1"),
     Family("ssd_mobilenet_v2_fpnlite_320x320_coco17_tpu-8", "tf2"),
     Family("v_efficientdet_b0", "tf2"),
-    Family("faster_rcnn_inception_v2_coco", "tf1"),
+    Family("v_frcnn_shared_box_soft", "tf1"),
     Family("v_mrcnn_pad_matmul", "tf1"),
     Family("v_rfcn_padded", "tf1"),
     Family("v_center_mobilenet_v2", "tf2"),
