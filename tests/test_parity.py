@@ -36,7 +36,8 @@ class Case(NamedTuple):
 
     `tied`: every score that counts is 1, so which detections of a class, among equals, come first is up to TensorFlow.
     `noise`: by how much the network's own answers move when its pixels change by one part in 10^7, the last bit of a
-    float32; more than that no recorded answer can tell. Measured with the golden's weights, which are not trained ones.
+    float32; more than that no recorded answer can tell. Measured with the golden's weights, which are not trained ones,
+    with oneDNN on, which rounds in an order of its own, and off.
     `pictures`: those that are held; one is enough where an answer takes long.
     """
 
@@ -64,14 +65,14 @@ CASES = (
     Case("embedded_ssd_mobilenet_v1_coco"),
     Case("ssdlite_mobilenet_v3_large_320x320_coco"),
     Case("ssdlite_mobilenet_v3_small_320x320_coco"),
-    Case("ssdlite_mobilenet_edgetpu_320x320_coco", noise=5e-4),
+    Case("ssdlite_mobilenet_edgetpu_320x320_coco", noise=1e-3),
     Case("ssdlite_mobiledet_cpu_320x320_coco_sync_4x4"),
     Case("ssdlite_mobiledet_dsp_320x320_coco_sync_4x4"),
     Case("ssdlite_mobiledet_edgetpu_320x320_coco_sync_4x4"),
     Case("ssdlite_mobiledet_gpu_320x320_coco_sync_4x4"),
     Case("ssd_mobilenet_v1_ppn_shared_box_predictor_300x300_coco14_sync"),
     Case("ssd_mobilenet_v1_fpn_shared_box_predictor_640x640_coco14_sync"),
-    Case("ssd_mobilenet_v2_mnasfpn_shared_box_predictor_320x320_coco_sync", noise=2e-3),
+    Case("ssd_mobilenet_v2_mnasfpn_shared_box_predictor_320x320_coco_sync", noise=2.2e-3),
     Case("ssd_resnet50_v1_fpn_shared_box_predictor_640x640_coco14_sync", slow=True),
     Case("v_ssd_fpn_explicit_padding"),
     Case("v_ssd_resnet50_v1_ppn_override"),

@@ -203,8 +203,10 @@ def conv2d(
     if not is_product(kernel, stride):
         return finish(tf.nn.conv2d(x, kernel, stride, padding, dilations=rate))
     channels, filters = kernel.shape[2:]
-    y = finish(tf.matmul(tf.reshape(x, [-1, channels]), tf.reshape(kernel, [channels, filters])))
-    return tf.ensure_shape(tf.reshape(y, [-1, *image_size(x), filters]), [*x.shape[:3], filters])
+    pixels = finish(tf.matmul(tf.reshape(x, [-1, channels]), tf.reshape(kernel, [channels, filters])))
+    y = tf.reshape(pixels, [-1, *image_size(x), filters])
+    y.set_shape([*x.shape[:3], filters])
+    return y
 
 
 def is_product(kernel: Any, stride: int) -> bool:
