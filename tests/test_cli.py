@@ -85,6 +85,8 @@ ALL_DEFAULTS = {
     "overwrite": False,
     "allow_unknown_fields": False,
     "config_override": "",
+    "weights": "variables",
+    "suppression": "kernel",
     "kept_outputs": (),
     "score_threshold": None,
     "max_detections": None,

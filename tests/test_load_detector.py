@@ -307,8 +307,8 @@ def served(saved_model: Path, images: tf.Tensor) -> dict[str, tf.Tensor]:
     return dict(signature(**{name: images}))
 
 
-def assert_equal(ours: Mapping[str, tf.Tensor], theirs: Mapping[str, tf.Tensor], tolerance: float = 0.0) -> None:
-    """The same numbers; by default those of one graph, computed twice."""
+def assert_equal(ours: Mapping[str, tf.Tensor], theirs: Mapping[str, tf.Tensor], tolerance: float = 5e-5) -> None:
+    """The same numbers, but for the order in which they are summed up."""
     assert set(ours) == set(theirs)
     for name in theirs:
-        np.testing.assert_allclose(ours[name], theirs[name], rtol=0, atol=tolerance or 1e-6, err_msg=name)
+        np.testing.assert_allclose(ours[name], theirs[name], rtol=2e-5, atol=tolerance, err_msg=name)

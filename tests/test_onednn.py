@@ -25,6 +25,11 @@ FILTER = tf.constant(0.1, shape=[3, 3, 3, 3])
 BOTH = {onednn.ENABLE: "1", onednn.ASSUME_FROZEN_WEIGHTS: "1"}
 
 
+@pytest.fixture(autouse=True)
+def without_the_setting_of_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(onednn.ENABLE, raising=False)  # see conftest.py
+
+
 def conv(x: tf.Tensor, kernel: Any) -> tf.Tensor:
     return tf.nn.conv2d(x, kernel, 1, "SAME")
 

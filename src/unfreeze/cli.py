@@ -313,7 +313,7 @@ def show_exported(exported: "Exported", as_json: bool, quiet: bool) -> None:
     proved = f"{table(exported.report)}\n" if exported.report else "not verified\n"
     from unfreeze.verbs.exported import WEIGHTS
 
-    binding = exported.record.get("binding")
+    binding = exported.to_dict().get("binding")
     weights = f"\nits weights are {WEIGHTS[binding]}" if binding in WEIGHTS else ""
     show(exported.to_dict(), f"{proved}exported {exported.saved_model}{weights}", as_json, quiet)
 
