@@ -106,7 +106,9 @@ CASES = (
     Case("v_mrcnn_pad_matmul"),
     Case("v_rfcn_padded"),
     Case("v_frcnn_resnet152", slow=True),
-    Case("centernet_resnet50_v1_fpn_512x512_kpts_coco17_tpu-8", "tf2", slow=True),
+    # In image b two neighbors have the same score to the last bit, so that both are peaks; summed up in another order,
+    # one of them is.
+    Case("centernet_resnet50_v1_fpn_512x512_kpts_coco17_tpu-8", "tf2", slow=True, pictures="a"),
     Case("centernet_resnet50_v2_512x512_kpts_coco17_tpu-8", "tf2", slow=True),
     Case("centernet_hourglass104_512x512_coco17_tpu-8", "tf2", slow=True, pictures="b"),
     Case("center_net_deepmac_512x512_voc_only_tpu-32", "tf2", slow=True, noise=3e-4, pictures="a"),
