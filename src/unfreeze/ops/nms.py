@@ -3,10 +3,10 @@
 The original runs one suppression per class over every box above the threshold, image by image, sorts all that is
 left and keeps the best `max_total_detections`. Here only the best pairs of a box and a class are looked at, a few
 hundred of each image. Suppression goes by falling score, so that what comes later never changes what came before:
-if enough is left of these pairs, it is what the original keeps. If not, more are taken, at last all.
+if enough is left of these pairs, it is what the Object Detection API keeps. If not, more are taken, at last all.
 
 Suppression itself has two forms with the same results. One is TensorFlow's kernel, the fastest. The other consists of
-plain tensor operations, which every converter and runtime knows; see `Suppression`.
+plain tensor operations, for converters that do not know the kernel; see `Suppression`.
 
 Source: object_detection/core/post_processing.py (batch_multiclass_non_max_suppression and what it calls), and
 TensorFlow's tensorflow/core/kernels/image/non_max_suppression_op.cc.
@@ -36,8 +36,8 @@ NEVER = np.float32(-np.inf)
 class Suppression(Enum):
     """The form of suppression. The results are the same.
 
-    `KERNEL`: TensorFlow's CombinedNonMaxSuppression. `OPERATIONS`: tensor operations and one loop; as fast for a
-    detector of usual size, half as fast again for a tiny one (benchmarks/RESULTS.md).
+    `KERNEL`: TensorFlow's CombinedNonMaxSuppression. `OPERATIONS`: tensor operations and loops, which take longer for a
+    small detector.
     """
 
     KERNEL = "kernel"
