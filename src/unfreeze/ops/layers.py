@@ -137,10 +137,7 @@ def conv(
         layer = _folded(p, "weights", shape, style, axis=3, statistics=statistics, at_points=True)
         return _finish(winograd_conv(x, layer.kernel), layer, p, style)
     layer = _folded(p, "weights", shape, style, axis=3, statistics=statistics)
-    finish = lambda y: _finish(y, layer, p, style)
-    if isinstance(style.norm, GroupNorm):  # which looks at whole maps
-        return finish(conv2d(x, layer.kernel, stride, padding, rate))
-    return conv2d(x, layer.kernel, stride, padding, rate, finish)
+    return _convolved(x, layer, p, style, stride, padding, rate)
 
 
 def depthwise_conv(
@@ -185,10 +182,7 @@ def separable_conv(
     y = first.quantizer("act_quant")(_depthwise(x, depthwise, stride, 1, padding))
     shape = [1, 1, channels * depth_multiplier, filters]
     layer = _folded(p, "pointwise_weights", shape, style, axis=3, statistics=statistics)
-    finish = lambda y: _finish(y, layer, p, style)
-    if isinstance(style.norm, GroupNorm):
-        return finish(conv2d(y, layer.kernel))
-    return conv2d(y, layer.kernel, finish=finish)
+    return _convolved(y, layer, p, style)
 
 
 def conv2d(
@@ -303,6 +297,16 @@ def _folded(
     return folded(
         kernel, biases, statistics or p["BatchNorm"], norm, axis=axis, shape=shape, name=name, prepare=prepare
     )
+
+
+def _convolved(
+    x: tf.Tensor, layer: Folded, p: Branch, style: Style, stride: int = 1, padding: str = "SAME", rate: int = 1
+) -> tf.Tensor:
+    """`[N, H, W, C] -> [N, h, w, F]`: the convolution of a layer with all that follows it."""
+    finish = lambda y: _finish(y, layer, p, style)
+    if isinstance(style.norm, GroupNorm):  # which looks at whole maps
+        return finish(conv2d(x, layer.kernel, stride, padding, rate))
+    return conv2d(x, layer.kernel, stride, padding, rate, finish)
 
 
 def _finish(y: tf.Tensor, layer: Folded, p: Branch, style: Style) -> tf.Tensor:
