@@ -19,9 +19,9 @@ import reference
 import tensorflow as tf
 
 from unfreeze import cli, export_inference_graph
+from unfreeze.exporting import from_checkpoint as exporting
 from unfreeze.savedmodel import writer
-from unfreeze.verbs import export as exporting
-from unfreeze.verbs.staging import staged
+from unfreeze.staging import staged
 
 DIGITS = Path(__file__).parents[1] / "examples" / "digits"
 CONFIG = (DIGITS / "pipeline.config").read_text(encoding="utf-8")

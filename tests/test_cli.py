@@ -15,7 +15,9 @@ from typing import Any
 
 import pytest
 
-from unfreeze import __version__, cli, export_inference_graph, exporter_main_v2, proof, terminal, weights
+from unfreeze import __version__, cli, export_inference_graph, exporter_main_v2, weights
+from unfreeze import verification as proof
+from unfreeze.cli import terminal
 from unfreeze.errors import CheckpointError, VerificationError
 
 DIGITS = Path(__file__).parents[1] / "examples" / "digits"
@@ -44,9 +46,9 @@ class Recorder:
 @pytest.fixture
 def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     recorder = Recorder()
-    module = ModuleType("unfreeze.verbs.export")
+    module = ModuleType("unfreeze.exporting.from_checkpoint")
     module.export = recorder.export  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "unfreeze.verbs.export", module)
+    monkeypatch.setitem(sys.modules, "unfreeze.exporting.from_checkpoint", module)
     monkeypatch.setattr(weights, "locate", lambda checkpoint, step: None)
     monkeypatch.setattr(proof, "Verifiers", lambda **_: nullcontext("verifying processes"))
     monkeypatch.setattr(cli, "import_tensorflow_quietly", lambda: None)
@@ -423,7 +425,7 @@ def python(program: str, **environment: str) -> subprocess.CompletedProcess[str]
 def test_tensorflow_is_silent_unless_the_user_chose_its_log_level() -> None:
     program = """
 import os
-from unfreeze.terminal import import_tensorflow_quietly
+from unfreeze.cli.terminal import import_tensorflow_quietly
 import_tensorflow_quietly()
 import sys
 import urllib.request
@@ -440,10 +442,10 @@ print(os.environ["TF_CPP_MIN_LOG_LEVEL"], "h5py" in sys.modules)
 def test_an_export_does_not_load_what_draws() -> None:
     program = """
 import sys
-from unfreeze.terminal import import_tensorflow_quietly
+from unfreeze.cli.terminal import import_tensorflow_quietly
 import_tensorflow_quietly()
-import unfreeze.verbs.export, unfreeze.verbs.unfreeze_graph
-print([name for name in sys.modules if name == "PIL" or name.startswith("unfreeze.pictures")])
+import unfreeze.exporting.from_checkpoint, unfreeze.exporting.from_frozen_graph
+print([name for name in sys.modules if name == "PIL" or name.startswith("unfreeze.images")])
 """
     assert python(program).stdout == "[]\n"
 
@@ -451,11 +453,11 @@ print([name for name in sys.modules if name == "PIL" or name.startswith("unfreez
 @pytest.mark.skipif(sys.platform != "linux", reason="copies of a process are made on Linux only")
 def test_an_export_imports_tensorflow_once(tmp_path: Path) -> None:
     program = f"""
-from unfreeze.proof import Verifiers
-from unfreeze.terminal import import_tensorflow_quietly
+from unfreeze.verification import Verifiers
+from unfreeze.cli.terminal import import_tensorflow_quietly
 import_tensorflow_quietly()
 with Verifiers(unused_tensorflow=True) as verifiers:
-    from unfreeze.verbs.export import export
+    from unfreeze.exporting.from_checkpoint import export
     report = export({str(DIGITS / "run")!r}, output_directory={str(tmp_path / "out")!r}, verifiers=verifiers).report
     print([check.name for check in report.checks if check.status != "passed"])
     copies = [verifiers.tf1, verifiers.tf2]

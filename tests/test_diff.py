@@ -11,9 +11,9 @@ import tensorflow as tf
 from click.testing import CliRunner
 
 from unfreeze import cli
+from unfreeze.comparison.diff import diff
 from unfreeze.errors import UnfreezeError
-from unfreeze.verbs.diff import diff
-from unfreeze.verbs.export import export
+from unfreeze.exporting.from_checkpoint import export
 
 DIGITS = Path(__file__).parents[1] / "examples" / "digits"
 RUN = DIGITS / "run"

@@ -16,8 +16,8 @@ from unfreeze import cli
 from unfreeze.errors import PictureError, SavedModelError
 from unfreeze.evaluation import coco
 from unfreeze.evaluation.annotations import read_annotations
-from unfreeze.verbs.evaluate import Evaluation, evaluate
-from unfreeze.verbs.export import export
+from unfreeze.evaluation.evaluate import Evaluation, evaluate
+from unfreeze.exporting.from_checkpoint import export
 
 DIGITS = Path(__file__).parents[1] / "examples" / "digits"
 SCENES = sorted((DIGITS / "scenes").glob("*.png"))

@@ -15,10 +15,10 @@ from PIL import Image
 
 from unfreeze.config import read_label_map, read_pipeline_config
 from unfreeze.errors import ConfigError, OutputError, UnsupportedError
-from unfreeze.proof import compare_detections
+from unfreeze.exporting.from_checkpoint import Exported, export
 from unfreeze.savedmodel import writer
 from unfreeze.savedmodel.graph import share_constants
-from unfreeze.verbs.export import Exported, export
+from unfreeze.verification import compare_detections
 
 DIGITS = Path(__file__).parents[1] / "examples" / "digits"
 SCENES = sorted((DIGITS / "scenes").glob("*.png"))

@@ -12,10 +12,10 @@ from tensorflow.compiler.tf2xla.ops import gen_xla_ops
 from tensorflow.python.grappler import tf_optimizer  # no public name for it
 
 from unfreeze.errors import SavedModelError, UnsupportedError, VerificationError, WeightsError
-from unfreeze.proof import loaders, verify
-from unfreeze.proof.calls import Call
-from unfreeze.proof.trials import of_graph
-from unfreeze.verbs.unfreeze_graph import planned, unfreeze_graph
+from unfreeze.exporting.from_frozen_graph import planned, unfreeze_graph
+from unfreeze.verification import loaders, verify
+from unfreeze.verification.calls import Call
+from unfreeze.verification.sample_inputs import of_graph
 
 DIGITS = Path(__file__).parents[1] / "examples" / "digits"
 FROZEN = DIGITS / "frozen_inference_graph.pb"

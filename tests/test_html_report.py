@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from unfreeze.errors import ConfigError, OutputError
-from unfreeze.proof import Check, Report, Seen
-from unfreeze.verbs.export import export
-from unfreeze.verbs.html_report import html_report, require_writable
+from unfreeze.exporting.from_checkpoint import export
+from unfreeze.verification import Check, Report, Seen
+from unfreeze.verification.html_report import html_report, require_writable
 
 HOSTILE = '<script>alert("1")</script>&'
 ANSWER = {

@@ -15,8 +15,8 @@ from tensorflow.core.protobuf import saver_pb2
 
 from unfreeze import cli
 from unfreeze.errors import UnfreezeError
-from unfreeze.verbs.findings import Found
-from unfreeze.verbs.inspect import inspect
+from unfreeze.inspection.inspect import inspect
+from unfreeze.inspection.inspection import Found
 
 DIGITS = Path(__file__).parents[1] / "examples" / "digits"
 PUBLISHED = Path(__file__).parent / "published" / "tf1"

@@ -16,7 +16,7 @@ from PIL import Image
 
 import unfreeze
 from unfreeze.errors import CheckpointError, ConfigError, OutputError, UnsupportedError, WeightsError
-from unfreeze.verbs.load_detector import LoadedDetector
+from unfreeze.loaded_detector import LoadedDetector
 
 DIGITS = Path(__file__).parents[1] / "examples" / "digits"
 

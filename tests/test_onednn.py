@@ -17,8 +17,8 @@ import tensorflow as tf
 
 from unfreeze import onednn
 from unfreeze.cached_weights import request_dependent_weights, request_dependent_weights_of_graph
-from unfreeze.verbs.export import export
-from unfreeze.verbs.package import package_kserve, package_sagemaker, package_tensorflow_serving
+from unfreeze.exporting.from_checkpoint import export
+from unfreeze.targets.package import package_kserve, package_sagemaker, package_tensorflow_serving
 
 IMAGES = tf.TensorSpec([None, 8, 8, 3], name="images")
 FILTER = tf.constant(0.1, shape=[3, 3, 3, 3])

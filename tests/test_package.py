@@ -21,7 +21,7 @@ import tensorflow as tf
 from clouds import moto_server
 
 from unfreeze.errors import OutputError, SavedModelError, UnsupportedError
-from unfreeze.verbs.package import Packaged, package_kserve, package_sagemaker, package_tensorflow_serving
+from unfreeze.targets.package import Packaged, package_kserve, package_sagemaker, package_tensorflow_serving
 
 LABELS = 'item { id: 1 name: "zero" }\nitem { id: 2 name: "one" }\n'
 

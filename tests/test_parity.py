@@ -15,8 +15,8 @@ from unfreeze.config import parse_pipeline_config, with_keypoint_labels
 from unfreeze.detectors import Forms, build_detector
 from unfreeze.detectors.build import causes
 from unfreeze.ops.nms import Suppression
-from unfreeze.proof import Tolerances, compare_detections
 from unfreeze.savedmodel import trace
+from unfreeze.verification import Tolerances, compare_detections
 from unfreeze.weights import Weights, open_checkpoint
 
 RAW = ("raw_detection_boxes", "raw_detection_scores")

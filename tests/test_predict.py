@@ -11,9 +11,9 @@ from PIL import Image, ImageDraw
 
 from unfreeze import cli
 from unfreeze.errors import ConfigError, OutputError, PictureError, SavedModelError, UnfreezeError, UnsupportedError
-from unfreeze.pictures import WHOLE_PICTURE, Detection, draw, read_picture
-from unfreeze.pictures.detections import run_lengths
-from unfreeze.verbs.predict import drawn_paths, predict
+from unfreeze.images import WHOLE_PICTURE, Detection, draw, read_picture
+from unfreeze.images.detections import run_lengths
+from unfreeze.prediction.predict import drawn_paths, predict
 
 WIDTH, HEIGHT = 320, 240
 RED_BLOCK = (40, 60, 120, 140)  # left, top, right, bottom in pixels

@@ -16,11 +16,10 @@ from PIL import Image
 
 from unfreeze import cli
 from unfreeze.errors import ConfigError, OutputError, PictureError, SavedModelError
-from unfreeze.pictures import find_sources, means_many
-from unfreeze.prediction import batches, shards
+from unfreeze.images import find_sources, means_many
+from unfreeze.prediction import batches, predict_many, shards
+from unfreeze.prediction.predict_many import predict_many as predict
 from unfreeze.prediction.results import compressed
-from unfreeze.verbs import predict_many
-from unfreeze.verbs.predict_many import predict_many as predict
 
 SIZES = [(32, 24), (24, 32), (40, 40)]
 
@@ -197,7 +196,7 @@ SLOWED = """
 import sys
 from unfreeze import cli
 from unfreeze.prediction import shards
-from unfreeze.verbs import predict_many
+from unfreeze.prediction import predict_many
 shards.SHARD_SIZE = 4
 write, count = predict_many.write_part, 0
 def write_part(*given):

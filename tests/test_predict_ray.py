@@ -12,7 +12,7 @@ from PIL import Image
 from unfreeze.errors import ConfigError, OutputError, RemoteError, UnsupportedError
 from unfreeze.prediction import cluster, shards
 from unfreeze.prediction.cluster import Cluster, give, placed
-from unfreeze.verbs.predict_many import predict_many
+from unfreeze.prediction.predict_many import predict_many
 
 ray = pytest.importorskip("ray")
 COUNT = 48

@@ -15,11 +15,11 @@ import pytest
 import tensorflow as tf
 
 from unfreeze.errors import OutputError, SavedModelError, UnsupportedError
+from unfreeze.publishing.publish import labels, prune, publish, rollback
+from unfreeze.publishing.versions import removable, version_of, versions_among
 from unfreeze.targets import model_config
 from unfreeze.targets.model_config import ModelConfig
-from unfreeze.targets.versions import removable, version_of, versions_among
 from unfreeze.targets.warmup import FILE
-from unfreeze.verbs.publish import labels, prune, publish, rollback
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +115,7 @@ def test_publishers_at_the_same_time_get_different_numbers(models: list[Path], t
 
 PROGRAM = """
 import os, signal, sys
-from unfreeze.verbs.publish import publish
+from unfreeze.publishing.publish import publish
 model, base, phase = sys.argv[1:]
 def at(line):
     if line.startswith(phase):

@@ -18,10 +18,10 @@ from test_watch import Exports, write_checkpoint
 
 from unfreeze.cli import dispatch
 from unfreeze.errors import OutputError, SavedModelError
-from unfreeze.targets.object_stores import ObjectStore
-from unfreeze.verbs import export as exporting
-from unfreeze.verbs.publish import labels, prune, publish, rollback
-from unfreeze.verbs.watch import watch
+from unfreeze.exporting import from_checkpoint as exporting
+from unfreeze.publishing.object_stores import ObjectStore
+from unfreeze.publishing.publish import labels, prune, publish, rollback
+from unfreeze.publishing.watch import watch
 
 FILES = ["published.json", "saved_model.pb", "variables/variables.data-00000-of-00001", "variables/variables.index"]
 
@@ -109,8 +109,8 @@ def test_publishers_at_the_same_time_get_different_numbers(bucket: Bucket, model
 
 PROGRAM = """
 import os, signal, sys
-from unfreeze.targets.object_stores import ObjectStore
-from unfreeze.verbs.publish import publish
+from unfreeze.publishing.object_stores import ObjectStore
+from unfreeze.publishing.publish import publish
 model, url = sys.argv[1:]
 files = ObjectStore(url).files
 put = files.put_file

@@ -16,8 +16,8 @@ from unfreeze.detectors import build_detector
 from unfreeze.detectors.build import causes
 from unfreeze.detectors.quantization import quantization_aware
 from unfreeze.errors import ConfigError, UnsupportedError, WeightsError
+from unfreeze.exporting.from_checkpoint import export
 from unfreeze.savedmodel import Exportable, trace
-from unfreeze.verbs.export import export
 from unfreeze.weights import Checkpoint, TensorInfo, Weights
 
 NAME = "ssd_mobilenet_v2_quantized_300x300_coco"

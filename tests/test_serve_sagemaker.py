@@ -175,7 +175,7 @@ def test_a_script_without_handlers(half: Path, tmp_path: Path) -> None:
 
 
 def test_requirements_are_told_and_not_installed(half: Path, tmp_path: Path) -> None:
-    from unfreeze.verbs.serve import start_sagemaker
+    from unfreeze.server.serve import start_sagemaker
 
     warnings: list[str] = []
     code = {"helper": "NAME = 'helper'", "requirements": "# of the script\nnumpy>=1.20\n\nnothing-at-all==1\n"}
@@ -271,7 +271,7 @@ ROOT = Path(__file__).parents[1]
 def test_what_unfreeze_packages_is_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     boto3 = pytest.importorskip("boto3")
     from unfreeze import export, predict
-    from unfreeze.verbs.package import package_sagemaker
+    from unfreeze.targets.package import package_sagemaker
 
     digits = ROOT / "examples" / "digits"
     export(digits / "run", output_directory=tmp_path / "digits", label_map=digits / "label_map.pbtxt", verify=False)

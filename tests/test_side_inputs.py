@@ -13,7 +13,7 @@ import tensorflow as tf
 from unfreeze import export
 from unfreeze.detectors import Detector
 from unfreeze.errors import ConfigError, UnfreezeError
-from unfreeze.verbs.side_inputs import SideInput, parse_side_inputs, with_side_inputs
+from unfreeze.exporting.side_inputs import SideInput, parse_side_inputs, with_side_inputs
 
 NAMES = "context_features,valid_context_size"
 CONTEXT = {

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from unfreeze import cli, proof
+from unfreeze import cli
+from unfreeze import verification as proof
+from unfreeze.comparison import verify as verb
 from unfreeze.errors import CheckpointError, ConfigError, SavedModelError
-from unfreeze.verbs import export as export_verb
-from unfreeze.verbs import verify as verb
+from unfreeze.exporting import from_checkpoint as export_verb
 
 DIGITS = Path(__file__).parents[1] / "examples" / "digits"
 VARIABLE = "kernel/.ATTRIBUTES/VARIABLE_VALUE"
@@ -88,7 +89,7 @@ def test_a_checkpoint_is_exported_again_with_a_label_map(
         asked.append(options)
         raise ConfigError("enough")
 
-    monkeypatch.setattr("unfreeze.verbs.export.export", exporting)
+    monkeypatch.setattr("unfreeze.exporting.from_checkpoint.export", exporting)
     with pytest.raises(ConfigError, match="enough"):
         verb.verify(export, against=tmp_path / "run", label_map=given)
     assert asked[0]["label_map"] == (given or carried)

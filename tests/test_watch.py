@@ -14,9 +14,9 @@ import tensorflow as tf
 
 from unfreeze import cli
 from unfreeze.errors import CheckpointError, ConfigError
-from unfreeze.verbs import export as exporting
-from unfreeze.verbs.publish import rollback
-from unfreeze.verbs.watch import watch
+from unfreeze.exporting import from_checkpoint as exporting
+from unfreeze.publishing.publish import rollback
+from unfreeze.publishing.watch import watch
 
 DIGITS = Path(__file__).parents[1] / "examples" / "digits"
 
@@ -128,7 +128,7 @@ def test_a_checkpoint_that_fails_is_told_and_skipped(
         if looks == 4:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("unfreeze.verbs.watch.time", SimpleNamespace(sleep=look_again))
+    monkeypatch.setattr("unfreeze.publishing.watch.time", SimpleNamespace(sleep=look_again))
     with pytest.raises(KeyboardInterrupt):
         watch(run, base, interval_s=7, on_failure=lambda prefix, error: failures.append(f"{prefix.name}: {error}"))
     assert failures == [f"model.ckpt-{step}: no such feature extractor" for step in (100, 300)]

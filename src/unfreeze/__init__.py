@@ -9,22 +9,22 @@ from typing import TYPE_CHECKING, Any
 
 from unfreeze import errors
 from unfreeze.errors import UnfreezeError
+from unfreeze.version import __version__
 
 if TYPE_CHECKING:
-    from unfreeze.verbs.diff import diff
-    from unfreeze.verbs.evaluate import evaluate
-    from unfreeze.verbs.export import export
-    from unfreeze.verbs.inspect import inspect
-    from unfreeze.verbs.load_detector import LoadedDetector, load_detector
-    from unfreeze.verbs.package import package_kserve, package_sagemaker, package_tensorflow_serving
-    from unfreeze.verbs.predict import predict
-    from unfreeze.verbs.predict_many import predict_many
-    from unfreeze.verbs.publish import labels, prune, publish, rollback
-    from unfreeze.verbs.serve import serve, start_server
-    from unfreeze.verbs.verify import verify
-    from unfreeze.verbs.watch import watch
+    from unfreeze.comparison.diff import diff
+    from unfreeze.comparison.verify import verify
+    from unfreeze.evaluation.evaluate import evaluate
+    from unfreeze.exporting.from_checkpoint import export
+    from unfreeze.inspection.inspect import inspect
+    from unfreeze.loaded_detector import LoadedDetector, load_detector
+    from unfreeze.prediction.predict import predict
+    from unfreeze.prediction.predict_many import predict_many
+    from unfreeze.publishing.publish import labels, prune, publish, rollback
+    from unfreeze.publishing.watch import watch
+    from unfreeze.server.serve import serve, start_server
+    from unfreeze.targets.package import package_kserve, package_sagemaker, package_tensorflow_serving
 
-__version__ = "0.2.0"
 
 __all__ = [
     "LoadedDetector",
@@ -53,25 +53,25 @@ __all__ = [
 
 # Public name -> the module that has it.
 VERBS = {
-    "evaluate": "unfreeze.verbs.evaluate",
-    "diff": "unfreeze.verbs.diff",
-    "export": "unfreeze.verbs.export",
-    "inspect": "unfreeze.verbs.inspect",
-    "LoadedDetector": "unfreeze.verbs.load_detector",
-    "labels": "unfreeze.verbs.publish",
-    "load_detector": "unfreeze.verbs.load_detector",
-    "package_kserve": "unfreeze.verbs.package",
-    "package_sagemaker": "unfreeze.verbs.package",
-    "package_tensorflow_serving": "unfreeze.verbs.package",
-    "predict": "unfreeze.verbs.predict",
-    "predict_many": "unfreeze.verbs.predict_many",
-    "prune": "unfreeze.verbs.publish",
-    "publish": "unfreeze.verbs.publish",
-    "rollback": "unfreeze.verbs.publish",
-    "serve": "unfreeze.verbs.serve",
-    "start_server": "unfreeze.verbs.serve",
-    "verify": "unfreeze.verbs.verify",
-    "watch": "unfreeze.verbs.watch",
+    "evaluate": "unfreeze.evaluation.evaluate",
+    "diff": "unfreeze.comparison.diff",
+    "export": "unfreeze.exporting.from_checkpoint",
+    "inspect": "unfreeze.inspection.inspect",
+    "LoadedDetector": "unfreeze.loaded_detector",
+    "labels": "unfreeze.publishing.publish",
+    "load_detector": "unfreeze.loaded_detector",
+    "package_kserve": "unfreeze.targets.package",
+    "package_sagemaker": "unfreeze.targets.package",
+    "package_tensorflow_serving": "unfreeze.targets.package",
+    "predict": "unfreeze.prediction.predict",
+    "predict_many": "unfreeze.prediction.predict_many",
+    "prune": "unfreeze.publishing.publish",
+    "publish": "unfreeze.publishing.publish",
+    "rollback": "unfreeze.publishing.publish",
+    "serve": "unfreeze.server.serve",
+    "start_server": "unfreeze.server.serve",
+    "verify": "unfreeze.comparison.verify",
+    "watch": "unfreeze.publishing.watch",
 }
 
 

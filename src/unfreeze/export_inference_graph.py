@@ -13,7 +13,7 @@ Source: object_detection/export_inference_graph.py.
 from collections.abc import Sequence
 from typing import NoReturn
 
-from unfreeze.original_scripts import SIDE_INPUTS, USE_SIDE_INPUTS, Script, run
+from unfreeze.cli.od_api_scripts import SIDE_INPUTS, USE_SIDE_INPUTS, Script, run
 
 SCRIPT = Script(
     name="export_inference_graph",

@@ -14,7 +14,7 @@ Source: object_detection/exporter_main_v2.py.
 from collections.abc import Sequence
 from typing import NoReturn
 
-from unfreeze.original_scripts import SIDE_INPUTS, USE_SIDE_INPUTS, Script, run
+from unfreeze.cli.od_api_scripts import SIDE_INPUTS, USE_SIDE_INPUTS, Script, run
 
 SCRIPT = Script(
     name="exporter_main_v2",

@@ -6,11 +6,11 @@ import difflib
 from collections.abc import Callable
 from typing import Any
 
-from unfreeze.detectors.causes import causes
 from unfreeze.detectors.center_net import build_center_net
 from unfreeze.detectors.detector import Detector, Forms
 from unfreeze.detectors.extractors import KNOWN
 from unfreeze.detectors.faster_rcnn import build_faster_rcnn
+from unfreeze.detectors.mismatch_diagnosis import causes
 from unfreeze.detectors.quantization import quantization_aware
 from unfreeze.detectors.ssd import build_ssd
 from unfreeze.errors import ConfigError, UnsupportedError

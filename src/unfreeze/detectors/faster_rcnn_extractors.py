@@ -18,8 +18,8 @@ from unfreeze.backbones.nasnet import nasnet_large, nasnet_large_rest
 from unfreeze.backbones.pnasnet import pnasnet_large, pnasnet_large_rest
 from unfreeze.backbones.resnet_v1 import BLOCKS, UNITS, resnet_v1, resnet_v1_block
 from unfreeze.backbones.resnet_v1 import STYLE as RESNET_STYLE
+from unfreeze.detectors.input_size_checks import check_known_size
 from unfreeze.detectors.normalizations import mean_subtracted, unit_range
-from unfreeze.detectors.picture_sizes import check_known_size
 from unfreeze.ops.layers import Branch
 
 

@@ -18,7 +18,7 @@ from unfreeze.backbones import mobilenet_v1 as v1
 from unfreeze.backbones import mobilenet_v2 as v2
 from unfreeze.backbones import resnet_v1 as resnet
 from unfreeze.detectors.hyperparams import keras_style
-from unfreeze.detectors.picture_sizes import check_min_image_dim
+from unfreeze.detectors.input_size_checks import check_min_image_dim
 from unfreeze.detectors.ssd_pyramids import (
     RESNET_MIN_DIM,
     RESNET_STAGES,

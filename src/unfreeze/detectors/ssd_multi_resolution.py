@@ -21,7 +21,7 @@ from unfreeze.backbones.mobiledet import mobiledet
 from unfreeze.backbones.nasnet import LAYERS, Layers
 from unfreeze.backbones.pnasnet import pnasnet_large
 from unfreeze.detectors.hyperparams import batch_norm, extractor_style
-from unfreeze.detectors.picture_sizes import check_known_size, check_min_image_dim
+from unfreeze.detectors.input_size_checks import check_known_size, check_min_image_dim
 from unfreeze.errors import ConfigError
 from unfreeze.necks.multi_resolution import multi_resolution_feature_maps
 from unfreeze.ops.layers import Branch, pad_to_multiple

@@ -16,7 +16,7 @@ from unfreeze.backbones import mobilenet_v2 as v2
 from unfreeze.backbones import resnet_v1 as resnet
 from unfreeze.backbones.spaghettinet import ARCHITECTURES, spaghettinet
 from unfreeze.detectors.hyperparams import extractor_style
-from unfreeze.detectors.picture_sizes import check_known_size, check_min_image_dim
+from unfreeze.detectors.input_size_checks import check_known_size, check_min_image_dim
 from unfreeze.errors import ConfigError
 from unfreeze.necks import mnasfpn
 from unfreeze.necks.fpn import coarse_feature_maps, fpn_top_down_feature_maps

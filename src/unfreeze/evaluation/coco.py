@@ -12,7 +12,7 @@ import numpy as np
 from unfreeze.errors import UnfreezeError
 from unfreeze.evaluation.annotations import Annotations
 from unfreeze.evaluation.asking import Answer
-from unfreeze.pictures import WHOLE_PICTURE, Detection
+from unfreeze.images import WHOLE_PICTURE, Detection
 
 # What pycocotools calls its twelve numbers nowhere but in print: area, then how many detections count.
 METRICS = (

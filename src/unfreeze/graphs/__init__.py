@@ -1,6 +1,6 @@
 """A frozen graph of any architecture -> the same graph on variables."""
 
-from unfreeze.graphs.ends import Ends, find_ends
+from unfreeze.graphs.endpoints import Ends, find_ends
 from unfreeze.graphs.files import FrozenGraph, read_frozen
 from unfreeze.graphs.operations import require_harmless
 from unfreeze.graphs.parameters import Kept, Parameter, Parameters, find_parameters

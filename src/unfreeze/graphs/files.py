@@ -22,7 +22,7 @@ from google.protobuf.message import DecodeError
 from tensorflow.core.framework import graph_pb2, tensor_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 
-from unfreeze import wire
+from unfreeze import protobuf_wire as wire
 from unfreeze.errors import SavedModelError, UnsupportedError
 
 SAVED_MODEL = "saved_model.pb"

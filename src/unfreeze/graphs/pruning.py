@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from unfreeze.errors import SavedModelError, UnsupportedError
-from unfreeze.graphs.ends import Ends
+from unfreeze.graphs.endpoints import Ends
 from unfreeze.graphs.files import FrozenGraph
 from unfreeze.graphs.operations import functions_called, producer
 

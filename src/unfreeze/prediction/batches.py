@@ -20,8 +20,8 @@ import tensorflow as tf
 from PIL import Image
 
 from unfreeze.errors import PictureError, SavedModelError, UnfreezeError
-from unfreeze.pictures import JPEG_SUFFIXES, Source, draw, encoded_as, frames, is_video, read_source
-from unfreeze.pictures.sources import file_system
+from unfreeze.images import JPEG_SUFFIXES, Source, draw, encoded_as, frames, is_video, read_source
+from unfreeze.images.sources import file_system
 from unfreeze.prediction.found import Names, carried_names, detections
 from unfreeze.prediction.model import answers, load_model
 from unfreeze.prediction.remote import connect, is_address

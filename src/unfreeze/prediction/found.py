@@ -8,7 +8,7 @@ from PIL import Image
 
 from unfreeze import config
 from unfreeze.errors import ConfigError, SavedModelError
-from unfreeze.pictures import WHOLE_PICTURE, Detection
+from unfreeze.images import WHOLE_PICTURE, Detection
 
 Names = Mapping[int, str]
 

@@ -11,8 +11,8 @@ import tensorflow as tf
 from PIL import Image
 
 from unfreeze.errors import SavedModelError
+from unfreeze.images import encoded_as
 from unfreeze.onednn import assume_frozen_weights
-from unfreeze.pictures import encoded_as
 
 # Signatures in the order in which they are preferred; a foreign SavedModel may have `serving_default` only.
 SIGNATURES = ("image_tensor", "serving_default", "float_image_tensor", "encoded_image_string_tensor", "tf_example")

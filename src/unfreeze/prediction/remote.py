@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from unfreeze.errors import ConfigError, MissingExtraError, RemoteError, SavedModelError, UnsupportedError
-from unfreeze.pictures import encoded_as
+from unfreeze.images import encoded_as
 
 ADDRESSES = "http://HOST:8501/v1/models/NAME, grpc://HOST:8500/NAME or sagemaker://ENDPOINT"
 TIMEOUT_S = 300.0

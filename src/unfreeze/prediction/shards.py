@@ -20,7 +20,7 @@ from itertools import groupby
 from typing import Any
 
 from unfreeze.errors import OutputError
-from unfreeze.pictures import Source, is_video
+from unfreeze.images import Source, is_video
 from unfreeze.prediction.store import Store
 
 SETTINGS = "plan/settings.json"

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from unfreeze.errors import OutputError, UnfreezeError
-from unfreeze.pictures.files import umask
-from unfreeze.pictures.sources import file_system
+from unfreeze.images.files import umask
+from unfreeze.images.sources import file_system
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Signatures around a detector, and the folder they are written to."""
 
+from unfreeze.savedmodel.graph_saved_model import as_tensor, doors, input_types, write_unfrozen
 from unfreeze.savedmodel.objects import variable_key
 from unfreeze.savedmodel.signatures import IMAGE_AND_BOXES, INPUT_TYPES
-from unfreeze.savedmodel.unfrozen import as_tensor, doors, input_types, write_unfrozen
 from unfreeze.savedmodel.writer import Exportable, save_tensors, trace, write_fingerprint, write_saved_model
 
 __all__ = [

@@ -14,7 +14,7 @@ from typing import Any
 
 from tensorflow.core.framework import function_pb2, node_def_pb2
 
-from unfreeze import wire
+from unfreeze import protobuf_wire as wire
 from unfreeze.graphs.operations import without_defaults
 
 RESOURCE = 20  # DT_RESOURCE of types.proto

@@ -19,7 +19,7 @@ import tensorflow as tf
 from tensorflow.core.framework import function_pb2
 from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
-from unfreeze import wire
+from unfreeze import protobuf_wire as wire
 from unfreeze.savedmodel.graph import MainGraph
 from unfreeze.savedmodel.network import WrittenFunction
 from unfreeze.savedmodel.objects import Handle, ObjectGraph, variable_key

@@ -14,9 +14,9 @@ from unfreeze.server import metrics as metric_names
 from unfreeze.server.admission import Gate
 from unfreeze.server.batching import Batcher
 from unfreeze.server.failures import Code, Failure
+from unfreeze.server.image_headers import check_pictures
 from unfreeze.server.loaded import Arrays, LoadedModel, load
 from unfreeze.server.metrics import Metrics
-from unfreeze.server.picture_sizes import check_pictures
 from unfreeze.server.settings import Settings, read_models, with_labels
 from unfreeze.server.versions import Models
 from unfreeze.server.warmup import warm_up

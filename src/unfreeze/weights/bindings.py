@@ -31,6 +31,14 @@ ANONYMOUS = "cd2c89b7-88b7-44c8-ad83-06c2a9158347"
 # to 64 bytes (EIGEN_MAX_ALIGN_BYTES), and is copied at each call elsewhere.
 ALIGNMENT = 16
 
+# What the weights of an export are, by its binding (weights/bindings.py), and what else there is.
+BINDING_DESCRIPTIONS = {
+    "variables": "variables, none of them trainable: batch normalization is folded once, at load; to train the model, "
+    "use unfreeze.load_detector, or export with --weights trainable",
+    "constants": "constants of the graph, in saved_model.pb; variables/ is empty",
+    "trainable": "variables, trainable as in the checkpoint: batch normalization is folded at each call",
+}
+
 Compute = Callable[[], Sequence[tf.Tensor]]
 ScaleAndOffset = tuple[tf.Tensor, tf.Tensor]
 

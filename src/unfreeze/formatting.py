@@ -1,0 +1,22 @@
+"""Numbers and rows as a report prints them."""
+
+from collections.abc import Iterator, Sequence
+
+
+def amount(number: int, what: str = "") -> str:
+    """`1,234 tensors`; `1 tensor`."""
+    return f"{number:,} {what}{'s' * (number != 1)}" if what else f"{number:,}"
+
+
+def megabytes(size_bytes: int) -> str:
+    """Give `24.4 MB`."""
+    return f"{size_bytes / 1e6:.1f} MB"
+
+
+def aligned(rows: Sequence[tuple[str, str]]) -> Iterator[str]:
+    """Labels in one column, what is told in the next; further lines of one row below its first."""
+    width = max((len(label) for label, _ in rows), default=0)
+    for label, told in rows:
+        first, *others = told.splitlines()
+        yield f"  {label:<{width}}  {first}"
+        yield from (f"  {'':<{width}}  {line}" for line in others)

@@ -1,0 +1,1 @@
+"""What a file or a folder is, and what is wrong with it, without running it."""

@@ -1,0 +1,156 @@
+"""What a checkpoint or a training folder is, what is wrong with it, and whether its pipeline.config fits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from unfreeze.config import PipelineConfig
+from unfreeze.detectors.build import causes
+from unfreeze.errors import CheckpointError, ConfigError, WeightsError
+from unfreeze.formatting import amount, megabytes
+from unfreeze.inspection.configs import bind, config_facts, read_config
+from unfreeze.inspection.inspection import Fact, Found, fact
+from unfreeze.model_paths import find_pipeline_config
+from unfreeze.weights import (
+    Candidate,
+    Checkpoint,
+    TensorInfo,
+    find_checkpoints,
+    open_checkpoint,
+    prefix_of,
+    read_index,
+    training_state,
+)
+
+# The scope of the feature extractor in each.
+ARCHITECTURES = {"FeatureExtractor": "ssd", "FirstStageFeatureExtractor": "faster_rcnn"}
+FORMATS = {
+    "tf1": "TensorFlow 1, keyed by variable names",
+    "tf1-v1": "TensorFlow 1, keyed by variable names, the old single-file form",
+    "tf2": "TensorFlow 2, an object graph",
+}
+NO_CONFIG = "no pipeline.config beside it or in the folder above: an export needs it (--pipeline-config-path)"
+
+
+def inspect_folder(folder: Path, kind: str = "training folder") -> Found:
+    """A folder of checkpoints: each of them, and the one that is exported (the newest that is complete)."""
+    candidates = find_checkpoints(folder)
+    complete = [candidate for candidate in candidates if not candidate.missing]
+    chosen = (complete or candidates)[-1]
+    lines = [f"{each.prefix.name}: {each.missing or 'complete'}" for each in candidates]
+    if complete:
+        lines[candidates.index(chosen)] += ", the one that is exported" if len(candidates) > 1 else ""
+    steps = [
+        {"name": each.prefix.name, "step": each.step, "complete": not each.missing, "missing": each.missing}
+        for each in candidates
+    ]
+    torn = [f"{each.prefix.name} is incomplete: {each.missing}" for each in candidates if each.missing]
+    found = _inspect(chosen, kind)
+    facts = [fact("checkpoints", steps, "\n".join(lines)), *found.facts]
+    others = [problem for problem in found.problems if problem not in torn]
+    return replace(found, path=folder, facts=facts, problems=[*torn, *others])
+
+
+def inspect_checkpoint(path: Path) -> Found:
+    """One checkpoint, by its prefix or one of its files."""
+    prefix = prefix_of(path)
+    same = [each for each in find_checkpoints(prefix.parent) if each.prefix.name == prefix.name]
+    if not same:
+        return replace(_inspect(Candidate(open_checkpoint(path).prefix, None), "checkpoint"), path=path)
+    return replace(_inspect(same[0], "checkpoint"), path=path)
+
+
+def _inspect(candidate: Candidate, kind: str) -> Found:
+    prefix = candidate.prefix
+    torn = [f"{prefix.name} is incomplete: {candidate.missing}"] if candidate.missing else []
+    try:
+        checkpoint = read_index(prefix)
+    except CheckpointError as error:
+        return Found(prefix, kind, [fact("prefix", str(prefix))], torn or [str(error)])
+    fault = checkpoint.fault()
+    problems = torn or ([f"{prefix.name} is incomplete: {fault}"] if fault else [])
+    facts = [
+        fact("prefix", str(prefix)),
+        fact("step", checkpoint.step, "" if checkpoint.step is None else str(checkpoint.step)),
+        fact("format", checkpoint.format, FORMATS[checkpoint.format]),
+        *_tensors(checkpoint),
+    ]
+    more, wrong = _fit(checkpoint)
+    return Found(prefix, kind, [*facts, *more], [*problems, *wrong])
+
+
+def _tensors(checkpoint: Checkpoint) -> list[Fact]:
+    """How many tensors of each kind it holds, and how large they are."""
+    groups: dict[str, list[TensorInfo]] = {"weights": []}
+    for name, tensor in checkpoint.tensors.items():
+        groups.setdefault(training_state(name) or "weights", []).append(tensor)
+    return [_group("tensors", list(checkpoint.tensors.values()))] + [_group(*group) for group in groups.items()]
+
+
+def _group(name: str, tensors: Sequence[TensorInfo]) -> Fact:
+    parameters = sum(tensor.size for tensor in tensors)
+    size_bytes = sum(tensor.size_bytes for tensor in tensors)
+    value = {"count": len(tensors), "parameters": parameters, "bytes": size_bytes}
+    told = f"{amount(len(tensors))}, {amount(parameters, 'parameter')}, {megabytes(size_bytes)}"
+    return fact(name.replace(" ", "_"), value, told)
+
+
+def _fit(checkpoint: Checkpoint) -> tuple[list[Fact], list[str]]:
+    """The pipeline.config that an export would take, and whether every weight that it asks for is there."""
+    try:
+        path = find_pipeline_config(checkpoint, None)
+    except ConfigError:
+        return [fact("pipeline_config", None, "not found"), *_looks_like(checkpoint)], [NO_CONFIG]
+    facts = [fact("pipeline_config", str(path))]
+    config, problems = read_config(path)
+    if config is None:
+        return facts, problems
+    facts += config_facts(config)
+    weights, trouble = bind(config, path, checkpoint)
+    if weights is None:
+        return [*facts, fact("config_fits", None, "not known")], [*problems, *trouble]
+    try:
+        weights.require_fit(causes(config))
+    except WeightsError as error:
+        return [*facts, fact("config_fits", False)], [*problems, str(error)]
+    told = f"yes: all {len(weights.sources)} weights are there"
+    facts += [fact("config_fits", True, told), fact("unused", weights.unused(), "")]
+    facts.append(_averages(config, checkpoint, len(set(weights.sources.values()) - set(weights.sources))))
+    if weights.without_shadow:
+        problems.append(
+            f"use_moving_averages is true, but {len(weights.without_shadow)} variables have no moving average "
+            f"({weights.without_shadow[0]}, …): an export takes their own values"
+        )
+    if weights.ranges() and not weights.quantized:
+        problems.append(
+            "it was trained quantization-aware, but the config has no graph_rewriter: an export is without quantization"
+        )
+    if weights.unused():
+        problems.append(f"{_few(weights.unused())}: not used by this config")
+    return facts, problems
+
+
+def _looks_like(checkpoint: Checkpoint) -> list[Fact]:
+    """The architecture and the backbone, as far as the names of the weights of TensorFlow 1 tell them."""
+    backbones: dict[str, int] = {}
+    for name, tensor in checkpoint.tensors.items():
+        scope, _, rest = name.partition("/")
+        if scope in ARCHITECTURES and not training_state(name):
+            network = f"{ARCHITECTURES[scope]} on {rest.partition('/')[0]}"
+            backbones[network] = backbones.get(network, 0) + tensor.size
+    return [fact("looks_like", max(backbones, key=lambda network: backbones[network]))] if backbones else []
+
+
+def _averages(config: PipelineConfig, checkpoint: Checkpoint, used: int) -> Fact:
+    held = sum(training_state(name) == "moving averages" for name in checkpoint.tensors)
+    if not held:
+        return fact("moving_averages_used", 0, "")
+    asked = config.eval_config.use_moving_averages
+    told = f"{used} of {held}, as the config asks" if asked else f"none of {held}: use_moving_averages is false"
+    return fact("moving_averages_used", used, told)
+
+
+def _few(names: Sequence[str], most: int = 5) -> str:
+    return f"{amount(len(names), 'tensor')} ({', '.join(names[:most])}{', …' if len(names) > most else ''})"

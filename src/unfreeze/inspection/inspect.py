@@ -1,0 +1,127 @@
+"""What a file or a folder is, and what is wrong with it, without running it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from unfreeze.config import message_class
+from unfreeze.config.outline import outline
+from unfreeze.config.text import read_text
+from unfreeze.errors import ConfigError, SavedModelError, UnfreezeError, UnsupportedError
+from unfreeze.inspection.checkpoints import inspect_checkpoint, inspect_folder
+from unfreeze.inspection.configs import inspect_config, inspect_label_map
+from unfreeze.inspection.graphs import inspect_graph, inspect_saved_model
+from unfreeze.inspection.inspection import Found
+from unfreeze.weights import find_checkpoints, is_table, prefix_of
+
+EXPECTED = "not a checkpoint, SavedModel, frozen graph, pipeline.config or label map"
+LARGEST_TEXT_BYTES = 4 << 20  # of a pipeline.config or a label map
+# Files that people take for a model of the Object Detection API: offset, bytes, what it is.
+OTHERS = (
+    (4, b"TFL3", "a TensorFlow Lite model"),
+    (0, b"\x89HDF", "a Keras .h5 file"),
+    (0, b"PK\x03\x04", "a zip archive (a .keras or PyTorch model, perhaps)"),
+    (0, b"\x1f\x8b", "a gzip archive: unpack it first"),
+    (0, b"\x89PNG", "a PNG picture"),
+    (0, b"\xff\xd8\xff", "a JPEG picture"),
+)
+
+
+def inspect(path: str | Path) -> Found:
+    """Tell what a file or a folder is; what is wrong with it stands under `problems`.
+
+    Args:
+        path: a checkpoint (its prefix, or one of its files), a training folder, a `checkpoint` state file, a frozen
+            graph, a SavedModel or the folder above it, a pipeline.config, or a label map.
+
+    Raises: UnfreezeError when it is none of these.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _folder(path)
+    if path.is_file():
+        return _file(path)
+    prefix = prefix_of(path)
+    if prefix.parent.is_dir() and any(each.prefix.name == prefix.name for each in find_checkpoints(prefix.parent)):
+        return inspect_checkpoint(path)
+    raise UnfreezeError(f"{path}: no such file or folder, and no checkpoint has this prefix")
+
+
+def _folder(folder: Path) -> Found:
+    """What a folder holds: one thing, or several, as a download of the model zoo does."""
+    parts = []
+    if find_checkpoints(folder):
+        parts.append(inspect_folder(folder))
+    for model in (folder, folder / "saved_model"):
+        if (model / "saved_model.pb").is_file():
+            parts.append(inspect_saved_model(model))
+    graphs = sorted(path for path in folder.glob("*.pb") if path.name not in ("saved_model.pb", "fingerprint.pb"))
+    parts += [part for part in map(_graph_or_none, graphs) if part is not None]
+    if not parts and (folder / "pipeline.config").is_file():
+        parts.append(inspect_config(folder / "pipeline.config"))
+    if not parts:
+        raise UnfreezeError(f"{folder}: {EXPECTED}{_deeper(folder)}")
+    if len(parts) == 1:
+        return parts[0]
+    problems = [f"{part.path}: {problem}" for part in parts for problem in part.problems]
+    return Found(folder, f"folder of {len(parts)} things", (), problems, parts)
+
+
+def _graph_or_none(path: Path) -> Found | None:
+    try:
+        return inspect_graph(path)
+    except SavedModelError:
+        return None
+
+
+def _deeper(folder: Path) -> str:
+    """Where in the folder there is something, if there is."""
+    for pattern in ("*/saved_model.pb", "*/*/saved_model.pb", "*/*.index", "*/pipeline.config"):
+        found = next(iter(sorted(folder.glob(pattern))), None)
+        if found is not None:
+            return f"; there is {found.name} in {found.parent}"
+    return " (it is empty)" if not any(folder.iterdir()) else ""
+
+
+def _file(path: Path) -> Found:
+    if path.name == "checkpoint" and find_checkpoints(path.parent):
+        return inspect_folder(path.parent, kind="state file of a training folder")
+    if prefix_of(path) != path:
+        return inspect_checkpoint(path)
+    if path.name == "saved_model.pb":
+        return inspect_saved_model(path.parent)
+    with path.open("rb") as file:
+        head = file.read(16)
+    other = next((what for offset, magic, what in OTHERS if head[offset:].startswith(magic)), "")
+    if other:
+        raise UnfreezeError(f"{path}: {EXPECTED}, but {other}")
+    if is_table(path):
+        return inspect_checkpoint(path)
+    text = _text(path)
+    if text is not None:
+        return _text_file(path, text)
+    try:
+        return inspect_graph(path)
+    except SavedModelError as error:
+        told = f" ({path.name} is damaged, perhaps)" if path.suffix == ".pb" else ""
+        raise UnfreezeError(f"{path}: {EXPECTED}{told}") from error
+
+
+def _text(path: Path) -> str | None:
+    if path.stat().st_size > LARGEST_TEXT_BYTES:
+        return None
+    try:
+        return read_text(path, EXPECTED)
+    except ConfigError:
+        return None
+
+
+def _text_file(path: Path, text: str) -> Found:
+    """A pipeline.config or a label map, by the fields that it has; one that has none of them, by its name."""
+    if text.lstrip().startswith(("node {", "node{", "meta_info_def", "graph_def", "saved_model_schema_version")):
+        raise UnsupportedError(f"not supported yet: {path}: a graph in text form; give the checkpoint or the .pb file")
+    if outline(text, message_class("TrainEvalPipelineConfig").DESCRIPTOR).lines or path.suffix == ".config":
+        return inspect_config(path)
+    if outline(text, message_class("StringIntLabelMap").DESCRIPTOR).lines or path.suffix == ".pbtxt":
+        return inspect_label_map(path)
+    raise UnfreezeError(f"{path}: {EXPECTED}")

@@ -1,5 +1,0 @@
-"""The page at `/` of a server: a person drops a picture and sees what the model finds, by the REST that all use."""
-
-from unfreeze.page.routes import routes
-
-__all__ = ["routes"]

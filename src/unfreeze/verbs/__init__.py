@@ -1,1 +1,0 @@
-"""One module a verb: what the command line, the library and the drop-in scripts call."""

@@ -1,0 +1,144 @@
+"""What saved_model.pb says of itself: its signatures, and how much of it is constants. TensorFlow is not needed for it.
+
+Source of the field numbers: tensorflow/core/protobuf/{saved_model,meta_graph}.proto and
+tensorflow/core/framework/{graph,function,node_def,attr_value,tensor_shape,types}.proto.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from unfreeze import protobuf_wire as wire
+from unfreeze.errors import SavedModelError, UnsupportedError
+
+DTYPES = {
+    1: "float32",
+    2: "float64",
+    3: "int32",
+    4: "uint8",
+    5: "int16",
+    6: "int8",
+    7: "string",
+    9: "int64",
+    10: "bool",
+    14: "bfloat16",
+    17: "uint16",
+    19: "float16",
+    22: "uint32",
+    23: "uint64",
+}
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor of a signature: its name in the graph, dtype, and static shape (`None`: unknown dimension, or rank)."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...] | None
+
+    def __str__(self) -> str:
+        """Give `float32 [?, 100, 4]`."""
+        if self.shape is None:
+            return f"{self.dtype} of unknown shape"
+        return f"{self.dtype} [{', '.join('?' if size is None else str(size) for size in self.shape)}]"
+
+
+@dataclass(frozen=True)
+class Signature:
+    """A signature of a SavedModel: its inputs and outputs by key."""
+
+    name: str
+    inputs: dict[str, Tensor]
+    outputs: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Program:
+    """The graph of a SavedModel that is tagged `serve`, as far as a check needs it."""
+
+    path: Path
+    signatures: dict[str, Signature]
+    constants_bytes: int
+    tensorflow_version: str
+
+    def is_serving(self, name: str) -> bool:
+        """Whether a signature has the very tensors of `serving_default`: another name for it."""
+        own, serving = self.signatures[name], self.signatures.get("serving_default")
+        return serving is not None and (own.inputs, own.outputs) == (serving.inputs, serving.outputs)
+
+
+def read_program(saved_model: Path) -> Program:
+    """Read saved_model.pb.
+
+    Raises:
+        SavedModelError: no such folder, no saved_model.pb in it, or one that does not parse.
+        UnsupportedError: a SavedModel in text form.
+    """
+    path = saved_model / "saved_model.pb"
+    if not saved_model.exists():
+        raise SavedModelError(f"{saved_model}: no such folder")
+    if not path.is_file():
+        if (saved_model / "saved_model.pbtxt").is_file():
+            raise UnsupportedError(f"not supported yet: {saved_model}: a SavedModel in text form (saved_model.pbtxt)")
+        raise SavedModelError(f"{saved_model}: not a SavedModel, it holds no saved_model.pb; name the folder that does")
+    try:
+        return _program(path)
+    except (ValueError, UnicodeDecodeError) as error:
+        raise SavedModelError(f"{path}: damaged, or no SavedModel: {error}") from error
+
+
+def _program(path: Path) -> Program:
+    graphs = list(wire.parts(path.read_bytes(), 2))
+    serving = [graph for graph in graphs if "serve" in _tags(graph)]
+    if not serving:
+        raise ValueError(f"it has no graph tagged serve (tags: {', '.join(sorted(set().union(*map(_tags, graphs))))})")
+    graph = serving[0]
+    signatures = {
+        name: Signature(name, _tensors(signature, 1), _tensors(signature, 2))
+        for name, signature in wire.entries(graph, 5)
+        if not name.startswith("__")  # __saved_model_init_op is the loader's own
+    }
+    info = next(wire.parts(graph, 1), memoryview(b""))
+    return Program(path, signatures, sum(_constants_bytes(graph)), wire.text(info, 5))
+
+
+def _tags(graph: memoryview) -> set[str]:
+    return {bytes(tag).decode() for info in wire.parts(graph, 1) for tag in wire.parts(info, 4)}
+
+
+def _tensors(signature: memoryview, number: int) -> dict[str, Tensor]:
+    return {key: _tensor(info) for key, info in sorted(wire.entries(signature, number))}
+
+
+def _tensor(info: memoryview) -> Tensor:
+    dtype, shape = 0, None
+    for number, value in wire.fields(info):
+        if number == 2 and isinstance(value, int):
+            dtype = value
+        if number == 3 and isinstance(value, memoryview):
+            shape = _shape(value)
+    return Tensor(wire.text(info, 1), DTYPES.get(dtype, f"dtype {dtype}"), shape)
+
+
+def _shape(message: memoryview) -> tuple[int | None, ...] | None:
+    sizes: list[int | None] = []
+    for number, value in wire.fields(message):
+        if number == 3 and value:
+            return None
+        if number == 2 and isinstance(value, memoryview):
+            size = next((size for field, size in wire.fields(value) if field == 1 and isinstance(size, int)), 0)
+            sizes.append(None if size >= 1 << 63 else size)  # -1 as an unsigned number
+    return tuple(sizes)
+
+
+def _constants_bytes(graph: memoryview) -> Iterator[int]:
+    """Yield the size of each constant, in the graph itself and in its functions."""
+    for graph_def in wire.parts(graph, 2):
+        nodes = list(wire.parts(graph_def, 1))
+        for library in wire.parts(graph_def, 2):
+            for function in wire.parts(library, 1):
+                nodes.extend(wire.parts(function, 3))
+        for node in nodes:
+            if wire.text(node, 2) == "Const":
+                yield sum(len(value) for name, value in wire.entries(node, 5) if name == "value")

@@ -1,0 +1,176 @@
+"""Who may import whom. Reads every import of the package and holds it against one table."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "unfreeze"
+
+# Modules of the top level that every package may import: each has one subject and knows no package.
+GROUND = {
+    "cached_weights", "errors", "export_record", "formatting", "memory", "onednn", "protobuf_wire", "staging",
+    "version",
+}  # fmt: skip
+
+# Package or top-level module -> what it may import, besides itself and GROUND. An entry may only name entries below it.
+MAY_IMPORT = {
+    "__main__": {"cli"},
+    "export_inference_graph": {"cli"},
+    "exporter_main_v2": {"cli"},
+    "cli": {
+        "", "comparison", "demo", "evaluation", "exporting", "images", "inspection", "model_paths", "prediction",
+        "publishing", "server", "targets", "verification", "weights",
+    },
+    "": {  # unfreeze/__init__.py, inside functions
+        "comparison", "evaluation", "exporting", "inspection", "loaded_detector", "prediction", "publishing", "server",
+        "targets",
+    },
+    "demo": {"exporting", "prediction", "server"},
+    "comparison": {"config", "exporting", "graphs", "model_paths", "verification", "weights"},
+    "publishing": {"exporting", "model_paths", "targets", "verification", "weights"},
+    "exporting": {
+        "config", "detectors", "graphs", "inspection", "model_paths", "savedmodel", "targets", "verification",
+        "weights",
+    },
+    "inspection": {"config", "detectors", "graphs", "model_paths", "savedmodel", "targets", "verification", "weights"},
+    "loaded_detector": {"config", "detectors", "model_paths", "savedmodel", "weights"},
+    "savedmodel": {"detectors", "graphs", "ops"},
+    "detectors": {"backbones", "config", "heads", "necks", "ops", "weights"},
+    "backbones": {"ops"},
+    "necks": {"ops"},
+    "heads": {"ops"},
+    "ops": set(),
+    "graphs": set(),
+    "targets": {"model_paths", "prediction", "verification"},
+    "verification": {"images", "prediction"},
+    "evaluation": {"config", "images", "model_paths", "prediction"},
+    "prediction": {"config", "images", "model_paths"},
+    "images": set(),
+    "model_paths": {"weights"},
+    "weights": set(),
+    "server": {"web"},
+    "web": {"config"},
+    "config": set(),
+    **dict.fromkeys(GROUND, GROUND),
+}  # fmt: skip
+
+# These answer before TensorFlow is there: they may import it inside functions only.
+STARTS_FAST = {
+    "", "__main__", "cli", "config", "export_inference_graph", "exporter_main_v2", "model_paths", *GROUND,
+}  # fmt: skip
+HEAVY = {"PIL", "numpy", "rich", "tensorflow"}
+
+FORBIDDEN_NAMES = {"base", "common", "helpers", "manager", "misc", "shared", "util", "utils"}
+
+
+def modules() -> list[Path]:
+    return sorted(SOURCE.rglob("*.py"))
+
+
+def room_of(module: Path) -> str:
+    """`ops/boxes.py` is in `ops`, `cli.py` is `cli`, and the package's own `__init__.py` is ``."""
+    parts = module.relative_to(SOURCE).parts
+    return parts[0] if len(parts) > 1 else parts[0].removesuffix(".py").replace("__init__", "")
+
+
+def imported(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    """The full name of everything imported in a tree, with its line; of `from a import b` that is a.b."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            origin = "." * node.level + (node.module or "")
+            yield from ((f"{origin}.{alias.name}", node.lineno) for alias in node.names)
+
+
+def rooms_imported(module: Path) -> Iterator[tuple[str, int]]:
+    for name, line in imported(ast.parse(module.read_text(encoding="utf-8"))):
+        assert not name.startswith("."), f"{module}:{line}: imports are written in full: {name}"
+        parts = name.split(".")
+        if parts[0] == "unfreeze":
+            is_part_of_package = len(parts) > 1 and (parts[1] in MAY_IMPORT or (SOURCE / f"{parts[1]}.py").exists())
+            yield (parts[1] if is_part_of_package else ""), line
+
+
+def trespasses(module: Path) -> list[str]:
+    room = room_of(module)
+    allowed = MAY_IMPORT[room] | {room, *GROUND}
+    return [
+        f"{module.relative_to(SOURCE)}:{line}: {room or 'unfreeze'} may not import {other or 'unfreeze itself'}"
+        for other, line in rooms_imported(module)
+        if other not in allowed
+    ]
+
+
+def at_module_level(tree: ast.Module) -> Iterator[ast.stmt]:
+    """The statements that run when the module is imported; `if TYPE_CHECKING:` does not."""
+    for statement in tree.body:
+        if not isinstance(statement, ast.If):
+            yield statement
+
+
+def test_every_room_stands_in_the_table() -> None:
+    assert {room_of(module) for module in modules()} <= set(MAY_IMPORT)
+
+
+def test_imports_point_downward() -> None:
+    order = list(MAY_IMPORT)
+    upward = [
+        f"{package or 'unfreeze'} -> {other}"
+        for package, others in MAY_IMPORT.items()
+        for other in others - GROUND
+        if other != package and order.index(other) < order.index(package)
+    ]
+    assert upward == []
+
+
+@pytest.mark.parametrize("module", modules(), ids=lambda module: str(module.relative_to(SOURCE)))
+def test_a_module_imports_only_what_its_room_may(module: Path) -> None:
+    assert trespasses(module) == []
+
+
+@pytest.mark.parametrize(
+    "module", [module for module in modules() if room_of(module) in STARTS_FAST], ids=lambda module: module.name
+)
+def test_what_starts_fast_imports_nothing_heavy_at_module_level(module: Path) -> None:
+    tree = ast.parse(module.read_text(encoding="utf-8"))
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    names = {
+        name.split(".")[0]
+        for statement in at_module_level(tree)
+        if not isinstance(statement, functions)
+        for name, _ in imported(statement)
+    }
+    assert not names & HEAVY
+
+
+def test_rooms_are_two_levels_deep() -> None:
+    deeper = [str(module) for module in modules() if len(module.relative_to(SOURCE).parts) > 2]
+    assert deeper == []
+
+
+def test_no_module_is_named_after_nothing() -> None:
+    stems = {part.removesuffix(".py") for module in modules() for part in module.relative_to(SOURCE).parts}
+    assert not stems & FORBIDDEN_NAMES
+    classes = [
+        node.name
+        for module in modules()
+        for node in ast.walk(ast.parse(module.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef)
+    ]
+    assert [name for name in classes if name.endswith(("Manager", "Helper", "Util", "Utils"))] == []
+
+
+def test_the_test_sees_a_trespass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ops").mkdir()
+    bad = tmp_path / "ops" / "boxes.py"
+    bad.write_text(
+        "def f():\n    from unfreeze import weights\n    import unfreeze.errors\n    from unfreeze import VERBS\n"
+    )
+    monkeypatch.setitem(globals(), "SOURCE", tmp_path)
+    assert trespasses(bad) == [
+        f"{Path('ops') / 'boxes.py'}:2: ops may not import weights",
+        f"{Path('ops') / 'boxes.py'}:4: ops may not import unfreeze itself",
+    ]
