@@ -10,7 +10,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "unfreeze"
 
 # Modules of the top level that every package may import: each has one subject and knows no package.
 GROUND = {
-    "cached_weights", "errors", "export_record", "formatting", "memory", "onednn", "protobuf_wire", "staging",
+    "cached_weights", "callbacks", "errors", "export_record", "formatting", "memory", "onednn", "protobuf_wire", "staging",
     "version",
 }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Numbers and rows as a report prints them."""
+"""Numbers, rows and errors as a report prints them."""
 
 from collections.abc import Iterator, Sequence
 
@@ -20,3 +20,11 @@ def aligned(rows: Sequence[tuple[str, str]]) -> Iterator[str]:
         first, *others = told.splitlines()
         yield f"  {label:<{width}}  {first}"
         yield from (f"  {'':<{width}}  {line}" for line in others)
+
+
+def first_line(error: BaseException | str, limit: int = 300) -> str:
+    """Returns the first non-empty line of an error's message, cut to `limit` characters; its type if it has none."""
+    message = str(getattr(error, "message", "") or error)
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    return text if len(text) <= limit else text[: limit - 3] + "..."
