@@ -23,7 +23,8 @@ from unfreeze.server.bodies import Workers
 from unfreeze.server.engine import Engine
 from unfreeze.server.failures import Code, Failure, invalid, not_found
 from unfreeze.server.loaded import check_inputs
-from unfreeze.server.versions import LARGEST_VERSION, State, Version
+from unfreeze.server.versions import State, Version
+from unfreeze.version_folders import LARGEST_VERSION
 
 PREDICTION = re.compile(
     r"(?i)/v1/models/([^/:]+)(?:(?:/versions/(\d+))|(?:/labels/([^/:]+)))?:(classify|regress|predict)"

@@ -3,7 +3,6 @@
 import gc
 import logging
 import os
-import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -12,12 +11,13 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from unfreeze.callbacks import OnMessage, ignore
 from unfreeze.server.failures import Code, Failure, invalid, not_found
 from unfreeze.server.loaded import LoadedModel
+from unfreeze.version_folders import version_folders
 
 LOG = logging.getLogger("unfreeze.server")
 SAVED_MODEL = "saved_model.pb"
-LARGEST_VERSION = 2**63 - 1
 
 
 class State(Enum):
@@ -168,7 +168,7 @@ class Models:
 
     def _wanted(self, model: ServedModel) -> dict[int, Path]:
         """The versions that the policy wants of those which are there."""
-        there = version_folders(model.base_path, lambda warning: warn_once(model, warning))
+        there = folders_of_versions(model.base_path, lambda warning: warn_once(model, warning))
         wanted = chosen(model.policy, there)
         if there and not wanted:
             listed = ", ".join(map(str, sorted(there)))
@@ -218,28 +218,21 @@ class Models:
             gc.collect()  # a loaded SavedModel is full of cycles: its variables would stay for long
 
 
-def version_folders(base_path: Path, warn: Callable[[str], None] = lambda warning: None) -> dict[int, Path]:
-    """The numbered folders below a model's base path; 7 and 007 are the same version.
+def folders_of_versions(base_path: Path, on_duplicate: OnMessage = ignore) -> dict[int, Path]:
+    """Returns the folder of each version below a model's base path, as TensorFlow Serving finds them.
 
     A SavedModel without versions, or an export's folder with one, counts as its version 1.
     """
     try:
-        names = sorted(os.listdir(base_path))
+        names = os.listdir(base_path)
     except OSError:
         return {}
-    found: dict[int, Path] = {}
-    for name in names:
-        if not re.fullmatch("[0-9]+", name) or int(name) > LARGEST_VERSION or not (base_path / name).is_dir():
-            continue
-        if int(name) in found:
-            warn(f"{base_path} has {found[int(name)].name} and {name}, which are the same version; {name} is ignored")
-            continue
-        found[int(name)] = base_path / name
-    if not found:
+    folders = {version: base_path / name for version, name in version_folders(names, on_duplicate).items()}
+    if not folders:
         for folder in (base_path, base_path / "saved_model"):
             if (folder / SAVED_MODEL).is_file():
                 return {1: folder}
-    return found
+    return folders
 
 
 def chosen(policy: Any, there: Iterable[int]) -> list[int]:
