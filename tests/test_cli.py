@@ -15,8 +15,7 @@ from typing import Any
 
 import pytest
 
-from unfreeze import __version__, cli, export_inference_graph, exporter_main_v2, weights
-from unfreeze import verification as proof
+from unfreeze import __version__, cli, export_inference_graph, exporter_main_v2, verification, weights
 from unfreeze.cli import terminal
 from unfreeze.errors import CheckpointError, VerificationError
 
@@ -29,13 +28,13 @@ class Recorder:
     def __init__(self) -> None:
         self.checkpoint: str | None = None
         self.options: dict[str, Any] = {}
-        self.verifiers: Any = None
+        self.workers: Any = None
         self.raises: BaseException | None = None
 
     def export(
-        self, checkpoint: str, *, verifiers: Any, on_progress: Any, on_warning: Any, **options: Any
+        self, checkpoint: str, *, workers: Any, on_progress: Any, on_warning: Any, **options: Any
     ) -> SimpleNamespace:
-        self.checkpoint, self.options, self.verifiers = checkpoint, options, verifiers
+        self.checkpoint, self.options, self.workers = checkpoint, options, workers
         on_progress("working")
         on_warning("odd but fine")
         if self.raises is not None:
@@ -50,7 +49,7 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     module.export = recorder.export  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "unfreeze.exporting.from_checkpoint", module)
     monkeypatch.setattr(weights, "locate", lambda checkpoint, step: None)
-    monkeypatch.setattr(proof, "Verifiers", lambda **_: nullcontext("verifying processes"))
+    monkeypatch.setattr(verification, "WorkerProcesses", lambda **_: nullcontext("worker processes"))
     monkeypatch.setattr(cli, "import_tensorflow_quietly", lambda: None)
     monkeypatch.delenv("UNFREEZE_TRACEBACK", raising=False)
     return recorder
@@ -101,7 +100,7 @@ ALL_DEFAULTS = {
 def test_export_with_nothing_but_the_checkpoint(recorder: Recorder, capsys: pytest.CaptureFixture[str]) -> None:
     assert unfreeze("export", "run") == 0
     assert (recorder.checkpoint, recorder.options) == ("run", ALL_DEFAULTS)
-    assert recorder.verifiers == "verifying processes"
+    assert recorder.workers == "worker processes"
     told = capsys.readouterr()
     assert told.out == f"not verified\nexported {Path('out/saved_model')}\n"
     assert told.err == "warning: odd but fine\n"
@@ -135,7 +134,7 @@ def test_every_flag_with_dashes_or_underscores(recorder: Recorder, spelling: Any
         "config_override": "model { }",
         "verify": False,
     }
-    assert recorder.verifiers is None
+    assert recorder.workers is None
 
 
 def test_input_type_may_be_repeated(recorder: Recorder) -> None:
@@ -453,15 +452,15 @@ print([name for name in sys.modules if name == "PIL" or name.startswith("unfreez
 @pytest.mark.skipif(sys.platform != "linux", reason="copies of a process are made on Linux only")
 def test_an_export_imports_tensorflow_once(tmp_path: Path) -> None:
     program = f"""
-from unfreeze.verification import Verifiers
+from unfreeze.verification import WorkerProcesses
 from unfreeze.cli.terminal import import_tensorflow_quietly
 import_tensorflow_quietly()
-with Verifiers(unused_tensorflow=True) as verifiers:
+with WorkerProcesses(unused_tensorflow=True) as workers:
     from unfreeze.exporting.from_checkpoint import export
-    report = export({str(DIGITS / "run")!r}, output_directory={str(tmp_path / "out")!r}, verifiers=verifiers).report
+    report = export({str(DIGITS / "run")!r}, output_directory={str(tmp_path / "out")!r}, workers=workers).report
     print([check.name for check in report.checks if check.status != "passed"])
-    copies = [verifiers.tf1, verifiers.tf2]
-    print([type(worker._process).__name__ for worker in [*copies, verifiers.c_api]])
+    copies = [workers.tf1, workers.tf2]
+    print([type(worker._process).__name__ for worker in [*copies, workers.c_api]])
 print([worker._process.poll() for worker in copies])
 """
     assert python(program).stdout.splitlines() == ["['against']", "['Copy', 'Copy', 'Popen']", "[-9, -9]"]

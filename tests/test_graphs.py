@@ -13,7 +13,7 @@ from tensorflow.python.grappler import tf_optimizer  # no public name for it
 
 from unfreeze.errors import SavedModelError, UnsupportedError, VerificationError, WeightsError
 from unfreeze.exporting.from_frozen_graph import planned, unfreeze_graph
-from unfreeze.verification import loaders, verify
+from unfreeze.verification import loaders, verify_saved_model
 from unfreeze.verification.calls import Call
 from unfreeze.verification.sample_inputs import of_graph
 
@@ -392,7 +392,7 @@ def test_a_graph_that_mixes_the_pictures_of_a_batch_is_left_so(tmp_path: Path) -
     assert told["batch"].status == "skipped"
     assert told["batch"].detail.startswith("the frozen graph itself answers otherwise to a batch")
     assert exported.record["graph"]["mixes_batch"]
-    again = {check.name: check for check in verify(exported.saved_model).checks}
+    again = {check.name: check for check in verify_saved_model(exported.saved_model).checks}
     assert (again["batch"].status, again["tf1_loader"].status) == ("skipped", "passed")
 
 
@@ -432,7 +432,7 @@ def test_a_graph_that_takes_another_size_can_be_verified_with_a_picture_of_it(tm
         unfreeze_graph(path, output_directory=tmp_path / "out")
     exported = unfreeze_graph(path, output_directory=tmp_path / "out", verify=False)
     picture = np.random.RandomState(0).randint(0, 256, (32, 32, 3)).astype(np.uint8)
-    report = verify(exported.saved_model, against=path, images=[picture])
+    report = verify_saved_model(exported.saved_model, against=path, images=[picture])
     told = {check.name: check for check in report.checks}
     assert told["against"].status == "passed", told["against"].detail
     assert "equal bit for bit" in told["against"].detail

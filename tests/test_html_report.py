@@ -12,7 +12,7 @@ import pytest
 
 from unfreeze.errors import ConfigError, OutputError
 from unfreeze.exporting.from_checkpoint import export
-from unfreeze.verification import Check, Report, Seen
+from unfreeze.verification import Check, ImageResult, Report
 from unfreeze.verification.html_report import html_report, require_writable
 
 HOSTILE = '<script>alert("1")</script>&'
@@ -55,7 +55,7 @@ def page(*checks: Check, other: Any = None) -> str:
         Path("/models/staged"),
         checks or (Check("files", "passed", "all there"),),
         {"weights": WEIGHTS, "files": {"saved_model.pb": {"size_bytes": 2_000_000, "sha256": "cd" * 32}}},
-        (Seen(HOSTILE, picture, ANSWER, other),),
+        (ImageResult(HOSTILE, picture, ANSWER, other),),
     )
     record = {"checkpoint": {"prefix": "run/model.ckpt-8000", "step": 8000, "format": "tf1"}, "num_classes": 2}
     return html_report(report, record, {1: HOSTILE}, Path("detector/saved_model"))

@@ -15,7 +15,7 @@ from reference import PICTURES, golden, picture, write_checkpoint
 from unfreeze import export
 from unfreeze.errors import SavedModelError
 from unfreeze.targets.operations import unknown_operations
-from unfreeze.verification.detections import compare_detections
+from unfreeze.verification.output_comparison import compare_detections
 
 DIGITS = Path(__file__).parents[1] / "examples" / "digits"
 PYTHON = os.environ.get("OLD_TENSORFLOW_PYTHON", "")

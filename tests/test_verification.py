@@ -15,10 +15,18 @@ from PIL import Image
 
 from unfreeze import protobuf_wire as wire
 from unfreeze.errors import PictureError, SavedModelError, UnsupportedError, VerificationError
-from unfreeze.verification import Tolerances, Verifiers, Weight, compare_detections, digest, trial_pictures, verify
+from unfreeze.verification import (
+    ExpectedWeight,
+    Tolerances,
+    WorkerProcesses,
+    compare_detections,
+    sample_images,
+    tensor_digest,
+    verify_saved_model,
+)
 from unfreeze.verification import images as proof_pictures
-from unfreeze.verification.detections import furthest
-from unfreeze.verification.program import Tensor, read_program
+from unfreeze.verification.meta_graph import TensorInfo, read_meta_graph
+from unfreeze.verification.output_comparison import furthest
 from unfreeze.verification.report import Check, Report
 from unfreeze.verification.workers import Worker
 
@@ -89,11 +97,11 @@ def write(folder: Path, serving=SmallDetector.of_pixels, spec=PIXELS, others: bo
     return folder
 
 
-def weights_of(detector: SmallDetector) -> dict[str, Weight]:
+def weights_of(detector: SmallDetector) -> dict[str, ExpectedWeight]:
     """Map the names of a checkpoint to the variables of a saved detector."""
     names = {"kernel": "kernel", "boxes": "boxes", "Table/weights": "table", "global_step": "steps"}
     return {
-        key: Weight(f"{name}/.ATTRIBUTES/VARIABLE_VALUE", np.asarray(getattr(detector, name)))
+        key: ExpectedWeight(f"{name}/.ATTRIBUTES/VARIABLE_VALUE", np.asarray(getattr(detector, name)))
         for key, name in names.items()
     }
 
@@ -111,16 +119,16 @@ def broken(sound: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def verifiers():
+def workers():
     """Give worker processes for all tests: what one test does to them must not disturb the next."""
-    with Verifiers() as started:
+    with WorkerProcesses() as started:
         yield started
 
 
 @pytest.fixture(scope="module")
-def prove(verifiers: Verifiers):
+def prove(workers: WorkerProcesses):
     """Give `verify` with these worker processes."""
-    return lambda folder, **arguments: verify(folder, verifiers=verifiers, **arguments)
+    return lambda folder, **arguments: verify_saved_model(folder, workers=workers, **arguments)
 
 
 def statuses(report: Report) -> dict[str, str]:
@@ -169,14 +177,14 @@ def test_a_serving_signature_of_strings_is_asked_for_files_or_examples(serving, 
 @pytest.mark.parametrize("images", [1, 3])
 def test_a_fixed_shape_is_kept_to(images, prove, tmp_path):
     spec = tf.TensorSpec([images, 30, 40, 3], tf.uint8, "inputs")
-    report = prove(write(tmp_path / "saved_model", spec=spec), images=[trial_pictures(30, 40)[0]])
+    report = prove(write(tmp_path / "saved_model", spec=spec), images=[sample_images(30, 40)[0]])
     assert report.passed, report.table()
     assert report["batch"].status == "skipped"
     assert report["tf1_loader"].numbers["cases"]["image 0"]["detections"] > 0
 
 
 def test_pictures_of_the_user_are_tried(sound, prove, tmp_path):
-    Image.fromarray(trial_pictures(50, 60)[1]).save(tmp_path / "cat.png")
+    Image.fromarray(sample_images(50, 60)[1]).save(tmp_path / "cat.png")
     report = prove(sound, images=[tmp_path / "cat.png"])
     assert list(report["batch"].numbers["cases"]) == [str(tmp_path / "cat.png")]
     (tmp_path / "cat.png").write_bytes(b"not a picture")
@@ -212,9 +220,9 @@ def test_weights_that_differ_are_named(sound, prove):
     weights = weights_of(SmallDetector())
     kernel = weights["kernel"].value.copy()
     kernel[1, 2] = np.nextafter(kernel[1, 2], np.float32(9))
-    weights["kernel"] = Weight(weights["kernel"].variable, lambda: kernel)
-    weights["boxes"] = Weight(weights["boxes"].variable, weights["boxes"].value.reshape(4, 16))
-    weights["lost"] = Weight("nowhere", kernel)
+    weights["kernel"] = ExpectedWeight(weights["kernel"].variable, lambda: kernel)
+    weights["boxes"] = ExpectedWeight(weights["boxes"].variable, weights["boxes"].value.reshape(4, 16))
+    weights["lost"] = ExpectedWeight("nowhere", kernel)
     check = prove(sound, weights=weights)["weights"]
     assert check.status == "failed"
     assert check.numbers["problems"] == [
@@ -331,7 +339,7 @@ def test_the_original_answers_the_same(other, sound, original, prove):
     check = prove(sound, against=original / other)["against"]
     assert check.status == "passed", check.detail
     outputs = check.numbers["cases"]["an artificial picture"]["outputs"]
-    assert set(outputs) == set(SmallDetector().of_pixels(trial_pictures()))
+    assert set(outputs) == set(SmallDetector().of_pixels(sample_images()))
     assert all(output["largest"] <= output["tolerance"] for output in outputs.values())
     assert "detection_boxes: largest" in check.detail
 
@@ -356,7 +364,7 @@ def test_another_model_is_told_from_it(sound, prove):
 )
 def test_something_that_cannot_be_compared_with_is_refused(against, said, sound):
     with pytest.raises(SavedModelError, match=said):
-        verify(sound, against=against)
+        verify_saved_model(sound, against=against)
 
 
 def test_a_file_that_is_no_frozen_graph_fails_the_check(sound, prove, tmp_path):
@@ -495,11 +503,11 @@ def test_a_model_that_hangs_is_given_up(tmp_path):
 def test_where_there_is_no_c_api_the_tf2_loader_asks_the_other_signatures(sound, tmp_path, monkeypatch):
     (tmp_path / "tensorflow").mkdir()
     (tmp_path / "tensorflow" / "__init__.py").touch()
-    with Verifiers() as verifiers:
-        verifiers.c_api.close()
+    with WorkerProcesses() as workers:
+        workers.c_api.close()
         monkeypatch.syspath_prepend(tmp_path)
-        verifiers.c_api = Worker("c_api", tmp_path, timeout_s=60.0)
-        report = verify(sound, verifiers=verifiers)
+        workers.c_api = Worker("c_api", tmp_path, timeout_s=60.0)
+        report = verify_saved_model(sound, workers=workers)
     assert report.passed
     assert report["cpp_loader"].status == "skipped"
     assert "libtensorflow" in report["cpp_loader"].detail
@@ -529,24 +537,27 @@ def test_a_model_that_no_loader_takes_fails(broken, prove):
 def test_a_cut_saved_model_pb_fails_the_files_and_skips_the_rest(broken):
     path = broken / "saved_model.pb"
     path.write_bytes(path.read_bytes()[:5000])
-    report = verify(broken)
+    report = verify_saved_model(broken)
     assert statuses(report) == {name: "failed" if name == "files" else "skipped" for name in statuses(report)}
     assert "damaged" in report["files"].detail
 
 
 def test_what_is_no_saved_model_is_refused(tmp_path):
     with pytest.raises(SavedModelError, match="no such folder"):
-        verify(tmp_path / "nowhere")
+        verify_saved_model(tmp_path / "nowhere")
     with pytest.raises(SavedModelError, match=r"no saved_model\.pb"):
-        verify(tmp_path)
+        verify_saved_model(tmp_path)
     (tmp_path / "saved_model.pbtxt").write_text("")
     with pytest.raises(UnsupportedError, match="not supported yet"):
-        verify(tmp_path)
+        verify_saved_model(tmp_path)
 
 
 def test_neither_the_caller_nor_the_cpp_loader_imports_tensorflow(sound):
-    ask = "import sys, unfreeze.verification as p; print(p.verify(sys.argv[1]).passed, 'tensorflow' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", ask, str(sound)], capture_output=True, text=True, check=True)
+    program = (
+        "import sys; from unfreeze.verification import verify_saved_model; "
+        "print(verify_saved_model(sys.argv[1]).passed, 'tensorflow' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(sound)], capture_output=True, text=True, check=True)
     assert done.stdout == "True False\n"
     load = (
         "import sys; from unfreeze.verification.worker import c_api_steps; c_api_steps(); "
@@ -557,7 +568,7 @@ def test_neither_the_caller_nor_the_cpp_loader_imports_tensorflow(sound):
 
 
 def test_the_program_is_read_without_tensorflow(sound):
-    program = read_program(sound)
+    program = read_meta_graph(sound)
     assert set(program.signatures) == {
         "serving_default",
         "image_tensor",
@@ -573,16 +584,16 @@ def test_the_program_is_read_without_tensorflow(sound):
 
 
 def test_the_forms_of_a_picture_hold_the_same_pixels():
-    pictures = trial_pictures(31, 45)
-    strings = Tensor("x:0", "string", (None,))
+    pictures = sample_images(31, 45)
+    strings = TensorInfo("x:0", "string", (None,))
     files, examples = proof_pictures.feeds(pictures, strings, None)
     for file, example, picture in zip(files, examples, pictures, strict=True):
         assert (np.asarray(Image.open(io.BytesIO(file))) == picture).all()
         features = tf.train.Example.FromString(example).features.feature
         assert features["image/encoded"].bytes_list.value == [file]
-    assert proof_pictures.feeds(pictures, Tensor("x:0", "int64", (None,)), None) == []
+    assert proof_pictures.feeds(pictures, TensorInfo("x:0", "int64", (None,)), None) == []
     assert (pictures[1] == pictures[0][:, ::-1]).all()
-    assert digest(trial_pictures()).sha256 == "d6f08ba8275eb5ec280c89fe28ed7cd042784de5a1a5041e890c4e6a3819a4b4"
+    assert tensor_digest(sample_images()).sha256 == "d6f08ba8275eb5ec280c89fe28ed7cd042784de5a1a5041e890c4e6a3819a4b4"
 
 
 def test_wire_reads_what_it_writes_and_refuses_what_is_cut():
@@ -597,20 +608,20 @@ def test_wire_reads_what_it_writes_and_refuses_what_is_cut():
 
 def test_a_digest_tells_bytes_shapes_and_dtypes():
     zeros = np.zeros((2, 3), np.float32)
-    assert digest(zeros) == digest(zeros.copy(order="F"))
-    assert digest(zeros) != digest(zeros.reshape(3, 2))
-    assert digest(-zeros) != digest(zeros)
-    assert digest(b"a\0") != digest(b"a")
-    assert digest(np.array([b"ab", b"c"], object)) != digest(np.array([b"a", b"bc"], object))
-    assert digest(np.int64(3)).shape == ()
+    assert tensor_digest(zeros) == tensor_digest(zeros.copy(order="F"))
+    assert tensor_digest(zeros) != tensor_digest(zeros.reshape(3, 2))
+    assert tensor_digest(-zeros) != tensor_digest(zeros)
+    assert tensor_digest(b"a\0") != tensor_digest(b"a")
+    assert tensor_digest(np.array([b"ab", b"c"], object)) != tensor_digest(np.array([b"a", b"bc"], object))
+    assert tensor_digest(np.int64(3)).shape == ()
 
 
 def test_a_quantized_number_is_told_by_the_integer_that_files_hold():
     integers = np.arange(6, dtype=np.uint8).reshape(2, 3)
     quantized = integers.view(tf.quint8.as_numpy_dtype)  # as checkpoints and constants are read
     assert quantized.dtype.names
-    assert digest(quantized) == digest(integers)
-    assert digest(quantized) != digest(integers.astype(np.int8))
+    assert tensor_digest(quantized) == tensor_digest(integers)
+    assert tensor_digest(quantized) != tensor_digest(integers.astype(np.int8))
 
 
 def test_not_a_number_is_as_far_as_can_be():

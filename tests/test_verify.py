@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from unfreeze import cli
-from unfreeze import verification as proof
+from unfreeze import cli, verification
 from unfreeze.comparison import verify as verb
 from unfreeze.errors import CheckpointError, ConfigError, SavedModelError
 from unfreeze.exporting import from_checkpoint as export_verb
@@ -30,7 +29,7 @@ def write_checkpoint(prefix: Path, **tensors: np.ndarray) -> Path:
 @pytest.fixture
 def export(tmp_path: Path) -> Path:
     """An export's folder, made from step 7 of run/, where training went on to step 9."""
-    stored = proof.digest(WEIGHT)
+    stored = verification.tensor_digest(WEIGHT)
     weight = {"variable": VARIABLE, "dtype": stored.dtype, "shape": list(stored.shape), "sha256": stored.sha256}
     (tmp_path / "export" / "saved_model").mkdir(parents=True)
     (tmp_path / "export" / "saved_model" / "saved_model.pb").write_bytes(b"")
@@ -41,7 +40,7 @@ def export(tmp_path: Path) -> Path:
     return tmp_path / "export"
 
 
-def stored_in(path: Path, saved_model: Path) -> dict[str, proof.Stored]:
+def stored_in(path: Path, saved_model: Path) -> dict[str, verification.TensorDigest]:
     record = verb.recorded(saved_model)
     weights = verb.weights_of(verb.exported_checkpoint(path, record), record)
     assert {key: weight.variable for key, weight in weights.items()} == {"conv/weights": VARIABLE}
@@ -49,13 +48,13 @@ def stored_in(path: Path, saved_model: Path) -> dict[str, proof.Stored]:
 
 
 def test_the_checkpoints_weights(export: Path, tmp_path: Path) -> None:
-    same = {"conv/weights": proof.digest(WEIGHT)}
+    same = {"conv/weights": verification.tensor_digest(WEIGHT)}
     assert stored_in(tmp_path / "run" / "model.ckpt-7", export / "saved_model") == same
     assert stored_in(tmp_path / "run" / "model.ckpt-9", export / "saved_model") != same
 
 
 def test_of_a_folder_the_step_that_was_exported(export: Path, tmp_path: Path) -> None:
-    assert stored_in(tmp_path / "run", export / "saved_model") == {"conv/weights": proof.digest(WEIGHT)}
+    assert stored_in(tmp_path / "run", export / "saved_model") == {"conv/weights": verification.tensor_digest(WEIGHT)}
 
 
 def test_another_models_checkpoint(export: Path, tmp_path: Path) -> None:
@@ -97,7 +96,7 @@ def test_a_checkpoint_is_exported_again_with_a_label_map(
 
 def test_what_against_is_goes_where_it_belongs(export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[Path, dict[str, Any]]] = []
-    monkeypatch.setattr(proof, "verify", lambda folder, **options: asked.append((folder, options)))
+    monkeypatch.setattr(verification, "verify_saved_model", lambda folder, **options: asked.append((folder, options)))
     verb.verify(export)
     verb.verify(export / "saved_model", against=tmp_path / "frozen_inference_graph.pb")
     verb.verify(export, against=export, images=["a.png"])

@@ -229,7 +229,7 @@ def export(
     if given is None:
         raise click.UsageError(f"give the checkpoint once: {CHECKPOINT_FLAGS}")
     from unfreeze.exporting.side_inputs import parse_side_inputs
-    from unfreeze.verification import Verifiers
+    from unfreeze.verification import WorkerProcesses
     from unfreeze.weights import locate
 
     side = (side_input_shapes, side_input_names, side_input_types)
@@ -240,14 +240,14 @@ def export(
     locate(given, options["step"])  # a wrong path is told before TensorFlow takes its seconds
     with progress(quiet) as (on_progress, on_warning):
         import_tensorflow_quietly()
-        with Verifiers(unused_tensorflow=True) if options["verify"] else nullcontext() as verifiers:
+        with WorkerProcesses(unused_tensorflow=True) if options["verify"] else nullcontext() as workers:
             from unfreeze.exporting.from_checkpoint import export
 
             exported = export(
                 given,
                 **options,
                 side_inputs=side_inputs,
-                verifiers=verifiers,
+                workers=workers,
                 on_progress=on_progress,
                 on_warning=on_warning,
             )
@@ -271,7 +271,7 @@ OF_GRAPHS = (
 
 def export_graph(graph: str, prefix: str | None, as_json: bool, quiet: bool, options: dict[str, Any]) -> None:
     """`export` of a frozen graph."""
-    from unfreeze.verification import Verifiers
+    from unfreeze.verification import WorkerProcesses
 
     known = {*OF_GRAPHS, *(("pipeline_config_path", "step") if prefix else ())}
     context = click.get_current_context()
@@ -293,7 +293,7 @@ def export_graph(graph: str, prefix: str | None, as_json: bool, quiet: bool, opt
             plan = planned(graph, prefix, config, inputs, outputs, step=step, on_warning=on_warning)
             show(described(plan).to_dict(), str(described(plan)), as_json, quiet)
             return
-        with Verifiers(unused_tensorflow=True) if verify else nullcontext() as verifiers:
+        with WorkerProcesses(unused_tensorflow=True) if verify else nullcontext() as workers:
             from unfreeze.exporting.from_frozen_graph import unfreeze_graph
 
             exported = unfreeze_graph(
@@ -302,7 +302,7 @@ def export_graph(graph: str, prefix: str | None, as_json: bool, quiet: bool, opt
                 inputs=inputs,
                 outputs=outputs,
                 **options,
-                verifiers=verifiers,
+                workers=workers,
                 on_progress=on_progress,
                 on_warning=on_warning,
             )

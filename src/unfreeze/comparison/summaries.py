@@ -20,7 +20,7 @@ from unfreeze.export_record import read_record
 from unfreeze.graphs import FrozenGraph, find_ends, find_parameters, read_frozen
 from unfreeze.graphs.endpoints import End
 from unfreeze.model_paths import CONFIG, find_pipeline_config, saved_model_folder
-from unfreeze.verification.program import Tensor, read_program
+from unfreeze.verification.meta_graph import TensorInfo, read_meta_graph
 from unfreeze.weights import Checkpoint, open_checkpoint, read_index, training_state
 from unfreeze.weights.objects import VALUE
 
@@ -87,7 +87,7 @@ def _saved_model(folder: Path) -> Side:
             **{f"input {key}": str(tensor) for key, tensor in signature.inputs.items()},
             **{f"output {key}": str(tensor) for key, tensor in signature.outputs.items()},
         }
-        for name, signature in read_program(folder).signatures.items()
+        for name, signature in read_meta_graph(folder).signatures.items()
     }
     variables = folder / "variables" / "variables"
     if variables.with_name("variables.index").is_file():
@@ -119,7 +119,7 @@ def _frozen_graph(path: Path) -> Side:
 
 def _told(end: End) -> str:
     shape = None if end.shape.rank is None else tuple(end.shape.as_list())
-    return str(Tensor(end.tensor, end.dtype.name, shape))
+    return str(TensorInfo(end.tensor, end.dtype.name, shape))
 
 
 def _stored(checkpoint: Checkpoint) -> dict[str, Held]:

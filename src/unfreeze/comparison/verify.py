@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from unfreeze import verification as proof
+from unfreeze import verification
 from unfreeze.errors import CheckpointError, ConfigError, SavedModelError
 from unfreeze.export_record import has_constant_weights, read_record
 from unfreeze.model_paths import CONFIG, find_pipeline_config, saved_model_folder
@@ -27,7 +27,7 @@ def verify(
     report_path: str | Path | None = None,
     overwrite: bool = False,
     on_progress: Callable[[str], None] | None = None,
-) -> proof.Report:
+) -> verification.Report:
     """Check everything that can be checked of a SavedModel.
 
     Args:
@@ -57,23 +57,23 @@ def _verified(
     images: Sequence[str | Path],
     label_map: str | Path | None,
     say: Callable[[str], None],
-) -> proof.Report:
+) -> verification.Report:
     if against is None or is_graph(Path(against)):
         other = saved_model_folder(against) if against is not None and Path(against).is_dir() else against
-        return proof.verify(folder, against=other, images=images, on_progress=say)
+        return verification.verify_saved_model(folder, against=other, images=images, on_progress=say)
     record = recorded(folder)
-    with proof.Verifiers() as verifiers, TemporaryDirectory(prefix="unfreeze-") as again:
+    with verification.WorkerProcesses() as workers, TemporaryDirectory(prefix="unfreeze-") as again:
         say(f"reading {against}")
         checkpoint = exported_checkpoint(against, record)
         weights = weights_of(checkpoint, record)
         say(f"exporting {checkpoint.prefix} again")
-        return proof.verify(
+        return verification.verify_saved_model(
             folder,
             weights=weights,
             against=exported_again(checkpoint, folder, record, Path(again), label_map),
             against_name=str(checkpoint.prefix),
             images=images,
-            verifiers=verifiers,
+            workers=workers,
             on_progress=say,
         )
 
@@ -104,7 +104,7 @@ def exported_checkpoint(path: str | Path, record: Mapping[str, Any]) -> Checkpoi
     return open_checkpoint(path, record.get("checkpoint", {}).get("step") if Path(path).is_dir() else None)
 
 
-def weights_of(checkpoint: Checkpoint, record: Mapping[str, Any]) -> dict[str, proof.Weight]:
+def weights_of(checkpoint: Checkpoint, record: Mapping[str, Any]) -> dict[str, verification.ExpectedWeight]:
     """Each weight that was exported, as this checkpoint has it.
 
     Raises: CheckpointError when it lacks one.
@@ -112,14 +112,17 @@ def weights_of(checkpoint: Checkpoint, record: Mapping[str, Any]) -> dict[str, p
     exported = record["weights"]
     if has_constant_weights(record):  # folded ones are proved by what the model returns
         direct = [key for key in exported if key in checkpoint.tensors]
-        return {key: proof.constant_weight(checkpoint.read(key)) for key in direct}
+        return {key: verification.expected_constant(checkpoint.read(key)) for key in direct}
     missing = [key for key in exported if key not in checkpoint.tensors]
     if missing:
         raise CheckpointError(
             f"{checkpoint.prefix} lacks {len(missing)} of the {len(exported)} weights that were exported, such as "
             f"{missing[0]}: give the checkpoint that the SavedModel was made from"
         )
-    return {key: proof.Weight(entry["variable"], partial(checkpoint.read, key)) for key, entry in exported.items()}
+    return {
+        key: verification.ExpectedWeight(entry["variable"], partial(checkpoint.read, key))
+        for key, entry in exported.items()
+    }
 
 
 def exported_again(

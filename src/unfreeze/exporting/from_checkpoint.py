@@ -10,7 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from unfreeze import verification as proof
+from unfreeze import verification
 from unfreeze.config import (
     PipelineConfig,
     format_pipeline_config,
@@ -27,11 +27,11 @@ from unfreeze.exporting.record import (
     Say,
     checkpoint_record,
     labels_of,
-    proof_record,
     require_report,
     sha256,
     types_to_write,
-    verifiers_for,
+    verification_record,
+    worker_processes,
     write_record,
     written_by,
 )
@@ -69,7 +69,7 @@ def export(
     runtimes: Sequence[str] = (),
     verify: bool = True,
     report_path: str | Path | None = None,
-    verifiers: proof.Verifiers | None = None,
+    workers: verification.WorkerProcesses | None = None,
     on_progress: Say | None = None,
     on_warning: Say | None = None,
 ) -> Exported:
@@ -95,7 +95,7 @@ def export(
         runtimes: such as `tensorflow-serving:2.6`: refused if one of them does not know an operation of the graph.
         verify: whether the result is loaded again, run and compared before it is in place.
         report_path: an HTML file of all that was exported and proved (verbs/html_report.py), also if a check fails.
-        verifiers: processes for that, if they were started earlier.
+        workers: the processes that verify, if they were started earlier.
 
     Raises:
         UnfreezeError: of the kind that fits (errors.py); nothing is left behind. VerificationError: a check failed.
@@ -121,7 +121,7 @@ def export(
     )
     with (
         staged(target, ENTRIES, overwrite=overwrite) as staging,
-        verifiers_for(verify, verifiers) as workers,
+        worker_processes(verify, workers) as processes,
     ):
         say(f"reading {found.prefix} with {config_path}")
         bound = Weights(found, weights, moving_averages=config.eval_config.use_moving_averages)
@@ -133,7 +133,7 @@ def export(
         require_known(staging / "saved_model", servers)
         release_memory()
         _write_config(config, staging / CONFIG)
-        report = None if workers is None else _prove(staging / "saved_model", bound, weights, types, workers, say)
+        report = None if processes is None else _prove(staging / "saved_model", bound, weights, types, processes, say)
         record = _record(found, config_path, config, bound, types, report)
         record |= {"binding": weights, "suppression": suppression}
         record |= {"input_shape": list(input_shape) if input_shape else None, "config_override": config_override}
@@ -202,25 +202,28 @@ def _prove(
     weights: Weights,
     binding: str,
     types: Sequence[str],
-    workers: proof.Verifiers,
+    workers: verification.WorkerProcesses,
     say: Say,
-) -> proof.Report:
-    return proof.verify(
+) -> verification.Report:
+    return verification.verify_saved_model(
         saved_model,
         weights=_exported_weights(weights),
         record={"input_type": types[0], "binding": binding},
-        verifiers=workers,
+        workers=workers,
         on_progress=say,
     )
 
 
-def _exported_weights(weights: Weights) -> dict[str, proof.Weight]:
+def _exported_weights(weights: Weights) -> dict[str, verification.ExpectedWeight]:
     """Key of the checkpoint, or name of a derived constant -> its variable or constant, and value."""
     if weights.constants:
         constants = {weights.sources.get(name, name): array for name, array in weights.constants.items()}
-        return {key: proof.constant_weight(array) for key, array in constants.items()}
+        return {key: verification.expected_constant(array) for key, array in constants.items()}
     read = weights.checkpoint.read
-    return {source: proof.Weight(variable_key(name), partial(read, source)) for name, source in weights.sources.items()}
+    return {
+        source: verification.ExpectedWeight(variable_key(name), partial(read, source))
+        for name, source in weights.sources.items()
+    }
 
 
 def _write_config(config: PipelineConfig, path: Path) -> None:
@@ -237,7 +240,7 @@ def _record(
     config: PipelineConfig,
     weights: Weights,
     types: Sequence[str],
-    report: proof.Report | None,
+    report: verification.Report | None,
 ) -> dict[str, Any]:
     """What was exported from what, and what was proved: export.json."""
     return {
@@ -254,7 +257,7 @@ def _record(
             "missing": weights.without_shadow,
         },
         "unused": weights.unused(),
-        **proof_record(report, _exported_weights(weights)),
+        **verification_record(report, _exported_weights(weights)),
     }
 
 

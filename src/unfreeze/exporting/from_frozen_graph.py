@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework import graph_pb2
 
-from unfreeze import verification as proof
+from unfreeze import verification
 from unfreeze.errors import ConfigError, UnsupportedError, WeightsError
 from unfreeze.export_record import RECORD
 from unfreeze.exporting.record import (
@@ -21,11 +21,11 @@ from unfreeze.exporting.record import (
     Say,
     checkpoint_record,
     labels_of,
-    proof_record,
     require_report,
     sha256,
     types_to_write,
-    verifiers_for,
+    verification_record,
+    worker_processes,
     write_record,
     written_by,
 )
@@ -101,7 +101,7 @@ def unfreeze_graph(
     overwrite: bool = False,
     verify: bool = True,
     report_path: str | Path | None = None,
-    verifiers: proof.Verifiers | None = None,
+    workers: verification.WorkerProcesses | None = None,
     on_progress: Say | None = None,
     on_warning: Say | None = None,
 ) -> Exported:
@@ -135,7 +135,7 @@ def unfreeze_graph(
     types = _input_types(plan, input_types)
     with (
         staged(target, entries, overwrite=overwrite) as staging,
-        verifiers_for(verify, verifiers) as workers,
+        worker_processes(verify, workers) as processes,
     ):
         say(f"writing {len(plan.parameters.found)} variables")
         _write(plan, staging, types, labels, write_checkpoint)
@@ -143,10 +143,10 @@ def unfreeze_graph(
         release_memory()  # of the graph, and of what was traced around it
         write_fingerprint(staging / "saved_model")
         record = _record(plan, types)
-        report = None if workers is None else _prove(plan, staging / "saved_model", record, workers, say)
+        report = None if processes is None else _prove(plan, staging / "saved_model", record, processes, say)
         if report is not None and any(MIXES_BATCH in check.numbers for check in report.checks):
             record["graph"][MIXES_BATCH] = True
-        record |= proof_record(report, _weights(plan))
+        record |= verification_record(report, _weights(plan))
         write_record(staging, record, report, target, html)
         say("putting it in place")
     return Exported(target, record, report)
@@ -298,27 +298,31 @@ def _write_checkpoint(plan: Plan, folder: Path) -> None:
 
 
 def _prove(
-    plan: Plan, saved_model: Path, record: Mapping[str, Any], workers: proof.Verifiers, say: Callable[[str], None]
-) -> proof.Report:
+    plan: Plan,
+    saved_model: Path,
+    record: Mapping[str, Any],
+    workers: verification.WorkerProcesses,
+    say: Callable[[str], None],
+) -> verification.Report:
     """All checks; compared with the frozen graph unless a checkpoint has given the variables other values."""
     path = plan.frozen.path
     same = plan.checkpoint is None or all(
         np.array_equal(plan.value(p.name), plan.frozen.tensor(p.place)) for p in plan.parameters.found
     )
-    return proof.verify(
+    return verification.verify_saved_model(
         saved_model,
         weights=_weights(plan),
         against=(path.parent if plan.frozen.signatures else path) if same else None,
         against_name=str(path),
         record={"input_type": record["input_type"], "graph": record["graph"]},
-        verifiers=workers,
+        workers=workers,
         on_progress=say,
     )
 
 
-def _weights(plan: Plan) -> dict[str, proof.Weight]:
+def _weights(plan: Plan) -> dict[str, verification.ExpectedWeight]:
     return {
-        plan.sources.get(p.name, p.name): proof.Weight(variable_key(p.name), partial(plan.value, p.name))
+        plan.sources.get(p.name, p.name): verification.ExpectedWeight(variable_key(p.name), partial(plan.value, p.name))
         for p in plan.parameters.found
     }
 

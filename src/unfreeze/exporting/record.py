@@ -13,10 +13,10 @@ from typing import Any
 
 import tensorflow as tf
 
-from unfreeze import verification as proof
+from unfreeze import verification
 from unfreeze.errors import ConfigError, VerificationError
 from unfreeze.export_record import RECORD
-from unfreeze.verification.weights import to_record
+from unfreeze.verification.weight_digests import weights_record
 from unfreeze.version import __version__
 from unfreeze.weights import Checkpoint
 
@@ -30,7 +30,7 @@ class Exported:
 
     folder: Path
     record: Mapping[str, Any]
-    report: proof.Report | None
+    report: verification.Report | None
 
     @property
     def saved_model(self) -> Path:
@@ -40,9 +40,11 @@ class Exported:
         return {"output_directory": str(self.folder), "saved_model": str(self.saved_model), **self.record}
 
 
-def verifiers_for(verify: bool, given: proof.Verifiers | None) -> AbstractContextManager[proof.Verifiers | None]:
+def worker_processes(
+    verify: bool, given: verification.WorkerProcesses | None
+) -> AbstractContextManager[verification.WorkerProcesses | None]:
     """The processes that verify: those given, or new ones; none where nothing is to be verified."""
-    return proof.Verifiers() if verify and given is None else nullcontext(given)
+    return verification.WorkerProcesses() if verify and given is None else nullcontext(given)
 
 
 def require_report(path: str | Path | None, *, verify: bool, overwrite: bool) -> Path | None:
@@ -61,7 +63,7 @@ def require_report(path: str | Path | None, *, verify: bool, overwrite: bool) ->
 
 
 def write_record(
-    folder: Path, record: Mapping[str, Any], report: proof.Report | None, target: Path, report_path: Path | None
+    folder: Path, record: Mapping[str, Any], report: verification.Report | None, target: Path, report_path: Path | None
 ) -> None:
     """Write export.json, and the HTML report if it is wanted, which is there for a check that failed, too.
 
@@ -97,7 +99,9 @@ def checkpoint_record(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
-def proof_record(report: proof.Report | None, weights: Mapping[str, proof.Weight]) -> dict[str, Any]:
+def verification_record(
+    report: verification.Report | None, weights: Mapping[str, verification.ExpectedWeight]
+) -> dict[str, Any]:
     """What was proved, and which variable each weight is, for `verify` to check later."""
     proved = {
         "verified": report is not None and report.passed,
@@ -105,7 +109,9 @@ def proof_record(report: proof.Report | None, weights: Mapping[str, proof.Weight
     }
     if report is not None:
         return proved | dict(report.record)
-    return proved | {"weights": to_record(weights, {weight.variable: weight.stored() for weight in weights.values()})}
+    return proved | {
+        "weights": weights_record(weights, {weight.variable: weight.stored() for weight in weights.values()})
+    }
 
 
 def labels_of(path: str | Path | None) -> Labels | None:

@@ -17,9 +17,9 @@ from unfreeze.formatting import amount, megabytes
 from unfreeze.graphs import find_parameters, read_frozen
 from unfreeze.inspection.inspection import Fact, Found, fact
 from unfreeze.targets.responses import expected_bytes, size_findings
-from unfreeze.verification import files
-from unfreeze.verification.checks import batch_misfits
-from unfreeze.verification.program import Program, Signature, Tensor, read_program
+from unfreeze.verification import file_checks
+from unfreeze.verification.checks import batch_mismatches
+from unfreeze.verification.meta_graph import MetaGraph, Signature, TensorInfo, read_meta_graph
 from unfreeze.weights import read_index
 from unfreeze.weights.bindings import BINDING_DESCRIPTIONS
 
@@ -34,19 +34,19 @@ def inspect_saved_model(folder: Path) -> Found:
     """A SavedModel folder: signatures, whether its weights are variables or constants, and who wrote it."""
     kind = "SavedModel"
     try:
-        program = read_program(folder)
+        program = read_meta_graph(folder)
         record = read_record(folder)
     except UnfreezeError as error:
         return Found(folder, kind, (), [str(error)])
     unknown, nodes = _operations(folder / "saved_model.pb")
     variables, variables_bytes, problems = _variables(folder)
     constants = has_constant_weights(record)
-    missing = files.misfits(
-        folder, files.digests(folder) if record else {}, record.get("files", {}), constants=constants
+    missing = file_checks.file_mismatches(
+        folder, file_checks.file_digests(folder) if record else {}, record.get("files", {}), constants=constants
     )
     problems = [*missing, *(problems if not missing else [])]
     frozen = not variables and program.constants_bytes > 0
-    problems += files.frozen_misfit(program, variables_bytes) if variables else []
+    problems += file_checks.frozen_mismatches(program, variables_bytes) if variables else []
     facts = [
         fact("signatures", {name: _described(each) for name, each in program.signatures.items()}, _told(program)),
         fact("frozen", frozen, "yes: the weights are constants in saved_model.pb" if frozen else "no"),
@@ -116,13 +116,15 @@ def _read_graph(path: Path) -> Any:
     return graph_def
 
 
-def _ends(graph_def: Any, problems: list[str]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def _ends(graph_def: Any, problems: list[str]) -> tuple[dict[str, TensorInfo], dict[str, TensorInfo]]:
     """Inputs and outputs of a graph, as TensorFlow infers them; a graph that it refuses is a problem."""
     used = {name.lstrip("^").split(":")[0] for node in graph_def.node for name in node.input}
     takes = [node.name for node in graph_def.node if node.op == "Placeholder"]
     gives = [node.name for node in graph_def.node if node.name not in used and node.op not in NO_ANSWERS]
     if problems:  # an unknown operation: no shape is inferred
-        return {name: Tensor(name, "?", None) for name in takes}, {name: Tensor(name, "?", None) for name in gives}
+        return {name: TensorInfo(name, "?", None) for name in takes}, {
+            name: TensorInfo(name, "?", None) for name in gives
+        }
     graph = tf.Graph()
     try:
         with graph.as_default():
@@ -133,12 +135,12 @@ def _ends(graph_def: Any, problems: list[str]) -> tuple[dict[str, Tensor], dict[
     return {name: _tensor(graph, name) for name in takes}, {name: _tensor(graph, name) for name in sorted(gives)}
 
 
-def _tensor(graph: tf.Graph, name: str) -> Tensor:
+def _tensor(graph: tf.Graph, name: str) -> TensorInfo:
     outputs = graph.get_operation_by_name(name).outputs
     if not outputs:
-        return Tensor(name, "none", None)
+        return TensorInfo(name, "none", None)
     shape = tuple(outputs[0].shape.as_list()) if outputs[0].shape.rank is not None else None
-    return Tensor(name, outputs[0].dtype.name, shape)
+    return TensorInfo(name, outputs[0].dtype.name, shape)
 
 
 def _operations(path: Path) -> tuple[list[str], int]:
@@ -174,7 +176,7 @@ def _variables(folder: Path) -> tuple[int, int, list[str]]:
 
 
 def _described(signature: Signature) -> dict[str, Any]:
-    def of(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    def of(tensors: Mapping[str, TensorInfo]) -> dict[str, Any]:
         return {
             key: {"dtype": tensor.dtype, "shape": None if tensor.shape is None else list(tensor.shape)}
             for key, tensor in tensors.items()
@@ -183,7 +185,7 @@ def _described(signature: Signature) -> dict[str, Any]:
     return {"inputs": of(signature.inputs), "outputs": of(signature.outputs)}
 
 
-def _told(program: Program) -> str:
+def _told(program: MetaGraph) -> str:
     """Every signature; the outputs of those that answer the same are told once."""
     lines: list[str] = []
     told: dict[str, str] = {}
@@ -200,7 +202,7 @@ def _told(program: Program) -> str:
     return "\n".join(lines) or "none"
 
 
-def _response(program: Program) -> list[Fact]:
+def _response(program: MetaGraph) -> list[Fact]:
     """How large an answer to one picture is by the shapes of its outputs, and who does not take that."""
     serving = program.signatures.get("serving_default")
     if serving is None:
@@ -215,12 +217,12 @@ def _response(program: Program) -> list[Fact]:
     ]
 
 
-def _graph_told(program: Program, nodes: int) -> str:
+def _graph_told(program: MetaGraph, nodes: int) -> str:
     constants, size = megabytes(program.constants_bytes), megabytes(program.path.stat().st_size)
     return f"{amount(nodes, 'node')}, {size}, of these {constants} are constants"
 
 
-def _writer(program: Program, record: Mapping[str, Any]) -> str:
+def _writer(program: MetaGraph, record: Mapping[str, Any]) -> str:
     """Who wrote it: from export.json, or by the names that the two original exporters give their tensors."""
     if record.get("unfreeze"):
         return f"unfreeze {record['unfreeze']}"
@@ -260,7 +262,7 @@ def _record_facts(record: Mapping[str, Any]) -> list[Fact]:
     return [*(each for each in facts if each.value is not None), fact("verified", verified, told)]
 
 
-def _signature_problems(program: Program) -> list[str]:
+def _signature_problems(program: MetaGraph) -> list[str]:
     if not program.signatures:
         return ["it has no signature, so that no server can call it"]
     serving = program.signatures.get("serving_default")
@@ -269,7 +271,7 @@ def _signature_problems(program: Program) -> list[str]:
     absent = [name for name in DETECTION if name not in serving.outputs]
     if absent:
         return [f"no detector of the Object Detection API: serving_default gives no {', '.join(absent)}"]
-    return batch_misfits(serving)
+    return batch_mismatches(serving)
 
 
 def verdicts(found: Sequence[Any], kept: Sequence[Any]) -> list[Fact]:

@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from unfreeze import verification as proof
+from unfreeze import verification
 from unfreeze.errors import OutputError, SavedModelError, VerificationError
 from unfreeze.export_record import has_constant_weights, read_record
 from unfreeze.model_paths import saved_model_folder
@@ -21,7 +21,7 @@ from unfreeze.targets import model_config
 from unfreeze.targets.model_config import ModelConfig, label_of
 from unfreeze.targets.responses import ResponseBytes, batch_findings, response_bytes, size_findings
 from unfreeze.targets.runtimes import require_known, runtime
-from unfreeze.verification.files import digests, misfits
+from unfreeze.verification.file_checks import file_digests, file_mismatches
 
 RECORD = "export.json"
 PUBLISHED = "published.json"  # in a version: when, and of which version it is a copy
@@ -39,7 +39,7 @@ class Published:
     labels: Mapping[str, int]
     withdrawn: int | None = None
     copy_of: int | None = None
-    report: proof.Report | None = field(default=None, compare=False)
+    report: verification.Report | None = field(default=None, compare=False)
     response: ResponseBytes | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -218,13 +218,13 @@ def replay_warmup(saved_model: Path, warn: Say) -> ResponseBytes | None:
 
 
 def _require_whole(folder: Path) -> None:
-    problems = misfits(folder, digests(folder), {}, constants=has_constant_weights(read_record(folder)))
+    problems = file_mismatches(folder, file_digests(folder), {}, constants=has_constant_weights(read_record(folder)))
     if problems:
         raise SavedModelError(f"{folder}: {problems[0]}")
 
 
-def _proved(staged: Path, source: Path, say: Say) -> proof.Report:
-    report = proof.verify(staged, record=read_record(source), on_progress=say)
+def _proved(staged: Path, source: Path, say: Say) -> verification.Report:
+    report = verification.verify_saved_model(staged, record=read_record(source), on_progress=say)
     if not report.passed:
         raise VerificationError(f"{source}: not published, since a check of it failed:\n{report.table()}")
     return report

@@ -16,8 +16,8 @@ from unfreeze.prediction.found import find_label_map
 from unfreeze.staging import staged
 from unfreeze.targets import kubernetes, sagemaker
 from unfreeze.targets.runtimes import Runtime, require_known, runtime
-from unfreeze.verification.files import digests, misfits
-from unfreeze.verification.program import Signature, read_program
+from unfreeze.verification.file_checks import file_digests, file_mismatches
+from unfreeze.verification.meta_graph import Signature, read_meta_graph
 
 Say = Callable[[str], None]
 ENCODED = ("encoded_image_string_tensor",)
@@ -165,7 +165,7 @@ def package_sagemaker(
 def _checked(saved_model: str | Path, target: Runtime) -> tuple[Path, Runtime]:
     """The folder of a SavedModel that is whole, and that the runtime loads."""
     folder = saved_model_folder(saved_model)
-    problems = misfits(folder, digests(folder), {}, constants=has_constant_weights(read_record(folder)))
+    problems = file_mismatches(folder, file_digests(folder), {}, constants=has_constant_weights(read_record(folder)))
     if problems:
         raise SavedModelError(f"{folder}: {problems[0]}")
     require_known(folder, (target,))
@@ -191,7 +191,7 @@ def _memory(memory: str) -> str:
 
 def _signatures(folder: Path) -> dict[str, str | None]:
     """The signatures that take encoded pictures and pixels, with the outputs that detections are made of."""
-    signatures = read_program(folder).signatures
+    signatures = read_meta_graph(folder).signatures
     encoded = _signature(signatures, ENCODED, "string")
     pixels = _signature(signatures, PIXELS, "uint8")
     if encoded is None:
@@ -217,7 +217,7 @@ def _signature(signatures: Mapping[str, Signature], names: tuple[str, ...], dtyp
 
 def _joins(folder: Path) -> bool:
     """Whether any two requests to serving_default fit into one batch: strings do, pixels of one size do."""
-    serving = read_program(folder).signatures.get("serving_default")
+    serving = read_meta_graph(folder).signatures.get("serving_default")
     if serving is None:
         return False
     return all(tensor.shape is not None and None not in tensor.shape[1:] for tensor in serving.inputs.values())

@@ -5,18 +5,18 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-from unfreeze.verification import files
+from unfreeze.formatting import megabytes
+from unfreeze.verification import file_checks, weight_digests
 from unfreeze.verification import sample_inputs as trials
-from unfreeze.verification import weights as weights_
 from unfreeze.verification.calls import Answers
-from unfreeze.verification.detections import DETECTION, Comparison, Difference, Tolerances, compare_detections
 from unfreeze.verification.evidence import Evidence, Loaded, calls
-from unfreeze.verification.program import Program, Signature
+from unfreeze.verification.meta_graph import MetaGraph, Signature
+from unfreeze.verification.output_comparison import DETECTION, Comparison, Difference, Tolerances, compare_detections
 from unfreeze.verification.reference_graph import MIXES_BATCH, largest_difference
-from unfreeze.verification.report import FAILED, PASSED, SKIPPED, Check, Seen
+from unfreeze.verification.report import FAILED, PASSED, SKIPPED, Check, ImageResult
 from unfreeze.verification.sample_inputs import SERVING, Answer, Case
-from unfreeze.verification.weights import Stored, Weight
-from unfreeze.verification.workers import Reply, Verifiers
+from unfreeze.verification.weight_digests import ExpectedWeight, TensorDigest
+from unfreeze.verification.workers import Reply, WorkerProcesses
 
 # One program on one machine: only the order of sums may differ, between batch sizes and loaders.
 SAME = Tolerances(boxes=1e-5, scores=1e-5, other=1e-5)
@@ -35,27 +35,27 @@ def check_files(
     meant to be.
     """
     reply = evidence.variables.result()
-    problems = files.misfits(folder, digests, recorded, constants=evidence.constants)
+    problems = file_checks.file_mismatches(folder, digests, recorded, constants=evidence.constants)
     if evidence.constants:
         problems += [f"saved_model.pb cannot be read: {reply.problem}"] if reply.problem else []
     elif not any(problem.startswith("variables/") for problem in problems):  # else that is why they cannot be read
         problems += [f"variables/ cannot be read: {reply.problem}"] if reply.problem else damage(reply)
     variables_bytes = sum(each.size_bytes for each in readable(reply).values())
-    if not evidence.constants and not any(files.FROZEN in problem for problem in problems):
-        problems += files.frozen_misfit(evidence.program, variables_bytes)
+    if not evidence.constants and not any(file_checks.FROZEN in problem for problem in problems):
+        problems += file_checks.frozen_mismatches(evidence.program, variables_bytes)
     size_bytes = sum(file["size_bytes"] for file in digests.values())
     fingerprint = "with" if "fingerprint.pb" in digests else "without"
     graph_bytes = digests["saved_model.pb"]["size_bytes"]
     return checked(
         "files",
         problems,
-        f"{len(digests)} files, {files.megabytes(size_bytes)}, of these the graph {files.megabytes(graph_bytes)}; "
+        f"{len(digests)} files, {megabytes(size_bytes)}, of these the graph {megabytes(graph_bytes)}; "
         f"{fingerprint} fingerprint{'; as exported' if recorded else ''}",
         {"files": len(digests), "size_bytes": size_bytes, "constants_bytes": evidence.program.constants_bytes},
     )
 
 
-def check_signature(program: Program, graph: Mapping[str, Any] | None = None) -> Check:
+def check_signature(program: MetaGraph, graph: Mapping[str, Any] | None = None) -> Check:
     """The serving signature is what clients of the original expect, and every output is batched, in every signature.
 
     One that was a frozen graph takes and gives what that did.
@@ -63,9 +63,9 @@ def check_signature(program: Program, graph: Mapping[str, Any] | None = None) ->
     serving = program.signatures.get(SERVING)
     problems = [f"there is no {SERVING}"] if serving is None else []
     if serving is not None:
-        problems += graph_misfits(serving, graph) if graph else serving_misfits(serving)
+        problems += graph_mismatches(serving, graph) if graph else serving_mismatches(serving)
     for signature in program.signatures.values() if not graph else ():
-        problems += batch_misfits(signature)
+        problems += batch_mismatches(signature)
     told = {
         name: {
             "inputs": {key: str(tensor) for key, tensor in signature.inputs.items()},
@@ -83,7 +83,7 @@ def check_signature(program: Program, graph: Mapping[str, Any] | None = None) ->
     )
 
 
-def graph_misfits(serving: Signature, graph: Mapping[str, Any]) -> list[str]:
+def graph_mismatches(serving: Signature, graph: Mapping[str, Any]) -> list[str]:
     """Say what is missing of the inputs and outputs of the frozen graph, and what is new."""
     return [
         f"{SERVING} has the {what} {', '.join(sorted(here)) or 'none'}, the frozen graph {', '.join(sorted(there))}"
@@ -95,7 +95,7 @@ def graph_misfits(serving: Signature, graph: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def serving_misfits(serving: Signature) -> list[str]:
+def serving_mismatches(serving: Signature) -> list[str]:
     """Say what clients of the original exporter would stumble over."""
     problems = []
     if not serving.inputs or trials.the_input(serving)[0] not in trials.INPUT_KEYS:
@@ -115,7 +115,7 @@ def serving_misfits(serving: Signature) -> list[str]:
     return problems
 
 
-def batch_misfits(signature: Signature) -> list[str]:
+def batch_mismatches(signature: Signature) -> list[str]:
     """Name the outputs whose static shape says that they do not have one row for each image."""
     fixed = trials.fixed_batch(signature) if signature.inputs else None
     return [
@@ -125,35 +125,38 @@ def batch_misfits(signature: Signature) -> list[str]:
     ]
 
 
-def check_weights(evidence: Evidence, weights: Mapping[str, Weight]) -> Check:
+def check_weights(evidence: Evidence, weights: Mapping[str, ExpectedWeight]) -> Check:
     """Every weight of the checkpoint is in variables/, byte for byte; or it is a constant, or folded into one."""
     reply = evidence.variables.result()
     stored = {name: found for name, found in readable(reply).items() if name != OBJECT_GRAPH}
     size_bytes = sum(each.size_bytes for each in stored.values())
     damaged = damage(reply)
     if not stored:
-        return Check("weights", FAILED, damaged[0] if damaged else f"there are no variables: {files.FROZEN}")
+        return Check("weights", FAILED, damaged[0] if damaged else f"there are no variables: {file_checks.FROZEN}")
     if evidence.constants:
-        problems = weights_.misfits(weights, stored)
+        problems = weight_digests.weight_mismatches(weights, stored)
         if not weights and not damaged:
             told = "no checkpoint and no export.json to compare with"
             return Check("weights", SKIPPED, f"{told}; {len(stored)} constants in the graph")
         here = [stored[weight.variable] for weight in weights.values() if weight.variable in stored]
-        size = files.megabytes(sum(each.size_bytes for each in here))
+        size = megabytes(sum(each.size_bytes for each in here))
         told = (
             f"all {len(weights)} are constants of the graph, byte for byte, folded ones as they were computed: {size}"
         )
         return checked("weights", [*damaged, *problems], told, {"compared": len(weights)})
     largest = max(stored, key=lambda name: stored[name].size_bytes)
     name = largest.removesuffix("/.ATTRIBUTES/VARIABLE_VALUE")  # TensorFlow's ending of every key
-    sizes = f"{files.megabytes(size_bytes)}, the largest is {name} ({files.megabytes(stored[largest].size_bytes)})"
+    sizes = f"{megabytes(size_bytes)}, the largest is {name} ({megabytes(stored[largest].size_bytes)})"
     numbers: dict[str, Any] = {"variables": len(stored), "size_bytes": size_bytes, "largest": largest}
     if not weights and not damaged:
         told = "no checkpoint and no export.json to compare with"
         return Check("weights", SKIPPED, f"{told}; {len(stored)} variables, {sizes}, their checksums hold", numbers)
     mapped = {weight.variable for weight in weights.values()}
     unread = {name for name, found in (reply.result or {}).items() if isinstance(found, str)}
-    problems = [*damaged, *weights_.misfits({k: w for k, w in weights.items() if w.variable not in unread}, stored)]
+    problems = [
+        *damaged,
+        *weight_digests.weight_mismatches({k: w for k, w in weights.items() if w.variable not in unread}, stored),
+    ]
     numbers |= {"compared": len(weights), "others": sorted(set(stored) - mapped)}
     others = f"; besides: {', '.join(numbers['others'][:SHOWN])}" if numbers["others"] else ""
     return checked("weights", problems, f"all {len(weights)} are equal, byte for byte: {sizes}{others}", numbers)
@@ -188,7 +191,7 @@ def check_loader(name: str, evidence: Evidence, loaded: Loaded) -> Check:
     return compare(name, compared, SAME, f"{told}; ", seconds, problems)
 
 
-def check_batch(folder: Path, evidence: Evidence, workers: Verifiers) -> Check:
+def check_batch(folder: Path, evidence: Evidence, workers: WorkerProcesses) -> Check:
     """A batch of two gives, row by row, what each of its pictures gives alone."""
     reply = evidence.tf2_loader.reply.result()
     if reply.result is None or not evidence.tf2_loader.asked:
@@ -219,7 +222,7 @@ def check_batch(folder: Path, evidence: Evidence, workers: Verifiers) -> Check:
     return compare("batch", compared, Tolerances(*[noise * NOISE_MARGIN] * 3), told, {"noise": noise})
 
 
-def batch_noise(folder: Path, evidence: Evidence, workers: Verifiers) -> float:
+def batch_noise(folder: Path, evidence: Evidence, workers: WorkerProcesses) -> float:
     """How far the answer to a picture moves when its batch holds the same picture twice: nothing is there to mix up.
     Networks whose numbers grow from layer to layer amplify the order of a sum, which is another for a batch.
     """
@@ -259,7 +262,7 @@ def _comparable(signatures: Mapping[str, Signature], name: str, answer: Answer) 
     return {key: value for key, value in answer.items() if key != "detection_masks"}
 
 
-def check_other_signatures(folder: Path, evidence: Evidence, workers: Verifiers) -> Check:
+def check_other_signatures(folder: Path, evidence: Evidence, workers: WorkerProcesses) -> Check:
     """Every other signature answers the same to the same pixels: as floats, as PNG files, in tf.Examples."""
     name = "other_signatures"
     asked = evidence.others
@@ -358,12 +361,12 @@ def of_the_other(evidence: Evidence) -> list[Answer] | str | None:
     return other
 
 
-def pictures_seen(evidence: Evidence) -> tuple[Seen, ...]:
+def pictures_seen(evidence: Evidence) -> tuple[ImageResult, ...]:
     """The first picture of each case, with the answers of both sides to it."""
     other = of_the_other(evidence)
     theirs = other if isinstance(other, list) else [None] * len(evidence.tried)
     return tuple(
-        Seen(case.name, case.pictures[0], _first_row(evidence.first(case)), _first_row(answer), case.artificial)
+        ImageResult(case.name, case.pictures[0], _first_row(evidence.first(case)), _first_row(answer), case.artificial)
         for case, answer in zip(evidence.tried, theirs, strict=True)
     )
 
@@ -443,7 +446,7 @@ def checked(
     return Check(name, FAILED, "; ".join(problems[:SHOWN]) + more, {**(numbers or {}), "problems": list(problems)})
 
 
-def damage(reply: Reply[dict[str, Stored | str]]) -> list[str]:
+def damage(reply: Reply[dict[str, TensorDigest | str]]) -> list[str]:
     """Name the first tensor that could not be read, and count them."""
     damaged = {name: found for name, found in (reply.result or {}).items() if isinstance(found, str)}
     if not damaged:
@@ -453,6 +456,6 @@ def damage(reply: Reply[dict[str, Stored | str]]) -> list[str]:
     return [f"{first} is damaged{more}: {why}"]
 
 
-def readable(reply: Reply[dict[str, Stored | str]]) -> dict[str, Stored]:
+def readable(reply: Reply[dict[str, TensorDigest | str]]) -> dict[str, TensorDigest]:
     """Give the variables that could be read."""
-    return {name: found for name, found in (reply.result or {}).items() if isinstance(found, Stored)}
+    return {name: found for name, found in (reply.result or {}).items() if isinstance(found, TensorDigest)}

@@ -12,11 +12,11 @@ import numpy as np
 from unfreeze.errors import SavedModelError
 from unfreeze.verification import sample_inputs as trials
 from unfreeze.verification.calls import Answers, one_line
-from unfreeze.verification.program import Program, read_program
+from unfreeze.verification.meta_graph import MetaGraph, read_meta_graph
 from unfreeze.verification.reference_graph import Pair, Twin, largest_difference
 from unfreeze.verification.sample_inputs import SERVING, Answer, Asked, Case
-from unfreeze.verification.weights import Stored
-from unfreeze.verification.workers import Reply, Verifiers
+from unfreeze.verification.weight_digests import TensorDigest
+from unfreeze.verification.workers import Reply, WorkerProcesses
 
 Model = Callable[[np.ndarray], Mapping[str, np.ndarray]]
 
@@ -55,10 +55,10 @@ class Evidence:
     weights are constants of the graph, and `variables` are all of these.
     """
 
-    program: Program
+    program: MetaGraph
     tried: list[Case]
     others: list[Asked]
-    variables: "Future[Reply[dict[str, Stored | str]]]"
+    variables: "Future[Reply[dict[str, TensorDigest | str]]]"
     tf2_loader: Loaded
     tf1_loader: Loaded
     cpp_loader: Loaded
@@ -94,12 +94,12 @@ class Evidence:
 
 def gather(
     folder: Path,
-    program: Program,
+    program: MetaGraph,
     tried: list[Case],
-    workers: Verifiers,
+    workers: WorkerProcesses,
     *,
     form: str | None,
-    against: Program | Path | Model | None,
+    against: MetaGraph | Path | Model | None,
     in_memory: Model | None,
     graph: Mapping[str, Any] | None = None,
     constants: bool = False,
@@ -120,7 +120,7 @@ def gather(
     tf1_loader = Loaded([*first, *for_tf1], workers.tf1.ask("tf1_loader", str(folder), calls([*first, *for_tf1])))
     compared: Any = None
     twin = None
-    if isinstance(against, Program):
+    if isinstance(against, MetaGraph):
         theirs = against.signatures[SERVING]
         asked = trials.questions(theirs, tried, trials.alone_and_together(theirs))
         compared = Loaded(asked, workers.tf1.ask("either_loader", str(against.path.parent), calls(asked)))
@@ -154,7 +154,7 @@ def gather(
     )
 
 
-def other_questions(program: Program, tried: Sequence[Case]) -> list[Asked]:
+def other_questions(program: MetaGraph, tried: Sequence[Case]) -> list[Asked]:
     """Ask every signature but the serving one that takes pictures for the first of each case."""
     return [
         question
@@ -183,7 +183,7 @@ def ask_function(function: Model, tried: Sequence[Case]) -> list[Answer] | str:
         return one_line(error)
 
 
-def read_against(against: str | Path | Model | None) -> Program | Path | Model | None:
+def read_against(against: str | Path | Model | None) -> MetaGraph | Path | Model | None:
     """Tell what the other side is: a SavedModel, a frozen graph, or a function.
 
     Raises:
@@ -193,7 +193,7 @@ def read_against(against: str | Path | Model | None) -> Program | Path | Model |
         return against
     path = Path(against).absolute()
     if path.is_dir():
-        program = read_program(path)
+        program = read_meta_graph(path)
         if SERVING not in program.signatures or not trials.takes_pictures(program.signatures[SERVING]):
             raise SavedModelError(f"{against}: cannot be compared with, it has no {SERVING} that takes pictures")
         return program

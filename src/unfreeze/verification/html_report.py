@@ -21,7 +21,7 @@ from unfreeze import images as pictures
 from unfreeze.errors import OutputError
 from unfreeze.formatting import megabytes
 from unfreeze.prediction.found import Names, class_names, detections
-from unfreeze.verification import Report, Seen
+from unfreeze.verification import ImageResult, Report
 from unfreeze.verification.report import FAILED, PASSED, TITLES
 from unfreeze.version import __version__
 
@@ -163,7 +163,7 @@ def _numbers(numbers: Mapping[str, Any]) -> str:
     return f"<details><summary>numbers</summary><pre>{_text(told)}</pre></details>"
 
 
-def _figure(seen: Seen, names: Names) -> str:
+def _figure(seen: ImageResult, names: Names) -> str:
     """A picture with what was found in it, beside what the other side found."""
     shown = f"{seen.name}{' (made for the purpose: no object is in it)' if seen.artificial else ''}"
     sides = [("this SavedModel", seen.answer), ("compared with", seen.other)]

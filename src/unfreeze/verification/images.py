@@ -8,14 +8,14 @@ import numpy as np
 
 from unfreeze import protobuf_wire as wire
 from unfreeze.errors import PictureError
-from unfreeze.verification.program import Tensor
+from unfreeze.verification.meta_graph import TensorInfo
 
 Feed = np.ndarray | list[bytes]
 SIDE_LENGTH = 8  # of what a side input has any number of
 LONE_PICTURE = (64, 96, 3)
 
 
-def trial_pictures(height: int = 240, width: int = 320) -> np.ndarray:
+def sample_images(height: int = 240, width: int = 320) -> np.ndarray:
     """`-> [2, H, W, 3]` uint8: a picture of blocks and rings, and its mirror image; the same on every machine."""
     y, x = np.mgrid[0:height, 0:width]
     red = x * 200 // max(width - 1, 1)
@@ -52,7 +52,7 @@ def read_picture(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
     return np.asarray(upright)
 
 
-def feeds(pictures: np.ndarray, tensor: Tensor, form: str | None) -> list[Feed]:
+def feeds(pictures: np.ndarray, tensor: TensorInfo, form: str | None) -> list[Feed]:
     """Put `[N, H, W, 3]` uint8 into the form that an input takes.
 
     Gives both forms where its strings may be either, and none where it takes no picture.
@@ -70,7 +70,7 @@ def feeds(pictures: np.ndarray, tensor: Tensor, form: str | None) -> list[Feed]:
     return []
 
 
-def numbers(tensor: Tensor, places: Sequence[int]) -> np.ndarray:
+def numbers(tensor: TensorInfo, places: Sequence[int]) -> np.ndarray:
     """A row for each place: numbers around 0, or counts from 1 to SIDE_LENGTH; a single number is half, 1 or false.
 
     An input whose first dimension is fixed to another number has rows of its own, the same for every place.
@@ -88,7 +88,7 @@ def numbers(tensor: Tensor, places: Sequence[int]) -> np.ndarray:
     return made > 0 if tensor.dtype == "bool" else made.astype(tensor.dtype)
 
 
-def lone_or_numbers(tensor: Tensor, places: Sequence[int]) -> np.ndarray:
+def lone_or_numbers(tensor: TensorInfo, places: Sequence[int]) -> np.ndarray:
     """For an input beside which none takes a batch of pictures: `[?, ?, 3]` is a lone picture, others get numbers."""
     if tensor.shape == (None, None, 3):
         return np.random.RandomState(0).randint(0, 256, LONE_PICTURE).astype(tensor.dtype)
@@ -96,9 +96,9 @@ def lone_or_numbers(tensor: Tensor, places: Sequence[int]) -> np.ndarray:
 
 
 def side_feeds(
-    tensors: Mapping[str, Tensor],
+    tensors: Mapping[str, TensorInfo],
     places: Sequence[int],
-    make: Callable[[Tensor, Sequence[int]], np.ndarray] = numbers,
+    make: Callable[[TensorInfo, Sequence[int]], np.ndarray] = numbers,
 ) -> dict[str, tuple[str, Feed]]:
     """What to give the inputs besides the picture: tensor and value by key, the same for the same place of a pair."""
     return {key: (tensor.name, make(tensor, places)) for key, tensor in tensors.items()}

@@ -13,10 +13,10 @@ from tensorflow.core.protobuf import saved_model_pb2
 from unfreeze.errors import SavedModelError
 from unfreeze.memory import release_memory
 from unfreeze.verification.calls import Answers, Call, answers, one_line
-from unfreeze.verification.detections import DETECTION
 from unfreeze.verification.images import Feed, feeds, side_feeds
-from unfreeze.verification.program import Tensor
-from unfreeze.verification.weights import CONSTANT, Stored, digest
+from unfreeze.verification.meta_graph import TensorInfo
+from unfreeze.verification.output_comparison import DETECTION
+from unfreeze.verification.weight_digests import CONSTANT, TensorDigest, tensor_digest
 
 # What the placeholder of a frozen graph is called.
 FROZEN_INPUTS = ("image_tensor", "float_image_tensor", "input_tensor", "encoded_image_string_tensor", "tf_example")
@@ -30,27 +30,27 @@ FROZEN_OUTPUTS = (
 )
 
 
-def variables(saved_model: str) -> dict[str, Stored | str]:
+def variables(saved_model: str) -> dict[str, TensorDigest | str]:
     """Read every tensor in variables/, which checks TensorFlow's checksums; instead of a damaged one, what is wrong."""
     reader = tf.train.load_checkpoint(str(Path(saved_model) / "variables" / "variables"))
-    found: dict[str, Stored | str] = {}
+    found: dict[str, TensorDigest | str] = {}
     for name in sorted(reader.get_variable_to_shape_map()):
         try:
-            found[name] = digest(reader.get_tensor(name))
+            found[name] = tensor_digest(reader.get_tensor(name))
         except Exception as error:
             found[name] = one_line(error)
     return found
 
 
-def constants(saved_model: str) -> dict[str, Stored | str]:
+def constants(saved_model: str) -> dict[str, TensorDigest | str]:
     """Read every constant of the graph and of its functions, by the digest of its bytes."""
     saved = saved_model_pb2.SavedModel.FromString((Path(saved_model) / "saved_model.pb").read_bytes())
-    found: dict[str, Stored | str] = {}
+    found: dict[str, TensorDigest | str] = {}
     for meta_graph in saved.meta_graphs:
         functions = [function.node_def for function in meta_graph.graph_def.library.function]
         for node in chain(meta_graph.graph_def.node, *functions):
             if node.op == "Const":
-                stored = digest(tf.make_ndarray(node.attr["value"].tensor))
+                stored = tensor_digest(tf.make_ndarray(node.attr["value"].tensor))
                 found[CONSTANT + stored.sha256] = stored
     return found
 
@@ -126,7 +126,7 @@ def frozen_graph(path: str, pictures: Sequence[np.ndarray]) -> Answers:
     with tf.Graph().as_default() as imported, tf.compat.v1.Session() as session:
         tf.graph_util.import_graph_def(graph_def, name="")
         del graph_def
-        tensor = Tensor(tensor_name, imported.get_tensor_by_name(tensor_name).dtype.name, None)
+        tensor = TensorInfo(tensor_name, imported.get_tensor_by_name(tensor_name).dtype.name, None)
         form = tensor_name.split(":")[0]
         calls = [
             Call("", "", tensor_name, outputs, feeds(picture, tensor, form), side_feeds(side, (place % 2,)))
@@ -159,11 +159,11 @@ def _named_ends(path: str, graph_def: Any) -> tuple[str, Mapping[str, str]]:
     return f"{given[0]}:0", {name: f"{name}:0" for name in FROZEN_OUTPUTS if name in names}
 
 
-def _placeholder(node: Any) -> Tensor:
+def _placeholder(node: Any) -> TensorInfo:
     """What a node of a graph takes."""
     shape = tf.TensorShape(node.attr["shape"].shape)
     sizes = tuple(shape.as_list()) if shape.rank is not None else None
-    return Tensor(f"{node.name}:0", tf.dtypes.as_dtype(node.attr["dtype"].type).name, sizes)
+    return TensorInfo(f"{node.name}:0", tf.dtypes.as_dtype(node.attr["dtype"].type).name, sizes)
 
 
 def _runner(session: tf.compat.v1.Session) -> Callable[[Call, Feed], dict[str, np.ndarray]]:

@@ -12,9 +12,9 @@ from typing import Any
 
 from unfreeze.verification import sample_inputs as trials
 from unfreeze.verification.calls import Answers
-from unfreeze.verification.detections import furthest
+from unfreeze.verification.output_comparison import furthest
 from unfreeze.verification.sample_inputs import Asked
-from unfreeze.verification.workers import Reply, Verifiers
+from unfreeze.verification.workers import Reply, WorkerProcesses
 
 Pair = Reply[tuple[Answers, Answers]]
 
@@ -32,7 +32,7 @@ class Twin:
     folder: Path
     path: Path
     graph: Mapping[str, Any]
-    workers: Verifiers
+    workers: WorkerProcesses
 
     def ask(self, asked: Sequence[Asked]) -> "Future[Pair]":
         """Ask both, without the optimizer."""

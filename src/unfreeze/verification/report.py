@@ -42,7 +42,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Seen:
+class ImageResult:
     """A picture `[H, W, 3]` uint8 that was tried, and the outputs for it, without the batch; of both sides, if two."""
 
     name: str
@@ -63,7 +63,7 @@ class Report:
     saved_model: Path
     checks: tuple[Check, ...]
     record: Mapping[str, Any] = field(default_factory=dict)
-    seen: tuple[Seen, ...] = ()
+    seen: tuple[ImageResult, ...] = ()
 
     @property
     def passed(self) -> bool:

@@ -13,11 +13,11 @@ from unfreeze.verification.images import (
     lone_or_numbers,
     numbers,
     read_picture,
+    sample_images,
     side_feeds,
-    trial_pictures,
     with_mirror,
 )
-from unfreeze.verification.program import Program, Signature, Tensor
+from unfreeze.verification.meta_graph import MetaGraph, Signature, TensorInfo
 
 SERVING = "serving_default"
 INPUT_KEYS = ("inputs", "input_tensor")  # what clients of the TF1 and of the TF2 exporter send
@@ -52,14 +52,14 @@ class Asked:
 
 
 def cases(
-    programs: Sequence[Program],
+    programs: Sequence[MetaGraph],
     images: Sequence[str | Path | np.ndarray],
     usual: tuple[int, int] = USUAL_SIZE,
 ) -> list[Case]:
     """Give the pairs to try: the given pictures with their mirror images, or an artificial pair of the usual size."""
     height, width = picture_size(programs)
     if not images:
-        artificial = trial_pictures(height or usual[0], width or usual[1])
+        artificial = sample_images(height or usual[0], width or usual[1])
         return [Case("an artificial picture", artificial, artificial=True)]
     size = (height, width) if height and width else None
     return [
@@ -70,7 +70,7 @@ def cases(
     ]
 
 
-def picture_size(programs: Sequence[Program]) -> tuple[int | None, int | None]:
+def picture_size(programs: Sequence[MetaGraph]) -> tuple[int | None, int | None]:
     """Give the height and width that a signature of one of the programs insists on."""
     for program in programs:
         for signature in program.signatures.values():
@@ -101,13 +101,13 @@ def of_graph(call: Call, graph: Mapping[str, Any]) -> Call:
     return Call("", call.input, graph["inputs"][call.input], graph["outputs"], call.feeds, side)
 
 
-def the_input(signature: Signature) -> tuple[str, Tensor]:
+def the_input(signature: Signature) -> tuple[str, TensorInfo]:
     """Give key and tensor of the input for pictures: by its key, or the only one."""
     key = next((key for key in INPUT_KEYS if key in signature.inputs), next(iter(signature.inputs)))
     return key, signature.inputs[key]
 
 
-def side_inputs(signature: Signature) -> dict[str, Tensor]:
+def side_inputs(signature: Signature) -> dict[str, TensorInfo]:
     """Give the other inputs by key."""
     picture, _ = the_input(signature)
     return {key: tensor for key, tensor in signature.inputs.items() if key != picture}

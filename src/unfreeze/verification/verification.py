@@ -9,28 +9,27 @@ import numpy as np
 
 from unfreeze.errors import SavedModelError
 from unfreeze.export_record import has_constant_weights, read_record
-from unfreeze.verification import checks, files
+from unfreeze.verification import checks, file_checks, weight_digests
 from unfreeze.verification import sample_inputs as trials
-from unfreeze.verification import weights as weights_
-from unfreeze.verification.detections import Tolerances
 from unfreeze.verification.evidence import Model, gather, read_against
-from unfreeze.verification.program import Program, read_program
+from unfreeze.verification.meta_graph import MetaGraph, read_meta_graph
+from unfreeze.verification.output_comparison import Tolerances
 from unfreeze.verification.report import FAILED, SKIPPED, TITLES, Check, Report
-from unfreeze.verification.weights import Weight
-from unfreeze.verification.workers import Verifiers
+from unfreeze.verification.weight_digests import ExpectedWeight
+from unfreeze.verification.workers import WorkerProcesses
 
 
-def verify(
+def verify_saved_model(
     saved_model: str | Path,
     *,
-    weights: Mapping[str, Weight] | None = None,
+    weights: Mapping[str, ExpectedWeight] | None = None,
     against: str | Path | Model | None = None,
     against_name: str | None = None,
     in_memory: Model | None = None,
     images: Sequence[str | Path | np.ndarray] = (),
     tolerances: Tolerances | None = None,
     record: Mapping[str, Any] | None = None,
-    verifiers: Verifiers | None = None,
+    workers: WorkerProcesses | None = None,
     on_progress: Callable[[str], None] = lambda step: None,
 ) -> Report:
     """Check everything that can be checked of a SavedModel folder; a check that fails does not stop the others.
@@ -45,7 +44,7 @@ def verify(
         tolerances: how far `against` may differ.
         record: what the export said of its files (`weights`, `files`, `input_type`, `binding`, of a frozen graph
             `graph`: its `inputs` and `outputs`, tensors by key); default: the export.json in the folder or beside it.
-        verifiers: worker processes that were started earlier.
+        workers: worker processes that were started earlier.
 
     Raises:
         SavedModelError: `saved_model` or `against` is not what it should be.
@@ -53,22 +52,22 @@ def verify(
     """
     folder = Path(saved_model).absolute()
     if not (folder / "saved_model.pb").is_file():
-        read_program(folder)  # raises what is wrong
+        read_meta_graph(folder)  # raises what is wrong
     record = read_record(folder) if record is None else record
     other = read_against(against)
-    digests = files.digests(folder)
+    digests = file_checks.file_digests(folder)
     try:
-        program = read_program(folder)
+        program = read_meta_graph(folder)
     except SavedModelError as error:
         return unreadable(folder, str(error))
     form, graph = record.get("input_type"), record.get("graph")
     constants = has_constant_weights(record)
     usual = trials.STRIDED_SIZE if graph else trials.USUAL_SIZE
-    tried = trials.cases([program, other] if isinstance(other, Program) else [program], images, usual)
+    tried = trials.cases([program, other] if isinstance(other, MetaGraph) else [program], images, usual)
     if weights is None:
-        weights = weights_.from_record(record.get("weights", {}))
+        weights = weight_digests.recorded_weights(record.get("weights", {}))
     with ExitStack() as stack:
-        workers = verifiers or stack.enter_context(Verifiers())
+        workers = workers or stack.enter_context(WorkerProcesses())
         on_progress("loading it in processes of their own")
         evidence = gather(
             folder,
@@ -101,7 +100,9 @@ def verify(
             made.append(step())
         stored = checks.readable(evidence.variables.result())
         seen = checks.pictures_seen(evidence)
-    return Report(folder, tuple(made), {"weights": weights_.to_record(weights, stored), "files": digests}, seen)
+    return Report(
+        folder, tuple(made), {"weights": weight_digests.weights_record(weights, stored), "files": digests}, seen
+    )
 
 
 def unreadable(folder: Path, problem: str) -> Report:

@@ -179,10 +179,10 @@ def can_copy() -> bool:
     return not sys.modules["tensorflow"].config.list_physical_devices("GPU")
 
 
-class Verifiers:
+class WorkerProcesses:
     """The worker processes, started at once, so that they get ready while their caller is still busy.
 
-    `with Verifiers() as verifiers:` … `verify(folder, verifiers=verifiers)`. They end with the block.
+    `with WorkerProcesses() as workers:` … `verify_saved_model(folder, workers=workers)`. They end with the block.
     """
 
     def __init__(self, timeout_s: float = 600.0, *, unused_tensorflow: bool = False) -> None:
@@ -197,7 +197,7 @@ class Verifiers:
         self.tf1 = Worker("tensorflow", self._scratch, timeout_s, copy=True) if copy else self.tf2
         self.c_api = Worker("c_api", self._scratch, timeout_s)
 
-    def __enter__(self) -> "Verifiers":
+    def __enter__(self) -> "WorkerProcesses":
         """Give itself."""
         return self
 

@@ -30,7 +30,7 @@ DTYPES = {
 
 
 @dataclass(frozen=True)
-class Tensor:
+class TensorInfo:
     """A tensor of a signature: its name in the graph, dtype, and static shape (`None`: unknown dimension, or rank)."""
 
     name: str
@@ -49,12 +49,12 @@ class Signature:
     """A signature of a SavedModel: its inputs and outputs by key."""
 
     name: str
-    inputs: dict[str, Tensor]
-    outputs: dict[str, Tensor]
+    inputs: dict[str, TensorInfo]
+    outputs: dict[str, TensorInfo]
 
 
 @dataclass(frozen=True)
-class Program:
+class MetaGraph:
     """The graph of a SavedModel that is tagged `serve`, as far as a check needs it."""
 
     path: Path
@@ -68,7 +68,7 @@ class Program:
         return serving is not None and (own.inputs, own.outputs) == (serving.inputs, serving.outputs)
 
 
-def read_program(saved_model: Path) -> Program:
+def read_meta_graph(saved_model: Path) -> MetaGraph:
     """Read saved_model.pb.
 
     Raises:
@@ -88,7 +88,7 @@ def read_program(saved_model: Path) -> Program:
         raise SavedModelError(f"{path}: damaged, or no SavedModel: {error}") from error
 
 
-def _program(path: Path) -> Program:
+def _program(path: Path) -> MetaGraph:
     graphs = list(wire.parts(path.read_bytes(), 2))
     serving = [graph for graph in graphs if "serve" in _tags(graph)]
     if not serving:
@@ -100,25 +100,25 @@ def _program(path: Path) -> Program:
         if not name.startswith("__")  # __saved_model_init_op is the loader's own
     }
     info = next(wire.parts(graph, 1), memoryview(b""))
-    return Program(path, signatures, sum(_constants_bytes(graph)), wire.text(info, 5))
+    return MetaGraph(path, signatures, sum(_constants_bytes(graph)), wire.text(info, 5))
 
 
 def _tags(graph: memoryview) -> set[str]:
     return {bytes(tag).decode() for info in wire.parts(graph, 1) for tag in wire.parts(info, 4)}
 
 
-def _tensors(signature: memoryview, number: int) -> dict[str, Tensor]:
+def _tensors(signature: memoryview, number: int) -> dict[str, TensorInfo]:
     return {key: _tensor(info) for key, info in sorted(wire.entries(signature, number))}
 
 
-def _tensor(info: memoryview) -> Tensor:
+def _tensor(info: memoryview) -> TensorInfo:
     dtype, shape = 0, None
     for number, value in wire.fields(info):
         if number == 2 and isinstance(value, int):
             dtype = value
         if number == 3 and isinstance(value, memoryview):
             shape = _shape(value)
-    return Tensor(wire.text(info, 1), DTYPES.get(dtype, f"dtype {dtype}"), shape)
+    return TensorInfo(wire.text(info, 1), DTYPES.get(dtype, f"dtype {dtype}"), shape)
 
 
 def _shape(message: memoryview) -> tuple[int | None, ...] | None:

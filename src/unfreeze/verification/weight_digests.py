@@ -11,7 +11,7 @@ CONSTANT = "constant "  # in front of the sha256 of a constant, in place of the 
 
 
 @dataclass(frozen=True)
-class Stored:
+class TensorDigest:
     """A tensor as a file holds it: dtype, shape, and the sha256 of its bytes in C order, little endian."""
 
     dtype: str
@@ -21,29 +21,29 @@ class Stored:
 
 
 @dataclass(frozen=True)
-class Weight:
+class ExpectedWeight:
     """Where a weight of the checkpoint went: the name of its variable in variables/, and what must be there.
 
     A function is called once, when the weight's turn comes, so that not all of them need to be in memory.
     """
 
     variable: str
-    value: Stored | np.ndarray | Callable[[], np.ndarray]
+    value: TensorDigest | np.ndarray | Callable[[], np.ndarray]
 
-    def stored(self) -> Stored:
+    def stored(self) -> TensorDigest:
         """What must be there, by its digest."""
-        if isinstance(self.value, Stored):
+        if isinstance(self.value, TensorDigest):
             return self.value
-        return digest(self.value if isinstance(self.value, np.ndarray) else self.value())
+        return tensor_digest(self.value if isinstance(self.value, np.ndarray) else self.value())
 
 
-def constant_weight(value: np.ndarray) -> Weight:
+def expected_constant(value: np.ndarray) -> ExpectedWeight:
     """A weight that has to be a constant of the graph: it is found there by its bytes, not by a name."""
-    stored = digest(value)
-    return Weight(CONSTANT + stored.sha256, stored)
+    stored = tensor_digest(value)
+    return ExpectedWeight(CONSTANT + stored.sha256, stored)
 
 
-def digest(tensor: Any) -> Stored:
+def tensor_digest(tensor: Any) -> TensorDigest:
     """Describe a tensor, numbers or strings, by its bytes; of strings each one's length counts too."""
     if isinstance(tensor, bytes):  # numpy would drop zeros at its end
         tensor = np.array(tensor, dtype=object)
@@ -53,12 +53,12 @@ def digest(tensor: Any) -> Stored:
     if array.dtype.kind in "OSU":
         strings = [item if isinstance(item, bytes) else str(item).encode() for item in array.reshape(-1).tolist()]
         data = b"".join(len(string).to_bytes(8, "little") + string for string in strings)
-        return Stored("string", array.shape, hashlib.sha256(data).hexdigest(), len(data))
+        return TensorDigest("string", array.shape, hashlib.sha256(data).hexdigest(), len(data))
     numbers = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    return Stored(array.dtype.name, array.shape, hashlib.sha256(numbers.data).hexdigest(), array.nbytes)
+    return TensorDigest(array.dtype.name, array.shape, hashlib.sha256(numbers.data).hexdigest(), array.nbytes)
 
 
-def to_record(weights: Mapping[str, Weight], found: Mapping[str, Stored]) -> dict[str, Any]:
+def weights_record(weights: Mapping[str, ExpectedWeight], found: Mapping[str, TensorDigest]) -> dict[str, Any]:
     """The part of export.json that says which weight is which variable, and what its bytes are."""
     return {
         key: {
@@ -72,15 +72,15 @@ def to_record(weights: Mapping[str, Weight], found: Mapping[str, Stored]) -> dic
     }
 
 
-def from_record(record: Mapping[str, Any]) -> dict[str, Weight]:
-    """Read back what `to_record` wrote."""
+def recorded_weights(record: Mapping[str, Any]) -> dict[str, ExpectedWeight]:
+    """Read back what `weights_record` wrote."""
     return {
-        key: Weight(entry["variable"], Stored(entry["dtype"], tuple(entry["shape"]), entry["sha256"]))
+        key: ExpectedWeight(entry["variable"], TensorDigest(entry["dtype"], tuple(entry["shape"]), entry["sha256"]))
         for key, entry in record.items()
     }
 
 
-def misfits(weights: Mapping[str, Weight], found: Mapping[str, Stored]) -> list[str]:
+def weight_mismatches(weights: Mapping[str, ExpectedWeight], found: Mapping[str, TensorDigest]) -> list[str]:
     """Say of each weight that is not in variables/ as it should be what is wrong with it."""
     problems = []
     for key, weight in weights.items():

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from unfreeze.formatting import megabytes
-from unfreeze.verification.program import Program
+from unfreeze.verification.meta_graph import MetaGraph
 
 SHARD = re.compile(r"variables\.data-(\d{5})-of-(\d{5})")
 HALF_WRITTEN = re.compile(r"(_temp|tempstate|\.tmp|\.part)")  # what TensorFlow's savers and copying programs leave
 FROZEN = "a frozen export: the weights are constants in saved_model.pb; export the checkpoint instead"
 
 
-def digests(saved_model: Path) -> dict[str, dict[str, Any]]:
+def file_digests(saved_model: Path) -> dict[str, dict[str, Any]]:
     """Give size and sha256 of every file, by its path in the folder."""
     found = {}
     for path in sorted(path for path in saved_model.rglob("*") if path.is_file()):
@@ -27,7 +27,7 @@ def digests(saved_model: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def misfits(
+def file_mismatches(
     saved_model: Path,
     found: Mapping[str, Mapping[str, Any]],
     recorded: Mapping[str, Any],
@@ -38,7 +38,7 @@ def misfits(
 
     With `constants` the weights are in the graph, and there need not be variables.
     """
-    problems = [] if constants else _variables_misfits(saved_model / "variables")
+    problems = [] if constants else _variables_mismatches(saved_model / "variables")
     problems += [f"{name} is left over from a write that did not end" for name in found if HALF_WRITTEN.search(name)]
     problems += [f"{name} is empty" for name, file in found.items() if not file["size_bytes"] and "/" not in name]
     for name, file in recorded.items():
@@ -51,7 +51,7 @@ def misfits(
     return problems
 
 
-def frozen_misfit(program: Program, variables_bytes: int) -> list[str]:
+def frozen_mismatches(program: MetaGraph, variables_bytes: int) -> list[str]:
     """Say so when the constants in the graph outweigh the variables."""
     if program.constants_bytes <= max(variables_bytes, 1 << 16):
         return []
@@ -61,7 +61,7 @@ def frozen_misfit(program: Program, variables_bytes: int) -> list[str]:
     ]
 
 
-def _variables_misfits(variables: Path) -> list[str]:
+def _variables_mismatches(variables: Path) -> list[str]:
     names = sorted(path.name for path in variables.iterdir()) if variables.is_dir() else []
     if not names:
         return [f"variables/ is {'empty' if variables.is_dir() else 'missing'}: {FROZEN}"]
