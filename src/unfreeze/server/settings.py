@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
+from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
 from unfreeze.errors import ConfigError
+from unfreeze.protobuf_pool import MessageTable, pool_of_table
 
 LABELS = "models.config"
 METRICS_PATH = "/monitoring/prometheus/metrics"
@@ -109,7 +110,7 @@ def read_batching(path: str | os.PathLike[str]) -> Batching:
 
     Raises: ConfigError when it cannot be read or contradicts itself.
     """
-    message = read_text_proto(path, SCHEMA["BatchingParameters"]())
+    message = read_text_proto(path, SCHEMA.message_class("BatchingParameters")())
     given: dict[str, Any] = {}
     for field, value in message.ListFields():
         if field.name == "allowed_batch_sizes":
@@ -138,7 +139,7 @@ def checked_batching(batching: Batching, path: str | os.PathLike[str]) -> Batchi
 
 def read_metrics_path(path: str | os.PathLike[str]) -> str | None:
     """The path in the file of --monitoring_config_file, or None where that switches Prometheus off."""
-    prometheus = read_text_proto(path, SCHEMA["MonitoringConfig"]()).prometheus_config
+    prometheus = read_text_proto(path, SCHEMA.message_class("MonitoringConfig")()).prometheus_config
     chosen = prometheus.path or METRICS_PATH
     if not chosen.startswith("/"):
         raise ConfigError(f"{path}: prometheus_config.path must begin with '/'; received {chosen!r}")
@@ -162,7 +163,7 @@ def one_line(message: Any) -> str:
 
 # Two messages that tensorflow-serving-api lacks. Fields: name, number, type.
 # Source: servables/tensorflow/session_bundle_config.proto, config/monitoring_config.proto.
-MESSAGES = {
+MESSAGES: MessageTable = {
     "Int64Value": [("value", 1, "int64")],
     "BoolValue": [("value", 1, "bool")],
     "StringValue": [("value", 1, "string")],
@@ -181,28 +182,4 @@ MESSAGES = {
     "MonitoringConfig": [("prometheus_config", 1, "PrometheusConfig")],
 }
 
-
-def schema() -> dict[str, Any]:
-    """Message classes for MESSAGES, under a private package name, in a pool of their own."""
-    file = descriptor_pb2.FileDescriptorProto(
-        name="unfreeze/serving.proto", package="unfreeze.serving", syntax="proto3"
-    )
-    for name, fields in MESSAGES.items():
-        message = file.message_type.add(name=name)
-        for field_name, number, kind in fields:
-            field = message.field.add(name=field_name, number=number)
-            field.label = field.LABEL_REPEATED if kind.startswith("repeated ") else field.LABEL_OPTIONAL
-            scalar = f"TYPE_{kind.removeprefix('repeated ').upper()}"
-            if hasattr(field, scalar):
-                field.type = getattr(field, scalar)
-            else:
-                field.type, field.type_name = field.TYPE_MESSAGE, f".unfreeze.serving.{kind}"
-    pool = descriptor_pool.DescriptorPool()
-    pool.AddSerializedFile(file.SerializeToString())
-    return {
-        name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"unfreeze.serving.{name}"))
-        for name in MESSAGES
-    }
-
-
-SCHEMA = schema()
+SCHEMA = pool_of_table("unfreeze.serving", MESSAGES)

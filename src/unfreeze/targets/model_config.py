@@ -11,34 +11,30 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
+from google.protobuf import text_format
 
 from unfreeze.errors import OutputError, SavedModelError
+from unfreeze.protobuf_pool import MessagePool, MessageTable, pool_of_table
 
 FILE = "models.config"  # beside the versions; no number, so no server takes it for one
 _LABEL = re.compile(r"[a-zA-Z0-9_]+", re.ASCII)  # what the paths of the REST interface take
-_STRING, _INT64, _BOOL, _MESSAGE = 9, 3, 8, 11
-# Message -> its fields: name, number, kind, repeated. Only what is written here; other fields are an error.
-_SCHEMA: dict[str, tuple[tuple[str, int, int | str, bool], ...]] = {
-    "Latest": (("num_versions", 1, 13, False),),
-    "All": (),
-    "Specific": (("versions", 1, _INT64, True),),
-    "VersionPolicy": (
-        ("latest", 100, "Latest", False),
-        ("all", 101, "All", False),
-        ("specific", 102, "Specific", False),
-    ),
-    "Label": (("key", 1, _STRING, False), ("value", 2, _INT64, False)),
-    "ModelConfig": (
-        ("name", 1, _STRING, False),
-        ("base_path", 2, _STRING, False),
-        ("model_platform", 4, _STRING, False),
-        ("model_version_policy", 7, "VersionPolicy", False),
-        ("version_labels", 8, "Label", True),
-    ),
-    "ModelConfigList": (("config", 1, "ModelConfig", True),),
-    "ModelServerConfig": (("model_config_list", 1, "ModelConfigList", False),),
-}  # fmt: skip
+# Only what is written here; other fields are an error.
+MESSAGES: MessageTable = {
+    "Latest": [("num_versions", 1, "uint32")],
+    "All": [],
+    "Specific": [("versions", 1, "repeated int64")],
+    "VersionPolicy": [("latest", 100, "Latest"), ("all", 101, "All"), ("specific", 102, "Specific")],
+    "Label": [("key", 1, "string"), ("value", 2, "int64")],
+    "ModelConfig": [
+        ("name", 1, "string"),
+        ("base_path", 2, "string"),
+        ("model_platform", 4, "string"),
+        ("model_version_policy", 7, "VersionPolicy"),
+        ("version_labels", 8, "repeated Label"),
+    ],
+    "ModelConfigList": [("config", 1, "repeated ModelConfig")],
+    "ModelServerConfig": [("model_config_list", 1, "ModelConfigList")],
+}
 
 
 @dataclass(frozen=True)
@@ -100,22 +96,9 @@ def loaded(versions: Collection[int], labels: Mapping[str, int]) -> list[int]:
 
 
 def _message() -> Any:
-    return message_factory.GetMessageClass(_pool().FindMessageTypeByName("unfreeze.serving.ModelServerConfig"))()
+    return _messages().message_class("ModelServerConfig")()
 
 
 @cache
-def _pool() -> descriptor_pool.DescriptorPool:
-    """A pool of our own, so that the official stubs may live in the same process."""
-    file = descriptor_pb2.FileDescriptorProto(name="model_server_config.proto", package="unfreeze.serving")
-    file.syntax = "proto3"
-    for name, fields in _SCHEMA.items():
-        message = file.message_type.add(name=name)
-        for field_name, number, kind, repeated in fields:
-            added = message.field.add(name=field_name, number=number, label=3 if repeated else 1)
-            if isinstance(kind, str):
-                added.type, added.type_name = _MESSAGE, f".unfreeze.serving.{kind}"
-            else:
-                added.type = kind
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return pool
+def _messages() -> MessagePool:
+    return pool_of_table("unfreeze.serving", MESSAGES)

@@ -13,18 +13,29 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 from tensorflow.core.framework import tensor_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 
 from unfreeze.errors import SavedModelError, UnsupportedError
+from unfreeze.protobuf_pool import MessagePool, MessageTable, pool_of_table
 
 FILE = Path("assets.extra") / "tf_serving_warmup_requests"
 MOST_RECORDS = 1000
 PICTURE = (480, 640)  # what a camera gives; a uniform picture takes a few bytes, whatever its size
 GRAY = 127
 _LOGS = ("classify_log", "regress_log", "multi_inference_log", "session_run_log", "predict_streamed_log")
+# What is written and read here; a tensor stays bytes, which on the wire is the same.
+MESSAGES: MessageTable = {
+    "ModelSpec": [("signature_name", 3, "string")],
+    "PredictRequest": [("model_spec", 1, "ModelSpec"), ("inputs", 2, "map<string, bytes>")],
+    "PredictLog": [("request", 1, "PredictRequest")],
+    "OtherLog": [],
+    "PredictionLog": [
+        ("predict_log", 6, "PredictLog"),
+        *((name, number, "OtherLog") for name, number in zip(_LOGS, (2, 3, 4, 5, 7), strict=True)),
+    ],
+}
 
 
 @dataclass(frozen=True)
@@ -161,37 +172,9 @@ def _signatures(saved_model: Path) -> Mapping[str, Any]:
 
 
 def _message() -> Any:
-    return message_factory.GetMessageClass(_pool().FindMessageTypeByName("unfreeze.serving.PredictionLog"))()
+    return _messages().message_class("PredictionLog")()
 
 
 @cache
-def _pool() -> descriptor_pool.DescriptorPool:
-    """The messages in a pool of our own: writing a warm-up needs no tensorflow-serving-api, and does not disturb it.
-
-    A tensor stays bytes here, which on the wire is the same.
-    """
-    file = descriptor_pb2.FileDescriptorProto(name="prediction_log.proto", package="unfreeze.serving", syntax="proto3")
-    spec = file.message_type.add(name="ModelSpec")
-    spec.field.add(name="signature_name", number=3, type=9, label=1)
-    request = file.message_type.add(name="PredictRequest")
-    _submessage(request, "model_spec", 1, "ModelSpec")
-    entry = request.nested_type.add(name="InputsEntry")
-    entry.options.map_entry = True
-    entry.field.add(name="key", number=1, type=9, label=1)
-    entry.field.add(name="value", number=2, type=12, label=1)
-    request.field.add(
-        name="inputs", number=2, type=11, label=3, type_name=".unfreeze.serving.PredictRequest.InputsEntry"
-    )
-    _submessage(file.message_type.add(name="PredictLog"), "request", 1, "PredictRequest")
-    file.message_type.add(name="OtherLog")
-    log = file.message_type.add(name="PredictionLog")
-    _submessage(log, "predict_log", 6, "PredictLog")
-    for name, number in zip(_LOGS, (2, 3, 4, 5, 7), strict=True):
-        _submessage(log, name, number, "OtherLog")
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return pool
-
-
-def _submessage(message: Any, name: str, number: int, kind: str) -> None:
-    message.field.add(name=name, number=number, type=11, label=1, type_name=f".unfreeze.serving.{kind}")
+def _messages() -> MessagePool:
+    return pool_of_table("unfreeze.serving", MESSAGES)
