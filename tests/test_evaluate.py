@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from unfreeze import cli
-from unfreeze.errors import PictureError, SavedModelError
+from unfreeze.errors import ImageError, SavedModelError
 from unfreeze.evaluation import coco
 from unfreeze.evaluation.annotations import read_annotations
 from unfreeze.evaluation.evaluate import Evaluation, evaluate
@@ -159,15 +159,15 @@ def test_categories_are_matched_by_name(exported: Path, tmp_path: Path) -> None:
 
 def test_what_cannot_be_evaluated(exported: Path, annotations: Path, tmp_path: Path) -> None:
     with pytest.raises(
-        PictureError, match=r"no such picture, 12 of 12 are missing: give the folder of the pictures with --images"
+        ImageError, match=r"no such picture, 12 of 12 are missing: give the folder of the pictures with --images"
     ):
         evaluate(exported, annotations)
-    with pytest.raises(PictureError, match="neither COCO's JSON nor a whole TFRecord file"):
+    with pytest.raises(ImageError, match="neither COCO's JSON nor a whole TFRecord file"):
         evaluate(exported, DIGITS / "label_map.pbtxt")
     (tmp_path / "list.json").write_text('{"images": 3}')
-    with pytest.raises(PictureError, match="not COCO's JSON of images, annotations and categories"):
+    with pytest.raises(ImageError, match="not COCO's JSON of images, annotations and categories"):
         evaluate(exported, tmp_path / "list.json")
-    with pytest.raises(PictureError, match=r"nowhere\.json: no such file"):
+    with pytest.raises(ImageError, match=r"nowhere\.json: no such file"):
         evaluate(exported, tmp_path / "nowhere.json")
     with pytest.raises(SavedModelError, match="does not exist"):
         evaluate(tmp_path / "nowhere", annotations, images=DIGITS / "scenes")

@@ -10,7 +10,7 @@ import tensorflow as tf
 from PIL import Image, ImageDraw
 
 from unfreeze import cli
-from unfreeze.errors import ConfigError, OutputError, PictureError, SavedModelError, UnfreezeError, UnsupportedError
+from unfreeze.errors import ConfigError, OutputError, ImageError, SavedModelError, UnfreezeError, UnsupportedError
 from unfreeze.images import WHOLE_PICTURE, Detection, draw, read_picture
 from unfreeze.images.detections import run_lengths
 from unfreeze.prediction.predict import drawn_paths, predict
@@ -205,14 +205,14 @@ def test_a_bad_picture_does_not_stop_the_others(finder: Path, image: Path, tmp_p
         on_failure=lambda path, error: failures.append((path, error)),
     )
     assert [prediction.image for prediction in done] == [image]
-    assert [type(error) for _, error in failures] == [PictureError] * 4
+    assert [type(error) for _, error in failures] == [ImageError] * 4
     for (path, error), told in zip(
         failures, ["is not a picture", "is a folder", "cannot be read", "does not exist"], strict=True
     ):
         assert str(error).startswith(path)
         assert told in str(error)
         assert "\n" not in str(error)
-    with pytest.raises(PictureError, match=r"text.png is not a picture"):
+    with pytest.raises(ImageError, match=r"text.png is not a picture"):
         predict(finder, [tmp_path / "text.png"])
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "cut.jpg",

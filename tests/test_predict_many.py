@@ -15,7 +15,7 @@ import tensorflow as tf
 from PIL import Image
 
 from unfreeze import cli
-from unfreeze.errors import ConfigError, OutputError, PictureError, SavedModelError
+from unfreeze.errors import ConfigError, OutputError, ImageError, SavedModelError
 from unfreeze.images import find_sources, means_many
 from unfreeze.prediction import batches, predict_many, shards
 from unfreeze.prediction.predict_many import predict_many as predict
@@ -345,7 +345,7 @@ def test_what_an_input_means(pictures: Path, tmp_path: Path, monkeypatch: pytest
     (pictures / "0" / "notes.md").write_text("")
     assert len(find_sources(["pictures", "pictures/0/0000.png"])) == 30
     assert len(find_sources(["pictures"], os.path.abspath("pictures/0"))) == 20
-    with pytest.raises(PictureError, match=r"none/\*.png has no pictures"):
+    with pytest.raises(ImageError, match=r"none/\*.png has no pictures"):
         find_sources(["none/*.png"])
     assert [means_many(given) for given in ("a.jpg", "pictures", "*.jpg", "-", "s3://b/a.jpg", "a.mp4", "l.txt")] == [
         False, *[True] * 6,

@@ -14,7 +14,7 @@ import tensorflow as tf
 from PIL import Image
 
 from unfreeze import protobuf_wire as wire
-from unfreeze.errors import PictureError, SavedModelError, UnsupportedError, VerificationError
+from unfreeze.errors import ImageError, SavedModelError, UnsupportedError, VerificationError
 from unfreeze.verification import (
     ExpectedWeight,
     Tolerances,
@@ -188,7 +188,7 @@ def test_pictures_of_the_user_are_tried(sound, prove, tmp_path):
     report = prove(sound, images=[tmp_path / "cat.png"])
     assert list(report["batch"].numbers["cases"]) == [str(tmp_path / "cat.png")]
     (tmp_path / "cat.png").write_bytes(b"not a picture")
-    with pytest.raises(PictureError, match=r"cat\.png"):
+    with pytest.raises(ImageError, match=r"cat\.png"):
         prove(sound, images=[tmp_path / "cat.png"])
 
 

@@ -4,6 +4,8 @@ Each message is one line that says what is wrong, where, what was received, and 
 line prints it and leaves with the class's `exit_code`; nobody sees a traceback for bad input.
 """
 
+import warnings
+
 
 class UnfreezeError(Exception):
     """The root: something the caller gave does not work, and the message says how to mend it."""
@@ -35,8 +37,8 @@ class OutputError(UnfreezeError):
     """An output that exists already, or that cannot be written."""
 
 
-class PictureError(UnfreezeError):
-    """A file that is not a picture this program can read."""
+class ImageError(UnfreezeError):
+    """An image, a video or an annotation file that cannot be read."""
 
 
 class ArchiveError(UnfreezeError):
@@ -55,3 +57,10 @@ class VerificationError(UnfreezeError):
     """The result was made, but a check of it failed."""
 
     exit_code = 1
+
+
+def __getattr__(name: str) -> type[UnfreezeError]:
+    if name == "PictureError":
+        warnings.warn("PictureError is now ImageError; the old name goes after 0.3", DeprecationWarning, stacklevel=2)
+        return ImageError
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

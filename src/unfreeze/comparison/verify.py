@@ -39,7 +39,7 @@ def verify(
             the one in the SavedModel's assets/.
         report_path: an HTML file of what was proved (verbs/html_report.py); one that is there only with `overwrite`.
 
-    Raises: SavedModelError, CheckpointError, PictureError, OutputError for what is not what it should be; what `export`
+    Raises: SavedModelError, CheckpointError, ImageError, OutputError for what is not what it should be; what `export`
     raises.
     """
     folder = saved_model_folder(saved_model)

@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
-from unfreeze.errors import PictureError
+from unfreeze.errors import ImageError
 
 JSON_START = (b"{", b"\xef\xbb\xbf{")
 
@@ -57,12 +57,12 @@ def read_annotations(
         names: class id -> name, for TFRecords, which have numbers only.
         limit: only so many pictures, the first ones.
 
-    Raises: PictureError when it is neither, or a picture is not there.
+    Raises: ImageError when it is neither, or a picture is not there.
     """
     files = sorted(glob.glob(str(path))) or [str(path)]
     missing = [file for file in files if not Path(file).is_file()]
     if missing:
-        raise PictureError(f"{missing[0]}: no such file: give COCO's JSON, or the TFRecords of the training")
+        raise ImageError(f"{missing[0]}: no such file: give COCO's JSON, or the TFRecords of the training")
     with open(files[0], "rb") as file:
         is_json = file.read(4).lstrip().startswith(JSON_START)
     if is_json:
@@ -79,11 +79,11 @@ def _coco(path: Path, images: Path | None, limit: int | None) -> Annotations:
         categories = [{"id": each["id"], "name": each["name"]} for each in truth["categories"]]
         named = [(picture["id"], picture["file_name"]) for picture in pictures]
     except (ValueError, KeyError, TypeError) as error:
-        raise PictureError(f"{path}: not COCO's JSON of images, annotations and categories ({error!r})") from None
+        raise ImageError(f"{path}: not COCO's JSON of images, annotations and categories ({error!r})") from None
     folder = images or path.parent
     absent = [name for _, name in named if not (folder / name).is_file()]
     if absent:
-        raise PictureError(
+        raise ImageError(
             f"{folder / absent[0]}: no such picture, {len(absent)} of {len(named)} are missing: "
             "give the folder of the pictures with --images"
         )
@@ -106,7 +106,7 @@ def _records(path: str, files: Sequence[str], names: Mapping[int, str], limit: i
             {"id": len(things) + i, **each} for i, each in enumerate(_things(features, number, height, width), 1)
         ]
     if not images:
-        raise PictureError(f"{path}: no record in it")
+        raise ImageError(f"{path}: no record in it")
     seen = {thing["category_id"] for thing in things} | set(names)
     categories = [{"id": each, "name": names.get(each, f"class {each}")} for each in sorted(seen)]
 
@@ -121,12 +121,12 @@ def _records(path: str, files: Sequence[str], names: Mapping[int, str], limit: i
 def decoded(encoded: bytes, name: str) -> np.ndarray:
     """The pixels of a picture's file, uint8 `[H, W, 3]`, as a training reads them.
 
-    Raises: PictureError when TensorFlow does not decode it.
+    Raises: ImageError when TensorFlow does not decode it.
     """
     try:
         return tf.io.decode_image(encoded, channels=3, expand_animations=False).numpy()
     except tf.errors.OpError as error:
-        raise PictureError(f"{name}: not a picture that TensorFlow decodes: {error.message}") from None
+        raise ImageError(f"{name}: not a picture that TensorFlow decodes: {error.message}") from None
 
 
 def _read(files: Sequence[str], limit: int | None) -> Iterator[tuple[str, bytes, Any]]:
@@ -139,7 +139,7 @@ def _read(files: Sequence[str], limit: int | None) -> Iterator[tuple[str, bytes,
             features = {}
         encoded = _first(features, "image/encoded")
         if encoded is None:
-            raise PictureError(f"{file}: record {place} has no image/encoded: it is no tf.Example of a training")
+            raise ImageError(f"{file}: record {place} has no image/encoded: it is no tf.Example of a training")
         name = (_first(features, "image/filename") or b"").decode("utf-8", "replace")
         yield name or f"{Path(file).name}[{place}]", encoded, features
 
@@ -149,7 +149,7 @@ def _records_of(file: str) -> Iterator[bytes]:
         yield from tf.data.TFRecordDataset(file).as_numpy_iterator()
     except tf.errors.OpError as error:
         told = error.message.splitlines()[0]
-        raise PictureError(f"{file}: neither COCO's JSON nor a whole TFRecord file ({told})") from None
+        raise ImageError(f"{file}: neither COCO's JSON nor a whole TFRecord file ({told})") from None
 
 
 def _things(features: Any, image: int, height: int, width: int) -> Iterator[dict[str, Any]]:

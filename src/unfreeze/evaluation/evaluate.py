@@ -103,7 +103,7 @@ def evaluate(
         batch_size: how many pictures of one size go to the model at once.
         limit: evaluate only the first so many pictures.
 
-    Raises: SavedModelError, PictureError, ConfigError for what is not what it should be.
+    Raises: SavedModelError, ImageError, ConfigError for what is not what it should be.
     """
     say = on_progress or (lambda step: None)
     score = coco.scorer()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from unfreeze.errors import OutputError, PictureError
+from unfreeze.errors import OutputError, ImageError
 
 JPEG_SUFFIXES = (".jpg", ".jpeg")
 
@@ -19,7 +19,7 @@ def read_picture(path: str | Path, encoded: bytes | None = None) -> Image.Image:
 
     `encoded` is what the file holds, where it is at hand already.
 
-    Raises: PictureError for what is missing, a folder, cut short, or not a picture.
+    Raises: ImageError for what is missing, a folder, cut short, or not a picture.
     """
     try:
         with Image.open(path if encoded is None else io.BytesIO(encoded)) as opened:
@@ -27,15 +27,15 @@ def read_picture(path: str | Path, encoded: bytes | None = None) -> Image.Image:
             upright = ImageOps.exif_transpose(opened)
             return eight_bits(upright).convert("RGB")
     except UnidentifiedImageError:
-        raise PictureError(f"{path} is not a picture: give a JPEG, PNG, GIF, BMP, WebP or TIFF file") from None
+        raise ImageError(f"{path} is not a picture: give a JPEG, PNG, GIF, BMP, WebP or TIFF file") from None
     except FileNotFoundError:
-        raise PictureError(f"{path} does not exist: give the path of a picture") from None
+        raise ImageError(f"{path} does not exist: give the path of a picture") from None
     except IsADirectoryError:
-        raise PictureError(f"{path} is a folder: give the pictures in it, as in {path}/*.jpg") from None
+        raise ImageError(f"{path} is a folder: give the pictures in it, as in {path}/*.jpg") from None
     except Image.DecompressionBombError as error:
-        raise PictureError(f"{path} is too large to be read safely ({error}): scale it down first") from None
+        raise ImageError(f"{path} is too large to be read safely ({error}): scale it down first") from None
     except (OSError, SyntaxError, ValueError, EOFError) as error:  # what Pillow's readers raise for torn files
-        raise PictureError(f"{path} cannot be read as a picture ({error}): is it complete?") from None
+        raise ImageError(f"{path} cannot be read as a picture ({error}): is it complete?") from None
 
 
 def eight_bits(picture: Image.Image) -> Image.Image:

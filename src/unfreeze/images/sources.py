@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from unfreeze.errors import ConfigError, MissingExtraError, PictureError, UnsupportedError
+from unfreeze.errors import ConfigError, MissingExtraError, ImageError, UnsupportedError
 from unfreeze.images.files import read_picture
 from unfreeze.images.videos import VIDEO_SUFFIXES, is_video, videos_can_be_read
 
@@ -54,7 +54,7 @@ def find_sources(
     A picture of a folder is called by its path in there, if the folder is the only input; else by the path as given.
     What lies under `outputs` is left out.
 
-    Raises: PictureError when an input has none, ConfigError when two share a name.
+    Raises: ImageError when an input has none, ConfigError when two share a name.
     """
     alone = len(inputs) == 1
     found: dict[str, Source] = {}
@@ -73,7 +73,7 @@ def find_sources(
                 raise ConfigError(f"{other.location} and {source.location} are both called {source.name}: rename one")
             found[source.location] = source
         if empty:
-            raise PictureError(f"{given} has no pictures: give a folder, a quoted pattern, a list or pictures")
+            raise ImageError(f"{given} has no pictures: give a folder, a quoted pattern, a list or pictures")
     if skipped and not found:
         raise MissingExtraError(f"{inputs[0]}: videos need PyAV: pip install 'unfreeze[video]'")
     if skipped:
@@ -96,7 +96,7 @@ def sources_of(given: str, alone: bool) -> Iterator[Source]:
             try:
                 yield from listed(Path(path).read_text(encoding="utf-8").splitlines())
             except (OSError, UnicodeDecodeError) as error:
-                raise PictureError(f"{given} cannot be read as a list of pictures: {error}") from None
+                raise ImageError(f"{given} cannot be read as a list of pictures: {error}") from None
         elif os.path.isdir(path):
             for inside in files_in(path):
                 yield located(inside, path if alone else "")
@@ -145,7 +145,7 @@ def remote_sources(url: str, alone: bool) -> Iterator[Source]:
         else:
             found, root = sorted(files.find(path)), path.rstrip("/") + "/" if alone else ""
     except Exception as error:  # each store has errors of its own
-        raise PictureError(f"{url} cannot be listed: {type(error).__name__}: {error}") from None
+        raise ImageError(f"{url} cannot be listed: {type(error).__name__}: {error}") from None
     for name in filter(is_known, found):
         location = name if "://" in name else start + name
         yield Source(name.removeprefix(root) if root else location, location)
@@ -164,12 +164,12 @@ def file_system(url: str) -> tuple[Any, str]:
 
 
 def read_source(source: Source) -> Image.Image:
-    """The picture, upright and in RGB. Raises: PictureError."""
+    """The picture, upright and in RGB. Raises: ImageError."""
     if "://" not in source.location:
         return read_picture(source.location)
     files, path = file_system(source.location)
     try:
         encoded = files.cat_file(path)
     except Exception as error:  # each store has errors of its own
-        raise PictureError(f"{source.location} cannot be read: {type(error).__name__}: {error}") from None
+        raise ImageError(f"{source.location} cannot be read: {type(error).__name__}: {error}") from None
     return read_picture(source.location, encoded)

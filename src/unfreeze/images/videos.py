@@ -10,7 +10,7 @@ from typing import IO, Any
 
 from PIL import Image
 
-from unfreeze.errors import MissingExtraError, PictureError
+from unfreeze.errors import MissingExtraError, ImageError
 
 VIDEO_SUFFIXES = {".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv"}
 
@@ -35,7 +35,7 @@ def videos_can_be_read() -> bool:
 def frames(video: str | IO[bytes], name: str, step: int = 1) -> Iterator[Frame]:
     """Each `step`-th frame of a video, a path or an open file.
 
-    Raises: MissingExtraError without PyAV; PictureError for no video, and for a torn one after its last frame.
+    Raises: MissingExtraError without PyAV; ImageError for no video, and for a torn one after its last frame.
     """
     try:
         import av
@@ -44,14 +44,14 @@ def frames(video: str | IO[bytes], name: str, step: int = 1) -> Iterator[Frame]:
     try:
         with av.open(video) as container:
             if not container.streams.video:
-                raise PictureError(f"{name} has no pictures: give a video")
+                raise ImageError(f"{name} has no pictures: give a video")
             container.streams.video[0].thread_type = "AUTO"
             for number, frame in enumerate(container.decode(video=0)):
                 if number % step == 0:
                     time_s = None if frame.time is None else round(float(frame.time), 6)
                     yield Frame(number, time_s, upright(frame))
     except (av.FFmpegError, OSError) as error:
-        raise PictureError(f"{name} cannot be read as a video ({error}): is it complete?") from None
+        raise ImageError(f"{name} cannot be read as a video ({error}): is it complete?") from None
 
 
 def upright(frame: Any) -> Image.Image:

@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from unfreeze.errors import PictureError, SavedModelError, UnfreezeError
+from unfreeze.errors import ImageError, SavedModelError, UnfreezeError
 from unfreeze.images import JPEG_SUFFIXES, Source, draw, encoded_as, frames, is_video, read_source
 from unfreeze.images.sources import file_system
 from unfreeze.prediction.found import Names, carried_names, detections
@@ -169,7 +169,7 @@ def decoding(shards: Iterable[Shard], wish: Wish, decoders: ThreadPoolExecutor) 
 def decoded(source: Source, place: int) -> Item:
     try:
         return Item(source, place, read_source(source))
-    except PictureError as error:
+    except ImageError as error:
         return Item(source, place, error=error)
 
 
@@ -180,7 +180,7 @@ def video_items(source: Source, step: int) -> Iterator[Item]:
         for frame in video_frames(source, step):
             yield Item(source, place, frame.picture, told={"frame": frame.number, "time_s": frame.time_s})
             place += 1
-    except PictureError as error:
+    except ImageError as error:
         yield Item(source, place, error=error)
 
 
@@ -192,7 +192,7 @@ def video_frames(source: Source, step: int) -> Iterator[Any]:
     try:
         opened = files.open(path, "rb")
     except Exception as error:  # each store has errors of its own
-        raise PictureError(f"{source.location} cannot be read: {type(error).__name__}: {error}") from None
+        raise ImageError(f"{source.location} cannot be read: {type(error).__name__}: {error}") from None
     with opened as file:
         yield from frames(file, source.location, step)
 

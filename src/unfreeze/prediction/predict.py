@@ -66,7 +66,7 @@ def predict(
         magnify: draw on a picture so many times larger; what is returned stays in the picture's own size.
         on_failure: told of a picture that failed, and the others go on; without it, the first failure is raised.
 
-    Raises: SavedModelError, RemoteError, ConfigError for the label map; PictureError, OutputError without `on_failure`.
+    Raises: SavedModelError, RemoteError, ConfigError for the label map; ImageError, OutputError without `on_failure`.
     """
     paths = [Path(image) for image in ([images] if isinstance(images, (str, Path)) else images)]
     say = on_progress or (lambda step: None)

@@ -94,7 +94,7 @@ def predict_many(
         actors: how many hold the model; by default as many as fit, with two processors each.
         on_advance: told how many pictures are done, of how many; a video counts as its frames.
 
-    Raises: PictureError when there are no pictures, OutputError, ConfigError, SavedModelError, RemoteError,
+    Raises: ImageError when there are no pictures, OutputError, ConfigError, SavedModelError, RemoteError,
     MissingExtraError. A picture that cannot be read is counted and written to failures.jsonl.
     """
     started = time.monotonic()

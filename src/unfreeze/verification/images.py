@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from unfreeze import protobuf_wire as wire
-from unfreeze.errors import PictureError
+from unfreeze.errors import ImageError
 from unfreeze.verification.meta_graph import TensorInfo
 
 Feed = np.ndarray | list[bytes]
@@ -36,7 +36,7 @@ def read_picture(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
     """`-> [H, W, 3]` uint8 RGB, upright, brought to `size` (H, W) where the model takes one size only.
 
     Raises:
-        PictureError: no such file, or one that is no picture.
+        ImageError: no such file, or one that is no picture.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -44,9 +44,9 @@ def read_picture(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
         with Image.open(path) as image:
             upright = ImageOps.exif_transpose(image).convert("RGB")
     except FileNotFoundError as error:
-        raise PictureError(f"{path}: no such file") from error
+        raise ImageError(f"{path}: no such file") from error
     except (UnidentifiedImageError, OSError, ValueError) as error:
-        raise PictureError(f"{path}: not a picture this program can read: {error}") from error
+        raise ImageError(f"{path}: not a picture this program can read: {error}") from error
     if size is not None:
         upright = upright.resize((size[1], size[0]))
     return np.asarray(upright)

@@ -48,7 +48,7 @@ def verify_saved_model(
 
     Raises:
         SavedModelError: `saved_model` or `against` is not what it should be.
-        PictureError: an image cannot be read.
+        ImageError: an image cannot be read.
     """
     folder = Path(saved_model).absolute()
     if not (folder / "saved_model.pb").is_file():
