@@ -382,10 +382,10 @@ def test_a_picture_that_is_none(exported: Path, tmp_path: Path, refused: Callabl
     (tmp_path / "cut.png").write_bytes(cut[: len(cut) // 2])
     np.arange(10).tofile(tmp_path / "numbers.jpg")
     for name, told in (
-        ("notes.png", "is not a picture: give a JPEG, PNG, GIF, BMP, WebP or TIFF file"),
-        ("numbers.jpg", "is not a picture: give a JPEG, PNG, GIF, BMP, WebP or TIFF file"),
-        ("cut.png", "cannot be read as a picture"),
-        ("none.png", "does not exist: give the path of a picture"),
+        ("notes.png", "is not an image. Pass a JPEG, PNG, GIF, BMP, WebP or TIFF file."),
+        ("numbers.jpg", "is not an image. Pass a JPEG, PNG, GIF, BMP, WebP or TIFF file."),
+        ("cut.png", "cannot be read as an image"),
+        ("none.png", "does not exist. Pass the path of an image."),
     ):
         assert refused("predict", exported, tmp_path / name).startswith(f"error: {tmp_path / name} {told}")
 

@@ -10,8 +10,8 @@ import tensorflow as tf
 from PIL import Image, ImageDraw
 
 from unfreeze import cli
-from unfreeze.errors import ConfigError, OutputError, ImageError, SavedModelError, UnfreezeError, UnsupportedError
-from unfreeze.images import WHOLE_PICTURE, Detection, draw, read_picture
+from unfreeze.errors import ConfigError, ImageError, OutputError, SavedModelError, UnfreezeError, UnsupportedError
+from unfreeze.images import WHOLE_IMAGE, Detection, draw_detections, read_image
 from unfreeze.images.detections import run_lengths
 from unfreeze.prediction.predict import drawn_paths, predict
 
@@ -207,12 +207,12 @@ def test_a_bad_picture_does_not_stop_the_others(finder: Path, image: Path, tmp_p
     assert [prediction.image for prediction in done] == [image]
     assert [type(error) for _, error in failures] == [ImageError] * 4
     for (path, error), told in zip(
-        failures, ["is not a picture", "is a folder", "cannot be read", "does not exist"], strict=True
+        failures, ["is not an image", "is a folder", "cannot be read", "does not exist"], strict=True
     ):
         assert str(error).startswith(path)
         assert told in str(error)
         assert "\n" not in str(error)
-    with pytest.raises(ImageError, match=r"text.png is not a picture"):
+    with pytest.raises(ImageError, match=r"text.png is not an image"):
         predict(finder, [tmp_path / "text.png"])
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "cut.jpg",
@@ -230,7 +230,7 @@ def test_the_command_line_tells_all_and_leaves_with_2(
         cli.main(["predict", str(finder), str(tmp_path / "text.png"), str(image), "--json", "--min_score", "0.8"])
     assert ended.value.code == 2
     told = capsys.readouterr()
-    assert told.err.startswith(f"error: {tmp_path / 'text.png'} is not a picture")
+    assert told.err.startswith(f"error: {tmp_path / 'text.png'} is not an image")
     result = json.loads(told.out)
     assert [failure["image"] for failure in result["failures"]] == [str(tmp_path / "text.png")]
     [prediction] = result["predictions"]
@@ -310,7 +310,7 @@ def test_every_mode_is_read_as_rgb(tmp_path: Path, mode: str) -> None:
     path = tmp_path / ("picture.tiff" if mode == "CMYK" else "picture.png")
     grey = np.full((6, 8), 204 * 257, np.uint16)
     (Image.fromarray(grey) if mode == "I;16" else Image.new("RGB", (8, 6), (204, 204, 204)).convert(mode)).save(path)
-    read = read_picture(path)
+    read = read_image(path)
     assert (read.mode, read.size) == ("RGB", (8, 6))
     if mode != "1":
         assert np.abs(np.asarray(read).astype(int) - 204).max() <= 2
@@ -322,14 +322,14 @@ def test_drawing_works_at_any_size_and_stays_inside(size: tuple[int, int]) -> No
     detections = [
         Detection(1, "a name that is far too long for a small picture", 0.987, (-0.2, -0.1, 0.3, 0.2)),
         Detection(2, "corner", 0.6, (0.9, 0.9, 1.4, 1.3), np.ones((33, 33)), (0.9, 0.9, 1.4, 1.3)),
-        Detection(3, "nothing", 0.5, (0.5, 0.5, 0.5, 0.5), np.ones(size[::-1]), WHOLE_PICTURE, ((0.5, 0.5, 1.0),)),
+        Detection(3, "nothing", 0.5, (0.5, 0.5, 0.5, 0.5), np.ones(size[::-1]), WHOLE_IMAGE, ((0.5, 0.5, 1.0),)),
         Detection(4, "ノート", 0.5, (0.1, 0.1, 0.9, 0.9)),
     ]
-    drawn = draw(picture, detections)
+    drawn = draw_detections(picture, detections)
     assert drawn.size == size
     assert drawn.tobytes() != picture.tobytes()
     assert picture.getcolors() == [(size[0] * size[1], (128, 128, 128))]  # the picture itself is left alone
-    assert draw(picture, detections, magnify=2).size == (size[0] * 2, size[1] * 2)
+    assert draw_detections(picture, detections, magnify=2).size == (size[0] * 2, size[1] * 2)
 
 
 def test_a_mask_is_drawn_where_it_is() -> None:

@@ -52,3 +52,10 @@ def test_starting_imports_nothing_heavy(line: str) -> None:
     program = f"import sys\n{line}\nprint('loaded:', *[name for name in {HEAVY!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1].split() == ["loaded:"]
+
+
+def test_the_old_name_of_image_error_warns() -> None:
+    with pytest.warns(DeprecationWarning, match="PictureError is now ImageError"):
+        assert unfreeze.errors.PictureError is unfreeze.errors.ImageError
+    with pytest.raises(AttributeError, match="has no attribute 'NoError'"):
+        _ = unfreeze.errors.NoError

@@ -454,7 +454,7 @@ def predict(
     if "://" not in saved_model:
         saved_model_folder(saved_model)  # a wrong path is told before TensorFlow takes its seconds
     of_many = {name: options.pop(name) for name in OF_MANY}
-    if any(of_many.values()) or means_many(images):
+    if any(of_many.values()) or is_image_collection(images):
         return predict_many(saved_model, images, as_json, quiet, {**options, **of_many})
     failures: list[dict[str, str]] = []
 
@@ -473,11 +473,11 @@ def predict(
     return 2 if failures else 0
 
 
-def means_many(images: tuple[str, ...]) -> bool:
+def is_image_collection(images: tuple[str, ...]) -> bool:
     """Whether an input is anything but the path of one picture."""
-    from unfreeze.images import means_many
+    from unfreeze.images import is_image_collection
 
-    return any(map(means_many, images))
+    return any(map(is_image_collection, images))
 
 
 def predict_many(model: str, images: tuple[str, ...], as_json: bool, quiet: bool, options: dict[str, Any]) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 from unfreeze.errors import UnfreezeError
 from unfreeze.evaluation.annotations import Annotations
 from unfreeze.evaluation.asking import Answer
-from unfreeze.images import WHOLE_PICTURE, Detection
+from unfreeze.images import WHOLE_IMAGE, Detection
 
 # What pycocotools calls its twelve numbers nowhere but in print: area, then how many detections count.
 METRICS = (
@@ -42,7 +42,7 @@ def results(answer: Answer, size: tuple[int, int], masks: bool) -> Iterator[Resu
 def _run_lengths(mask: np.ndarray, box: tuple[float, float, float, float], size: tuple[int, int]) -> Result:
     from pycocotools import mask as coco_mask
 
-    detection = Detection(0, "", 0.0, box, mask, WHOLE_PICTURE if mask.shape == size else box)
+    detection = Detection(0, "", 0.0, box, mask, WHOLE_IMAGE if mask.shape == size else box)
     return dict(coco_mask.encode(np.asfortranarray(detection.mask_px(size[1], size[0]).astype(np.uint8))))
 
 

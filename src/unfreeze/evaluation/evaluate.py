@@ -16,7 +16,7 @@ from unfreeze.evaluation.asking import answers, asker, is_frozen_graph
 from unfreeze.evaluation.coco import METRICS, Result
 from unfreeze.formatting import aligned
 from unfreeze.model_paths import saved_model_folder
-from unfreeze.prediction.found import find_label_map
+from unfreeze.prediction.class_names import find_label_map
 
 SHOWN = 10
 SAME = 1e-3  # two models whose scores in a picture add up to no more of a difference do not differ

@@ -1,24 +1,24 @@
-"""Picture files in, and pictures with detections drawn on them out."""
+"""Reads images and videos, and draws detections on them."""
 
-from unfreeze.images.detections import WHOLE_PICTURE, Detection
-from unfreeze.images.drawing import draw
-from unfreeze.images.files import JPEG_SUFFIXES, encoded_as, read_picture, write_picture
-from unfreeze.images.sources import Source, find_sources, means_many, read_source
-from unfreeze.images.videos import Frame, frames, is_video
+from unfreeze.images.detections import WHOLE_IMAGE, Detection
+from unfreeze.images.drawing import draw_detections
+from unfreeze.images.files import JPEG_SUFFIXES, encode_image, read_image, write_image
+from unfreeze.images.sources import Source, find_sources, is_image_collection, read_source
+from unfreeze.images.videos import Frame, is_video, read_frames
 
 __all__ = [
     "JPEG_SUFFIXES",
-    "WHOLE_PICTURE",
+    "WHOLE_IMAGE",
     "Detection",
     "Frame",
     "Source",
-    "draw",
-    "encoded_as",
+    "draw_detections",
+    "encode_image",
     "find_sources",
-    "frames",
+    "is_image_collection",
     "is_video",
-    "means_many",
-    "read_picture",
+    "read_frames",
+    "read_image",
     "read_source",
-    "write_picture",
+    "write_image",
 ]

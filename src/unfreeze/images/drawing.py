@@ -1,4 +1,4 @@
-"""Boxes, masks, keypoints and labels drawn on a picture, legible at any size."""
+"""Draws boxes, masks, keypoints and labels on an image, legible at any size."""
 
 import colorsys
 import math
@@ -11,21 +11,21 @@ from unfreeze.images.detections import Detection
 
 Color = tuple[int, int, int]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
-Rectangle = tuple[int, int, int, int]  # left, top, right, bottom; right and bottom are outside
+Rectangle = tuple[int, int, int, int]  # left, top, right, bottom; right and bottom are exclusive
 
 WHITE = (255, 255, 255)
 GOLDEN_RATIO = 0.618033988749895
 MASK_OPACITY = 0.45
 KEYPOINT_MIN_SCORE = 0.2
 SMALLEST_FONT = 10
-# Fonts that have more than Latin letters, where the machine has one.
+# System fonts that have more than Latin letters.
 WIDE_FONTS = ("NotoSansCJK-Regular.ttc", "Arial Unicode.ttf", "msyh.ttc", "DejaVuSans.ttf")
 
 
-def draw(picture: Image.Image, detections: Sequence[Detection], magnify: int = 1) -> Image.Image:
-    """A copy of the RGB picture, `magnify` times larger, with everything that was found drawn on it."""
-    size = (picture.width * magnify, picture.height * magnify)
-    drawn = picture.resize(size, Image.Resampling.BICUBIC) if magnify > 1 else picture.copy()
+def draw_detections(image: Image.Image, detections: Sequence[Detection], magnify: int = 1) -> Image.Image:
+    """Returns a copy of the RGB image, `magnify` times larger, with the detections drawn on it."""
+    size = (image.width * magnify, image.height * magnify)
+    drawn = image.resize(size, Image.Resampling.BICUBIC) if magnify > 1 else image.copy()
     best_first = sorted(detections, key=lambda detection: -detection.score)
     for detection in reversed(best_first):
         draw_mask(drawn, detection)
@@ -38,75 +38,79 @@ def draw(picture: Image.Image, detections: Sequence[Detection], magnify: int = 1
 
 
 def color_of(class_id: int) -> Color:
-    """Hues a golden ratio apart: classes whose numbers are near get colours that are far."""
+    """Returns the color of a class. Hues are a golden ratio apart, so that neighboring ids get distant colors."""
     value = (1.0, 0.82)[class_id // 7 % 2]
     red, green, blue = colorsys.hsv_to_rgb((0.35 + class_id * GOLDEN_RATIO) % 1.0, 0.8, value)
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
-def legible_on(background: Color) -> Color:
-    """Black or white, whichever stands out more."""
+def text_color(background: Color) -> Color:
+    """Returns black or white, whichever has more contrast."""
     red, green, blue = background
     return (0, 0, 0) if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else WHITE
 
 
-def line_width(picture: Image.Image) -> int:
-    return max(1, round(math.sqrt(picture.width * picture.height) / 240))
+def line_width(image: Image.Image) -> int:
+    """Returns the width of lines, in pixels, which grows with the image."""
+    return max(1, round(math.sqrt(image.width * image.height) / 240))
 
 
-def edges(picture: Image.Image, detection: Detection) -> Rectangle:
-    """The box in whole pixels, at least one pixel large and inside the picture."""
-    top, left, bottom, right = detection.box_px(picture.width, picture.height)
-    left, top = min(round(left), picture.width - 1), min(round(top), picture.height - 1)
+def rectangle_of(image: Image.Image, detection: Detection) -> Rectangle:
+    """Returns the box in whole pixels, at least one pixel large and inside the image."""
+    top, left, bottom, right = detection.box_px(image.width, image.height)
+    left, top = min(round(left), image.width - 1), min(round(top), image.height - 1)
     return left, top, max(round(right), left + 1), max(round(bottom), top + 1)
 
 
-def draw_mask(picture: Image.Image, detection: Detection) -> None:
+def draw_mask(image: Image.Image, detection: Detection) -> None:
     if detection.mask is None:
         return
-    opacity = np.where(detection.mask_px(picture.width, picture.height), round(255 * MASK_OPACITY), 0)
-    picture.paste(color_of(detection.class_id), (0, 0, *picture.size), Image.fromarray(opacity.astype(np.uint8)))
+    opacity = np.where(detection.mask_px(image.width, image.height), round(255 * MASK_OPACITY), 0)
+    image.paste(color_of(detection.class_id), (0, 0, *image.size), Image.fromarray(opacity.astype(np.uint8)))
 
 
-def draw_box(picture: Image.Image, detection: Detection) -> None:
-    left, top, right, bottom = edges(picture, detection)
-    ImageDraw.Draw(picture).rectangle(
-        (left, top, right - 1, bottom - 1), outline=color_of(detection.class_id), width=line_width(picture)
+def draw_box(image: Image.Image, detection: Detection) -> None:
+    left, top, right, bottom = rectangle_of(image, detection)
+    ImageDraw.Draw(image).rectangle(
+        (left, top, right - 1, bottom - 1), outline=color_of(detection.class_id), width=line_width(image)
     )
 
 
-def draw_keypoints(picture: Image.Image, detection: Detection) -> None:
-    pen = ImageDraw.Draw(picture)
-    radius = 1.5 * line_width(picture) + 0.5
+def draw_keypoints(image: Image.Image, detection: Detection) -> None:
+    pen = ImageDraw.Draw(image)
+    radius = 1.5 * line_width(image) + 0.5
     for y, x, score in detection.keypoints:
         if score >= KEYPOINT_MIN_SCORE and 0 <= y <= 1 and 0 <= x <= 1:
-            x_px, y_px = x * picture.width, y * picture.height
-            for reach, fill in ((radius + line_width(picture) / 2, WHITE), (radius, color_of(detection.class_id))):
+            x_px, y_px = x * image.width, y * image.height
+            for reach, fill in ((radius + line_width(image) / 2, WHITE), (radius, color_of(detection.class_id))):
                 pen.ellipse((x_px - reach, y_px - reach, x_px + reach, y_px + reach), fill=fill)
 
 
 def place_labels(
-    picture: Image.Image, best_first: Sequence[Detection]
+    image: Image.Image, best_first: Sequence[Detection]
 ) -> Iterator[tuple[str, Font, Rectangle, int, Color]]:
-    """A place inside the picture for each label, at its box, where it covers the least of the better ones' labels."""
-    size = max(SMALLEST_FONT, round(0.025 * math.sqrt(picture.width * picture.height)))
+    """Yields a place for each label: inside the image, at its box, covering as little as possible of earlier labels."""
+    size = max(SMALLEST_FONT, round(0.025 * math.sqrt(image.width * image.height)))
     taken: list[Rectangle] = []
     for detection in best_first:
         font = font_for(detection.name, size)
         padding = max(2, size // 4)
-        text = fitting(detection, font, picture.width - 2 * padding)
+        text = label_text(detection, font, image.width - 2 * padding)
         height = sum(font.getmetrics()) + padding if isinstance(font, ImageFont.FreeTypeFont) else size + padding
-        if not text or height > picture.height:
+        if not text or height > image.height:
             continue
         width = math.ceil(font.getlength(text)) + 2 * padding
-        places = [within(picture, place, width, height) for place in corners(edges(picture, detection), width, height)]
+        places = [
+            moved_inside(image, corner, width, height)
+            for corner in corners(rectangle_of(image, detection), width, height)
+        ]
         best = min(places, key=lambda place: sum(overlap(place, other) for other in taken))
         taken.append(best)
         yield text, font, best, padding, color_of(detection.class_id)
 
 
-def fitting(detection: Detection, font: Font, width: int) -> str:
-    """The name and the score, shortened until the font fits them into so many pixels; empty when nothing fits."""
+def label_text(detection: Detection, font: Font, width: int) -> str:
+    """Returns the name and the score, shortened to `width` pixels in that font; empty if nothing fits."""
     percent = f"{detection.score:.0%}"
     names = [detection.name, *(f"{detection.name[:end]}..." for end in range(len(detection.name) - 1, 0, -1))]
     for text in [*(f"{name} {percent}" for name in names), percent]:
@@ -116,33 +120,35 @@ def fitting(detection: Detection, font: Font, width: int) -> str:
 
 
 def corners(box: Rectangle, width: int, height: int) -> list[tuple[int, int]]:
-    """Where a label's left upper corner may be, best first: on the box, under it, then inside it, left before right."""
+    """Returns candidates for a label's top left corner, best first: above the box, below it, then inside it."""
     left, top, right, bottom = box
     rows = (top - height, bottom, top, bottom - height)
     return [(column, row) for row in rows for column in (left, right - width)]
 
 
-def within(picture: Image.Image, corner: tuple[int, int], width: int, height: int) -> Rectangle:
-    left = min(max(corner[0], 0), picture.width - width)
-    top = min(max(corner[1], 0), picture.height - height)
+def moved_inside(image: Image.Image, corner: tuple[int, int], width: int, height: int) -> Rectangle:
+    """Returns the rectangle at a corner, moved so that it is inside the image."""
+    left = min(max(corner[0], 0), image.width - width)
+    top = min(max(corner[1], 0), image.height - height)
     return left, top, left + width, top + height
 
 
 def overlap(one: Rectangle, other: Rectangle) -> int:
+    """Returns the area that two rectangles share."""
     width = min(one[2], other[2]) - max(one[0], other[0])
     height = min(one[3], other[3]) - max(one[1], other[1])
     return max(width, 0) * max(height, 0)
 
 
-def draw_label(picture: Image.Image, text: str, font: Font, place: Rectangle, padding: int, color: Color) -> None:
+def draw_label(image: Image.Image, text: str, font: Font, place: Rectangle, padding: int, color: Color) -> None:
     left, top, right, bottom = place
-    pen = ImageDraw.Draw(picture)
+    pen = ImageDraw.Draw(image)
     pen.rectangle((left, top, right - 1, bottom - 1), fill=color)
-    pen.text((left + padding, top + padding // 2), text, font=font, fill=legible_on(color))
+    pen.text((left + padding, top + padding // 2), text, font=font, fill=text_color(color))
 
 
 def font_for(text: str, size: int) -> Font:
-    """Pillow's own font, or for letters that it does not have one of the machine's."""
+    """Returns Pillow's own font, or a system font for text with letters that Pillow's lacks."""
     if not text.isascii():
         for name in WIDE_FONTS:
             try:

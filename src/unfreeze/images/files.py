@@ -1,4 +1,4 @@
-"""Picture files: read upright and in RGB, written whole or not at all."""
+"""Reads image files upright and in RGB, and writes them atomically."""
 
 import io
 import os
@@ -9,78 +9,79 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from unfreeze.errors import OutputError, ImageError
+from unfreeze.errors import ImageError, OutputError
 
 JPEG_SUFFIXES = (".jpg", ".jpeg")
 
 
-def read_picture(path: str | Path, encoded: bytes | None = None) -> Image.Image:
-    """The picture as a person sees it: turned as its EXIF says, in RGB; of an animation the first frame.
+def read_image(path: str | Path, encoded: bytes | None = None) -> Image.Image:
+    """Returns an image in RGB, rotated as its EXIF says; for an animation, the first frame.
 
-    `encoded` is what the file holds, where it is at hand already.
+    `encoded` is the content of the file, if it has been read already.
 
-    Raises: ImageError for what is missing, a folder, cut short, or not a picture.
+    Raises: ImageError if the file is missing, incomplete, or not an image.
     """
     try:
         with Image.open(path if encoded is None else io.BytesIO(encoded)) as opened:
             opened.load()
             upright = ImageOps.exif_transpose(opened)
-            return eight_bits(upright).convert("RGB")
+            return to_eight_bits(upright).convert("RGB")
     except UnidentifiedImageError:
-        raise ImageError(f"{path} is not a picture: give a JPEG, PNG, GIF, BMP, WebP or TIFF file") from None
+        raise ImageError(f"{path} is not an image. Pass a JPEG, PNG, GIF, BMP, WebP or TIFF file.") from None
     except FileNotFoundError:
-        raise ImageError(f"{path} does not exist: give the path of a picture") from None
+        raise ImageError(f"{path} does not exist. Pass the path of an image.") from None
     except IsADirectoryError:
-        raise ImageError(f"{path} is a folder: give the pictures in it, as in {path}/*.jpg") from None
+        raise ImageError(f"{path} is a folder. Pass the images in it, as in {path}/*.jpg.") from None
     except Image.DecompressionBombError as error:
-        raise ImageError(f"{path} is too large to be read safely ({error}): scale it down first") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:  # what Pillow's readers raise for torn files
-        raise ImageError(f"{path} cannot be read as a picture ({error}): is it complete?") from None
+        raise ImageError(f"{path} is larger than the pixel limit ({error}). Scale it down first.") from None
+    except (OSError, SyntaxError, ValueError, EOFError) as error:  # what Pillow's readers raise for incomplete files
+        raise ImageError(f"{path} cannot be read as an image ({error}). Check that the file is complete.") from None
 
 
-def eight_bits(picture: Image.Image) -> Image.Image:
-    """16-bit greys keep their upper byte, as TensorFlow's PNG decoder does; Pillow would clip them to white."""
-    if picture.mode == "I" or picture.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(picture).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
-    return picture
+def to_eight_bits(image: Image.Image) -> Image.Image:
+    """Returns 16-bit grayscale as 8-bit: the upper byte, as TensorFlow's PNG decoder does. Pillow would clip it."""
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
+    return image
 
 
-def write_picture(picture: Image.Image, path: Path) -> None:
-    """A JPEG or a PNG, by the path's suffix; a file is in place only once it is complete.
+def write_image(image: Image.Image, path: Path) -> None:
+    """Writes a JPEG or a PNG, by the path's suffix, atomically.
 
-    Raises: OutputError when it cannot be written.
+    Raises: OutputError if it cannot be written.
     """
     staged = ""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
             staged = file.name
-            picture.save(file, **kind_of(path.suffix))
+            image.save(file, **save_options(path.suffix))
         os.chmod(staged, 0o666 & ~umask())
         os.replace(staged, path)
         staged = ""
     except OSError as error:
         raise OutputError(
-            f"{path} cannot be written ({error.strerror or error}): choose another --output-directory"
+            f"{path} cannot be written ({error.strerror or error}). Choose another --output-directory."
         ) from None
     finally:
         if staged:
             os.unlink(staged)
 
 
-def encoded_as(picture: Image.Image, suffix: str) -> bytes:
-    """The bytes of a picture's file."""
+def encode_image(image: Image.Image, suffix: str) -> bytes:
+    """Returns an image as a JPEG or PNG file."""
     file = io.BytesIO()
-    picture.save(file, **kind_of(suffix))
+    image.save(file, **save_options(suffix))
     return file.getvalue()
 
 
-def kind_of(suffix: str) -> dict[str, Any]:
+def save_options(suffix: str) -> dict[str, Any]:
+    """Returns Pillow's options for a file with that suffix: JPEG if it is a JPEG's, else PNG."""
     return {"format": "JPEG", "quality": 95} if suffix.lower() in JPEG_SUFFIXES else {"format": "PNG"}
 
 
 def umask() -> int:
-    """The process's file mode mask, which can only be read by setting it."""
+    """Returns the process's file mode mask, which can only be read by setting it."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

@@ -1,37 +1,41 @@
-"""Which pictures a person means: files, folders, patterns, lists, and URLs of any store that fsspec knows."""
+"""Finds the images of an input: files, folders, patterns, lists, and URLs of any store that fsspec supports."""
 
 from __future__ import annotations
 
 import glob
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from unfreeze.errors import ConfigError, MissingExtraError, ImageError, UnsupportedError
-from unfreeze.images.files import read_picture
-from unfreeze.images.videos import VIDEO_SUFFIXES, is_video, videos_can_be_read
+from unfreeze.callbacks import OnMessage, ignore
+from unfreeze.errors import ConfigError, ImageError, MissingExtraError, UnsupportedError
+from unfreeze.images.files import read_image
+from unfreeze.images.videos import VIDEO_SUFFIXES, is_pyav_installed, is_video
 
-PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff"}
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
+
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff"}
 LIST_SUFFIXES = {".txt", ".lst"}
 STDIN = "-"
 
 
 @dataclass(frozen=True)
 class Source:
-    """A picture or a video: what the results call it, and where it is."""
+    """An image or a video: its name in the results, and where it is."""
 
     name: str
     location: str  # an absolute path, or a URL
 
 
-def means_many(given: str | os.PathLike[str]) -> bool:
-    """Whether an input is anything but the path of one picture."""
-    text = os.fspath(given)
+def is_image_collection(path: str | os.PathLike[str]) -> bool:
+    """Returns whether an input is a folder, a pattern, a list, a URL or a video, rather than the path of one image."""
+    text = os.fspath(path)
     return (
         text == STDIN
         or "://" in text
@@ -42,134 +46,145 @@ def means_many(given: str | os.PathLike[str]) -> bool:
     )
 
 
-def is_list(text: str) -> bool:
-    return PurePosixPath(text).suffix.lower() in LIST_SUFFIXES
+def is_list(path: str) -> bool:
+    """Returns whether a path or URL is a list of images, by its suffix."""
+    return PurePosixPath(path).suffix.lower() in LIST_SUFFIXES
 
 
-def find_sources(
-    inputs: Sequence[str], outputs: str = "", on_warning: Callable[[str], None] = lambda warning: None
-) -> list[Source]:
-    """Every picture that the inputs mean, once each, in the order of the inputs and sorted within a folder or pattern.
+def find_sources(inputs: Sequence[str], outputs: str = "", on_warning: OnMessage = ignore) -> list[Source]:
+    """Returns every image of the inputs once, in the order of the inputs, sorted within a folder or pattern.
 
-    A picture of a folder is called by its path in there, if the folder is the only input; else by the path as given.
-    What lies under `outputs` is left out.
+    If a folder is the only input, an image is named by its path in that folder; otherwise by its path as passed.
+    Images below the folder `outputs` are skipped.
 
-    Raises: ImageError when an input has none, ConfigError when two share a name.
+    Raises: ImageError if an input has no images, ConfigError if two images share a name.
     """
-    alone = len(inputs) == 1
-    found: dict[str, Source] = {}
-    names: dict[str, Source] = {}
-    skipped = 0
-    for given in inputs:
-        empty = True
-        for source in sources_of(given, alone):
-            empty = False
-            if source.location in found or is_within(source.location, outputs):
+    is_only_input = len(inputs) == 1
+    by_location: dict[str, Source] = {}
+    by_name: dict[str, Source] = {}
+    skipped_videos = 0
+    for path in inputs:
+        is_empty = True
+        for source in sources_of(path, is_only_input):
+            is_empty = False
+            if source.location in by_location or is_below(source.location, outputs):
                 continue
-            if is_video(source.location) and not videos_can_be_read():
-                skipped += 1
+            if is_video(source.location) and not is_pyav_installed():
+                skipped_videos += 1
                 continue
-            if (other := names.setdefault(source.name, source)) is not source:
-                raise ConfigError(f"{other.location} and {source.location} are both called {source.name}: rename one")
-            found[source.location] = source
-        if empty:
-            raise ImageError(f"{given} has no pictures: give a folder, a quoted pattern, a list or pictures")
-    if skipped and not found:
+            if (first := by_name.setdefault(source.name, source)) is not source:
+                raise ConfigError(
+                    f"{first.location} and {source.location} have the same name, {source.name}. Rename one of them."
+                )
+            by_location[source.location] = source
+        if is_empty:
+            raise ImageError(f"{path} has no images. Pass images, a folder, a quoted pattern or a list.")
+    if skipped_videos and not by_location:
         raise MissingExtraError(f"{inputs[0]}: videos need PyAV: pip install 'unfreeze[video]'")
-    if skipped:
-        on_warning(f"{skipped} videos are left out: they need PyAV (pip install 'unfreeze[video]')")
-    return list(found.values())
+    if skipped_videos:
+        on_warning(f"{skipped_videos} videos are skipped, because they need PyAV: pip install 'unfreeze[video]'")
+    return list(by_location.values())
 
 
-def is_within(location: str, folder: str) -> bool:
+def is_below(location: str, folder: str) -> bool:
+    """Returns whether a path or URL is below a folder; never for an empty `folder`."""
     return bool(folder) and location.startswith(folder.rstrip("/" + os.sep) + ("/" if "://" in folder else os.sep))
 
 
-def sources_of(given: str, alone: bool) -> Iterator[Source]:
-    if given == STDIN:
-        yield from listed(sys.stdin)
-    elif "://" in given and not given.startswith("file://"):
-        yield from remote_sources(given, alone)
+def sources_of(path: str, is_only_input: bool) -> Iterator[Source]:
+    """Yields the images of one input."""
+    if path == STDIN:
+        yield from sources_of_list(sys.stdin)
+    elif "://" in path and not path.startswith("file://"):
+        yield from remote_sources(path, is_only_input)
     else:
-        path = given.removeprefix("file://")
-        if is_list(path):
-            try:
-                yield from listed(Path(path).read_text(encoding="utf-8").splitlines())
-            except (OSError, UnicodeDecodeError) as error:
-                raise ImageError(f"{given} cannot be read as a list of pictures: {error}") from None
-        elif os.path.isdir(path):
-            for inside in files_in(path):
-                yield located(inside, path if alone else "")
-        elif glob.has_magic(path) and not os.path.exists(path):
-            yield from (located(match) for match in sorted(glob.glob(path, recursive=True)) if is_known(match))
-        else:
-            yield located(path)
+        yield from local_sources(path.removeprefix("file://"), is_only_input)
 
 
-def listed(lines: Iterable[str]) -> Iterator[Source]:
-    """A list's lines, each the path or the URL of a picture, as if it was given on the command line."""
+def local_sources(path: str, is_only_input: bool) -> Iterator[Source]:
+    """Yields the images of a list, a folder, a pattern, or the image itself."""
+    if is_list(path):
+        try:
+            yield from sources_of_list(Path(path).read_text(encoding="utf-8").splitlines())
+        except (OSError, UnicodeDecodeError) as error:
+            raise ImageError(f"{path} cannot be read as a list of images: {error}") from None
+    elif os.path.isdir(path):
+        for inside in files_in(path):
+            yield source_of_file(inside, path if is_only_input else "")
+    elif glob.has_magic(path) and not os.path.exists(path):
+        matches = sorted(glob.glob(path, recursive=True))
+        yield from (source_of_file(match) for match in matches if has_known_suffix(match))
+    else:
+        yield source_of_file(path)
+
+
+def sources_of_list(lines: Iterable[str]) -> Iterator[Source]:
+    """Yields the images of a list: each line is a path or a URL, as on the command line."""
     for line in lines:
         if text := line.strip():
-            yield Source(text, text) if "://" in text else located(text)
+            yield Source(text, text) if "://" in text else source_of_file(text)
 
 
-def located(path: str, root: str = "") -> Source:
+def source_of_file(path: str, root: str = "") -> Source:
+    """Returns the source of a local file, named by its path in the folder `root`, if there is one."""
     return Source(Path(os.path.relpath(path, root)).as_posix() if root else path, os.path.abspath(path))
 
 
 def files_in(folder: str) -> Iterator[str]:
-    """The pictures and videos in a folder and those below, sorted, without hidden ones."""
+    """Yields the images and videos in a folder and below, sorted, without hidden ones."""
     for path, folders, names in os.walk(folder, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (os.path.join(path, name) for name in sorted(names) if is_known(name))
+        yield from (os.path.join(path, name) for name in sorted(names) if has_known_suffix(name))
 
 
-def is_known(name: str) -> bool:
-    path = PurePosixPath(name)
-    return path.suffix.lower() in PICTURE_SUFFIXES | VIDEO_SUFFIXES and not path.name.startswith(".")
+def has_known_suffix(path: str) -> bool:
+    """Returns whether a path is an image or a video by its suffix, and not hidden."""
+    name = PurePosixPath(path)
+    return name.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES and not name.name.startswith(".")
 
 
-def remote_sources(url: str, alone: bool) -> Iterator[Source]:
-    """What a URL means: one file, a pattern, a list, or all below it."""
+def remote_sources(url: str, is_only_input: bool) -> Iterator[Source]:
+    """Yields the images of a URL: one file, a pattern, a list, or everything below it."""
     files, path = file_system(url)
-    start = url[: url.index("://") + 3]
+    scheme = url[: url.index("://") + 3]
     try:
         if glob.has_magic(path):
-            found, root = sorted(files.glob(path)), ""
+            paths, root = sorted(files.glob(path)), ""
         elif is_list(path):
-            yield from listed(files.cat_file(path).decode().splitlines())
+            yield from sources_of_list(files.cat_file(path).decode().splitlines())
             return
-        elif is_known(path) and files.isfile(path):
+        elif has_known_suffix(path) and files.isfile(path):
             yield Source(url, url)
             return
         else:
-            found, root = sorted(files.find(path)), path.rstrip("/") + "/" if alone else ""
+            paths, root = sorted(files.find(path)), path.rstrip("/") + "/" if is_only_input else ""
     except Exception as error:  # each store has errors of its own
         raise ImageError(f"{url} cannot be listed: {type(error).__name__}: {error}") from None
-    for name in filter(is_known, found):
-        location = name if "://" in name else start + name
+    for name in filter(has_known_suffix, paths):
+        location = name if "://" in name else scheme + name
         yield Source(name.removeprefix(root) if root else location, location)
 
 
-def file_system(url: str) -> tuple[Any, str]:
-    """The fsspec file system of a URL, and the path in it."""
+def file_system(url: str) -> tuple[AbstractFileSystem, str]:
+    """Returns the fsspec file system of a URL, and the path in it."""
     try:
         import fsspec
     except ImportError:
         raise MissingExtraError(f"{url}: URLs need fsspec: pip install 'unfreeze[cloud]'") from None
     try:
-        return fsspec.core.url_to_fs(url, use_listings_cache=False)
+        files, path = fsspec.core.url_to_fs(url, use_listings_cache=False)
     except (ImportError, ValueError) as error:
-        raise UnsupportedError(f"{url}: {error}; pip install 'unfreeze[cloud]' brings s3:// and gs://") from None
+        raise UnsupportedError(f"{url}: {error}. s3:// and gs:// need: pip install 'unfreeze[cloud]'") from None
+    return files, str(path)
 
 
 def read_source(source: Source) -> Image.Image:
-    """The picture, upright and in RGB. Raises: ImageError."""
+    """Returns the image, upright and in RGB. Raises: ImageError."""
     if "://" not in source.location:
-        return read_picture(source.location)
+        return read_image(source.location)
     files, path = file_system(source.location)
     try:
-        encoded = files.cat_file(path)
+        encoded: bytes = files.cat_file(path)
     except Exception as error:  # each store has errors of its own
         raise ImageError(f"{source.location} cannot be read: {type(error).__name__}: {error}") from None
-    return read_picture(source.location, encoded)
+    return read_image(source.location, encoded)

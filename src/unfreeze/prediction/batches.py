@@ -20,9 +20,10 @@ import tensorflow as tf
 from PIL import Image
 
 from unfreeze.errors import ImageError, SavedModelError, UnfreezeError
-from unfreeze.images import JPEG_SUFFIXES, Source, draw, encoded_as, frames, is_video, read_source
+from unfreeze.images import JPEG_SUFFIXES, Source, draw_detections, encode_image, is_video, read_frames, read_source
 from unfreeze.images.sources import file_system
-from unfreeze.prediction.found import Names, carried_names, detections
+from unfreeze.prediction.class_names import Names, names_in_outputs
+from unfreeze.prediction.detections import parse_detections
 from unfreeze.prediction.model import answers, load_model
 from unfreeze.prediction.remote import connect, is_address
 from unfreeze.prediction.shards import Shard
@@ -174,11 +175,11 @@ def decoded(source: Source, place: int) -> Item:
 
 
 def video_items(source: Source, step: int) -> Iterator[Item]:
-    """The frames, decoded by PyAV's own threads; a torn video gives those before the tear, and tells of it."""
+    """The read_frames, decoded by PyAV's own threads; a torn video gives those before the tear, and tells of it."""
     place = 0
     try:
         for frame in video_frames(source, step):
-            yield Item(source, place, frame.picture, told={"frame": frame.number, "time_s": frame.time_s})
+            yield Item(source, place, frame.image, told={"frame": frame.number, "time_s": frame.time_s})
             place += 1
     except ImageError as error:
         yield Item(source, place, error=error)
@@ -186,7 +187,7 @@ def video_items(source: Source, step: int) -> Iterator[Item]:
 
 def video_frames(source: Source, step: int) -> Iterator[Any]:
     if "://" not in source.location:
-        yield from frames(source.location, source.location, step)
+        yield from read_frames(source.location, source.location, step)
         return
     files, path = file_system(source.location)
     try:
@@ -194,7 +195,7 @@ def video_frames(source: Source, step: int) -> Iterator[Any]:
     except Exception as error:  # each store has errors of its own
         raise ImageError(f"{source.location} cannot be read: {type(error).__name__}: {error}") from None
     with opened as file:
-        yield from frames(file, source.location, step)
+        yield from read_frames(file, source.location, step)
 
 
 def batches(items: Iterable[Item | Shard], batch_size: int) -> Iterator[list[Item] | Shard]:
@@ -239,7 +240,7 @@ def lines_of(batch: list[Item], asker: Asker, wish: Wish, store: Store) -> list[
 def line_of(item: Item, outputs: Outputs, names: Names, wish: Wish, store: Store) -> Line:
     picture = item.picture
     assert picture is not None
-    found = tuple(detections(outputs, picture, names or carried_names(outputs), wish.min_score))
+    found = tuple(parse_detections(outputs, picture, names or names_in_outputs(outputs), wish.min_score))
     told: dict[str, Any] = {
         "image": item.source.name,
         **item.told,
@@ -249,8 +250,8 @@ def line_of(item: Item, outputs: Outputs, names: Names, wish: Wish, store: Store
     }
     if wish.drawn:
         name = drawn_name(item)
-        drawing = draw(picture, found, wish.magnify)
-        store.write(f"drawn/{name}", [encoded_as(drawing, PurePosixPath(name).suffix)])
+        drawing = draw_detections(picture, found, wish.magnify)
+        store.write(f"drawn/{name}", [encode_image(drawing, PurePosixPath(name).suffix)])
     return Line(item.place, as_line(told))
 
 

@@ -22,7 +22,7 @@ from typing import Any
 from unfreeze import onednn
 from unfreeze.errors import ConfigError, MissingExtraError, OutputError, RemoteError, UnfreezeError, UnsupportedError
 from unfreeze.prediction.batches import Wish, answered, asker
-from unfreeze.prediction.found import Names
+from unfreeze.prediction.class_names import Names
 from unfreeze.prediction.remote import is_address
 from unfreeze.prediction.shards import SETTINGS, Shard, write_part
 from unfreeze.prediction.store import Store

@@ -11,7 +11,7 @@ import tensorflow as tf
 from PIL import Image
 
 from unfreeze.errors import SavedModelError
-from unfreeze.images import encoded_as
+from unfreeze.images import encode_image
 from unfreeze.onednn import assume_frozen_weights
 
 # Signatures in the order in which they are preferred; a foreign SavedModel may have `serving_default` only.
@@ -106,7 +106,7 @@ def feeds(model: Model, batch: Sequence[Image.Image], rows: int) -> Iterator[tf.
     Where there are more rows than pictures, pictures are repeated.
     """
     if model.forms:
-        pngs = [encoded_as(picture, ".png") for picture in batch]
+        pngs = [encode_image(picture, ".png") for picture in batch]
         for form in model.forms:
             strings = [tf_example(png) for png in pngs] if form == "tf_example" else pngs
             yield tf.constant([strings[row % len(strings)] for row in range(rows)])

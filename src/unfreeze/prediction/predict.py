@@ -10,11 +10,11 @@ import numpy as np
 from PIL import Image
 
 from unfreeze import config
-from unfreeze import images as pictures
 from unfreeze.errors import OutputError, UnfreezeError
-from unfreeze.images import JPEG_SUFFIXES, Detection
+from unfreeze.images import JPEG_SUFFIXES, Detection, draw_detections, read_image, write_image
 from unfreeze.model_paths import saved_model_folder
-from unfreeze.prediction.found import Names, carried_names, class_names, detections
+from unfreeze.prediction.class_names import Names, class_names, names_in_outputs
+from unfreeze.prediction.detections import parse_detections
 from unfreeze.prediction.model import answer, load_model
 from unfreeze.prediction.remote import connect, is_address
 
@@ -77,11 +77,11 @@ def predict(
         try:
             if draw and target.exists() and not overwrite:
                 raise OutputError(f"{target} exists already: give --overwrite, or another --output-directory")
-            picture = pictures.read_picture(path)
+            picture = read_image(path)
             outputs = ask(path, picture)
-            found = tuple(detections(outputs, picture, names or carried_names(outputs), min_score))
+            found = tuple(parse_detections(outputs, picture, names or names_in_outputs(outputs), min_score))
             if draw:
-                pictures.write_picture(pictures.draw(picture, found, magnify), target)
+                write_image(draw_detections(picture, found, magnify), target)
             done.append(Prediction(path, picture.width, picture.height, found, target if draw else None))
         except UnfreezeError as error:
             if on_failure is None:

@@ -16,8 +16,8 @@ from unfreeze.errors import ConfigError
 from unfreeze.images import find_sources
 from unfreeze.model_paths import saved_model_folder
 from unfreeze.prediction.batches import Asker, Wish, answered, asker, cores
+from unfreeze.prediction.class_names import Names, class_names
 from unfreeze.prediction.cluster import Cluster, on_ray
-from unfreeze.prediction.found import Names, class_names
 from unfreeze.prediction.remote import is_address
 from unfreeze.prediction.results import check_formats, finish, read_image_ids
 from unfreeze.prediction.shards import Shard, missing, planned, write_part

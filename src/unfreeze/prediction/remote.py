@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from unfreeze.errors import ConfigError, MissingExtraError, RemoteError, SavedModelError, UnsupportedError
-from unfreeze.images import encoded_as
+from unfreeze.images import encode_image
 
 ADDRESSES = "http://HOST:8501/v1/models/NAME, grpc://HOST:8500/NAME or sagemaker://ENDPOINT"
 TIMEOUT_S = 300.0
@@ -336,10 +336,10 @@ def picture_value(path: Path | None, picture: Image.Image, signature: Signature)
 def encoded_picture(path: Path | None, picture: Image.Image) -> bytes:
     """The file itself where every decoder sees the same in it; else the upright picture as PNG."""
     if path is None:
-        return encoded_as(picture, ".png")
+        return encode_image(picture, ".png")
     with Image.open(path) as opened:
         one_frame = getattr(opened, "n_frames", 1) == 1
         upright = opened.getexif().get(0x0112, 1) == 1  # TensorFlow does not turn a picture as its EXIF says
         if opened.format in SENT_AS_THEY_ARE and opened.mode in ("RGB", "L") and upright and one_frame:
             return path.read_bytes()
-    return encoded_as(picture, ".png")
+    return encode_image(picture, ".png")

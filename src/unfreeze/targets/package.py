@@ -12,7 +12,7 @@ from unfreeze.errors import OutputError, SavedModelError
 from unfreeze.export_record import has_constant_weights, read_record
 from unfreeze.model_paths import saved_model_folder
 from unfreeze.onednn import server_environment
-from unfreeze.prediction.found import find_label_map
+from unfreeze.prediction.class_names import find_label_map
 from unfreeze.staging import staged
 from unfreeze.targets import kubernetes, sagemaker
 from unfreeze.targets.runtimes import Runtime, require_known, runtime

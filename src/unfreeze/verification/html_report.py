@@ -17,10 +17,11 @@ from typing import Any
 
 from PIL import Image
 
-from unfreeze import images as pictures
 from unfreeze.errors import OutputError
 from unfreeze.formatting import megabytes
-from unfreeze.prediction.found import Names, class_names, detections
+from unfreeze.images import Detection, draw_detections
+from unfreeze.prediction.class_names import Names, class_names
+from unfreeze.prediction.detections import parse_detections
 from unfreeze.verification import ImageResult, Report
 from unfreeze.verification.report import FAILED, PASSED, TITLES
 from unfreeze.version import __version__
@@ -172,9 +173,9 @@ def _figure(seen: ImageResult, names: Names) -> str:
     for side, answer in sides:
         if answer is None or not {"detection_boxes", "detection_scores", "detection_classes"} <= set(answer):
             continue
-        found = list(detections(answer, picture, names, MIN_SCORE))
+        found = list(parse_detections(answer, picture, names, MIN_SCORE))
         told = f"{side}: {len(found)} of {len(answer['detection_scores'])} detections score {MIN_SCORE:.0%} or more"
-        drawn = pictures.draw(picture, found)
+        drawn = draw_detections(picture, found)
         figures.append(
             f'<figure><img src="{_data_uri(drawn)}" alt="{_text(f"{seen.name}, {told}")}" width="{drawn.width}" '
             f'height="{drawn.height}"><figcaption>{_text(told)}</figcaption></figure>'
@@ -184,7 +185,7 @@ def _figure(seen: ImageResult, names: Names) -> str:
     return f"<h3>{_text(shown)}</h3>\n{''.join(rows)}"
 
 
-def _found(found: Sequence[pictures.Detection]) -> Iterator[Row]:
+def _found(found: Sequence[Detection]) -> Iterator[Row]:
     for each in found[:ROWS]:
         yield _cell(each.name), _cell(f"{each.score:.4f}"), _cell(", ".join(f"{edge:.4f}" for edge in each.box))
     if len(found) > ROWS:
