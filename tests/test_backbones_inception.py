@@ -87,7 +87,7 @@ def test_asks_for_exactly_the_weights_of_the_feature_extractor(
     held = {key: shape for key, shape, _ in reference.golden(name).variables if key.startswith(f"{scope}/")}
     weights = Weights(checkpoint(held))
     traced(network, scope, weights, channels)
-    assert list(weights.misfits.values()) == []
+    assert list(weights.mismatches.values()) == []
     assert set(weights.variables) == set(held)
 
 
@@ -119,7 +119,7 @@ def unpadded_inception_resnet_v2(x: tf.Tensor, p: Branch) -> dict[str, tf.Tensor
 def test_every_stage_is_slims(name: str, network: Network) -> None:
     asked = Weights(checkpoint({}))
     traced(network, "", asked)
-    weights = Weights(checkpoint({misfit.name: misfit.needed for misfit in asked.misfits.values()}))
+    weights = Weights(checkpoint({mismatch.name: mismatch.needed for mismatch in asked.mismatches.values()}))
     stages = traced(network, "", weights)
     weights.fill()
     got = stages(tf.constant(2 / 255 * reference.picture(99, 131)[None] - 1, tf.float32))

@@ -63,7 +63,7 @@ def test_numbers_that_keras_appends_and_slims_names_of_weights(prefix: Path) -> 
     p[BACKBONE]["bn_Conv1"].weight("gamma", [3])
     p[BACKBONE]["Conv1"].weight("weights", [3, 3])
     p["heads"]["box/scale"].weight("biases", [2])
-    assert not weights.misfits
+    assert not weights.mismatches
     assert list(weights.sources.values()) == [
         f"model/{BACKBONE}/{BN}/gamma/.ATTRIBUTES/VARIABLE_VALUE",
         f"model/{BACKBONE}/{CONV}/kernel/.ATTRIBUTES/VARIABLE_VALUE",
@@ -90,8 +90,8 @@ def test_both_sides_of_a_misfit_are_told_by_readable_names(prefix: Path) -> None
 
 def test_what_is_left_is_not_told(prefix: Path) -> None:
     weights = Weights(open_checkpoint(prefix))
-    weights.branch()["heads"].leave()
-    weights.branch()["_feature_extractor"]["again"].leave()
+    weights.branch()["heads"].ignore()
+    weights.branch()["_feature_extractor"]["again"].ignore()
     assert weights.unused() == []
 
 
@@ -105,17 +105,17 @@ def test_without_its_data_file_layers_are_counted_as_they_are_asked_for(prefix: 
     p[path]["thing"].weight("beta", [3])
     p["heads"]["box/scale"].weight("kernel", [2])
     p["heads"]["box/scale"].weight("bias", [2])
-    assert (weights.misfits, weights.unused()) == ({}, [])
+    assert (weights.mismatches, weights.unused()) == ({}, [])
 
 
 def test_layers_are_counted_as_a_network_tells_their_order(prefix: Path) -> None:
     prefix.with_name(prefix.name + ".data-00000-of-00001").unlink()
     weights = Weights(read_index(prefix))
     p = weights.branch()[weights.readable(weights.unused())[0].rpartition("/layer_with_weights-")[0]]
-    p.in_order("conv", "bn")
+    p.declare_layer_order("conv", "bn")
     p["bn"].weight("gamma", [3])
     p["conv"].weight("kernel", [3, 3])
-    assert weights.misfits == {}
+    assert weights.mismatches == {}
 
 
 def test_a_network_may_have_other_names(prefix: Path) -> None:

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from unfreeze.config import parse_pipeline_config, with_keypoint_labels
 from unfreeze.detectors import Forms, build_detector
-from unfreeze.detectors.build import causes
+from unfreeze.detectors.mismatch_diagnosis import likely_causes
 from unfreeze.ops.nms import Suppression
 from unfreeze.savedmodel import trace
 from unfreeze.verification import Tolerances, compare_detections
@@ -213,7 +213,7 @@ def assert_parity(
     config = with_keypoint_labels(parse_pipeline_config(golden.config), reference.HERE / "data")
     weights = Weights(open_checkpoint(prefix), binding, moving_averages=config.eval_config.use_moving_averages)
     exportable = trace(build_detector(config, weights, Forms(suppression, whole_maps=binding == "trainable")))
-    weights.require_fit(causes(config))
+    weights.require_fit(likely_causes(config))
     assert weights.unused() == []
     weights.fill()
     recorded = golden.answers()

@@ -15,7 +15,7 @@ import pytest
 
 from unfreeze.config import read_pipeline_config
 from unfreeze.detectors import build_detector
-from unfreeze.detectors.build import causes
+from unfreeze.detectors.mismatch_diagnosis import likely_causes
 from unfreeze.savedmodel import trace
 from unfreeze.weights import Weights, read_index, training_state
 
@@ -49,7 +49,7 @@ def test_a_published_checkpoint_binds_completely(name: str) -> None:
     checkpoint = read_index(PUBLISHED / name / "model.ckpt")
     weights = Weights(checkpoint, moving_averages=config.eval_config.use_moving_averages)
     trace(build_detector(config, weights))
-    weights.require_fit(causes(config))
+    weights.require_fit(likely_causes(config))
     assert weights.unused() == []
     assert weights.without_shadow == []
     averages = set(weights.sources.values()) - set(weights.sources)
@@ -92,6 +92,6 @@ def test_a_published_tf2_checkpoint_binds_completely(name: str) -> None:
     checkpoint = read_index(PUBLISHED_TF2 / name)
     weights = Weights(checkpoint)
     trace(build_detector(config, weights))
-    weights.require_fit(causes(config))
+    weights.require_fit(likely_causes(config))
     assert weights.unused() == []
     assert Held(len(checkpoint.tensors), len(weights.sources), 0) == held

@@ -53,7 +53,7 @@ def spaghettinet(fields: str) -> tuple[Any, Weights]:
     fields = f'type: "ssd_spaghettinet" {fields}'
     asked = Weights(checkpoint({}))
     traced(fields, (99, 131), asked)
-    weights = Weights(checkpoint({misfit.name: misfit.needed for misfit in asked.misfits.values()}))
+    weights = Weights(checkpoint({mismatch.name: mismatch.needed for mismatch in asked.mismatches.values()}))
     maps = traced(fields, (99, 131), weights)
     weights.fill()
     return maps, weights

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from unfreeze.config import parse_pipeline_config
 from unfreeze.detectors import build_detector
-from unfreeze.detectors.build import causes
+from unfreeze.detectors.mismatch_diagnosis import likely_causes
 from unfreeze.detectors.quantization import quantization_aware
 from unfreeze.errors import ConfigError, UnsupportedError, WeightsError
 from unfreeze.exporting.from_checkpoint import export
@@ -75,7 +75,7 @@ def config(name: str = NAME, **fields: Any) -> Any:
 def bound(held: Checkpoint, asked: Any) -> tuple[Weights, Exportable]:
     weights = Weights(held)
     exportable = trace(build_detector(asked, weights))
-    weights.require_fit(causes(asked))
+    weights.require_fit(likely_causes(asked))
     return weights, exportable
 
 

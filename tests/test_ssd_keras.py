@@ -10,7 +10,7 @@ import reference
 
 from unfreeze.config import parse_pipeline_config
 from unfreeze.detectors import build_detector
-from unfreeze.detectors.build import causes
+from unfreeze.detectors.mismatch_diagnosis import likely_causes
 from unfreeze.errors import ConfigError, WeightsError
 from unfreeze.savedmodel import trace
 from unfreeze.weights import Checkpoint, TensorInfo, Weights
@@ -33,7 +33,7 @@ def bound(config_of: str, checkpoint: Checkpoint, old: str = "", new: str = "") 
     config = parse_pipeline_config(text.replace(old, new))
     weights = Weights(checkpoint)
     trace(build_detector(config, weights))
-    weights.require_fit(causes(config))
+    weights.require_fit(likely_causes(config))
     return weights
 
 

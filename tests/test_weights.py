@@ -15,7 +15,7 @@ from tensorflow.core.protobuf import saver_pb2
 
 from unfreeze.config import parse_pipeline_config
 from unfreeze.detectors import build_detector
-from unfreeze.detectors.build import causes
+from unfreeze.detectors.mismatch_diagnosis import likely_causes
 from unfreeze.errors import CheckpointError, ConfigError, WeightsError
 from unfreeze.exporting.from_checkpoint import export
 from unfreeze.weights import (
@@ -401,7 +401,7 @@ def refusal(config_text: str, checkpoint: Checkpoint) -> str:
     specs = [tf.TensorSpec([None, *detector.preprocessed_shape]), tf.TensorSpec([None, 3], tf.int32)]
     tf.function(detector.detect, input_signature=specs, autograph=False).get_concrete_function()
     with pytest.raises(WeightsError) as raised:
-        weights.require_fit(causes(config))
+        weights.require_fit(likely_causes(config))
     assert "\n" not in str(raised.value)
     return str(raised.value)
 
@@ -419,13 +419,13 @@ CAUSES: tuple[tuple[str, dict[str, str], str, str], ...] = (
         V1,
         {"depth_multiplier: 1.0": "depth_multiplier: 0.5"},
         V1,
-        "depth_multiplier (0.5 in the config; the checkpoint speaks for 1), or min_depth",
+        "depth_multiplier (0.5 in the config; the checkpoint fits 1), or min_depth",
     ),
     (
         V1,
         {"depth_multiplier: 1.0": "depth_multiplier: 0.5", "num_classes: 90": "num_classes: 5"},
         V1,
-        "depth_multiplier (0.5 in the config; the checkpoint speaks for 1), or min_depth; "
+        "depth_multiplier (0.5 in the config; the checkpoint fits 1), or min_depth; "
         "num_classes (5 in the config; the checkpoint has 90)",
     ),
     (V1, {"kernel_size: 1": "kernel_size: 3"}, V1, "kernel_size (3 in the config, 1 in the checkpoint)"),
@@ -445,14 +445,14 @@ CAUSES: tuple[tuple[str, dict[str, str], str, str], ...] = (
         V1,
         {"aspect_ratios: 0.3333": ""},
         V1,
-        "aspect_ratios or scales of the anchor_generator (5 boxes at a place by the config, 6 in the checkpoint)",
+        "aspect_ratios or scales of the anchor_generator (5 boxes per location by the config, 6 in the checkpoint)",
     ),
     (
         V1,
         {"aspect_ratios: 0.3333": "", "num_classes: 90": "num_classes: 5"},
         V1,
         "num_classes (5 in the config; the checkpoint has 90); "
-        "aspect_ratios or scales of the anchor_generator (5 boxes at a place by the config, 6 in the checkpoint)",
+        "aspect_ratios or scales of the anchor_generator (5 boxes per location by the config, 6 in the checkpoint)",
     ),
     (V1, {"box_code_size: 4": "box_code_size: 6"}, V1, "box_code_size (6 in the config; the checkpoint has 4)"),
     (

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from unfreeze.ops.layers import Branch, Style, conv
+from unfreeze.ops.branch import Branch
+from unfreeze.ops.layers import Style, conv
 from unfreeze.ops.normalization import BatchNorm
 from unfreeze.ops.winograd import winograd_conv, winograd_kernel
 

@@ -12,7 +12,8 @@ import tensorflow as tf
 
 from unfreeze.config import PipelineConfig, format_pipeline_config, read_pipeline_config, with_keypoint_labels
 from unfreeze.detectors import Detector, Forms, build_detector
-from unfreeze.detectors.build import causes, generation, suppression_form
+from unfreeze.detectors.build import generation, suppression_form
+from unfreeze.detectors.mismatch_diagnosis import likely_causes
 from unfreeze.errors import CheckpointError, ConfigError, OutputError, UnsupportedError
 from unfreeze.model_paths import CONFIG, find_pipeline_config, means_graph, saved_model_folder
 from unfreeze.savedmodel import Exportable, trace
@@ -233,7 +234,7 @@ def load_detector(
     bound_config = with_keypoint_labels(pipeline, config_path.parent, label_map, lambda line: None)
     bound = Weights(opened, weights, moving_averages=pipeline.eval_config.use_moving_averages)
     exportable = trace(build_detector(bound_config, bound, forms))
-    bound.require_fit(causes(pipeline))
+    bound.require_fit(likely_causes(pipeline))
     bound.fill()
     detector = build_detector(bound_config, bound, replace(forms, whole_maps=True))
     return LoadedDetector(detector, exportable, bound, pipeline)

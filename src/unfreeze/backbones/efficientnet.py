@@ -12,7 +12,8 @@ from dataclasses import replace
 import tensorflow as tf
 
 from unfreeze.backbones.mobilenet_v2 import divisible
-from unfreeze.ops.layers import SWISH, Branch, Style, conv, depthwise_conv
+from unfreeze.ops.branch import Branch
+from unfreeze.ops.layers import SWISH, Style, conv, depthwise_conv
 from unfreeze.ops.normalization import BatchNorm
 
 STEM_FILTERS = 32

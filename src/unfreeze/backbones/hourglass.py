@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import tensorflow as tf
 
+from unfreeze.ops.branch import Branch
 from unfreeze.ops.keras_layers import Norm, conv, padded
-from unfreeze.ops.layers import Branch, nearest_neighbor_upsampling
+from unfreeze.ops.layers import nearest_neighbor_upsampling
 from unfreeze.ops.normalization import BatchNorm
 
 

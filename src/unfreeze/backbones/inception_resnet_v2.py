@@ -11,7 +11,8 @@ import re
 import tensorflow as tf
 
 from unfreeze.backbones.inception_towers import Conv, Pool, Row, Towers, layer, mixed
-from unfreeze.ops.layers import Branch, Style
+from unfreeze.ops.branch import Branch
+from unfreeze.ops.layers import Style
 from unfreeze.ops.normalization import BatchNorm
 
 STYLE = Style(BatchNorm(scale=False, decay=0.9997), tf.nn.relu)
@@ -157,9 +158,9 @@ def _convs(towers: dict[str, Towers]) -> list[str]:
 
 def _of_keras(p: Branch, convs: list[str], named: dict[str, str]) -> Branch:
     """`convs` are numbered, `named` {slim's name: Keras's}; the others are `block35_1_conv` and the like."""
-    layers = dict(zip(convs, p.numbered("conv2d", len(convs)), strict=True))
+    layers = dict(zip(convs, p.auto_named_layers("conv2d", len(convs)), strict=True))
     norms = [f"{name}/BatchNorm" for name in convs]
-    layers |= dict(zip(norms, p.numbered("freezable_batch_norm", len(convs)), strict=True)) | named
+    layers |= dict(zip(norms, p.auto_named_layers("freezable_batch_norm", len(convs)), strict=True)) | named
 
     def layer(found: re.Match[str]) -> str:
         return f"{layers.get(found[1], found[1])}/{found[2]}"

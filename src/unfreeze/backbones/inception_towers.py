@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import tensorflow as tf
 
-from unfreeze.ops.layers import Branch, Style, conv
+from unfreeze.ops.branch import Branch
+from unfreeze.ops.layers import Style, conv
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from unfreeze.backbones.inception_towers import Conv, Pool, Row, Towers, layer, mixed, scaled_depth
-from unfreeze.ops.layers import Branch, Style, separable_conv
+from unfreeze.ops.branch import Branch
+from unfreeze.ops.layers import Style, separable_conv
 from unfreeze.ops.normalization import BatchNorm
 
 # Faster R-CNN's; SSD takes its style from the config's conv_hyperparams, for the base network too.

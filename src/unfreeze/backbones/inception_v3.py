@@ -5,7 +5,8 @@ from __future__ import annotations
 import tensorflow as tf
 
 from unfreeze.backbones.inception_towers import Conv, Fork, Pool, Row, Towers, layer, mixed, scaled_depth
-from unfreeze.ops.layers import Branch, Style
+from unfreeze.ops.branch import Branch
+from unfreeze.ops.layers import Style
 
 STEM: dict[str, Row] = {
     "Conv2d_1a_3x3": Conv("Conv2d_1a_3x3", 32, 3, stride=2, padding="VALID"),

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from unfreeze.ops.branch import Branch
 from unfreeze.ops.keras_layers import Norm, conv, padded
-from unfreeze.ops.layers import Branch
 from unfreeze.ops.normalization import BatchNorm, batch_norm
 
 STEM_FILTERS = 64
@@ -49,7 +49,7 @@ def resnet_v2(x: tf.Tensor, p: Branch, units: Sequence[int]) -> tf.Tensor:
         for unit in range(1, count + 1):
             stride = 2 if unit == count and i < 5 else 1
             x = _bottleneck_v2(x, p, f"conv{i}_block{unit}", filters, stride, conv_shortcut=unit == 1)
-    p["post_bn"].leave()
+    p["post_bn"].ignore()
     return x
 
 
@@ -59,7 +59,7 @@ def basic_resnet(x: tf.Tensor, p: Branch, units: Sequence[int]) -> dict[str, tf.
     stages = {}
     for i, (filters, count) in enumerate(zip(FILTERS, units, strict=True), start=2):
         x = stages[f"conv{i}"] = basic_stack(x, p, f"conv{i}", filters, count, stride=1 if i == 2 else 2)
-    p["post_bn"].leave()
+    p["post_bn"].ignore()
     return stages
 
 

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from unfreeze.backbones.mobilenet_v3 import hard_swish
-from unfreeze.ops.layers import Activation, Branch, Style, conv, depthwise_conv
+from unfreeze.ops.branch import Branch
+from unfreeze.ops.layers import Activation, Style, conv, depthwise_conv
 from unfreeze.ops.normalization import BatchNorm
 
 NORM = BatchNorm(scale=True, epsilon=0.01, decay=0.99)

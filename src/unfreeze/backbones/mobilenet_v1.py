@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from unfreeze.ops.layers import Branch, Style, conv, depthwise_conv, fixed_padding
+from unfreeze.ops.branch import Branch
+from unfreeze.ops.layers import Style, conv, depthwise_conv, fixed_padding
 from unfreeze.ops.normalization import BatchNorm
 
 STEM_FILTERS = 32

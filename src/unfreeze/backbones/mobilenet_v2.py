@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 
 import tensorflow as tf
 
-from unfreeze.ops.layers import Branch, Style, conv, depthwise_conv, fixed_padding
+from unfreeze.ops.branch import Branch
+from unfreeze.ops.layers import Style, conv, depthwise_conv, fixed_padding
 from unfreeze.ops.normalization import BatchNorm
 
 # Slim's V2_DEF: (expansion factor, filters, stride) of layer_2 to layer_18; layer_1 is the stem, layer_19 the top.

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from unfreeze.backbones.mobilenet_v2 import divisible
-from unfreeze.ops.layers import Activation, Branch, Composite, Style, conv, depthwise_conv, fixed_padding
+from unfreeze.ops.branch import Branch
+from unfreeze.ops.layers import Activation, Composite, Style, conv, depthwise_conv, fixed_padding
 from unfreeze.ops.normalization import BatchNorm
 
 

@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from unfreeze.ops.layers import Branch, Style, conv, separable_conv
+from unfreeze.ops.branch import Branch
+from unfreeze.ops.layers import Style, conv, separable_conv
 from unfreeze.ops.normalization import BatchNorm, batch_norm
 
 # Slim's large_imagenet_config.

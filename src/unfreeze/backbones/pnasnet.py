@@ -19,7 +19,7 @@ from unfreeze.backbones.nasnet import (
     scaled,
     stem,
 )
-from unfreeze.ops.layers import Branch
+from unfreeze.ops.branch import Branch
 
 # Slim's large_imagenet_config.
 FILTERS = 216

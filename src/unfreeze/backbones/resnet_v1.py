@@ -13,7 +13,8 @@ from dataclasses import replace
 import tensorflow as tf
 
 from unfreeze.errors import ConfigError
-from unfreeze.ops.layers import Branch, Style, activated, conv, fixed_padding
+from unfreeze.ops.branch import Branch
+from unfreeze.ops.layers import Style, activated, conv, fixed_padding
 from unfreeze.ops.normalization import BatchNorm
 
 STEM_FILTERS = 64
@@ -103,7 +104,7 @@ def keras_resnet_v1(
         return max(int(filters * depth_multiplier), min_depth)
 
     style = replace(style, biases=False, biases_before_norm=False)
-    p.in_order("conv1_conv", "conv1_bn")
+    p.declare_layer_order("conv1_conv", "conv1_bn")
     x = _conv_same(x, p["conv1_conv"], depth(STEM_FILTERS), 7, stride=2, style=style, statistics=p["conv1_bn"])
     x = tf.nn.max_pool2d(x, 3, 2, "SAME")
     stages = {}
@@ -160,7 +161,9 @@ def _keras_bottleneck(
     x: tf.Tensor, p: Branch, name: str, depths: tuple[int, int], stride: int, style: Style, *, conv_shortcut: bool
 ) -> tf.Tensor:
     """`[N, H, W, C] -> [N, h, w, depths[1]]`: three convolutions without biases beside a shortcut."""
-    p.in_order(*(f"{name}_{layer}" for layer in (KERAS_ORDER if conv_shortcut else KERAS_ORDER_WITHOUT_SHORTCUT)))
+    p.declare_layer_order(
+        *(f"{name}_{layer}" for layer in (KERAS_ORDER if conv_shortcut else KERAS_ORDER_WITHOUT_SHORTCUT))
+    )
     linear = replace(style, activation=None)
 
     def layer(x: tf.Tensor, part: int, filters: int, kernel_size: int, stride: int, style: Style) -> tf.Tensor:

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from unfreeze.ops.layers import PLAIN, Branch, Style, conv, depthwise_conv, fixed_padding, nearest_neighbor_upsampling
+from unfreeze.ops.branch import Branch
+from unfreeze.ops.layers import PLAIN, Style, conv, depthwise_conv, fixed_padding, nearest_neighbor_upsampling
 from unfreeze.ops.normalization import BatchNorm
 from unfreeze.ops.sizes import image_size
 

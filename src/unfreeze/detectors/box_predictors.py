@@ -20,7 +20,8 @@ from unfreeze.heads.weight_shared import (
     WeightSharedConvolutionalBoxPredictor,
     weight_shared_convolutional_box_predictor,
 )
-from unfreeze.ops.layers import Branch, Style
+from unfreeze.ops.branch import Branch
+from unfreeze.ops.layers import Style
 
 Predictor = Callable[[Sequence[tf.Tensor], Branch, Sequence[int]], dict[str, tf.Tensor]]
 

@@ -10,15 +10,14 @@ from unfreeze.detectors.center_net import build_center_net
 from unfreeze.detectors.detector import Detector, Forms
 from unfreeze.detectors.extractors import KNOWN
 from unfreeze.detectors.faster_rcnn import build_faster_rcnn
-from unfreeze.detectors.mismatch_diagnosis import causes
 from unfreeze.detectors.quantization import quantization_aware
 from unfreeze.detectors.ssd import build_ssd
 from unfreeze.errors import ConfigError, UnsupportedError
-from unfreeze.ops.layers import Branch
+from unfreeze.ops.branch import Branch
 from unfreeze.ops.nms import Suppression
 from unfreeze.weights import Checkpoint, Weights
 
-__all__ = ["ARCHITECTURES", "build_detector", "causes", "feature_extractor", "generation"]
+__all__ = ["ARCHITECTURES", "build_detector", "feature_extractor", "generation"]
 
 ARCHITECTURES: dict[str, Callable[[Any, Branch, Forms], Detector]] = {
     "ssd": build_ssd,

@@ -18,10 +18,10 @@ from unfreeze.detectors.resizers import build_resizer
 from unfreeze.errors import ConfigError, UnsupportedError
 from unfreeze.heads.center import Head, prediction_net, sparse_prediction_net
 from unfreeze.heads.deep_mask import deep_masks
+from unfreeze.ops.branch import Branch
 from unfreeze.ops.center_boxes import boxes_of_peaks, enclosing_boxes, normalized_boxes
 from unfreeze.ops.heatmaps import Peaks, top_peaks, without_padding
 from unfreeze.ops.instance_masks import boxes_in_map
-from unfreeze.ops.layers import Branch
 from unfreeze.ops.nms import Suppression, gathered
 from unfreeze.ops.sizes import image_size
 
@@ -217,9 +217,9 @@ def _leave_training(p: Branch, heads: dict[str, Head], unused_levels: int) -> No
     """What only training needs: heads on the earlier hourglasses, and classes of track ids."""
     for name in heads:
         for level in range(unused_levels):
-            p[HEADS][name][str(level)].leave()
-    p["track_reid_classification_net"].leave()
-    p["_self_supervised_rng"].leave()
+            p[HEADS][name][str(level)].ignore()
+    p["track_reid_classification_net"].ignore()
+    p["_self_supervised_rng"].ignore()
 
 
 def _suppression(config: Any, form: Suppression) -> PostProcessing | None:

@@ -19,7 +19,7 @@ from unfreeze.backbones import mobilenet_v2 as mobilenet
 from unfreeze.detectors.normalizations import CHANNEL_MEANS
 from unfreeze.errors import ConfigError, UnsupportedError
 from unfreeze.necks.center import UPSAMPLINGS, deconvolutions, top_down
-from unfreeze.ops.layers import Branch
+from unfreeze.ops.branch import Branch
 
 STRIDE = 4  # of every extractor
 

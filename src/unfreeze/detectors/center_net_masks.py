@@ -15,9 +15,9 @@ from unfreeze.backbones.keras_resnet import basic_stack
 from unfreeze.detectors.detector import Tensors
 from unfreeze.errors import ConfigError
 from unfreeze.heads.deep_mask import DeepMask
+from unfreeze.ops.branch import Branch
 from unfreeze.ops.instance_masks import Surfaces, boxes_in_map, instance_masks, surface_coordinates
 from unfreeze.ops.keras_layers import conv
-from unfreeze.ops.layers import Branch
 
 MaskNetwork = Callable[[tf.Tensor, Branch], tf.Tensor]
 

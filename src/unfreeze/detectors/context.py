@@ -13,8 +13,8 @@ import tensorflow as tf
 
 from unfreeze.errors import ConfigError
 from unfreeze.heads.context_attention import ContextAttention, context_attention, keras_context_attention
+from unfreeze.ops.branch import Branch
 from unfreeze.ops.crops import Rows
-from unfreeze.ops.layers import Branch
 
 Attend = Callable[[tf.Tensor], tf.Tensor]
 REFUSED = ("output_final_box_features", "output_final_box_rpn_features")

@@ -21,9 +21,9 @@ from unfreeze.detectors.resizers import build_resizer
 from unfreeze.detectors.second_stage import build_second_stage
 from unfreeze.errors import ConfigError, UnsupportedError
 from unfreeze.ops.boxes import clipped
+from unfreeze.ops.branch import Branch
 from unfreeze.ops.coders import center_size_boxes
 from unfreeze.ops.crops import distinct_rows
-from unfreeze.ops.layers import Branch
 from unfreeze.ops.nms import Selection, gathered
 from unfreeze.ops.sizes import image_size
 

@@ -20,7 +20,7 @@ from unfreeze.backbones.resnet_v1 import BLOCKS, UNITS, resnet_v1, resnet_v1_blo
 from unfreeze.backbones.resnet_v1 import STYLE as RESNET_STYLE
 from unfreeze.detectors.input_size_checks import check_known_size
 from unfreeze.detectors.normalizations import mean_subtracted, unit_range
-from unfreeze.ops.layers import Branch
+from unfreeze.ops.branch import Branch
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def faster_rcnn_resnet_v1(architecture: str) -> FasterRcnnExtractor:
     base_depth, _ = BLOCKS[3]
 
     def first_stage(x: tf.Tensor, p: Branch, config: Any) -> list[tf.Tensor]:
-        p[architecture]["block4"].leave()
+        p[architecture]["block4"].ignore()
         stride = config.first_stage_features_stride
         return [resnet_v1(x, p[architecture], units[:3], output_stride=stride)["block3"]]
 

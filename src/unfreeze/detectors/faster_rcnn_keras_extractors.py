@@ -18,7 +18,8 @@ from unfreeze.detectors.hyperparams import keras_style
 from unfreeze.detectors.normalizations import mean_subtracted, unit_range
 from unfreeze.errors import ConfigError
 from unfreeze.necks import fpn
-from unfreeze.ops.layers import PLAIN, Branch, fully_connected, pad_to_multiple
+from unfreeze.ops.branch import Branch
+from unfreeze.ops.layers import PLAIN, fully_connected, pad_to_multiple
 from unfreeze.ops.normalization import BatchNorm, batch_norm
 
 FPN_LEVELS = (2, 6)  # where the config says nothing of them

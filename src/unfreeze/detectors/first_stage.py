@@ -18,9 +18,10 @@ from unfreeze.detectors.post_processing import build_first_stage_nms
 from unfreeze.errors import ConfigError
 from unfreeze.heads.convolutional import ConvolutionalBoxPredictor, convolutional_box_predictor
 from unfreeze.ops.boxes import clipped
+from unfreeze.ops.branch import Branch
 from unfreeze.ops.coders import center_size_boxes
 from unfreeze.ops.crops import Rows, distinct_rows
-from unfreeze.ops.layers import PLAIN, Branch, conv
+from unfreeze.ops.layers import PLAIN, conv
 from unfreeze.ops.nms import Suppression
 from unfreeze.ops.sizes import Size, image_size
 

@@ -19,6 +19,7 @@ from unfreeze.errors import ConfigError
 from unfreeze.heads.box_classifier import BoxClassifier, box_classifier
 from unfreeze.heads.mask import MaskPredictor, all_masks, mask_predictor
 from unfreeze.heads.position_sensitive import PositionSensitive, position_sensitive
+from unfreeze.ops.branch import Branch
 from unfreeze.ops.crops import (
     Rows,
     crop_and_resize,
@@ -27,7 +28,7 @@ from unfreeze.ops.crops import (
     multilevel_crops,
     rows_at_once,
 )
-from unfreeze.ops.layers import Branch, GroupNorm, Style
+from unfreeze.ops.layers import GroupNorm, Style
 from unfreeze.ops.sizes import Size
 
 EXTRACTOR_SCOPE = "SecondStageFeatureExtractor"

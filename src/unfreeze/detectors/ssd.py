@@ -14,7 +14,7 @@ from unfreeze.detectors.post_processing import build_post_processing
 from unfreeze.detectors.resizers import build_resizer
 from unfreeze.detectors.ssd_extractors import SSD_EXTRACTORS, SsdExtractor
 from unfreeze.errors import ConfigError, UnsupportedError
-from unfreeze.ops.layers import Branch
+from unfreeze.ops.branch import Branch
 from unfreeze.ops.nms import anchor_indices, gathered, gathered_keypoints
 from unfreeze.ops.sizes import image_size
 

@@ -15,7 +15,7 @@ from unfreeze.detectors import ssd_keras as keras
 from unfreeze.detectors import ssd_multi_resolution as halved
 from unfreeze.detectors import ssd_pyramids as pyramids
 from unfreeze.detectors.normalizations import mean_subtracted, standardized, unit_range
-from unfreeze.ops.layers import Branch
+from unfreeze.ops.branch import Branch
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,8 @@ from unfreeze.detectors.ssd_pyramids import (
 from unfreeze.errors import ConfigError
 from unfreeze.necks import fpn, multi_resolution
 from unfreeze.necks.bifpn import BiFpn, bifpn_feature_maps
-from unfreeze.ops.layers import Branch, Style, pad_to_multiple
+from unfreeze.ops.branch import Branch
+from unfreeze.ops.layers import Style, pad_to_multiple
 
 BACKBONE = "classification_backbone"
 
@@ -112,7 +113,7 @@ def ssd_efficientnet_bifpn_keras(x: tf.Tensor, p: Branch, config: Any, *, size: 
         *efficientnet.SCALES[size],
         last=EFFICIENTNET_STAGES[levels[-1]],
     )
-    p[BACKBONE].leave()  # the whole classifier
+    p[BACKBONE].ignore()  # the whole classifier
     maps = [stages[EFFICIENTNET_STAGES[level]] for level in levels]
     return bifpn_feature_maps(maps, p["_bifpn_stage"], numbers, keras_style(config.conv_hyperparams))
 

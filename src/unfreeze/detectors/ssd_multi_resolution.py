@@ -24,7 +24,8 @@ from unfreeze.detectors.hyperparams import batch_norm, extractor_style
 from unfreeze.detectors.input_size_checks import check_known_size, check_min_image_dim
 from unfreeze.errors import ConfigError
 from unfreeze.necks.multi_resolution import multi_resolution_feature_maps
-from unfreeze.ops.layers import Branch, pad_to_multiple
+from unfreeze.ops.branch import Branch
+from unfreeze.ops.layers import pad_to_multiple
 
 
 def ssd_mobilenet_v1(x: tf.Tensor, p: Branch, config: Any) -> list[tf.Tensor]:

@@ -21,7 +21,8 @@ from unfreeze.errors import ConfigError
 from unfreeze.necks import mnasfpn
 from unfreeze.necks.fpn import coarse_feature_maps, fpn_top_down_feature_maps
 from unfreeze.necks.pooling_pyramid import pooling_pyramid_feature_maps
-from unfreeze.ops.layers import Branch, Style, pad_to_multiple
+from unfreeze.ops.branch import Branch
+from unfreeze.ops.layers import Style, pad_to_multiple
 
 # The stages of levels 2 to 5.
 V1_STAGES = ("Conv2d_3_pointwise", "Conv2d_5_pointwise", "Conv2d_11_pointwise", "Conv2d_13_pointwise")

@@ -18,7 +18,8 @@ from unfreeze.config import (
     with_keypoint_labels,
 )
 from unfreeze.detectors import Detector, Forms, build_detector
-from unfreeze.detectors.build import causes, feature_extractor, suppression_form
+from unfreeze.detectors.build import feature_extractor, suppression_form
+from unfreeze.detectors.mismatch_diagnosis import likely_causes
 from unfreeze.errors import ConfigError, UnsupportedError
 from unfreeze.export_record import RECORD
 from unfreeze.exporting.record import (
@@ -146,7 +147,7 @@ def export(
 def _bound(detector: Detector, config: PipelineConfig, weights: Weights, warn: Say) -> Exportable:
     """The traced detector, every weight of it found; what is left over or was not averaged is told."""
     exportable = trace(detector)
-    weights.require_fit(causes(config))
+    weights.require_fit(likely_causes(config))
     if weights.without_shadow:
         warn(
             "use_moving_averages is true, but the checkpoint has no moving average of "

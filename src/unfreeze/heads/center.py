@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import tensorflow as tf
 
+from unfreeze.ops.branch import Branch
 from unfreeze.ops.heatmaps import SparseMap
 from unfreeze.ops.keras_layers import conv, conv_at, pointwise, separable_conv
-from unfreeze.ops.layers import Branch
 from unfreeze.ops.sizes import image_size
 
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 
 import tensorflow as tf
 
-from unfreeze.ops.layers import Branch, Style, fully_connected
+from unfreeze.ops.branch import Branch
+from unfreeze.ops.layers import Style, fully_connected
 from unfreeze.ops.normalization import BatchNorm
 
 PROJECTION = Style(norm=BatchNorm(scale=True, decay=0.97), activation=tf.nn.relu6)

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import tensorflow as tf
 
-from unfreeze.ops.layers import PLAIN, Branch, Renames, Style, conv, depthwise_conv
+from unfreeze.ops.branch import Branch, Renames
+from unfreeze.ops.layers import PLAIN, Style, conv, depthwise_conv
 
 
 @dataclass(frozen=True)

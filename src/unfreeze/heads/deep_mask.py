@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import tensorflow as tf
 
+from unfreeze.ops.branch import Branch
 from unfreeze.ops.crops import matmul_crop_and_resize
 from unfreeze.ops.keras_layers import conv
-from unfreeze.ops.layers import Branch
 from unfreeze.ops.sizes import image_size
 
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import tensorflow as tf
 
 from unfreeze.errors import ConfigError
+from unfreeze.ops.branch import Branch
 from unfreeze.ops.images import resize
-from unfreeze.ops.layers import PLAIN, Branch, Style, conv, resized_conv
+from unfreeze.ops.layers import PLAIN, Style, conv, resized_conv
 
 
 @dataclass(frozen=True)

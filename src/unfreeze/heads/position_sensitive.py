@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 
 import tensorflow as tf
 
+from unfreeze.ops.branch import Branch
 from unfreeze.ops.crops import position_sensitive_crops
-from unfreeze.ops.layers import Branch, Style, conv
+from unfreeze.ops.layers import Style, conv
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 import tensorflow as tf
 
 from unfreeze.errors import ConfigError, UnsupportedError
-from unfreeze.ops.layers import PLAIN, Branch, Renames, Style, conv, separable_conv
+from unfreeze.ops.branch import Branch, Renames
+from unfreeze.ops.layers import PLAIN, Style, conv, separable_conv
 
 CLASSES = "class_predictions_with_background"
 SCOPE = "WeightSharedConvolutionalBoxPredictor"

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from unfreeze.config import PipelineConfig
-from unfreeze.detectors.build import causes
+from unfreeze.detectors.mismatch_diagnosis import likely_causes
 from unfreeze.errors import CheckpointError, ConfigError, WeightsError
 from unfreeze.formatting import amount, megabytes
 from unfreeze.inspection.configs import bind, config_facts, read_config
@@ -112,7 +112,7 @@ def _fit(checkpoint: Checkpoint) -> tuple[list[Fact], list[str]]:
     if weights is None:
         return [*facts, fact("config_fits", None, "not known")], [*problems, *trouble]
     try:
-        weights.require_fit(causes(config))
+        weights.require_fit(likely_causes(config))
     except WeightsError as error:
         return [*facts, fact("config_fits", False)], [*problems, str(error)]
     told = f"yes: all {len(weights.sources)} weights are there"

@@ -28,7 +28,7 @@ def inspect_config(path: Path) -> Found:
     facts = config_facts(config)
     weights, trouble = _asks_for(config, path)
     if weights is not None:
-        needed = [misfit.needed for misfit in weights.misfits.values()]
+        needed = [mismatch.needed for mismatch in weights.mismatches.values()]
         parameters = sum(_product(shape) for shape in needed)
         value = {"count": len(needed), "parameters": parameters}
         facts.append(fact("weights", value, f"asks for {amount(len(needed))}, {amount(parameters, 'parameter')}"))

@@ -13,7 +13,8 @@ import tensorflow as tf
 
 from unfreeze.errors import ConfigError
 from unfreeze.necks.fpn import check_sizes
-from unfreeze.ops.layers import Branch, Style, activated, conv, nearest_neighbor_upsampling, separable_conv
+from unfreeze.ops.branch import Branch
+from unfreeze.ops.layers import Style, activated, conv, nearest_neighbor_upsampling, separable_conv
 
 COMBINE_METHODS = ("fast_attention", "attention", "weighted_sum", "sum")
 

@@ -11,8 +11,9 @@ from itertools import count
 
 import tensorflow as tf
 
+from unfreeze.ops.branch import Branch
 from unfreeze.ops.keras_layers import Norm, conv, conv_transpose, separable_conv
-from unfreeze.ops.layers import Branch, nearest_neighbor_upsampling
+from unfreeze.ops.layers import nearest_neighbor_upsampling
 from unfreeze.ops.sizes import image_size
 
 DECONVOLUTION_FILTERS = (256, 128, 64)

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from unfreeze.errors import ConfigError
-from unfreeze.ops.layers import Branch, Renames, Style, conv, fixed_padding, nearest_neighbor_upsampling, separable_conv
+from unfreeze.ops.branch import Branch, Renames
+from unfreeze.ops.layers import Style, conv, fixed_padding, nearest_neighbor_upsampling, separable_conv
 
 
 def fpn_top_down_feature_maps(

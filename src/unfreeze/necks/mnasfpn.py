@@ -12,7 +12,8 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from unfreeze.errors import ConfigError
-from unfreeze.ops.layers import Branch, Style, conv, fixed_padding, nearest_neighbor_upsampling, separable_conv
+from unfreeze.ops.branch import Branch
+from unfreeze.ops.layers import Style, conv, fixed_padding, nearest_neighbor_upsampling, separable_conv
 from unfreeze.ops.normalization import BatchNorm
 
 LEVELS = (3, 4, 5, 6)  # of the feature maps that go into a cell and come out of it

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
 
-from unfreeze.ops.layers import Branch, Renames, Style, conv, depthwise_conv, fixed_padding
+from unfreeze.ops.branch import Branch, Renames
+from unfreeze.ops.layers import Style, conv, depthwise_conv, fixed_padding
 
 
 def multi_resolution_feature_maps(

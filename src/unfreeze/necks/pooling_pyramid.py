@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from unfreeze.ops.layers import Branch, Style, conv
+from unfreeze.ops.branch import Branch
+from unfreeze.ops.layers import Style, conv
 
 
 def pooling_pyramid_feature_maps(

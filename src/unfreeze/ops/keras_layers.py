@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
-from unfreeze.ops.layers import Branch, conv2d
+from unfreeze.ops.branch import Branch
+from unfreeze.ops.layers import conv2d
 from unfreeze.ops.normalization import BatchNorm, Folded, add_bias, folded
 from unfreeze.ops.sizes import image_size
 

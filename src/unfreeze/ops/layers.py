@@ -9,63 +9,17 @@ Source: tf_slim/layers/layers.py.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from unfreeze.ops.branch import Branch
 from unfreeze.ops.normalization import BatchNorm, Folded, add_bias, folded
 from unfreeze.ops.sizes import image_size
 from unfreeze.ops.winograd import NUM_POINTS, winograd_conv, winograd_kernel
-
-# Patterns, and what stands for them, for a network that calls its layers by other names than a checkpoint does.
-Renames = Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]
-
-
-class Branch(Protocol):
-    """What a layer asks of its weights; `unfreeze.weights.Branch` is one."""
-
-    @property
-    def scope(self) -> str: ...
-
-    @property
-    def quantized(self) -> bool: ...
-
-    @property
-    def training(self) -> bool: ...
-
-    def __getitem__(self, name: str) -> Branch: ...
-
-    def scoped(self, name: str, operations: str) -> Branch: ...
-
-    def renamed(self, renames: Renames) -> Branch: ...
-
-    def with_frozen_statistics(self) -> Branch: ...
-
-    def weight(self, name: str, shape: Sequence[int], *, trainable: bool = True, dtype: str = "float32") -> Any: ...
-
-    def quantized_weight(self, name: str, shape: Sequence[int]) -> Any: ...
-
-    def quantizer(self, *names: str, narrow_range: bool = False) -> Callable[[tf.Tensor], tf.Tensor]: ...
-
-    def outer_quantizer(self, name: str) -> Callable[[tf.Tensor], tf.Tensor]: ...
-
-    def derived(self, compute: Callable[[], Sequence[tf.Tensor]], **shapes: Sequence[int]) -> list[tf.Tensor]: ...
-
-    def normalization(
-        self, *, mean: Any, variance: Any, gamma: Any | None, beta: Any | None, epsilon: float
-    ) -> Callable[[], tuple[tf.Tensor, tf.Tensor]]: ...
-
-    def leave(self) -> None: ...
-
-    def holds(self, name: str) -> bool: ...
-
-    def in_order(self, *layers: str) -> None: ...
-
-    def numbered(self, name: str, count: int) -> list[str]: ...
 
 
 @dataclass(frozen=True)

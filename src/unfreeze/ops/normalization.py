@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import tensorflow as tf
 
-if TYPE_CHECKING:
-    from unfreeze.ops.layers import Branch
+from unfreeze.ops.branch import Branch
 
 # tf.nn.fused_batch_norm, which slim and Keras both call, takes no smaller one, whatever it is given.
 MIN_EPSILON = 1.001e-5

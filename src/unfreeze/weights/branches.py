@@ -51,12 +51,12 @@ OBJECT_COUNTERS = ("save_counter/", "step/", "optimizer/")
 
 
 @dataclass(frozen=True)
-class Misfit:
-    """A weight that the network needs in `needed` and the checkpoint has in `held` (None: not at all)."""
+class Mismatch:
+    """A weight that the network needs in `needed` and the checkpoint has in `stored` (None: it has no such weight)."""
 
     name: str
     needed: tuple[int, ...]
-    held: tuple[int, ...] | None
+    stored: tuple[int, ...] | None
 
 
 # What the layers of Keras call the weights that slim's layers call so: with it one network serves both.
@@ -69,7 +69,7 @@ KERAS_LEAVES = {
 
 Renames = Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]
 Quantizer = Callable[[tf.Tensor], tf.Tensor]
-Causes = Callable[[Iterable[Misfit], Sequence[str]], Sequence[str]]
+Causes = Callable[[Iterable[Mismatch], Sequence[str]], Sequence[str]]
 
 
 class Weights:
@@ -88,9 +88,9 @@ class Weights:
         self.binding = make_binding(binding)
         self.training = False
         self.sources: dict[str, str] = {}
-        self.misfits: dict[str, Misfit] = {}
+        self.mismatches: dict[str, Mismatch] = {}
         self.without_shadow: list[str] = []
-        self.left: set[str] = set()
+        self.ignored: set[str] = set()
         self.quantized = False
         self._bound: dict[str, Any] = {}
         self._moving_averages = moving_averages
@@ -131,7 +131,7 @@ class Weights:
         return self.binding.variables
 
     def weight(self, name: str, shape: Sequence[int], *, trainable: bool, dtype: str) -> Any:
-        """The weight called `name`; zeros, and an entry in `misfits`, where the checkpoint does not fit."""
+        """The weight called `name`; zeros, and an entry in `mismatches`, where the checkpoint does not fit."""
         key = self._source(name, trainable)
         name = self._names.setdefault(key, name)
         if name in self._bound:
@@ -161,16 +161,16 @@ class Weights:
 
     def unused(self) -> list[str]:
         """Tensors of the checkpoint that no network asked for and that are not the state of a training."""
-        used = {*self.sources, *self.sources.values(), *self.misfits, *map(self.key, self.misfits)}
+        used = {*self.sources, *self.sources.values(), *self.mismatches, *map(self.key, self.mismatches)}
         if self._objects is not None:
-            used = used.union(*(self._objects.keys_below(scope.removesuffix("/")) for scope in self.left))
+            used = used.union(*(self._objects.keys_below(scope.removesuffix("/")) for scope in self.ignored))
         needed = set(self.ranges()) if self.quantized else set()
         return [
             name
             for name in self.checkpoint.tensors
             if name not in used
             and (name in needed or not training_state(name))
-            and not name.startswith(tuple(self.left))
+            and not name.startswith(tuple(self.ignored))
         ]
 
     def key(self, name: str) -> str:
@@ -186,31 +186,31 @@ class Weights:
         names = self._objects.readable if self._objects is not None else {}
         return [names.get(key, key.removesuffix(VALUE)) for key in keys]
 
-    def numbered(self, scope: str, name: str) -> list[str]:
+    def auto_named_layers(self, scope: str, name: str) -> list[str]:
         """The layers of the Keras model at `scope` that are called `name`, or that and a number; see Branch."""
-        return self._objects.numbered(scope, name) if self._objects is not None else []
+        return self._objects.auto_named_layers(scope, name) if self._objects is not None else []
 
-    def in_order(self, scope: str, layers: Sequence[str]) -> None:
-        """The layers of the Keras model at `scope`, as its edges count them; see `Branch.in_order`."""
+    def declare_layer_order(self, scope: str, layers: Sequence[str]) -> None:
+        """The layers of the Keras model at `scope`, as its edges count them; see `Branch.declare_layer_order`."""
         if self._objects is not None:
-            self._objects.in_order(scope, layers)
+            self._objects.declare_layer_order(scope, layers)
 
-    def require_fit(self, causes: Causes = lambda misfits, names: ()) -> None:
-        """Raises WeightsError that names every missing and misfit weight, what the checkpoint has instead, and why.
+    def require_fit(self, causes: Causes = lambda mismatches, names: ()) -> None:
+        """Raises WeightsError that names every missing and mismatched weight, what the checkpoint has instead, and why.
 
-        `causes` tells the likely reasons from the misfits and from the names in the checkpoint that were not asked for.
+        `causes` returns the likely reasons, given the mismatches and the names in the checkpoint that are not used.
         """
-        if not self.misfits:
+        if not self.mismatches:
             self._require_no_range_left()
             return
-        misfits = list(self.misfits.values())
-        absent = [misfit for misfit in misfits if misfit.held is None]
-        other = [misfit for misfit in misfits if misfit.held is not None]
+        mismatches = list(self.mismatches.values())
+        absent = [mismatch for mismatch in mismatches if mismatch.stored is None]
+        other = [mismatch for mismatch in mismatches if mismatch.stored is not None]
         parts = []
         if other:
             parts.append(
                 f"{len(other)} weight{'s have' if len(other) > 1 else ' has'} another shape: "
-                + _few([f"{m.name} needs {list(m.needed)}, has {list(m.held or ())}" for m in other])
+                + _few([f"{m.name} needs {list(m.needed)}, has {list(m.stored or ())}" for m in other])
             )
         if absent:
             parts.append(
@@ -220,7 +220,7 @@ class Weights:
         unused = self.readable(self.unused())
         if unused:
             parts.append(f"not asked for: {len(unused)} of the checkpoint: " + _few(unused))
-        likely = list(causes(misfits, unused))
+        likely = list(causes(mismatches, unused))
         advice = f"likely cause: {'; '.join(likely)}" if likely else "give the config that it was trained with"
         raise WeightsError(
             f"{self.checkpoint.prefix}: the config does not fit the checkpoint; {advice}. {'; '.join(parts)}"
@@ -251,16 +251,16 @@ class Weights:
         held = self.checkpoint.tensors.get(source)
         if held is not None and held.shape == tuple(shape):
             return True
-        self.misfits[name] = Misfit(name, tuple(shape), None if held is None else held.shape)
+        self.mismatches[name] = Mismatch(name, tuple(shape), None if held is None else held.shape)
         return False
 
-    def _nearest(self, misfit: Misfit) -> str:
-        leaf = misfit.name.rsplit("/", 1)[-1]
+    def _nearest(self, mismatch: Mismatch) -> str:
+        leaf = mismatch.name.rsplit("/", 1)[-1]
         used = set(self.sources.values())
         free = [key for key in self.checkpoint.tensors if key not in used]
         names = dict(zip(self.readable(free), free, strict=True))
         same_leaf = [name for name in names if name.rsplit("/", 1)[-1] == leaf and not training_state(names[name])]
-        near = difflib.get_close_matches(misfit.name, same_leaf, n=1, cutoff=0.6)
+        near = difflib.get_close_matches(mismatch.name, same_leaf, n=1, cutoff=0.6)
         return f" (nearest: {near[0]} {list(self.checkpoint.tensors[names[near[0]]].shape)})" if near else ""
 
 
@@ -375,32 +375,32 @@ class Branch:
         """Batch normalization as `x * scale + offset`, for `compute` functions to call; see `Binding`."""
         return self._weights.binding.normalization(Normalization(mean, variance, gamma, beta, epsilon))
 
-    def leave(self) -> None:
-        """What the checkpoint has in this scope is known, and no answer needs it: it is not told as left over."""
-        self._weights.left.add(self.scope + "/")
+    def ignore(self) -> None:
+        """Marks the checkpoint's weights in this scope as not needed for inference: they are not reported as unused."""
+        self._weights.ignored.add(self.scope + "/")
 
     def holds(self, name: str) -> bool:
         """Whether the checkpoint has a variable `scope/name`: for names that moved between versions of the original."""
         return self._weights.holds(self[name].scope)
 
-    def numbered(self, name: str, count: int) -> list[str]:
-        """The `count` layers of a Keras model that nobody named, so that Keras called them `name` and a number.
+    def auto_named_layers(self, name: str, count: int) -> list[str]:
+        """Returns the names of `count` layers of a Keras model that Keras named itself: `name` and a number.
 
-        They come in the order in which they were made, whatever number that began with. Those that the checkpoint
-        lacks are called by the next numbers.
+        They come in the order of their creation, whatever number it began with. Layers that the checkpoint lacks get
+        the next numbers.
         """
-        found = self._weights.numbered(self.scope, name)
+        found = self._weights.auto_named_layers(self.scope, name)
         first = int(found[-1].removeprefix(name).removeprefix("_") or 0) + 1 if found else 0
         wanted = [f"{name}_{number}" if number else name for number in range(first, first + count - len(found))]
         return [*found, *wanted][:count]
 
-    def in_order(self, *layers: str) -> None:
-        """Tells the layers with weights of a Keras model, branched where others join, in the order of its edges.
+    def declare_layer_order(self, *layers: str) -> None:
+        """Declares the layers with weights of a Keras model in the order in which Keras counts them.
 
-        A network asks in an order of its own, which is enough where layers have names; a checkpoint of which only the
-        index is there has none.
+        Without it the order of first use counts. The two differ where branches join, and the order matters where a
+        checkpoint has no names for its layers: when only its index file exists.
         """
-        self._weights.in_order(self.scope, layers)
+        self._weights.declare_layer_order(self.scope, layers)
 
 
 def training_state(key: str) -> str:

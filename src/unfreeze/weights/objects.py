@@ -39,7 +39,7 @@ class Objects:
     """The objects below `model`, found by path.
 
     Of a checkpoint whose data file is not there only the keys are known, and no layer's name: then the layers of a
-    Keras model are those of its keys in the order in which they are first asked for, or `in_order` tells it.
+    Keras model are those of its keys in the order in which they are first asked for, or `declare_layer_order` tells it.
     """
 
     def __init__(self, nodes: Sequence[Node], root: int, *, named: bool) -> None:
@@ -64,7 +64,7 @@ class Objects:
         start = self._find(path)
         return set() if start is None else {self._nodes[i].key for i, _ in self._walk(start)} - {""}
 
-    def numbered(self, path: str, name: str) -> list[str]:
+    def auto_named_layers(self, path: str, name: str) -> list[str]:
         """The layers of the Keras model at `path` that are called `name` or `name_7`, by their numbers."""
         start = self._find(path)
         if start is None:
@@ -76,7 +76,7 @@ class Objects:
         numbers = {int(found[1] or 0): each for each in names if (found := re.fullmatch(rf"{name}(?:_(\d+))?", each))}
         return [numbers[number] for number in sorted(numbers)]
 
-    def in_order(self, path: str, layers: Sequence[str]) -> None:
+    def declare_layer_order(self, path: str, layers: Sequence[str]) -> None:
         """The layers of the Keras model at `path`, as its edges count them; needed where they have no names."""
         number = self._find(path)
         if number is not None and not self._named:
