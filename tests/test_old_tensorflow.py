@@ -14,7 +14,7 @@ from reference import PICTURES, golden, picture, write_checkpoint
 
 from unfreeze import export
 from unfreeze.errors import SavedModelError
-from unfreeze.targets.operations import unknown_operations
+from unfreeze.targets.serving_operations import unknown_operations
 from unfreeze.verification.output_comparison import compare_detections
 
 DIGITS = Path(__file__).parents[1] / "examples" / "digits"

@@ -289,7 +289,7 @@ def test_kserve(model: Path, tmp_path: Path) -> None:
     assert packaged.runtime.tensorflow == "2.19"
     with pytest.raises(OutputError, match="--storage-uri"):
         package_kserve(model, tmp_path / "x", server="2.19", storage_uri="s3://a\n  evil: true")
-    with pytest.raises(UnsupportedError, match=r"of kserve there is 2\.6"):
+    with pytest.raises(UnsupportedError, match=r"versions of kserve are 2\.6"):
         package_kserve(model, tmp_path / "x", server="kserve:9.9")
 
 

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from unfreeze.errors import OutputError, SavedModelError, UnsupportedError
 from unfreeze.publishing.publish import labels, prune, publish, rollback
-from unfreeze.publishing.versions import removable, version_of, versions_among
+from unfreeze.publishing.version_numbers import removable, version_of, versions_among
 from unfreeze.targets import model_config
 from unfreeze.targets.model_config import ModelConfig
 from unfreeze.targets.warmup import FILE
@@ -209,9 +209,9 @@ def test_prune_spares_the_newest_and_the_labelled(models: list[Path], tmp_path: 
 
 
 def test_a_runtime_that_is_too_old(models: list[Path], tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedError, match=r"--for tensorflow-serving:1\.2; of tensorflow-serving there is 1\.15"):
+    with pytest.raises(UnsupportedError, match=r"--for tensorflow-serving:1\.2\. The known versions .* are 1\.15"):
         publish(models[0], tmp_path, runtimes=["tensorflow-serving:1.2"], verify=False)
-    with pytest.raises(UnsupportedError, match="there is tensorflow-serving, kserve, sagemaker"):
+    with pytest.raises(UnsupportedError, match="Use tensorflow-serving, kserve, sagemaker"):
         publish(models[0], tmp_path, runtimes=["torchserve"], verify=False)
 
 

@@ -19,7 +19,7 @@ from test_watch import Exports, write_checkpoint
 from unfreeze.cli import dispatch
 from unfreeze.errors import OutputError, SavedModelError
 from unfreeze.exporting import from_checkpoint as exporting
-from unfreeze.publishing.object_stores import ObjectStore
+from unfreeze.publishing.object_store_base_path import ObjectStoreBasePath
 from unfreeze.publishing.publish import labels, prune, publish, rollback
 from unfreeze.publishing.watch import watch
 
@@ -46,7 +46,7 @@ def names(bucket: Bucket, base: str) -> list[str]:
 
 def plus_of(url: str, version: int) -> float:
     """What a version adds, of a copy of its objects."""
-    with ObjectStore(url).fetched(version) as folder:
+    with ObjectStoreBasePath(url).fetched(version) as folder:
         return float(tf.saved_model.load(str(folder)).signatures["serving_default"](x=tf.constant(0.0))["y"])
 
 
@@ -64,7 +64,7 @@ def test_published_labelled_rolled_back_and_pruned(bucket: Bucket, models: list[
     assert (done.version, done.copy_of, done.withdrawn) == (4, 2, 3)
     assert plus_of(url, 4) == 2.0
     assert prune(url, keep=1) == [3]
-    assert sorted(ObjectStore(url).versions()) == [1, 2, 4]
+    assert sorted(ObjectStoreBasePath(url).versions()) == [1, 2, 4]
     assert labels(url, remove=["canary"]) == {"stable": 1}
     assert prune(url, keep=1) == [2]
     assert not [name for name in names(bucket, "digits") if name.startswith((".", "2/", "3/"))]
@@ -83,7 +83,7 @@ def test_saved_model_pb_comes_when_all_else_is_there(
     bucket: Bucket, models: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = f"{bucket.url}/ordered"
-    files = ObjectStore(url).files  # the same for this thread, however often it is asked for
+    files = ObjectStoreBasePath(url).files  # the same for this thread, however often it is asked for
     put, seen = files.put_file, []
 
     def put_file(source: str, key: str) -> None:
@@ -109,10 +109,10 @@ def test_publishers_at_the_same_time_get_different_numbers(bucket: Bucket, model
 
 PROGRAM = """
 import os, signal, sys
-from unfreeze.publishing.object_stores import ObjectStore
+from unfreeze.publishing.object_store_base_path import ObjectStoreBasePath
 from unfreeze.publishing.publish import publish
 model, url = sys.argv[1:]
-files = ObjectStore(url).files
+files = ObjectStoreBasePath(url).files
 put = files.put_file
 def put_file(source, key):
     if key.endswith("saved_model.pb"):
@@ -130,7 +130,7 @@ def test_killed_during_the_upload(bucket: Bucket, models: list[Path]) -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM, str(models[1]), url], env=os.environ)
     assert done.returncode == -signal.SIGKILL
     assert "2/variables/variables.index" in names(bucket, "killed")
-    assert list(ObjectStore(url).versions()) == [1]  # what a server finds loadable
+    assert list(ObjectStoreBasePath(url).versions()) == [1]  # what a server finds loadable
     assert plus_of(url, 1) == 1.0
     assert publish(models[2], url, verify=False).version == 2
     assert names(bucket, "killed") == sorted(f"{version}/{name}" for version in (1, 2) for name in FILES)
@@ -145,7 +145,7 @@ def test_an_upload_that_fails_leaves_nothing(
     def put_file(source: str, key: str) -> None:
         raise PermissionError("Access Denied\nat some length")
 
-    monkeypatch.setattr(ObjectStore(url).files, "put_file", put_file)
+    monkeypatch.setattr(ObjectStoreBasePath(url).files, "put_file", put_file)
     with pytest.raises(OutputError, match=rf"{url}: PermissionError: Access Denied$"):
         publish(models[1], url, verify=False)
     assert names(bucket, "failing") == sorted(f"1/{name}" for name in FILES)
@@ -160,7 +160,7 @@ def test_a_training_is_watched_into_a_store(bucket: Bucket, tmp_path: Path, monk
     assert watch(run, url, once=True, keep=2) == []  # a restart publishes nothing twice
     write_checkpoint(run, 400)
     assert [each.version for each in watch(run, url, once=True, keep=2, labels=["newest"])] == [3]
-    assert list(ObjectStore(url).versions()) == [2, 3]
+    assert list(ObjectStoreBasePath(url).versions()) == [2, 3]
     assert labels(url) == {"newest": 3}
 
 

@@ -42,7 +42,7 @@ from unfreeze.model_paths import CONFIG, find_pipeline_config
 from unfreeze.savedmodel import IMAGE_AND_BOXES, INPUT_TYPES, Exportable, trace, variable_key, write_saved_model
 from unfreeze.savedmodel.slimming import Slimming, slimmed
 from unfreeze.staging import not_written, staged
-from unfreeze.targets.runtimes import require_known, runtime
+from unfreeze.targets.server_versions import parse_server_version, require_known_operations
 from unfreeze.targets.warmup import write_warmup
 from unfreeze.weights import Checkpoint, Weights, open_checkpoint
 
@@ -104,7 +104,7 @@ def export(
     say, warn = on_progress or (lambda line: None), on_warning or (lambda line: None)
     html = require_report(report_path, verify=verify, overwrite=overwrite)
     slimming = Slimming(tuple(kept_outputs), score_threshold, max_detections)
-    types, servers = _input_types(input_types), tuple(map(runtime, runtimes))
+    types, servers = _input_types(input_types), tuple(map(parse_server_version, runtimes))
     forms = Forms(suppression_form(suppression))
     found = open_checkpoint(checkpoint, step)
     for note in found.notes:
@@ -131,7 +131,7 @@ def export(
         exportable = _bound(slimmed(detector, slimming), config, bound, warn)
         say(f"writing {len(bound.sources)} {weights if weights == 'constants' else 'variables'}")
         _write(exportable, bound, staging / "saved_model", types, input_shape, labels)
-        require_known(staging / "saved_model", servers)
+        require_known_operations(staging / "saved_model", servers)
         release_memory()
         _write_config(config, staging / CONFIG)
         report = None if processes is None else _prove(staging / "saved_model", bound, weights, types, processes, say)

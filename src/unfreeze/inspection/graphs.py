@@ -16,7 +16,7 @@ from unfreeze.export_record import has_constant_weights, read_record
 from unfreeze.formatting import amount, megabytes
 from unfreeze.graphs import find_parameters, read_frozen
 from unfreeze.inspection.inspection import Fact, Found, fact
-from unfreeze.targets.responses import expected_bytes, size_findings
+from unfreeze.targets.serving_responses import expected_bytes, size_findings
 from unfreeze.verification import file_checks
 from unfreeze.verification.checks import batch_mismatches
 from unfreeze.verification.meta_graph import MetaGraph, Signature, TensorInfo, read_meta_graph

@@ -14,19 +14,19 @@ from unfreeze import verification
 from unfreeze.errors import OutputError, SavedModelError, VerificationError
 from unfreeze.export_record import has_constant_weights, read_record
 from unfreeze.model_paths import saved_model_folder
-from unfreeze.publishing.folders import Folder, require_folder
-from unfreeze.publishing.object_stores import ObjectStore
-from unfreeze.publishing.versions import free_version, removable, require
+from unfreeze.publishing.local_base_path import LocalBasePath, require_folder
+from unfreeze.publishing.object_store_base_path import ObjectStoreBasePath
+from unfreeze.publishing.version_numbers import free_version, removable, require
 from unfreeze.targets import model_config
 from unfreeze.targets.model_config import ModelConfig, label_of
-from unfreeze.targets.responses import ResponseBytes, batch_findings, response_bytes, size_findings
-from unfreeze.targets.runtimes import require_known, runtime
+from unfreeze.targets.server_versions import parse_server_version, require_known_operations
+from unfreeze.targets.serving_responses import ResponseBytes, batch_findings, response_bytes, size_findings
 from unfreeze.verification.file_checks import file_digests, file_mismatches
 
 RECORD = "export.json"
 PUBLISHED = "published.json"  # in a version: when, and of which version it is a copy
 
-Base = Folder | ObjectStore
+Base = LocalBasePath | ObjectStoreBasePath
 Say = Callable[[str], None]
 
 
@@ -86,7 +86,7 @@ def publish(
     base = base_of(model_base_path)
     moved = [label_of(label) for label in labels]
     _require_whole(folder)
-    require_known(folder, tuple(map(runtime, runtimes)))
+    require_known_operations(folder, tuple(map(parse_server_version, runtimes)))
     free_version(base.versions(), version, base)  # told before the work is done; what counts is the answer at its end
     say(f"copying {folder}")
     with base.staged(folder, _beside(folder)) as staged:
@@ -175,10 +175,10 @@ def base_of(model_base_path: str | Path) -> Base:
     """A folder of versions, or one in an object store."""
     text = str(model_base_path)
     if "://" in text and not text.startswith("file://"):
-        return ObjectStore(text)
+        return ObjectStoreBasePath(text)
     path = text.removeprefix("file://")
     require_folder(path)
-    return Folder(path)
+    return LocalBasePath(path)
 
 
 def records(base: Base) -> list[Mapping[str, Any]]:

@@ -17,7 +17,7 @@ from textwrap import indent
 from unfreeze.errors import OutputError
 from unfreeze.onednn import ASSUME_FROZEN_WEIGHTS
 from unfreeze.targets.model_config import ModelConfig, as_text
-from unfreeze.targets.runtimes import Runtime
+from unfreeze.targets.server_versions import ServerVersion
 
 MONITORING = """prometheus_config {
   enable: true
@@ -58,7 +58,7 @@ def name_of(name: str) -> str:
     return name
 
 
-def write_tensorflow_serving(folder: Path, saved_model: Path, runtime: Runtime, options: Options) -> list[str]:
+def write_tensorflow_serving(folder: Path, saved_model: Path, runtime: ServerVersion, options: Options) -> list[str]:
     """Writes the model, TensorFlow Serving's configs, compose.yaml and kubernetes.yaml; returns the names."""
     shutil.copytree(saved_model, folder / "models" / options.name / str(options.version))
     configs = {
@@ -84,7 +84,7 @@ def write_tensorflow_serving(folder: Path, saved_model: Path, runtime: Runtime, 
     return sorted(path.name for path in folder.iterdir())
 
 
-def write_kserve(folder: Path, runtime: Runtime, options: Options) -> list[str]:
+def write_kserve(folder: Path, runtime: ServerVersion, options: Options) -> list[str]:
     """Writes inference-service.yaml; returns the names."""
     uri = options.storage_uri or f"pvc://{options.name}-models/models/{options.name}"
     if not _URI.fullmatch(uri):

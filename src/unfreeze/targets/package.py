@@ -15,7 +15,7 @@ from unfreeze.onednn import server_environment
 from unfreeze.prediction.class_names import find_label_map
 from unfreeze.staging import staged
 from unfreeze.targets import kubernetes, sagemaker
-from unfreeze.targets.runtimes import Runtime, require_known, runtime
+from unfreeze.targets.server_versions import ServerVersion, parse_server_version, require_known_operations
 from unfreeze.verification.file_checks import file_digests, file_mismatches
 from unfreeze.verification.meta_graph import Signature, read_meta_graph
 
@@ -29,7 +29,7 @@ class Packaged:
     """What was written, and for which runtime."""
 
     folder: Path
-    runtime: Runtime
+    runtime: ServerVersion
     files: tuple[str, ...]
     image: str
     environment: Mapping[str, str] = field(default_factory=dict)  # the server's variables for oneDNN
@@ -162,19 +162,19 @@ def package_sagemaker(
     return Packaged(Path(output_directory), target, tuple(names), target.image(region), environment, note)
 
 
-def _checked(saved_model: str | Path, target: Runtime) -> tuple[Path, Runtime]:
+def _checked(saved_model: str | Path, target: ServerVersion) -> tuple[Path, ServerVersion]:
     """The folder of a SavedModel that is whole, and that the runtime loads."""
     folder = saved_model_folder(saved_model)
     problems = file_mismatches(folder, file_digests(folder), {}, constants=has_constant_weights(read_record(folder)))
     if problems:
         raise SavedModelError(f"{folder}: {problems[0]}")
-    require_known(folder, (target,))
+    require_known_operations(folder, (target,))
     return folder, target
 
 
-def _runtime(text: str, name: str) -> Runtime:
+def _runtime(text: str, name: str) -> ServerVersion:
     """`2.19` or `NAME:2.19` -> the runtime of that name."""
-    return runtime(text if text.startswith(name) else f"{name}:{text}")
+    return parse_server_version(text if text.startswith(name) else f"{name}:{text}")
 
 
 def _version(version: int) -> int:

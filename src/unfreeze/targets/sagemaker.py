@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from unfreeze.errors import OutputError
-from unfreeze.targets.runtimes import Runtime
+from unfreeze.targets.server_versions import ServerVersion
 
 ARCHIVE = "model.tar.gz"
 NEEDED = ("detection_boxes", "detection_scores", "detection_classes")
@@ -53,7 +53,7 @@ def name_of(name: str) -> str:
 
 
 def write_package(
-    folder: Path, saved_model: Path, model: Mapping[str, Any], runtime: Runtime, options: Options
+    folder: Path, saved_model: Path, model: Mapping[str, Any], runtime: ServerVersion, options: Options
 ) -> list[str]:
     """Writes everything into `folder`; returns the names. `model` is what inference.py has to know."""
     archive = model_archive(saved_model, model, options)
@@ -85,7 +85,7 @@ def model_archive(saved_model: Path, model: Mapping[str, Any], options: Options)
     return packed.getvalue()
 
 
-def documents(sha256: str, runtime: Runtime, options: Options) -> dict[str, Any]:
+def documents(sha256: str, runtime: ServerVersion, options: Options) -> dict[str, Any]:
     """File name -> the arguments of a call. Names carry the archive's hash: another model is another name."""
     name = f"{options.name}-{sha256[:8]}"
     data = f"s3://{options.bucket}/{options.name}"

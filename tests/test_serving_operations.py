@@ -10,8 +10,8 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 from unfreeze.errors import SavedModelError
-from unfreeze.targets.operations import tensorflow_versions, unknown_operations
-from unfreeze.targets.runtimes import Runtime, require_known, runtime
+from unfreeze.targets.server_versions import ServerVersion, parse_server_version, require_known_operations
+from unfreeze.targets.serving_operations import tensorflow_versions, unknown_operations
 
 
 def write(folder: Path, *nodes: tuple[str, dict[str, Any], list[str]], in_function: bool = False) -> Path:
@@ -87,22 +87,24 @@ def test_this_tensorflows_registry_is_that_of_the_data(tmp_path: Path) -> None:
     assert not [line for line in told if "not known" in line]
 
 
-def test_runtimes() -> None:
-    assert runtime("tensorflow-serving:2.6") == Runtime("tensorflow-serving", "2.6", "2.6.5")
-    assert runtime("tensorflow-serving:2.6.2").tensorflow == "2.6"
-    assert (runtime("kserve").tensorflow, runtime("kserve").image()) == ("2.6", "tensorflow/serving:2.6.2")
-    sagemaker = runtime("sagemaker:2.19")
+def test_server_versions() -> None:
+    assert parse_server_version("tensorflow-serving:2.6") == ServerVersion("tensorflow-serving", "2.6", "2.6.5")
+    assert parse_server_version("tensorflow-serving:2.6.2").tensorflow == "2.6"
+    kserve = parse_server_version("kserve")
+    assert (kserve.tensorflow, kserve.image()) == ("2.6", "tensorflow/serving:2.6.2")
+    sagemaker = parse_server_version("sagemaker:2.19")
     assert (
         sagemaker.image("eu-west-1") == "763104351884.dkr.ecr.eu-west-1.amazonaws.com/tensorflow-inference:2.19.0-cpu"
     )
     assert sagemaker.image("cn-north-1").startswith("727897471807.dkr.ecr.cn-north-1.amazonaws.com.cn/")
 
 
-def test_what_does_not_load_there_is_refused(tmp_path: Path) -> None:
+def test_graph_that_a_server_does_not_load_is_rejected(tmp_path: Path) -> None:
     model = write(tmp_path, ("DecodeImage", {}, ["bytes"]))
-    require_known(model, (runtime("kserve"),))
+    kserve, old = parse_server_version("kserve"), parse_server_version("tensorflow-serving:1.15")
+    require_known_operations(model, [kserve])
     with pytest.raises(SavedModelError, match=r"tensorflow-serving:1\.15: DecodeImage: not known"):
-        require_known(model, (runtime("kserve"), runtime("tensorflow-serving:1.15")))
+        require_known_operations(model, [kserve, old])
 
 
 def test_not_a_saved_model(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from unfreeze.errors import OutputError, UnsupportedError
-from unfreeze.publishing.versions import free_version, version_of, versions_among
+from unfreeze.publishing.version_numbers import free_version, version_of, versions_among
 
 CLAIM = ".unfreeze-claim-"
 LAST = "saved_model.pb"
@@ -36,7 +36,7 @@ class Staged:
     """A version that is complete on this machine."""
 
     folder: Path
-    base: ObjectStore
+    base: ObjectStoreBasePath
     beside: Mapping[str, bytes] = field(default_factory=dict)
 
     def place(self, asked: int | None) -> int:
@@ -54,7 +54,7 @@ class Staged:
         return version
 
 
-class ObjectStore:
+class ObjectStoreBasePath:
     """The versions of one model in an object store."""
 
     def __init__(self, url: str) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO
 
 from unfreeze.errors import OutputError, SavedModelError
-from unfreeze.publishing.versions import free_version, versions_among
+from unfreeze.publishing.version_numbers import free_version, versions_among
 
 STAGE = ".unfreeze-stage-"
 LOCK = ".unfreeze-lock"
@@ -30,7 +30,7 @@ class Staged:
     """A version that is complete, but has no number yet."""
 
     folder: Path
-    base: Folder
+    base: LocalBasePath
 
     def place(self, asked: int | None) -> int:
         """Gives it its number: one rename. Only while the base is locked.
@@ -44,7 +44,7 @@ class Staged:
         return version
 
 
-class Folder:
+class LocalBasePath:
     """The versions of one model in a folder."""
 
     def __init__(self, path: str | Path) -> None:

@@ -7,7 +7,13 @@ import json
 import numpy as np
 import pytest
 
-from unfreeze.targets.responses import ResponseBytes, batch_findings, expected_bytes, response_bytes, size_findings
+from unfreeze.targets.serving_responses import (
+    ResponseBytes,
+    batch_findings,
+    expected_bytes,
+    response_bytes,
+    size_findings,
+)
 
 
 def answer(pictures: int, anchors: int) -> dict[str, np.ndarray]:
