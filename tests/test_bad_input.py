@@ -372,7 +372,7 @@ def test_ctrl_c_while_writing(
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("digits") / "exported"
-    exporting.export(DIGITS / "run", output_directory=folder, verify=False)
+    exporting.export_checkpoint(DIGITS / "run", output_directory=folder, verify=False)
     return folder
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from unfreeze import __version__, cli, export_inference_graph, exporter_main_v2, verification, weights
 from unfreeze.cli import terminal
-from unfreeze.errors import CheckpointError, VerificationError
+from unfreeze.errors import CheckpointError, UnfreezeError, VerificationError
 
 DIGITS = Path(__file__).parents[1] / "examples" / "digits"
 
@@ -32,22 +32,24 @@ class Recorder:
         self.raises: BaseException | None = None
 
     def export(
-        self, checkpoint: str, *, workers: Any, on_progress: Any, on_warning: Any, **options: Any
+        self, checkpoint: str | None, *, workers: Any, on_progress: Any, on_warning: Any, **options: Any
     ) -> SimpleNamespace:
         self.checkpoint, self.options, self.workers = checkpoint, options, workers
         on_progress("working")
         on_warning("odd but fine")
         if self.raises is not None:
             raise self.raises
-        return SimpleNamespace(saved_model=Path("out/saved_model"), report=None, to_dict=lambda: {"step": 7})
+        return SimpleNamespace(
+            saved_model=Path("out/saved_model"), report=None, dry_run=None, to_dict=lambda: {"step": 7}
+        )
 
 
 @pytest.fixture
 def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     recorder = Recorder()
-    module = ModuleType("unfreeze.exporting.from_checkpoint")
+    module = ModuleType("unfreeze.exporting.export")
     module.export = recorder.export  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "unfreeze.exporting.from_checkpoint", module)
+    monkeypatch.setitem(sys.modules, "unfreeze.exporting.export", module)
     monkeypatch.setattr(weights, "locate", lambda checkpoint, step: None)
     monkeypatch.setattr(verification, "WorkerProcesses", lambda **_: nullcontext("worker processes"))
     monkeypatch.setattr(cli, "import_tensorflow_quietly", lambda: None)
@@ -76,11 +78,20 @@ def error_line(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 ALL_DEFAULTS = {
+    "trained_checkpoint_prefix": None,
+    "trained_checkpoint_dir": None,
     "pipeline_config_path": None,
     "output_directory": None,
     "input_types": (),
     "input_shape": None,
-    "side_inputs": None,
+    "use_side_inputs": False,
+    "side_input_shapes": None,
+    "side_input_names": None,
+    "side_input_types": None,
+    "graph_inputs": {},
+    "graph_outputs": {},
+    "write_checkpoint": False,
+    "dry_run": False,
     "label_map": None,
     "step": None,
     "overwrite": False,
@@ -100,7 +111,7 @@ ALL_DEFAULTS = {
 def test_export_with_nothing_but_the_checkpoint(recorder: Recorder, capsys: pytest.CaptureFixture[str]) -> None:
     assert unfreeze("export", "run") == 0
     assert (recorder.checkpoint, recorder.options) == ("run", ALL_DEFAULTS)
-    assert recorder.workers == "worker processes"
+    assert recorder.workers.func is verification.WorkerProcesses
     told = capsys.readouterr()
     assert told.out == f"not verified\nexported {Path('out/saved_model')}\n"
     assert told.err == "warning: odd but fine\n"
@@ -120,13 +131,13 @@ def test_every_flag_with_dashes_or_underscores(recorder: Recorder, spelling: Any
     }
     flags = [part for flag, value in given.items() for part in (spelling(flag), value)]
     assert unfreeze("export", *flags, "--overwrite", spelling("--allow-unknown-fields"), spelling("--no-verify")) == 0
-    assert recorder.checkpoint == "model.ckpt-7"
+    assert recorder.checkpoint is None
     assert recorder.options == ALL_DEFAULTS | {
+        "trained_checkpoint_prefix": "model.ckpt-7",
         "pipeline_config_path": "p.config",
         "output_directory": "out",
         "input_types": ("tf_example",),
         "input_shape": (None, 300, 300, 3),
-        "side_inputs": None,
         "label_map": "map.pbtxt",
         "step": 7,
         "overwrite": True,
@@ -134,7 +145,6 @@ def test_every_flag_with_dashes_or_underscores(recorder: Recorder, spelling: Any
         "config_override": "model { }",
         "verify": False,
     }
-    assert recorder.workers is None
 
 
 def test_input_type_may_be_repeated(recorder: Recorder) -> None:
@@ -149,7 +159,7 @@ def test_a_report(recorder: Recorder) -> None:
 
 def test_the_tf2_scripts_flag(recorder: Recorder) -> None:
     assert unfreeze("export", "--trained_checkpoint_dir", "folder") == 0
-    assert recorder.checkpoint == "folder"
+    assert recorder.options["trained_checkpoint_dir"] == "folder"
 
 
 def test_json_is_all_that_is_printed(recorder: Recorder, capsys: pytest.CaptureFixture[str]) -> None:
@@ -234,9 +244,9 @@ ORIGINAL = ("--pipeline_config_path=p.config", "--trained_checkpoint_prefix=mode
 
 def test_the_original_scripts_command_line(recorder: Recorder) -> None:
     assert original_script("--input_type", "image_tensor", *ORIGINAL) == 0
-    assert recorder.checkpoint == "model.ckpt-7"
     assert recorder.options == {
         **ALL_DEFAULTS,
+        "trained_checkpoint_prefix": "model.ckpt-7",
         "pipeline_config_path": "p.config",
         "output_directory": "out",
         "input_types": ("image_tensor",),
@@ -256,10 +266,10 @@ def test_the_original_scripts_other_spellings(recorder: Recorder) -> None:
 def test_the_original_scripts_side_inputs(recorder: Recorder, switch: list[str]) -> None:
     given = ["--side_input_shapes", "1,-1,2057/1", "--side_input_names=context_features,valid_context_size"]
     assert original_script(*switch, *given, "--side_input_types", "float,int", *ORIGINAL) == 0
-    assert recorder.options["side_inputs"] == {
-        "context_features": ("float32", (1, None, 2057)),
-        "valid_context_size": ("int32", (1,)),
-    }
+    assert recorder.options["use_side_inputs"]
+    assert recorder.options["side_input_shapes"] == "1,-1,2057/1"
+    assert recorder.options["side_input_names"] == "context_features,valid_context_size"
+    assert recorder.options["side_input_types"] == "float,int"
 
 
 @pytest.mark.parametrize(
@@ -267,9 +277,7 @@ def test_the_original_scripts_side_inputs(recorder: Recorder, switch: list[str])
     [
         (["--write_inference_graph"], "not supported yet: --write_inference_graph"),
         (["--additional_output_tensor_names=a,b"], "not supported yet: --additional_output_tensor_names"),
-        (["--use_side_inputs", "True"], "--use_side_inputs needs --side_input_shapes"),
         (["--use_side_inputs", "False"], "unexpected argument 'False'"),
-        (["--side_input_names=context_features"], "--side_input_types need --use_side_inputs"),
         (["--output_directory="], "--output_directory is missing"),
         (["--trained_checkpoint=x"], "Unknown command line flag 'trained_checkpoint'"),
         (["stray"], "unexpected argument 'stray'"),
@@ -282,7 +290,15 @@ def test_what_the_original_script_cannot_do_here_is_refused_by_name(
 ) -> None:
     assert original_script(*ORIGINAL, *given) == 2
     assert told in error_line(capsys)
-    assert recorder.checkpoint is None
+    assert recorder.options == {}
+
+
+def test_errors_of_the_export_name_the_original_scripts_flags(
+    recorder: Recorder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recorder.raises = UnfreezeError("--use-side-inputs needs --side-input-shapes")
+    assert original_script(*ORIGINAL, "--use_side_inputs", "True") == 2
+    assert error_line(capsys) == "error: --use_side_inputs needs --side_input_shapes"
 
 
 def test_the_original_scripts_help(capsys: pytest.CaptureFixture[str]) -> None:
@@ -304,9 +320,9 @@ ORIGINAL_V2 = ("--pipeline_config_path", "p.config", "--trained_checkpoint_dir=r
 def test_the_original_tf2_scripts_command_line(recorder: Recorder) -> None:
     given = ["--input_type", "float_image_tensor", "--config_override=model { ssd { } }"]
     assert exit_code(exporter_main_v2.main, *given, *ORIGINAL_V2) == 0
-    assert recorder.checkpoint == "run"
     assert recorder.options == {
         **ALL_DEFAULTS,
+        "trained_checkpoint_dir": "run",
         "pipeline_config_path": "p.config",
         "output_directory": "out",
         "input_types": ("float_image_tensor",),
@@ -318,10 +334,10 @@ def test_the_original_tf2_scripts_side_inputs(recorder: Recorder) -> None:
     given = ["--side_input_shapes", "1,-1,2057/1", "--side_input_names=context_features,valid_context_size"]
     given += ["--use_side_inputs", "True", "--side_input_types", "tf.float32,tf.int32"]
     assert exit_code(exporter_main_v2.main, *given, *ORIGINAL_V2) == 0
-    assert recorder.options["side_inputs"] == {
-        "context_features": ("float32", (1, None, 2057)),
-        "valid_context_size": ("int32", (1,)),
-    }
+    assert recorder.options["use_side_inputs"]
+    assert recorder.options["side_input_shapes"] == "1,-1,2057/1"
+    assert recorder.options["side_input_names"] == "context_features,valid_context_size"
+    assert recorder.options["side_input_types"] == "tf.float32,tf.int32"
 
 
 def test_the_original_tf2_script_tells_what_is_missing(recorder: Recorder, capsys: pytest.CaptureFixture[str]) -> None:
@@ -456,7 +472,7 @@ from unfreeze.verification import WorkerProcesses
 from unfreeze.cli.terminal import import_tensorflow_quietly
 import_tensorflow_quietly()
 with WorkerProcesses(unused_tensorflow=True) as workers:
-    from unfreeze.exporting.from_checkpoint import export
+    from unfreeze.exporting.export import export
     report = export({str(DIGITS / "run")!r}, output_directory={str(tmp_path / "out")!r}, workers=workers).report
     print([check.name for check in report.checks if check.status != "passed"])
     copies = [workers.tf1, workers.tf2]

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from unfreeze import cli
 from unfreeze.comparison.diff import diff
 from unfreeze.errors import UnfreezeError
-from unfreeze.exporting.from_checkpoint import export
+from unfreeze.exporting.export import export
 
 DIGITS = Path(__file__).parents[1] / "examples" / "digits"
 RUN = DIGITS / "run"

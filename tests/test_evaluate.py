@@ -17,7 +17,7 @@ from unfreeze.errors import ImageError, SavedModelError
 from unfreeze.evaluation import coco
 from unfreeze.evaluation.annotations import read_annotations
 from unfreeze.evaluation.evaluate import Evaluation, evaluate
-from unfreeze.exporting.from_checkpoint import export
+from unfreeze.exporting.export import export
 
 DIGITS = Path(__file__).parents[1] / "examples" / "digits"
 SCENES = sorted((DIGITS / "scenes").glob("*.png"))

@@ -15,7 +15,8 @@ from PIL import Image
 
 from unfreeze.config import read_label_map, read_pipeline_config
 from unfreeze.errors import ConfigError, OutputError, UnsupportedError
-from unfreeze.exporting.from_checkpoint import Exported, export
+from unfreeze.exporting.export import export
+from unfreeze.exporting.record import Exported
 from unfreeze.savedmodel import writer
 from unfreeze.savedmodel.graph import share_constants
 from unfreeze.verification import compare_detections

@@ -12,7 +12,7 @@ from tensorflow.compiler.tf2xla.ops import gen_xla_ops
 from tensorflow.python.grappler import tf_optimizer  # no public name for it
 
 from unfreeze.errors import SavedModelError, UnsupportedError, VerificationError, WeightsError
-from unfreeze.exporting.from_frozen_graph import planned, unfreeze_graph
+from unfreeze.exporting.from_frozen_graph import export_frozen_graph, planned
 from unfreeze.verification import loaders, verify_saved_model
 from unfreeze.verification.calls import Call
 from unfreeze.verification.sample_inputs import of_graph
@@ -25,7 +25,7 @@ FROZEN = DIGITS / "frozen_inference_graph.pb"
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The frozen graph of digits, unfrozen."""
     folder = tmp_path_factory.mktemp("digits")
-    unfreeze_graph(FROZEN, output_directory=folder, write_checkpoint=True, verify=False)
+    export_frozen_graph(FROZEN, output_directory=folder, write_checkpoint=True, verify=False)
     return folder
 
 
@@ -271,7 +271,7 @@ def test_a_graph_without_marks_answers_to_the_bit_as_before(name: str, tmp_path:
     path = written(graph, tmp_path / "graph.pb")
     plan = planned(path, None, None, {}, {})
     assert len(plan.parameters.found) == weights
-    exported = unfreeze_graph(path, output_directory=tmp_path / "out", verify=False)
+    exported = export_frozen_graph(path, output_directory=tmp_path / "out", verify=False)
     expected, made = asked(graph, images), asked_saved(exported.saved_model, images)
     serving = tf.saved_model.load(str(exported.saved_model)).signatures["serving_default"]
     loaded = serving(inputs=tf.constant(images))
@@ -375,8 +375,11 @@ OTHER_ENDS = {
 def test_a_graph_whose_ends_are_no_detectors_is_verified(name: str, tmp_path: Path) -> None:
     make, inputs, outputs = OTHER_ENDS[name]
     path = written(make(), tmp_path / "graph.pb")
-    exported = unfreeze_graph(
-        path, output_directory=tmp_path / "out", inputs=inputs, outputs={name.split("/")[0]: name for name in outputs}
+    exported = export_frozen_graph(
+        path,
+        output_directory=tmp_path / "out",
+        graph_inputs=inputs,
+        graph_outputs={name.split("/")[0]: name for name in outputs},
     )
     assert exported.report is not None
     told = {check.name: check for check in exported.report.checks}
@@ -387,7 +390,7 @@ def test_a_graph_whose_ends_are_no_detectors_is_verified(name: str, tmp_path: Pa
 
 def test_a_graph_that_mixes_the_pictures_of_a_batch_is_left_so(tmp_path: Path) -> None:
     path = written(ranges_of_the_batch(), tmp_path / "graph.pb")
-    exported = unfreeze_graph(path, output_directory=tmp_path / "out", inputs={"left": "left"})
+    exported = export_frozen_graph(path, output_directory=tmp_path / "out", graph_inputs={"left": "left"})
     told = {check.name: check for check in exported.report.checks}
     assert told["batch"].status == "skipped"
     assert told["batch"].detail.startswith("the frozen graph itself answers otherwise to a batch")
@@ -403,7 +406,7 @@ def test_what_the_optimizer_moves_is_held_against_the_graph_as_it_is_written(tmp
         net = tf.nn.conv2d(images[..., :1], tf.constant(numbers(1, 1, 1, 16)), 1, "SAME") * tf.constant(numbers(16))
         tf.math.floormod(tf.floor(net * 2.0**20), 2.0, name="answer")
     path = written(graph, tmp_path / "graph.pb")
-    exported = unfreeze_graph(path, output_directory=tmp_path / "out", outputs={"answer": "answer"})
+    exported = export_frozen_graph(path, output_directory=tmp_path / "out", graph_outputs={"answer": "answer"})
     [told] = [check for check in exported.report.checks if check.name == "against"]
     assert told.status == "passed"
     assert "equal bit for bit; with it the frozen graph moves: " in told.detail
@@ -417,7 +420,7 @@ def test_a_graph_that_was_made_for_another_machine(tmp_path: Path) -> None:
         node.device = "/device:GPU:7"
         node.attr["_class"].list.s.append(b"loc:@gone")
     (tmp_path / "graph.pb").write_bytes(graph.SerializeToString())
-    exported = unfreeze_graph(tmp_path / "graph.pb", output_directory=tmp_path / "out")
+    exported = export_frozen_graph(tmp_path / "graph.pb", output_directory=tmp_path / "out")
     told = {check.name: check for check in exported.report.checks}
     assert "equal bit for bit" in told["against"].detail
 
@@ -429,8 +432,8 @@ def test_a_graph_that_takes_another_size_can_be_verified_with_a_picture_of_it(tm
         tf.matmul(tf.reshape(net, [tf.shape(net)[0], -1]), tf.constant(numbers(128, 4)), name="answer")
     path = written(graph, tmp_path / "graph.pb")
     with pytest.raises(VerificationError, match=r"it\s+cannot\s+answer\s+either;\s+if\s+it\s+takes"):
-        unfreeze_graph(path, output_directory=tmp_path / "out")
-    exported = unfreeze_graph(path, output_directory=tmp_path / "out", verify=False)
+        export_frozen_graph(path, output_directory=tmp_path / "out")
+    exported = export_frozen_graph(path, output_directory=tmp_path / "out", verify=False)
     picture = np.random.RandomState(0).randint(0, 256, (32, 32, 3)).astype(np.uint8)
     report = verify_saved_model(exported.saved_model, against=path, images=[picture])
     told = {check.name: check for check in report.checks}
@@ -447,7 +450,7 @@ def test_a_graph_that_the_original_froze(name: str, tmp_path: Path) -> None:
     """Every weight has its own name and value, and every output is the frozen graph's to the last bit."""
     path = tmp_path / "frozen_inference_graph.pb"
     path.write_bytes(reference.frozen_graph(name))
-    exported = unfreeze_graph(path, output_directory=tmp_path / "out", write_checkpoint=True, verify=False)
+    exported = export_frozen_graph(path, output_directory=tmp_path / "out", write_checkpoint=True, verify=False)
 
     made = tf.train.load_checkpoint(str(tmp_path / "out" / "model.ckpt"))
     golden = reference.golden(name)

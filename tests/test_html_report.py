@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from unfreeze.errors import ConfigError, OutputError
-from unfreeze.exporting.from_checkpoint import export
+from unfreeze.exporting.export import export
 from unfreeze.verification import Check, ImageResult, Report
 from unfreeze.verification.html_report import html_report, require_writable
 

@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from unfreeze import onednn
 from unfreeze.cached_weights import request_dependent_weights, request_dependent_weights_of_graph
-from unfreeze.exporting.from_checkpoint import export
+from unfreeze.exporting.export import export
 from unfreeze.targets.package import package_kserve, package_sagemaker, package_tensorflow_serving
 
 IMAGES = tf.TensorSpec([None, 8, 8, 3], name="images")

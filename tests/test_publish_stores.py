@@ -152,7 +152,7 @@ def test_an_upload_that_fails_leaves_nothing(
 
 
 def test_a_training_is_watched_into_a_store(bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exporting, "export", Exports())
+    monkeypatch.setattr(exporting, "export_checkpoint", Exports())
     url, run = f"{bucket.url}/watched", tmp_path / "run"
     for step in (100, 200, 300):
         write_checkpoint(run, step)

@@ -16,7 +16,7 @@ from unfreeze.detectors import build_detector
 from unfreeze.detectors.mismatch_diagnosis import likely_causes
 from unfreeze.detectors.quantization import quantization_aware
 from unfreeze.errors import ConfigError, UnsupportedError, WeightsError
-from unfreeze.exporting.from_checkpoint import export
+from unfreeze.exporting.export import export
 from unfreeze.savedmodel import Exportable, trace
 from unfreeze.weights import Checkpoint, TensorInfo, Weights
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import reference
 import tensorflow as tf
 
-from unfreeze import export
 from unfreeze.detectors import Detector
 from unfreeze.errors import ConfigError, UnfreezeError
+from unfreeze.exporting.export import export
 from unfreeze.exporting.side_inputs import SideInput, parse_side_inputs, with_side_inputs
 
 NAMES = "context_features,valid_context_size"
@@ -102,3 +103,25 @@ def test_an_export_takes_them_in_every_signature(tmp_path: Path) -> None:
     by_name = model.signatures["serving_default"](inputs=picture, **dict(zip(CONTEXT, side, strict=True)))
     np.testing.assert_allclose(by_name["detection_scores"], recorded, atol=1e-4)
     np.testing.assert_allclose(model(picture, *side)["detection_scores"], recorded, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"side_input_names": "context_features"}, "--side-input-types need --use-side-inputs"),
+        ({"use_side_inputs": True}, "--use-side-inputs needs --side-input-shapes"),
+        (
+            {
+                "use_side_inputs": True,
+                "side_inputs": {"a": SideInput("float32", (1,))},
+                "side_input_shapes": "1",
+                "side_input_names": "a",
+                "side_input_types": "float",
+            },
+            "two forms of the same option",
+        ),
+    ],
+)
+def test_export_checks_the_side_input_options_before_it_reads_anything(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UnfreezeError, match=message):
+        export("no/such/run", **options)

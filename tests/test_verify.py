@@ -88,7 +88,7 @@ def test_a_checkpoint_is_exported_again_with_a_label_map(
         asked.append(options)
         raise ConfigError("enough")
 
-    monkeypatch.setattr("unfreeze.exporting.from_checkpoint.export", exporting)
+    monkeypatch.setattr("unfreeze.exporting.from_checkpoint.export_checkpoint", exporting)
     with pytest.raises(ConfigError, match="enough"):
         verb.verify(export, against=tmp_path / "run", label_map=given)
     assert asked[0]["label_map"] == (given or carried)

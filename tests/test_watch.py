@@ -45,7 +45,7 @@ class Exports:
 @pytest.fixture
 def exports(monkeypatch: pytest.MonkeyPatch) -> Exports:
     exports = Exports()
-    monkeypatch.setattr(exporting, "export", exports)
+    monkeypatch.setattr(exporting, "export_checkpoint", exports)
     return exports
 
 

@@ -17,7 +17,7 @@ from unfreeze.config import parse_pipeline_config
 from unfreeze.detectors import build_detector
 from unfreeze.detectors.mismatch_diagnosis import likely_causes
 from unfreeze.errors import CheckpointError, ConfigError, WeightsError
-from unfreeze.exporting.from_checkpoint import export
+from unfreeze.exporting.export import export
 from unfreeze.weights import (
     Checkpoint,
     TensorInfo,

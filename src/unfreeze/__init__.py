@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from unfreeze.comparison.diff import diff
     from unfreeze.comparison.verify import verify
     from unfreeze.evaluation.evaluate import evaluate
-    from unfreeze.exporting.from_checkpoint import export
+    from unfreeze.exporting.export import export
     from unfreeze.inspection.inspect import inspect
     from unfreeze.loaded_detector import LoadedDetector, load_detector
     from unfreeze.prediction.predict import predict
@@ -55,7 +55,7 @@ __all__ = [
 VERBS = {
     "evaluate": "unfreeze.evaluation.evaluate",
     "diff": "unfreeze.comparison.diff",
-    "export": "unfreeze.exporting.from_checkpoint",
+    "export": "unfreeze.exporting.export",
     "inspect": "unfreeze.inspection.inspect",
     "LoadedDetector": "unfreeze.loaded_detector",
     "labels": "unfreeze.publishing.publish",

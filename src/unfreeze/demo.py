@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unfreeze.errors import CheckpointError, OutputError
-from unfreeze.exporting.from_checkpoint import Exported, export
+from unfreeze.exporting.from_checkpoint import Exported, export_checkpoint
 from unfreeze.prediction.predict import Prediction, predict
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def demo(
     """
     example = example_folder(folder)
     target = Path(output_directory)
-    exported = export(
+    exported = export_checkpoint(
         example / "run",
         pipeline_config_path=example / "pipeline.config",
         label_map=example / "label_map.pbtxt",

@@ -1,23 +1,21 @@
 """The command `unfreeze`: one short function a verb, its imports inside, so that `--help` answers at once."""
 
 import json
-import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 from click.core import ParameterSource
 
 from unfreeze.cli.terminal import counting, import_tensorflow_quietly, leave, log_to_stderr, progress
-from unfreeze.errors import UnfreezeError, UnsupportedError
 from unfreeze.onednn import enable_for_command
 from unfreeze.version import __version__
 
 if TYPE_CHECKING:
-    from unfreeze.exporting.from_checkpoint import Exported
+    from unfreeze.exporting.record import Exported
     from unfreeze.verification import Report
 
 PATH = click.Path()  # whether it exists is told by the verb, which knows what was meant
@@ -75,7 +73,6 @@ class NamedTensor(click.ParamType):
 
 
 NAMED = NamedTensor()
-CHECKPOINT_FLAGS = "as an argument, --trained-checkpoint-prefix or --trained-checkpoint-dir"
 
 
 class Names(click.ParamType):
@@ -202,12 +199,8 @@ def table(report: "Report") -> str:
 @quiet
 def export(
     checkpoint: str | None,
-    trained_checkpoint_prefix: str | None,
-    trained_checkpoint_dir: str | None,
-    use_side_inputs: bool,
-    side_input_shapes: str | None,
-    side_input_names: str | None,
-    side_input_types: str | None,
+    inputs: Sequence[tuple[str, str]],
+    outputs: Sequence[tuple[str, str]],
     as_json: bool,
     quiet: bool,
     **options: Any,
@@ -216,100 +209,31 @@ def export(
 
     CHECKPOINT may be a frozen graph (.pb) or a frozen SavedModel as well: its weights become variables again.
     """
-    from unfreeze.model_paths import means_graph
-
-    if checkpoint and means_graph(checkpoint):
-        prefix = given_once(trained_checkpoint_prefix, trained_checkpoint_dir)
-        export_graph(checkpoint, prefix, as_json, quiet, options)
-        return
-    of_graphs = [name for name in ("inputs", "outputs", "write_checkpoint", "dry_run") if options.pop(name)]
-    if of_graphs:
-        raise click.UsageError(f"--{with_dashes(of_graphs[0].removesuffix('s'))} is for a frozen graph (.pb)")
-    given = given_once(checkpoint, trained_checkpoint_prefix, trained_checkpoint_dir)
-    if given is None:
-        raise click.UsageError(f"give the checkpoint once: {CHECKPOINT_FLAGS}")
-    from unfreeze.exporting.side_inputs import parse_side_inputs
-    from unfreeze.verification import WorkerProcesses
-    from unfreeze.weights import locate
-
-    side = (side_input_shapes, side_input_names, side_input_types)
-    if any(side) and not use_side_inputs:
-        raise UnfreezeError("--side-input-shapes, --side-input-names and --side-input-types need --use-side-inputs")
-    side_inputs = parse_side_inputs(*side) if use_side_inputs else None
-
-    locate(given, options["step"])  # a wrong path is told before TensorFlow takes its seconds
-    with progress(quiet) as (on_progress, on_warning):
-        import_tensorflow_quietly()
-        with WorkerProcesses(unused_tensorflow=True) if options["verify"] else nullcontext() as workers:
-            from unfreeze.exporting.from_checkpoint import export
-
-            exported = export(
-                given,
-                **options,
-                side_inputs=side_inputs,
-                workers=workers,
-                on_progress=on_progress,
-                on_warning=on_warning,
-            )
-    show_exported(exported, as_json, quiet)
-
-
-def given_once(*paths: str | None) -> str | None:
-    """The one path that was given, if there is one."""
-    given = [path for path in paths if path]
-    if len(given) > 1:
-        raise click.UsageError(f"give the checkpoint once: {CHECKPOINT_FLAGS}")
-    return given[0] if given else None
-
-
-# What `export` of a frozen graph takes besides.
-OF_GRAPHS = (
-    "checkpoint", "trained_checkpoint_prefix", "trained_checkpoint_dir", "output_directory", "input_types", "label_map",
-    "inputs", "outputs", "write_checkpoint", "dry_run", "overwrite", "verify", "report_path", "as_json", "quiet",
-)  # fmt: skip
-
-
-def export_graph(graph: str, prefix: str | None, as_json: bool, quiet: bool, options: dict[str, Any]) -> None:
-    """`export` of a frozen graph."""
+    from unfreeze.exporting.sources import find_source
     from unfreeze.verification import WorkerProcesses
 
-    known = {*OF_GRAPHS, *(("pipeline_config_path", "step") if prefix else ())}
-    context = click.get_current_context()
-    for param in context.command.params:
-        given = context.get_parameter_source(param.name or "") is ParameterSource.COMMANDLINE
-        if param.name not in known and given:
-            raise UnsupportedError(f"not supported yet: {param.opts[0]} with a frozen graph ({graph})")
-    options = {name: value for name, value in options.items() if name in {*known, "pipeline_config_path", "step"}}
-    inputs, outputs = dict(options.pop("inputs")), dict(options.pop("outputs"))
-    if not os.path.exists(graph):
-        raise UnfreezeError(f"{graph}: no such file or folder")
-    dry_run, verify = options.pop("dry_run"), options["verify"]
+    # A wrong path is reported before TensorFlow takes its seconds.
+    find_source(checkpoint, options["trained_checkpoint_prefix"], options["trained_checkpoint_dir"], options["step"])
     with progress(quiet) as (on_progress, on_warning):
         import_tensorflow_quietly()
-        if dry_run:
-            from unfreeze.exporting.from_frozen_graph import described, planned
+        from unfreeze.exporting.export import export
 
-            config, step = options["pipeline_config_path"], options["step"]
-            plan = planned(graph, prefix, config, inputs, outputs, step=step, on_warning=on_warning)
-            show(described(plan).to_dict(), str(described(plan)), as_json, quiet)
-            return
-        with WorkerProcesses(unused_tensorflow=True) if verify else nullcontext() as workers:
-            from unfreeze.exporting.from_frozen_graph import unfreeze_graph
-
-            exported = unfreeze_graph(
-                graph,
-                trained_checkpoint_prefix=prefix,
-                inputs=inputs,
-                outputs=outputs,
-                **options,
-                workers=workers,
-                on_progress=on_progress,
-                on_warning=on_warning,
-            )
+        exported = export(
+            checkpoint,
+            graph_inputs=dict(inputs),
+            graph_outputs=dict(outputs),
+            **options,
+            workers=partial(WorkerProcesses, unused_tensorflow=True),
+            on_progress=on_progress,
+            on_warning=on_warning,
+        )
     show_exported(exported, as_json, quiet)
 
 
 def show_exported(exported: "Exported", as_json: bool, quiet: bool) -> None:
+    if exported.dry_run is not None:
+        show(exported.to_dict(), str(exported.dry_run), as_json, quiet)
+        return
     proved = f"{table(exported.report)}\n" if exported.report else "not verified\n"
     from unfreeze.weights.bindings import BINDING_DESCRIPTIONS
 

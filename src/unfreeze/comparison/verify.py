@@ -133,7 +133,7 @@ def exported_again(
     label_map: str | Path | None = None,
 ) -> Path:
     """A checkpoint as a SavedModel in `folder`, by its own pipeline.config, or else that of `exported`."""
-    from unfreeze.exporting.from_checkpoint import export
+    from unfreeze.exporting.from_checkpoint import export_checkpoint
     from unfreeze.exporting.side_inputs import SideInput
 
     override = record.get("config_override", "")
@@ -145,7 +145,7 @@ def exported_again(
         if not config.is_file():
             raise
         override = f"eval_config {{ use_moving_averages: {str(averaged(record)).lower()} }}"
-    return export(
+    return export_checkpoint(
         checkpoint.prefix,
         pipeline_config_path=config,
         output_directory=folder,

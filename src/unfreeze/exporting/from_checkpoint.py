@@ -49,7 +49,7 @@ from unfreeze.weights import Checkpoint, Weights, open_checkpoint
 ENTRIES = ("saved_model", CONFIG, RECORD)
 
 
-def export(
+def export_checkpoint(
     checkpoint: str | Path,
     *,
     pipeline_config_path: str | Path | None = None,

@@ -86,18 +86,19 @@ class Plan:
         return {parameter.name: parameter.place for parameter in self.parameters.found}
 
 
-def unfreeze_graph(
+def export_frozen_graph(
     graph: str | Path,
     *,
     trained_checkpoint_prefix: str | Path | None = None,
     pipeline_config_path: str | Path | None = None,
     output_directory: str | Path | None = None,
-    inputs: Mapping[str, str] | None = None,
-    outputs: Mapping[str, str] | None = None,
+    graph_inputs: Mapping[str, str] | None = None,
+    graph_outputs: Mapping[str, str] | None = None,
     input_types: Sequence[str] = (),
     label_map: str | Path | None = None,
     step: int | None = None,
     write_checkpoint: bool = False,
+    dry_run: bool = False,
     overwrite: bool = False,
     verify: bool = True,
     report_path: str | Path | None = None,
@@ -112,11 +113,13 @@ def unfreeze_graph(
         trained_checkpoint_prefix: a checkpoint of the same training, whose tensors the variables take.
         pipeline_config_path: tells whether those are the moving averages; by default the pipeline.config beside it.
         output_directory: where saved_model/ and export.json go; by default `exported`.
-        inputs: tensors of the graph by the key of the signature, where names do not tell them; also `outputs`.
+        graph_inputs, graph_outputs: tensors of the graph by signature key, where their names do not show what they
+            are.
         input_types: what `serving_default` takes; without it what the graph takes.
         label_map: goes to assets/, and adds the signature `named`, which tells class names.
         step: of the checkpoint, where `trained_checkpoint_prefix` is a folder.
         write_checkpoint: whether to write a TensorFlow 1 checkpoint of the variables too.
+        dry_run: report what would be exported (`Exported.dry_run`), and write nothing.
         verify: whether the result is loaded again, run and compared with the frozen graph before it is in place.
         report_path: an HTML file of all that was exported and proved (verbs/html_report.py), also if a check fails.
 
@@ -130,8 +133,16 @@ def unfreeze_graph(
     entries = (*ENTRIES, *(CHECKPOINT_ENTRIES if write_checkpoint else ()))
     say(f"reading {graph}")
     plan = planned(
-        graph, trained_checkpoint_prefix, pipeline_config_path, inputs or {}, outputs or {}, step=step, on_warning=warn
+        graph,
+        trained_checkpoint_prefix,
+        pipeline_config_path,
+        graph_inputs or {},
+        graph_outputs or {},
+        step=step,
+        on_warning=warn,
     )
+    if dry_run:
+        return Exported(target, {}, None, described(plan))
     types = _input_types(plan, input_types)
     with (
         staged(target, entries, overwrite=overwrite) as staging,

@@ -16,6 +16,7 @@ import tensorflow as tf
 from unfreeze import verification
 from unfreeze.errors import ConfigError, VerificationError
 from unfreeze.export_record import RECORD
+from unfreeze.inspection.inspection import Found
 from unfreeze.verification.weight_digests import weights_record
 from unfreeze.version import __version__
 from unfreeze.weights import Checkpoint
@@ -26,17 +27,20 @@ Labels = tuple[Path, Mapping[int, str]]
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export wrote, and what was proved of it."""
+    """What an export wrote, and the report of its verification; of a dry run, only what it would export."""
 
     folder: Path
     record: Mapping[str, Any]
     report: verification.Report | None
+    dry_run: Found | None = None
 
     @property
     def saved_model(self) -> Path:
         return self.folder / "saved_model"
 
     def to_dict(self) -> dict[str, Any]:
+        if self.dry_run is not None:
+            return self.dry_run.to_dict()
         return {"output_directory": str(self.folder), "saved_model": str(self.saved_model), **self.record}
 
 

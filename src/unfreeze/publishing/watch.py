@@ -109,10 +109,10 @@ def _fault(prefix: Path) -> str:
 def _published(
     prefix: Path, base: Base, labels: Sequence[str], options: dict[str, Any], say: Say, warn: Say
 ) -> Published:
-    from unfreeze.exporting.from_checkpoint import export
+    from unfreeze.exporting.from_checkpoint import export_checkpoint
 
     with TemporaryDirectory(prefix="unfreeze-watch-") as work:
-        exported = export(
+        exported = export_checkpoint(
             prefix.absolute(), output_directory=Path(work) / "exported", on_progress=say, on_warning=warn, **options
         )
         published = publish(

@@ -1,0 +1,210 @@
+"""The public `unfreeze.export`: finds out what the source is, and calls the export for it.
+
+Everything that can be wrong without a look into the model is reported before TensorFlow is imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from unfreeze.callbacks import OnMessage, ignore
+from unfreeze.errors import UnfreezeError, UnsupportedError
+from unfreeze.exporting.side_inputs import SideInput, parse_side_inputs
+from unfreeze.exporting.sources import find_source
+
+if TYPE_CHECKING:
+    from unfreeze.exporting.record import Exported
+    from unfreeze.verification import WorkerProcesses
+
+
+def export(
+    source: str | Path | None = None,
+    *,
+    trained_checkpoint_prefix: str | Path | None = None,
+    trained_checkpoint_dir: str | Path | None = None,
+    pipeline_config_path: str | Path | None = None,
+    output_directory: str | Path | None = None,
+    input_types: Sequence[str] = (),
+    input_shape: Sequence[int | None] | None = None,
+    side_inputs: Mapping[str, SideInput] | None = None,
+    use_side_inputs: bool = False,
+    side_input_shapes: str | None = None,
+    side_input_names: str | None = None,
+    side_input_types: str | None = None,
+    label_map: str | Path | None = None,
+    step: int | None = None,
+    config_override: str = "",
+    allow_unknown_fields: bool = False,
+    graph_inputs: Mapping[str, str] | None = None,
+    graph_outputs: Mapping[str, str] | None = None,
+    write_checkpoint: bool = False,
+    dry_run: bool = False,
+    kept_outputs: Sequence[str] = (),
+    score_threshold: float | None = None,
+    max_detections: int | None = None,
+    weights: str = "variables",
+    suppression: str = "kernel",
+    runtimes: Sequence[str] = (),
+    overwrite: bool = False,
+    verify: bool = True,
+    report_path: str | Path | None = None,
+    workers: WorkerProcesses | Callable[[], WorkerProcesses] | None = None,
+    on_progress: OnMessage = ignore,
+    on_warning: OnMessage = ignore,
+) -> Exported:
+    """Exports a checkpoint or a frozen graph as a SavedModel with variables, and verifies it before it is in place.
+
+    Args:
+        source: a checkpoint (a prefix, one of its files, a `checkpoint` state file, or a training folder, of which the
+            newest complete checkpoint is used), a frozen graph (.pb), or a SavedModel whose weights are constants.
+        trained_checkpoint_prefix, trained_checkpoint_dir: the checkpoint, instead of `source`. Beside a frozen graph:
+            the checkpoint of the same training, whose values the variables take.
+        pipeline_config_path: by default the pipeline.config beside the checkpoint, or in the folder above.
+        output_directory: where saved_model/, pipeline.config and export.json go; by default `exported-STEP`, or
+            `exported` for a frozen graph.
+        input_types: what `serving_default` takes; the other input types get signatures of their own. With more than
+            one, only these are written.
+        input_shape: (images, height, width, channels) of the input; None leaves a dimension open.
+        side_inputs: dtype and shape of what a Context R-CNN takes besides images; by default as its config says.
+        use_side_inputs, side_input_shapes, side_input_names, side_input_types: the same in the text form of the Object
+            Detection API's flags, such as `1,2000,2057/1`, `context_features,valid_context_size` and `float,int`.
+        label_map: goes to assets/, and adds the signature `named`, whose outputs include class names.
+        step: the checkpoint of this step instead of the newest.
+        config_override: text of a pipeline.config, merged over the file.
+        allow_unknown_fields: warn about unknown fields of the pipeline.config instead of rejecting them.
+        graph_inputs, graph_outputs: frozen graph only: tensors of the graph by signature key, where their names do not
+            show what they are.
+        write_checkpoint: frozen graph only: also write a TensorFlow 1 checkpoint of the variables.
+        dry_run: frozen graph only: report which constants become variables, and write nothing.
+        kept_outputs: the outputs to keep besides boxes, scores, classes and their number; by default all.
+        score_threshold, max_detections: detections below and beyond are dropped inside the graph.
+        weights: `variables`, `constants` (in the graph; variables/ is empty) or `trainable` (weights/bindings.py).
+        suppression: `kernel` (TensorFlow's own operation) or `operations` (plain tensor operations, for converters).
+        runtimes: such as `tensorflow-serving:2.6`; an operation that one of them does not know is an error.
+        overwrite: replace an existing export.
+        verify: load, run and compare the result before it is in place.
+        report_path: an HTML file about the export and its checks, also written if a check fails.
+        workers: worker processes for the checks that run already, or a function that starts them, which is called
+            once TensorFlow is imported.
+        on_progress, on_warning: called with each step that begins, and with each warning.
+
+    Raises:
+        UnfreezeError: one of its subclasses (errors.py); nothing is left behind. VerificationError: a check failed.
+    """
+    side_input_text = {
+        "--side-input-shapes": side_input_shapes,
+        "--side-input-names": side_input_names,
+        "--side-input-types": side_input_types,
+    }
+    if any(side_input_text.values()) and not use_side_inputs:
+        raise UnfreezeError(f"{_listed(side_input_text)} need --use-side-inputs")
+    if use_side_inputs:
+        if side_inputs is not None:
+            raise UnfreezeError("side_inputs and use_side_inputs are two forms of the same option; give one of them")
+        side_inputs = parse_side_inputs(side_input_shapes, side_input_names, side_input_types)
+    found = find_source(source, trained_checkpoint_prefix, trained_checkpoint_dir, step)
+    if found.graph is not None:
+        _reject(
+            "not supported yet: {} with a frozen graph",
+            {
+                "--pipeline-config-path": pipeline_config_path is not None and found.checkpoint is None,
+                "--step": step is not None and found.checkpoint is None,
+                "--input-shape": input_shape is not None,
+                "--use-side-inputs": use_side_inputs or side_inputs is not None,
+                "--config-override": bool(config_override),
+                "--allow-unknown-fields": allow_unknown_fields,
+                "--outputs": bool(kept_outputs),
+                "--score-threshold": score_threshold is not None,
+                "--max-detections": max_detections is not None,
+                "--weights": weights != "variables",
+                "--suppression": suppression != "kernel",
+                "--for": bool(runtimes),
+            },
+        )
+        from unfreeze.exporting.from_frozen_graph import export_frozen_graph
+
+        with _started(workers, verify=verify and not dry_run) as workers:
+            return export_frozen_graph(
+                found.graph,
+                trained_checkpoint_prefix=found.checkpoint,
+                pipeline_config_path=pipeline_config_path,
+                output_directory=output_directory,
+                graph_inputs=graph_inputs,
+                graph_outputs=graph_outputs,
+                input_types=input_types,
+                label_map=label_map,
+                step=step,
+                write_checkpoint=write_checkpoint,
+                dry_run=dry_run,
+                overwrite=overwrite,
+                verify=verify,
+                report_path=report_path,
+                workers=workers,
+                on_progress=on_progress,
+                on_warning=on_warning,
+            )
+    _reject(
+        "{}: for frozen graphs (.pb) only, and this is a checkpoint; remove it",
+        {
+            "--graph-input": bool(graph_inputs),
+            "--graph-output": bool(graph_outputs),
+            "--write-checkpoint": write_checkpoint,
+            "--dry-run": dry_run,
+        },
+    )
+    assert found.checkpoint is not None
+    from unfreeze.exporting.from_checkpoint import export_checkpoint
+
+    with _started(workers, verify=verify) as workers:
+        return export_checkpoint(
+            found.checkpoint,
+            pipeline_config_path=pipeline_config_path,
+            output_directory=output_directory,
+            input_types=input_types,
+            input_shape=input_shape,
+            side_inputs=side_inputs,
+            label_map=label_map,
+            step=step,
+            weights=weights,
+            suppression=suppression,
+            overwrite=overwrite,
+            allow_unknown_fields=allow_unknown_fields,
+            config_override=config_override,
+            kept_outputs=kept_outputs,
+            score_threshold=score_threshold,
+            max_detections=max_detections,
+            runtimes=runtimes,
+            verify=verify,
+            report_path=report_path,
+            workers=workers,
+            on_progress=on_progress,
+            on_warning=on_warning,
+        )
+
+
+def _reject(message: str, options: Mapping[str, bool]) -> None:
+    """Raises UnsupportedError with the names of the options that are given in `message`."""
+    given = [flag for flag, is_given in options.items() if is_given]
+    if given:
+        raise UnsupportedError(message.format(_listed(given)))
+
+
+def _listed(flags: Sequence[str] | Mapping[str, object]) -> str:
+    *first, last = flags
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def _started(
+    workers: WorkerProcesses | Callable[[], WorkerProcesses] | None, *, verify: bool
+) -> AbstractContextManager[WorkerProcesses | None]:
+    """The worker processes: those that run already are left running, new ones end with the block."""
+    if not verify:
+        return nullcontext(None)
+    if workers is None:
+        from unfreeze.verification import WorkerProcesses
+
+        return WorkerProcesses()
+    return workers() if callable(workers) else nullcontext(workers)

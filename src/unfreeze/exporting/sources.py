@@ -1,0 +1,45 @@
+"""What an export reads: a checkpoint, or a frozen graph with or without its checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from unfreeze.errors import SavedModelError, UnfreezeError
+from unfreeze.model_paths import means_graph
+
+ADVICE = "give the checkpoint once: as an argument, --trained-checkpoint-prefix or --trained-checkpoint-dir"
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is exported: a frozen graph, perhaps with the checkpoint it was made from, or a checkpoint alone."""
+
+    graph: Path | None
+    checkpoint: Path | None
+
+
+def find_source(
+    source: str | Path | None,
+    trained_checkpoint_prefix: str | Path | None = None,
+    trained_checkpoint_dir: str | Path | None = None,
+    step: int | None = None,
+) -> Source:
+    """Returns what is to be exported; needs no TensorFlow, so that a wrong path is reported at once.
+
+    Raises:
+        UnfreezeError: no source, or more than one. CheckpointError, SavedModelError: nothing is at the path.
+    """
+    checkpoints = [path for path in (trained_checkpoint_prefix, trained_checkpoint_dir) if path]
+    graph = Path(source) if source and means_graph(source) else None
+    if source and graph is None:
+        checkpoints.append(source)
+    if len(checkpoints) > 1 or (graph is None and not checkpoints):
+        raise UnfreezeError(ADVICE)
+    if graph is not None and not graph.exists():
+        raise SavedModelError(f"{graph}: no such file or folder")
+    if graph is None:
+        from unfreeze.weights import locate
+
+        locate(checkpoints[0], step)
+    return Source(graph, Path(checkpoints[0]) if checkpoints else None)
