@@ -116,7 +116,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An export of step 8000 with another score threshold than its config has."""
     folder = tmp_path_factory.mktemp("digits")
     override = "model { ssd { post_processing { batch_non_max_suppression { score_threshold: 0.3 } } } }"
-    export_verb.export(DIGITS / "run", output_directory=folder, config_override=override, verify=False)
+    export_verb.export_checkpoint(DIGITS / "run", output_directory=folder, config_override=override, verify=False)
     return folder
 
 
