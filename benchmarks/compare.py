@@ -344,7 +344,7 @@ def images(size: int, image_size: tuple[int, int]) -> Any:
     """A batch `[N, H, W, 3]` uint8 of different images, as a tensor."""
     import tensorflow as tf
 
-    return tf.constant(np.stack([reference.picture(*image_size, seed=seed) for seed in range(size)]))
+    return tf.constant(np.stack([reference.image(*image_size, seed=seed) for seed in range(size)]))
 
 
 def next_number(process: subprocess.Popen[str]) -> float:

@@ -13,21 +13,41 @@ from __future__ import annotations
 
 import gzip
 import json
-import re
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import reference_weights
+from reference_weights import IMAGES, VALUE_SUFFIX, image, side_input
+
+__all__ = [
+    "GOLDENS",
+    "IMAGES",
+    "Golden",
+    "frozen_graph",
+    "golden",
+    "golden_names",
+    "image",
+    "side_input",
+    "weight",
+    "write_checkpoint",
+]
+    "GOLDENS",
+    "IMAGES",
+    "Golden",
+    "frozen_graph",
+    "golden",
+    "golden_names",
+    "image",
+    "side_input",
+    "weight",
+    "write_checkpoint",
+]
 
 HERE = Path(__file__).parent
 GOLDENS = HERE / "goldens"
 LARGEST_BYTES = 4_000_000  # an output of a TensorFlow 2 detector that is larger was not recorded
-VALUE_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
-
-# (height, width, seed) of the two pictures of every golden, each a batch of one.
-PICTURES = {"a": (240, 320, 0), "b": (333, 250, 1)}
 
 
 @dataclass(frozen=True)
@@ -90,55 +110,10 @@ def write_checkpoint(made: Golden, folder: Path) -> Path:
 def weight(key: str, shape: tuple[int, ...], dtype: str, gains: tuple[tuple[str, float], ...] = ()) -> np.ndarray:
     """The value of a weight, by the rule under which the original was recorded."""
     name = key.removesuffix(VALUE_SUFFIX)
-    value = _unscaled(name, shape, dtype)
+    value = reference_weights.value(name, shape, dtype)
     if value.dtype.kind != "f":
         return value
-    factor = np.float32(np.prod([by for pattern, by in gains if re.search(pattern, name)]))
-    return (value * factor).astype(value.dtype)
-
-
-def _unscaled(name: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
-    if not dtype.startswith("float"):
-        return np.zeros(shape, dtype)
-    random = np.random.RandomState(zlib.crc32(name.encode()) & 0x7FFFFFFF)
-    leaf = name.rsplit("/", 1)[-1]
-    if leaf in ("min", "max") and not shape:  # ranges of a quantization-aware graph
-        return np.asarray((-1 if leaf == "min" else 1) * (1.0 if "weights_quant" in name else 6.0), dtype)
-    if leaf in ("gamma", "moving_variance", "moving_var", "variance"):
-        return np.asarray(random.uniform(0.5, 1.5, shape), dtype)
-    if leaf in ("beta", "bias", "biases", "moving_mean", "mean") or len(shape) < 2:
-        return np.asarray(random.standard_normal(shape) * 0.1, dtype)
-    fan_in = shape[0] * shape[1] if "depthwise" in leaf else int(np.prod(shape[:-1]))
-    value = random.standard_normal(shape) * np.sqrt(2.0 / max(fan_in, 1))
-    predictor = "redict" in name or name.startswith(("Conv/", "logits"))
-    if predictor and "ower" not in name and "depthwise" not in leaf:  # keeps scores away from 0 and 1
-        value *= 0.006 if "SecondStage" in name else 0.05 if "FirstStage" in name else 0.1
-    if "/conv3/" in name or "_3_conv/" in name:  # keeps a sum of residual units from growing
-        value *= 0.25
-    return np.asarray(value, dtype)
-
-
-def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """A uint8 picture `[height, width, 3]`: gradients, boxes and some noise."""
-    random = np.random.RandomState(1000 + seed)
-    y, x = np.mgrid[0:height, 0:width].astype("float64")
-    pixels = np.stack(
-        [255 * x / max(width - 1, 1), 255 * y / max(height - 1, 1), 127 + 127 * np.sin(x / 9.0) * np.cos(y / 13.0)], -1
-    )
-    for _ in range(12):
-        top, left = random.randint(0, height - 8), random.randint(0, width - 8)
-        bottom, right = top + random.randint(4, height // 2), left + random.randint(4, width // 2)
-        pixels[top:bottom, left:right] = random.randint(0, 256, 3)
-    pixels += random.randint(-12, 13, pixels.shape)
-    return np.clip(pixels, 0, 255).astype("uint8")
-
-
-def side_input(shape: list[int], dtype: str, seed: int = 0) -> np.ndarray:
-    """What a picture of this seed is given besides: counts from 1 to 7, or numbers around 0."""
-    random = np.random.RandomState(2000 + seed)
-    return (
-        random.randint(1, 8, shape).astype(dtype) if dtype == "int32" else random.standard_normal(shape).astype(dtype)
-    )
+    return (value * reference_weights.gain(name, gains)).astype(value.dtype)
 
 
 def frozen_graph(name: str) -> bytes:

@@ -20,7 +20,7 @@ from unfreeze.weights import Branch, Checkpoint, TensorInfo, Weights
 Network = Callable[[tf.Tensor, Branch], Any]
 
 # 200 evenly spread values, and the shape, of each end point of slim's own networks on TensorFlow 1.15, with the
-# weights of `reference.weight`, for `reference.picture(99, 131)` scaled to -1 ... 1.
+# weights of `reference.weight`, for `reference.image(99, 131)` scaled to -1 ... 1.
 STAGES = Path(__file__).parent / "data" / "inception_stages.npz"
 FIRST, SECOND = "FirstStageFeatureExtractor", "SecondStageFeatureExtractor"
 RESNET = "faster_rcnn_inception_resnet_v2_atrous_coco"
@@ -122,7 +122,7 @@ def test_every_stage_is_slims(name: str, network: Network) -> None:
     weights = Weights(checkpoint({mismatch.name: mismatch.needed for mismatch in asked.mismatches.values()}))
     stages = traced(network, "", weights)
     weights.fill()
-    got = stages(tf.constant(2 / 255 * reference.picture(99, 131)[None] - 1, tf.float32))
+    got = stages(tf.constant(2 / 255 * reference.image(99, 131)[None] - 1, tf.float32))
     with np.load(STAGES) as recorded:
         expected = {key.split("/")[1] for key in recorded.files if key.startswith(f"{name}/")}
         assert set(got) == expected

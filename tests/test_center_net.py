@@ -100,7 +100,7 @@ def test_masks_of_the_boxes_that_were_found_are_the_masks_that_were_found(tmp_pa
     weights = Weights(open_checkpoint(reference.write_checkpoint(golden, tmp_path)))
     exportable = trace(build_detector(parse_pipeline_config(golden.config), weights))
     weights.fill()
-    preprocessed = exportable.detector.preprocess(tf.constant(reference.picture(240, 320)[np.newaxis]))
+    preprocessed = exportable.detector.preprocess(tf.constant(reference.image(240, 320)[np.newaxis]))
     found = exportable.detect(*preprocessed)
     boxes = found["detection_boxes"]
     of_boxes = exportable.masks_of_boxes(*preprocessed, boxes[:, ::-1])

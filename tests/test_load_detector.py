@@ -56,7 +56,7 @@ def loaded(family: Family, folder: Path, **options: str) -> LoadedDetector:
 
 
 def image(size: tuple[int, int] = (240, 320)) -> tf.Tensor:
-    return tf.constant(reference.picture(*size)[np.newaxis])
+    return tf.constant(reference.image(*size)[np.newaxis])
 
 
 def generic_loss(detector: LoadedDetector, images: tf.Tensor) -> tf.Tensor:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from reference import PICTURES, golden, picture, write_checkpoint
+from reference import IMAGES, golden, image, write_checkpoint
 
 from unfreeze import export
 from unfreeze.errors import SavedModelError
@@ -74,7 +74,7 @@ def test_it_answers_there_as_here(name: str, version: str, tmp_path: Path) -> No
         pytest.skip(f"refused for {version}: {error}")
     model = exported.saved_model
     assert unknown_operations(model, version) == []
-    pictures = np.stack([picture(*PICTURES["a"]), picture(*PICTURES["a"])[:, ::-1]])
+    pictures = np.stack([image(*IMAGES["a"]), image(*IMAGES["a"])[:, ::-1]])
     np.save(tmp_path / "pictures.npy", pictures)
     answers = []
     for number, python in enumerate((PYTHON, sys.executable)):

@@ -70,8 +70,8 @@ def compare(name: str, folder: str) -> None:
     recorded = golden.answers()
 
     def run(image: str) -> dict[str, np.ndarray]:
-        size = reference.PICTURES[image]
-        pixels = tf.constant(reference.picture(*size)[np.newaxis])
+        size = reference.IMAGES[image]
+        pixels = tf.constant(reference.image(*size)[np.newaxis])
         side = [reference.side_input(*like, seed=size[2]) for like in golden.side_inputs.values()]
         outputs = exportable.detect(*exportable.detector.preprocess(pixels), *side)
         values = {key: value.numpy() for key, value in outputs.items()}

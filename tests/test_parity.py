@@ -218,8 +218,8 @@ def assert_parity(
     weights.fill()
     recorded = golden.answers()
     for name in case.pictures:
-        size = reference.PICTURES[name]
-        image = tf.constant(reference.picture(*size)[np.newaxis])
+        size = reference.IMAGES[name]
+        image = tf.constant(reference.image(*size)[np.newaxis])
         preprocessed, true_shapes = exportable.detector.preprocess(image)
         side = [reference.side_input(*like, seed=size[2]) for like in golden.side_inputs.values()]
         answers = {key: value.numpy() for key, value in exportable.detect(preprocessed, true_shapes, *side).items()}

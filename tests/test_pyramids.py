@@ -18,7 +18,7 @@ from unfreeze.errors import ConfigError
 from unfreeze.weights import Checkpoint, TensorInfo, Weights
 
 # 100 evenly spread values, and the shape, of each feature map of SSDSpaghettinetFeatureExtractor on TensorFlow 1.15,
-# with the weights of `reference.weight`, for `reference.picture(99, 131)` scaled to -1 ... 1; its FakeQuant taken out,
+# with the weights of `reference.weight`, for `reference.image(99, 131)` scaled to -1 ... 1; its FakeQuant taken out,
 # since a value that rounding moves across a step of it is a step away in all that follows.
 MAPS = Path(__file__).parent / "data" / "spaghettinet_maps.npz"
 
@@ -64,7 +64,7 @@ def test_spaghettinets_maps_are_the_originals(name: str, monkeypatch: pytest.Mon
     monkeypatch.setattr(tf.quantization, "fake_quant_with_min_max_vars", lambda x, low, high: x)
     explicit = "use_explicit_padding: true" if name.endswith("explicit") else ""
     maps, _weights = spaghettinet(f'spaghettinet_arch_name: "spaghettinet_edgetpu_{name[0]}" {explicit}')
-    got = maps(tf.constant(2 / 255 * reference.picture(99, 131)[None] - 1, tf.float32))
+    got = maps(tf.constant(2 / 255 * reference.image(99, 131)[None] - 1, tf.float32))
     with np.load(MAPS) as recorded:
         for i, value in enumerate(got):
             assert value.shape.as_list() == list(recorded[f"{name}/{i}/shape"])

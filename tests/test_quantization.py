@@ -103,13 +103,13 @@ def original() -> Iterator[tf.compat.v1.Session]:
     session.close()
 
 
-@pytest.mark.parametrize("picture", reference.PICTURES)
+@pytest.mark.parametrize("picture", reference.IMAGES)
 def test_answers_are_the_frozen_graphs(
     picture: str, model: tuple[Weights, Exportable], original: tf.compat.v1.Session
 ) -> None:
     weights, exportable = model
     weights.fill()
-    image = reference.picture(*reference.PICTURES[picture])[np.newaxis]
+    image = reference.image(*reference.IMAGES[picture])[np.newaxis]
     answers = exportable.detect(*exportable.detector.preprocess(tf.constant(image)))
     theirs = original.run({name: f"{name}:0" for name in answers}, {"image_tensor:0": image})
     assert sorted(theirs) == sorted(reference.golden(NAME).outputs)
@@ -123,8 +123,8 @@ def test_answers_are_as_near_to_the_recorded_ones_as_the_originals(name: str) ->
     assert weights.unused() == []
     weights.fill()
     recorded = reference.golden(name).answers()
-    for picture, size in reference.PICTURES.items():
-        image = tf.constant(reference.picture(*size)[np.newaxis])
+    for picture, size in reference.IMAGES.items():
+        image = tf.constant(reference.image(*size)[np.newaxis])
         answers = exportable.detect(*exportable.detector.preprocess(image))
         for kind in ("boxes", "scores"):
             key = f"{picture}/raw_detection_{kind}"

@@ -97,7 +97,7 @@ def test_an_export_takes_them_in_every_signature(tmp_path: Path) -> None:
     taken = {name: set(signature.structured_input_signature[1]) for name, signature in model.signatures.items()}
     assert list(taken.values()) == [{"inputs", *CONTEXT}] * 5
     assert model.signatures["tf_example"].structured_input_signature[1]["inputs"].shape == [1]
-    picture = tf.constant(reference.picture(*reference.PICTURES["a"])[np.newaxis])
+    picture = tf.constant(reference.image(*reference.IMAGES["a"])[np.newaxis])
     side = [tf.constant(reference.side_input(*like)) for like in golden.side_inputs.values()]
     recorded = golden.answers()["a/detection_scores"]
     by_name = model.signatures["serving_default"](inputs=picture, **dict(zip(CONTEXT, side, strict=True)))
