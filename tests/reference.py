@@ -33,17 +33,6 @@ __all__ = [
     "weight",
     "write_checkpoint",
 ]
-    "GOLDENS",
-    "IMAGES",
-    "Golden",
-    "frozen_graph",
-    "golden",
-    "golden_names",
-    "image",
-    "side_input",
-    "weight",
-    "write_checkpoint",
-]
 
 HERE = Path(__file__).parent
 GOLDENS = HERE / "goldens"
