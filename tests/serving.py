@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from unfreeze import server
+from unfreeze.server.process import Server
+from unfreeze.server.settings import ModelServerConfig, Settings
 
 LONG_S = 60.0  # until a test gives up on what must happen, however loaded the machine is
 POLL_S = 0.02
@@ -109,10 +110,10 @@ def write_shapes(folder: Path) -> None:
 
 
 @contextmanager
-def serving(config: Any, **settings: Any) -> Iterator[server.Server]:
+def serving(config: Any, **settings: Any) -> Iterator[Server]:
     """A server on free ports, whose deadline is so long that only a test of deadlines meets it."""
     given = {"port": 0, "rest_api_port": 0, "rest_api_timeout_in_ms": int(2000 * LONG_S), **settings}
-    running = server.Server(server.Settings(models=config, **given))
+    running = Server(Settings(models=config, **given))
     running.start()
     try:
         yield running
@@ -121,14 +122,14 @@ def serving(config: Any, **settings: Any) -> Iterator[server.Server]:
 
 
 def config_of(**base_paths: Path) -> Any:
-    config = server.ModelServerConfig()
+    config = ModelServerConfig()
     for name, path in base_paths.items():
         config.model_config_list.config.add(name=name, base_path=str(path), model_platform="tensorflow")
     return config
 
 
 def ask(
-    running: server.Server, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
+    running: Server, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
 ) -> tuple[int, Any]:
     """(status, parsed JSON) of one request; a body that is not bytes is written as JSON."""
     connection = http.client.HTTPConnection("127.0.0.1", running.rest_port or 0, timeout=2 * LONG_S)
@@ -141,7 +142,7 @@ def ask(
         connection.close()
 
 
-def predict(running: server.Server, body: Any, path: str = "/v1/models/half:predict") -> tuple[int, Any]:
+def predict(running: Server, body: Any, path: str = "/v1/models/half:predict") -> tuple[int, Any]:
     return ask(running, "POST", path, body)
 
 
@@ -186,7 +187,7 @@ class Hold:
 
 
 @contextmanager
-def held(running: server.Server, name: str, signature: str = "serving_default") -> Iterator[Hold]:
+def held(running: Server, name: str, signature: str = "serving_default") -> Iterator[Hold]:
     """Calls of this signature of a model stay in it until `released` is set, and at the latest until the end."""
     functions: Any = running.engine.models.find(name).model.functions  # type: ignore[union-attr]
     answer, hold = functions[signature], Hold()

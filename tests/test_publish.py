@@ -19,7 +19,7 @@ from unfreeze.publishing.publish import labels, prune, publish, rollback
 from unfreeze.publishing.version_numbers import removable, version_of, versions_among
 from unfreeze.targets import model_config
 from unfreeze.targets.model_config import ModelConfig
-from unfreeze.targets.warmup import FILE
+from unfreeze.warmup_records import WARMUP_FILE
 
 
 @pytest.fixture(scope="module")
@@ -92,8 +92,8 @@ def test_a_model_that_fails_its_checks_gets_no_number(models: list[Path], tmp_pa
     publish(models[0], tmp_path / "base", verify=False)
     broken = tmp_path / "broken"
     subprocess.run(["cp", "-r", str(models[1]), str(broken)], check=True)
-    (broken / FILE).parent.mkdir()
-    with tf.io.TFRecordWriter(str(broken / FILE)) as writer:
+    (broken / WARMUP_FILE).parent.mkdir()
+    with tf.io.TFRecordWriter(str(broken / WARMUP_FILE)) as writer:
         writer.write(b"\xff\xff")
     with pytest.raises(SavedModelError, match="record 1: not a PredictionLog"):
         publish(broken, tmp_path / "base", verify=False)

@@ -21,8 +21,8 @@ from tensorflow_serving.apis import (
     regression_pb2,
 )
 
-from unfreeze import server
 from unfreeze.errors import SavedModelError
+from unfreeze.server.process import Server
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def running(folder: Path) -> Iterator[server.Server]:
+def running(folder: Path) -> Iterator[Server]:
     config = config_of(half=folder / "half", shapes=folder / "shapes")
     config.model_config_list.config[0].model_version_policy.all.SetInParent()
     config.model_config_list.config[0].version_labels["stable"] = 123
@@ -44,7 +44,7 @@ def running(folder: Path) -> Iterator[server.Server]:
 
 
 @pytest.fixture(scope="module")
-def channel(running: server.Server) -> Iterator[grpc.Channel]:
+def channel(running: Server) -> Iterator[grpc.Channel]:
     with grpc.insecure_channel(f"127.0.0.1:{running.grpc_port}") as channel:
         yield channel
 
@@ -244,7 +244,7 @@ def test_health(channel: grpc.Channel) -> None:
     assert check(b"", timeout=LONG_S) == b"\x08\x01"  # SERVING
 
 
-def test_an_ovms_client_over_grpc(running: server.Server) -> None:
+def test_an_ovms_client_over_grpc(running: Server) -> None:
     ovmsclient = pytest.importorskip("ovmsclient")
     client = ovmsclient.make_grpc_client(f"127.0.0.1:{running.grpc_port}")
     answered = client.predict({"x": np.array([1.0, 2.0], np.float32)}, "half")
@@ -255,7 +255,7 @@ def test_an_ovms_client_over_grpc(running: server.Server) -> None:
         client.predict({"x": np.array([1.0], np.float32)}, "none")
 
 
-def test_an_ovms_client_over_rest(running: server.Server) -> None:
+def test_an_ovms_client_over_rest(running: Server) -> None:
     ovmsclient = pytest.importorskip("ovmsclient")
     client = ovmsclient.make_http_client(f"127.0.0.1:{running.rest_port}")
     answered = client.predict({"x": np.array([1.0, 2.0], np.float32)}, "half")

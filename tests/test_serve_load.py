@@ -38,10 +38,11 @@ from serving import (
 )
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
-from unfreeze import server
 from unfreeze.errors import ConfigError
 from unfreeze.server.batching import Batcher
 from unfreeze.server.failures import Code, Failure
+from unfreeze.server.process import Server
+from unfreeze.server.settings import METRICS_PATH, Batching, read_batching
 
 SHAPES = "/v1/models/shapes:predict"
 LONG_MILLIS = int(2000 * LONG_S)
@@ -58,9 +59,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def batching(models: Path) -> Iterator[server.Server]:
+def batching(models: Path) -> Iterator[Server]:
     """Batches of four, which wait until they are full: every test here sends whole ones."""
-    settings = server.Batching(max_batch_size=4, batch_timeout_micros=LONG_MICROS, num_batch_threads=2)
+    settings = Batching(max_batch_size=4, batch_timeout_micros=LONG_MICROS, num_batch_threads=2)
     with serving(config_of(shapes=models / "shapes"), batching=settings) as running:
         yield running
 
@@ -70,7 +71,7 @@ def several(tag: str, length: int) -> dict[str, Any]:
     return {"signature_name": "several", "instances": [instance]}
 
 
-def test_requests_that_wait_together_are_answered_together(batching: server.Server) -> None:
+def test_requests_that_wait_together_are_answered_together(batching: Server) -> None:
     answers = together(4, lambda index: predict(batching, several(f"t{index}", 3), SHAPES))
     rows = []
     for index, (code, told) in enumerate(answers):
@@ -81,13 +82,13 @@ def test_requests_that_wait_together_are_answered_together(batching: server.Serv
     assert rows == [4, 4, 4, 4]
 
 
-def test_only_equal_shapes_are_put_together(batching: server.Server) -> None:
+def test_only_equal_shapes_are_put_together(batching: Server) -> None:
     answers = together(8, lambda index: predict(batching, several("t", 1 + index % 2), SHAPES))
     assert [told["predictions"][0]["sum"] for _, told in answers] == [1.0, 2.0] * 4
     assert [told["predictions"][0]["rows"] for _, told in answers] == [4] * 8
 
 
-def test_a_broken_picture_fails_alone(batching: server.Server) -> None:
+def test_a_broken_picture_fails_alone(batching: Server) -> None:
     def send(index: int) -> tuple[int, Any]:
         encoded = b"\x89PNG\r\n\x1a\nbroken" if index == 1 else png(4, 5)
         value = {"b64": base64.b64encode(encoded).decode()}
@@ -98,12 +99,12 @@ def test_a_broken_picture_fails_alone(batching: server.Server) -> None:
     assert [told["predictions"] for code, told in answers if code == 200] == [[[4, 5, 3]]] * 3
 
 
-def test_too_many_rows_for_a_batch(batching: server.Server) -> None:
+def test_too_many_rows_for_a_batch(batching: Server) -> None:
     code, told = predict(batching, {"instances": [[1.0]] * 5}, SHAPES)
     assert (code, told) == (400, {"error": "Task size 5 is larger than maximum input batch size 4"})
 
 
-def test_outputs_that_cannot_be_taken_apart(batching: server.Server) -> None:
+def test_outputs_that_cannot_be_taken_apart(batching: Server) -> None:
     code, told = predict(batching, {"signature_name": "odd", "inputs": [1.0] * 4}, SHAPES)
     assert code == 400
     assert "Batched output tensor has 0 dimensions" in told["error"]
@@ -118,7 +119,7 @@ def doubled(seen: list[Any]) -> Callable[[Any], dict[str, np.ndarray]]:
 
 
 def batcher(**settings: Any) -> Batcher:
-    return Batcher(server.Batching(**{"num_batch_threads": 1, "batch_timeout_micros": LONG_MICROS, **settings}))
+    return Batcher(Batching(**{"num_batch_threads": 1, "batch_timeout_micros": LONG_MICROS, **settings}))
 
 
 def call(batcher: Batcher, run: Any, x: np.ndarray, seconds: float = 2 * LONG_S) -> np.ndarray:
@@ -189,7 +190,7 @@ def test_batching_parameters_of_a_file(tmp_path: Path) -> None:
         "max_batch_size { value: 8 } batch_timeout_micros { value: 100 } max_enqueued_batches { value: 5 }\n"
         "num_batch_threads { value: 3 } allowed_batch_sizes: [4, 8] pad_variable_length_inputs: true\n"
     )
-    assert server.read_batching(path) == server.Batching(8, 100, 5, 3, (4, 8), True)
+    assert read_batching(path) == Batching(8, 100, 5, 3, (4, 8), True)
     for text, told in [
         ("max_batch_size: 8", "is not a BatchingParameters in text format"),
         ("nonsense { value: 8 }", "is not a BatchingParameters in text format"),
@@ -198,7 +199,7 @@ def test_batching_parameters_of_a_file(tmp_path: Path) -> None:
     ]:
         path.write_text(text)
         with pytest.raises(ConfigError, match=told):
-            server.read_batching(path)
+            read_batching(path)
 
 
 def resident_bytes() -> int:
@@ -361,7 +362,7 @@ def test_a_version_published_under_load_costs_no_request(models: Path, tmp_path:
             assert answers[-1] == 3.5
 
 
-def predict_version(running: server.Server) -> int:
+def predict_version(running: Server) -> int:
     _, told = ask(running, "GET", "/v1/models/half")
     return max(int(one["version"]) for one in told["model_version_status"] if one["state"] == "AVAILABLE")
 
@@ -389,7 +390,7 @@ def test_the_end_waits_for_what_was_accepted(models: Path, tmp_path: Path) -> No
     running = command(str(models / "shapes"), *flags)
 
     def waiting() -> bool:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{server.METRICS_PATH}", timeout=LONG_S) as page:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{METRICS_PATH}", timeout=LONG_S) as page:
             return "\nunfreeze_requests_waiting 1\n" in page.read().decode()
 
     def deaf() -> bool:
@@ -470,4 +471,4 @@ def test_a_missing_extra_is_told_in_one_line() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 2
     told = done.stderr.strip().splitlines()[-1]
-    assert told == "error: serve needs uvicorn, which is not installed: pip install 'unfreeze[serve]'"
+    assert told == "error: serve needs uvicorn, which is not installed. Run: pip install 'unfreeze[serve]'"

@@ -15,12 +15,12 @@ import pytest
 import tensorflow as tf
 from serving import ask, config_of, png, predict, serving, until, write_half_plus, write_shapes
 
-from unfreeze import server
 from unfreeze.server import json_tensors
+from unfreeze.server.process import Server
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[server.Server]:
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("models")
     write_half_plus(folder / "half" / "00000123", 2.0)
     write_half_plus(folder / "half" / "124", 3.0)
@@ -32,14 +32,14 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[server.Server]
         yield running
 
 
-def shapes(running: server.Server, body: Any) -> tuple[int, Any]:
+def shapes(running: Server, body: Any) -> tuple[int, Any]:
     return predict(running, body, "/v1/models/shapes:predict")
 
 
 NO_ERROR = {"error_code": "OK", "error_message": ""}
 
 
-def test_status(running: server.Server) -> None:
+def test_status(running: Server) -> None:
     newest = {"version": "124", "state": "AVAILABLE", "status": NO_ERROR}
     oldest = {"version": "123", "state": "AVAILABLE", "status": NO_ERROR}
     code, told = ask(running, "GET", "/v1/models/half")
@@ -51,12 +51,12 @@ def test_status(running: server.Server) -> None:
     assert (code, told["model_version_status"]) == (200, [oldest])
 
 
-def test_kserve_lists_models_and_is_alive(running: server.Server) -> None:
+def test_kserve_lists_models_and_is_alive(running: Server) -> None:
     assert ask(running, "GET", "/v1/models") == (200, {"models": ["half", "shapes"]})
     assert ask(running, "GET", "/") == (200, {"status": "alive"})
 
 
-def test_metadata(running: server.Server) -> None:
+def test_metadata(running: Server) -> None:
     code, told = ask(running, "GET", "/v1/models/half/versions/123/metadata")
     assert code == 200
     assert told["model_spec"] == {"name": "half", "signature_name": "", "version": "123"}
@@ -79,12 +79,12 @@ def test_metadata(running: server.Server) -> None:
         ("/V1/Models/half:PREDICT", [3.5, 4.0, 5.5]),  # as TensorFlow Serving, whose pattern ignores case
     ],
 )
-def test_predict_by_version_and_label(running: server.Server, path: str, answer: list[float]) -> None:
+def test_predict_by_version_and_label(running: Server, path: str, answer: list[float]) -> None:
     assert predict(running, {"instances": [1.0, 2.0, 5.0]}, path) == (200, {"predictions": answer})
     assert predict(running, {"inputs": [1.0, 2.0, 5.0]}, path) == (200, {"outputs": answer})
 
 
-def test_regress_and_classify(running: server.Server) -> None:
+def test_regress_and_classify(running: Server) -> None:
     body = {"signature_name": "tensorflow/serving/regress", "examples": [{"x": 1.0}, {"x": 2.0}]}
     assert predict(running, body, "/v1/models/half:regress") == (200, {"results": [3.5, 4.0]})
     body = {"signature_name": "tensorflow/serving/regress", "context": {"x": 1.0}, "examples": [{}, {"x": [5.0]}]}
@@ -106,7 +106,7 @@ ROWS = {
 }
 
 
-def test_named_inputs_in_rows_and_in_columns(running: server.Server) -> None:
+def test_named_inputs_in_rows_and_in_columns(running: Server) -> None:
     code, told = shapes(running, ROWS)
     assert code == 200
     first, second = told["predictions"]
@@ -122,7 +122,7 @@ def test_named_inputs_in_rows_and_in_columns(running: server.Server) -> None:
     assert told["outputs"]["doubled"] == [[[2, 4], [6, 8]], [[8, 10], [12, 16]]]
 
 
-def test_not_a_number_is_read_and_written_bare(running: server.Server) -> None:
+def test_not_a_number_is_read_and_written_bare(running: Server) -> None:
     body = b'{"instances": [[NaN, Infinity, -Infinity, 0.1, 1]]}'
     code, told = shapes(running, body)
     assert code == 200
@@ -133,28 +133,28 @@ def test_not_a_number_is_read_and_written_bare(running: server.Server) -> None:
 
 
 @pytest.mark.parametrize("number", ["1e400", "-1e400", "1" + "0" * 400 + ".5", "1" + "0" * 400, "9" * 5000])
-def test_a_number_that_no_double_holds(running: server.Server, number: str) -> None:
+def test_a_number_that_no_double_holds(running: Server, number: str) -> None:
     code, told = shapes(running, f'{{"instances": [[0.5, Infinity, {number}]]}}'.encode())
     assert (code, told["error"]) == (400, "JSON Parse error: Number too big to be stored in double. at offset: 31")
     code, told = shapes(running, f'{{"a\\"{number}": "{number}", "instances": [[{number}]]}}'.encode())
     assert (code, told["error"].rsplit(" ", 1)[1]) == (400, str(len(f'{{"a\\"{number}": "{number}", "instances": [[')))
 
 
-def test_what_looks_like_a_number_in_a_name_is_none(running: server.Server) -> None:
+def test_what_looks_like_a_number_in_a_name_is_none(running: Server) -> None:
     for name in ("v1.2.3", "1e400"):
         code, told = shapes(running, f'{{"signature_name": "{name}", "instances": [[Infinity]]}}'.encode())
         assert (code, name in told["error"]) == (400, True)
 
 
 @pytest.mark.parametrize("dtype", [tf.float32, tf.int64])
-def test_empty_lists_are_read_at_once(running: server.Server, dtype: tf.DType) -> None:
+def test_empty_lists_are_read_at_once(running: Server, dtype: tf.DType) -> None:
     """A body can hold very many, of which each alone would take its time."""
     array = json_tensors.read_at_once([[[], []]] * 3, dtype, False)
     assert (array.shape, array.dtype) == ((3, 2, 0), dtype.as_numpy_dtype)
     assert shapes(running, {"instances": [[], []]}) == (200, {"predictions": [[], []]})
 
 
-def test_booleans_are_no_numbers(running: server.Server) -> None:
+def test_booleans_are_no_numbers(running: Server) -> None:
     body = {"signature_name": "booleans", "instances": [True, False]}
     assert shapes(running, body) == (200, {"predictions": [False, True]})
     code, told = shapes(running, {"instances": [[1.0, True]]})
@@ -162,21 +162,21 @@ def test_booleans_are_no_numbers(running: server.Server) -> None:
     assert "JSON Value: true Type: True is not of expected type: float" in told["error"]
 
 
-def test_row_form_needs_batched_outputs_and_column_form_does_not(running: server.Server) -> None:
+def test_row_form_needs_batched_outputs_and_column_form_does_not(running: Server) -> None:
     code, told = shapes(running, {"signature_name": "odd", "instances": [1.0, 2.0]})
     assert (code, told) == (400, {"error": "Tensor name: scalar has no shape information "})
     code, told = shapes(running, {"signature_name": "odd", "inputs": [1.0, 2.0]})
     assert (code, told) == (200, {"outputs": {"scalar": 3.0, "y": [1.0, 2.0]}})
 
 
-def test_large_arrays_come_back_whole(running: server.Server) -> None:
+def test_large_arrays_come_back_whole(running: Server) -> None:
     values = np.random.default_rng(1).normal(size=(2, 5000)).astype(np.float32)
     code, told = shapes(running, {"instances": values.tolist()})
     assert code == 200
     assert np.array_equal(np.array(told["predictions"], np.float32), values * 2)
 
 
-def test_a_compressed_body(running: server.Server) -> None:
+def test_a_compressed_body(running: Server) -> None:
     packed = gzip.compress(b'{"instances": [1.0]}')
     headers = {"Content-Encoding": "gzip"}
     assert ask(running, "POST", "/v1/models/half:predict", packed, headers) == (200, {"predictions": [3.5]})
@@ -290,20 +290,20 @@ WRONG_BODIES = [
 
 
 @pytest.mark.parametrize(("model", "body", "status", "text"), WRONG_BODIES)
-def test_a_wrong_predict_request(running: server.Server, model: str, body: Any, status: int, text: str) -> None:
+def test_a_wrong_predict_request(running: Server, model: str, body: Any, status: int, text: str) -> None:
     code, told = predict(running, body, f"/v1/models/{model}:predict")
     assert code == status
     assert text in told["error"]
 
 
-def test_deep_nesting_is_an_error_and_no_crash(running: server.Server) -> None:
+def test_deep_nesting_is_an_error_and_no_crash(running: Server) -> None:
     for depth in (70, 900, 100_000):
         code, told = predict(running, b'{"instances": ' + b"[" * depth + b"1" + b"]" * depth + b"}")
         assert code == 400
         assert len(told["error"]) < 1000
 
 
-def test_a_quoted_value_is_cut_short(running: server.Server) -> None:
+def test_a_quoted_value_is_cut_short(running: Server) -> None:
     code, told = predict(running, {"instances": ["x" * 100_000]})
     assert code == 400
     assert len(told["error"]) < 500
@@ -334,12 +334,12 @@ def test_a_quoted_value_is_cut_short(running: server.Server) -> None:
         ("GET", "/v1/models/half%00", 404, "Could not find any versions of model half\0"),
     ],
 )
-def test_a_wrong_path(running: server.Server, method: str, path: str, status: int, text: str) -> None:
+def test_a_wrong_path(running: Server, method: str, path: str, status: int, text: str) -> None:
     code, told = ask(running, method, path, b"{}" if method == "POST" else None)
     assert (code, text in told["error"]) == (status, True), told
 
 
-def test_classify_and_regress_errors(running: server.Server) -> None:
+def test_classify_and_regress_errors(running: Server) -> None:
     for body, text in [
         ({"instances": [1]}, "When method is classify, key 'examples' is expected and was not found"),
         ({"examples": 1}, "Expecting 'examples' value to be an list/array"),
@@ -356,7 +356,7 @@ def test_classify_and_regress_errors(running: server.Server) -> None:
         assert (code, text in told["error"]) == (400, True), told
 
 
-def test_a_body_that_is_too_large(running: server.Server) -> None:
+def test_a_body_that_is_too_large(running: Server) -> None:
     body = json.dumps({"instances": [[0.5] * 300_000]}).encode()
     code, told = predict(running, body)
     assert code == 413
@@ -368,7 +368,7 @@ def test_a_body_that_is_too_large(running: server.Server) -> None:
     connection.close()
 
 
-def test_a_picture_that_unpacks_to_too_much(running: server.Server) -> None:
+def test_a_picture_that_unpacks_to_too_much(running: Server) -> None:
     def sized(encoded: bytes) -> tuple[int, Any]:
         return shapes(
             running, {"signature_name": "pictures", "instances": [{"b64": base64.b64encode(encoded).decode()}]}
@@ -380,7 +380,7 @@ def test_a_picture_that_unpacks_to_too_much(running: server.Server) -> None:
     assert "a picture of 100 x 101 pixels is larger than the 10000 pixels that this server takes" in told["error"]
 
 
-def test_prometheus_page(running: server.Server) -> None:
+def test_prometheus_page(running: Server) -> None:
     import urllib.request
 
     predict(running, {"instances": [1.0]})

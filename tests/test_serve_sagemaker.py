@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 from serving import write_half_plus
 
-from unfreeze import server
 from unfreeze.errors import ArchiveError, SavedModelError
+from unfreeze.server.sagemaker import SageMakerServer
 
 ECHO = """
 import json, helper
@@ -38,8 +38,8 @@ def output_handler(response, context):
 
 
 @contextmanager
-def sagemaker(archive: Path) -> Iterator[server.SageMakerServer]:
-    running = server.SageMakerServer(archive, {"max_request_bytes": 100_000}, "127.0.0.1", 0)
+def sagemaker(archive: Path) -> Iterator[SageMakerServer]:
+    running = SageMakerServer(archive, {"max_request_bytes": 100_000}, "127.0.0.1", 0)
     running.start()
     try:
         yield running
@@ -67,13 +67,13 @@ def packed(folder: Path, archive: Path, **code: str) -> Path:
 
 
 @pytest.fixture(scope="module")
-def plain(half: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[server.SageMakerServer]:
+def plain(half: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SageMakerServer]:
     with sagemaker(packed(half, tmp_path_factory.mktemp("tar") / "model.tar.gz")) as running:
         yield running
 
 
 def ask(
-    running: server.SageMakerServer, body: bytes, content_type: str | None = "application/json", **headers: str
+    running: SageMakerServer, body: bytes, content_type: str | None = "application/json", **headers: str
 ) -> tuple[int, bytes, str]:
     assert running.http is not None
     connection = http.client.HTTPConnection("127.0.0.1", running.http.port, timeout=60)
@@ -85,7 +85,7 @@ def ask(
     return answer
 
 
-def test_ping(plain: server.SageMakerServer) -> None:
+def test_ping(plain: SageMakerServer) -> None:
     assert plain.http is not None
     connection = http.client.HTTPConnection("127.0.0.1", plain.http.port)
     connection.request("GET", "/ping")
@@ -105,12 +105,12 @@ def test_ping(plain: server.SageMakerServer) -> None:
         (b"1.0,2.0\n1.0,5.0\n", "text/csv", {"predictions": [[2.5, 3.0], [2.5, 4.5]]}),
     ],
 )
-def test_without_a_script(plain: server.SageMakerServer, body: bytes, content_type: str, answer: Any) -> None:
+def test_without_a_script(plain: SageMakerServer, body: bytes, content_type: str, answer: Any) -> None:
     status, answered, answered_type = ask(plain, body, content_type)
     assert (status, json.loads(answered), answered_type) == (200, answer, "application/json")
 
 
-def test_what_is_not_taken_without_a_script(plain: server.SageMakerServer) -> None:
+def test_what_is_not_taken_without_a_script(plain: SageMakerServer) -> None:
     for content_type, name in (("application/x-image", "application/x-image"), (None, "Unknown")):
         status, body, _ = ask(plain, b"x", content_type)
         assert (status, json.loads(body)) == (415, {"error": f"Unsupported Media Type: {name}"})
@@ -119,7 +119,7 @@ def test_what_is_not_taken_without_a_script(plain: server.SageMakerServer) -> No
     assert b"JSON Parse error" in ask(plain, b"\xff\xfe")[1]
 
 
-def test_custom_attributes(plain: server.SageMakerServer) -> None:
+def test_custom_attributes(plain: SageMakerServer) -> None:
     def with_attributes(attributes: str, body: bytes = b'{"instances": [1.0]}') -> tuple[int, Any]:
         status, answered, _ = ask(plain, body, X_Amzn_SageMaker_Custom_Attributes=attributes)
         return status, json.loads(answered)
@@ -132,7 +132,7 @@ def test_custom_attributes(plain: server.SageMakerServer) -> None:
     assert with_attributes("tfs-method=regress", regress) == (200, {"results": [2.5]})
 
 
-def test_accept_is_answered(plain: server.SageMakerServer) -> None:
+def test_accept_is_answered(plain: SageMakerServer) -> None:
     assert ask(plain, b"1.0", Accept="application/jsonlines, text/csv")[2] == "application/jsonlines"
 
 
@@ -258,10 +258,10 @@ def test_what_is_no_archive(tmp_path: Path, half: Path) -> None:
     (tmp_path / "text.tar.gz").write_text("not a tar")
     for name in ("torn.tar.gz", "text.tar.gz"):
         with pytest.raises(ArchiveError, match=r"is not a whole \.tar\.gz"):
-            server.SageMakerServer(tmp_path / name, {}, "127.0.0.1", 0)
+            SageMakerServer(tmp_path / name, {}, "127.0.0.1", 0)
     (tmp_path / "empty").mkdir()
     with pytest.raises(SavedModelError, match="no SavedModel bundles found!"):
-        server.SageMakerServer(tmp_path / "empty", {}, "127.0.0.1", 0)
+        SageMakerServer(tmp_path / "empty", {}, "127.0.0.1", 0)
 
 
 ROOT = Path(__file__).parents[1]

@@ -16,7 +16,7 @@ import tensorflow as tf
 from PIL import Image
 from serving import LONG_S, ask, config_of, held
 
-from unfreeze import server
+from unfreeze.server.process import Server
 from unfreeze.server.serve import page_address, start_server
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
@@ -89,7 +89,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def serving(base: Path, **options: Any) -> Iterator[server.Server]:
+def serving(base: Path, **options: Any) -> Iterator[Server]:
     running = start_server(
         base, model_name="red", port=None, rest_api_port=0, file_system_poll_wait_seconds=0.05, **options
     )
@@ -100,7 +100,7 @@ def serving(base: Path, **options: Any) -> Iterator[server.Server]:
 
 
 @pytest.fixture(scope="module")
-def running(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[server.Server]:
+def running(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     base = tmp_path_factory.mktemp("base")
     shutil.copytree(model, base / "1")
     with serving(base) as started:
@@ -147,7 +147,7 @@ def picture(width: int = 200, height: int = 100, kind: str = "PNG", **options: A
     return encoded.getvalue()
 
 
-def visit(page: Any, running: server.Server) -> None:
+def visit(page: Any, running: Server) -> None:
     page.goto(page_address(running))
     page.locator("#card dd").first.wait_for()
 
@@ -172,7 +172,7 @@ def boxes(page: Any) -> list[list[float]]:
     return drawn
 
 
-def test_a_picture_is_dropped(page: Any, running: server.Server) -> None:
+def test_a_picture_is_dropped(page: Any, running: Server) -> None:
     visit(page, running)
     dropped = page.evaluate_handle(
         """bytes => {
@@ -195,7 +195,7 @@ def test_a_picture_is_dropped(page: Any, running: server.Server) -> None:
     assert rows == [["<b>red</b> & co", "90 %", "40, 10, 120 × 30"], ["half", "60 %", "40, 10, 120 × 15"]]
 
 
-def test_the_card(page: Any, running: server.Server) -> None:
+def test_the_card(page: Any, running: Server) -> None:
     visit(page, running)
     told = page.locator("#card").text_content()
     for part in (
@@ -219,9 +219,7 @@ def test_the_card(page: Any, running: server.Server) -> None:
         ("encoded_image_string_tensor", "x:0", "encoded_image_string_tensor"),
     ],
 )
-def test_which_signature_is_asked(
-    page: Any, running: server.Server, signature: str, tensor: str, asked: str | None
-) -> None:
+def test_which_signature_is_asked(page: Any, running: Server, signature: str, tensor: str, asked: str | None) -> None:
     """A string without a telling name, as in exports of the original, is taken for a picture's file."""
     named = {name: {} for name in ("detection_boxes", "detection_scores", "detection_classes")}
     shape = {"dim": [{"size": "-1"}], "unknown_rank": False}
@@ -235,7 +233,7 @@ def test_which_signature_is_asked(
         says(page, "#problem", "This model has no signature that takes a picture alone")
 
 
-def test_threshold_classes_and_one_alone(page: Any, running: server.Server) -> None:
+def test_threshold_classes_and_one_alone(page: Any, running: Server) -> None:
     visit(page, running)
     choose(page, picture())
     says(page, "#summary", "half")
@@ -253,7 +251,7 @@ def test_threshold_classes_and_one_alone(page: Any, running: server.Server) -> N
     assert page.locator("#nothing").text_content() == "Nothing scores that much."
 
 
-def test_photos_that_lie_on_their_sides(page: Any, running: server.Server) -> None:
+def test_photos_that_lie_on_their_sides(page: Any, running: Server) -> None:
     """They are turned before they are sent, as TensorFlow's decoder does not: the box is where a person sees red."""
     visit(page, running)
     for orientation, size, upright in (
@@ -269,7 +267,7 @@ def test_photos_that_lie_on_their_sides(page: Any, running: server.Server) -> No
         assert boxes(page)[1] == pytest.approx(upright, abs=2)
 
 
-def test_a_format_that_tensorflow_does_not_read(page: Any, running: server.Server) -> None:
+def test_a_format_that_tensorflow_does_not_read(page: Any, running: Server) -> None:
     visit(page, running)
     choose(page, picture(kind="WEBP", lossless=True), "a.webp", "image/webp")
     says(page, "#summary", "half")
@@ -277,7 +275,7 @@ def test_a_format_that_tensorflow_does_not_read(page: Any, running: server.Serve
     assert "base64 < 'a-as.png'" in page.locator("#curl").text_content()
 
 
-def test_wrong_files(page: Any, running: server.Server) -> None:
+def test_wrong_files(page: Any, running: Server) -> None:
     visit(page, running)
     choose(page, b"no picture", "notes.txt", "text/plain")
     says(page, "#problem", "notes.txt is not a picture that this browser can read. Choose a JPEG")
@@ -290,7 +288,7 @@ def test_wrong_files(page: Any, running: server.Server) -> None:
         assert len(boxes(page)) == 2, "what was there stays"
 
 
-def test_a_slow_server(page: Any, running: server.Server) -> None:
+def test_a_slow_server(page: Any, running: Server) -> None:
     visit(page, running)
     with held(running, "red", "encoded_image_string_tensor") as hold:
         choose(page, picture())
@@ -306,7 +304,7 @@ def test_a_slow_server(page: Any, running: server.Server) -> None:
     assert page.locator("#problem").text_content() == ""
 
 
-def test_only_the_last_picture_is_shown(page: Any, running: server.Server) -> None:
+def test_only_the_last_picture_is_shown(page: Any, running: Server) -> None:
     visit(page, running)
     with held(running, "red", "encoded_image_string_tensor") as hold:
         choose(page, picture(200, 100), "first.png")
@@ -333,7 +331,7 @@ def test_a_failing_server(page: Any, model: Path, tmp_path: Path) -> None:
     says(page, "#problem", "The server does not answer.")
 
 
-def test_a_server_that_comes_back(page: Any, running: server.Server) -> None:
+def test_a_server_that_comes_back(page: Any, running: Server) -> None:
     gone = threading.Event()
     page.route("**/v1/models", lambda route: route.abort() if gone.is_set() else route.continue_())
     visit(page, running)
@@ -403,7 +401,7 @@ def shows_masks_and_keypoints(page: Any) -> None:
     assert float(keypoints.first.get_attribute("cy")) == pytest.approx(0.1 * shown["height"], abs=0.5)
 
 
-def test_with_the_keyboard_alone(page: Any, running: server.Server) -> None:
+def test_with_the_keyboard_alone(page: Any, running: Server) -> None:
     visit(page, running)
     focused = lambda: page.evaluate("document.activeElement.id")
     page.keyboard.press("Tab")
@@ -431,7 +429,7 @@ def test_with_the_keyboard_alone(page: Any, running: server.Server) -> None:
     assert page.locator("#rows button[aria-pressed=true]").count() == 1
 
 
-def test_what_a_screen_reader_hears(page: Any, running: server.Server) -> None:
+def test_what_a_screen_reader_hears(page: Any, running: Server) -> None:
     visit(page, running)
     assert page.get_by_role("status").count() >= 3
     assert page.get_by_role("slider", name="Least score").count() == 1
@@ -448,7 +446,7 @@ def test_what_a_screen_reader_hears(page: Any, running: server.Server) -> None:
     assert unnamed == []
 
 
-def test_a_photo_is_taken_on_a_phone(chromium: Any, running: server.Server) -> None:
+def test_a_photo_is_taken_on_a_phone(chromium: Any, running: Server) -> None:
     context = chromium.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
     try:
         phone = context.new_page()
@@ -462,7 +460,7 @@ def test_a_photo_is_taken_on_a_phone(chromium: Any, running: server.Server) -> N
         context.close()
 
 
-def test_nothing_sticks_out_on_a_phone(page: Any, running: server.Server) -> None:
+def test_nothing_sticks_out_on_a_phone(page: Any, running: Server) -> None:
     visit(page, running)
     choose(page, picture(1600, 400), f"{'long' * 30}.png")
     says(page, "#summary", "half")
@@ -476,7 +474,7 @@ def test_nothing_sticks_out_on_a_phone(page: Any, running: server.Server) -> Non
 
 
 @pytest.mark.skipif(not (shutil.which("bash") and shutil.which("curl")), reason="curl or bash is not installed")
-def test_the_curl_line_asks_the_same(page: Any, running: server.Server, tmp_path: Path) -> None:
+def test_the_curl_line_asks_the_same(page: Any, running: Server, tmp_path: Path) -> None:
     name = 'it\'s $(a) "picture".png'
     (tmp_path / name).write_bytes(picture())
     visit(page, running)
@@ -488,7 +486,7 @@ def test_the_curl_line_asks_the_same(page: Any, running: server.Server, tmp_path
     assert answered["detection_boxes"][0] == pytest.approx([0.1, 0.2, 0.4, 0.8])
 
 
-def test_the_rest_is_what_it_was(running: server.Server) -> None:
+def test_the_rest_is_what_it_was(running: Server) -> None:
     """Clients that do not want HTML get KServe's liveness, and the page says what it may load."""
     assert ask(running, "GET", "/") == (200, {"status": "alive"})
     assert ask(running, "GET", "/", headers={"Accept": "*/*"}) == (200, {"status": "alive"})

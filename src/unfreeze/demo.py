@@ -13,7 +13,7 @@ from unfreeze.exporting.from_checkpoint import Exported, export_checkpoint
 from unfreeze.prediction.predict import Prediction, predict
 
 if TYPE_CHECKING:
-    from unfreeze.server import Server
+    from unfreeze.server.process import Server
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "digits"  # there in a checkout, not in an installed package
 MAGNIFY = 4  # the example's pictures are 160 pixels wide

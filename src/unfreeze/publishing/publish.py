@@ -197,11 +197,12 @@ def replay_warmup(saved_model: Path, warn: Say) -> ResponseBytes | None:
 
     Raises: SavedModelError when TensorFlow Serving would refuse the version for its warm-up.
     """
-    from unfreeze.targets.warmup import FILE, read_warmup, replay
+    from unfreeze.targets.warmup import read_warmup, replay
+    from unfreeze.warmup_records import WARMUP_FILE
 
     requests = read_warmup(saved_model)
     if not requests:
-        warn(f"{saved_model.name} has no {FILE.as_posix()}: the first request to a server will be slow")
+        warn(f"{saved_model.name} has no {WARMUP_FILE.as_posix()}: the first request to a server will be slow")
     answers = replay(saved_model, requests)
     if not answers:
         return None

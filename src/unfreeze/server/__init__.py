@@ -1,33 +1,20 @@
-"""A folder of versions -> answers on this machine: TensorFlow Serving's REST and gRPC without its container.
+"""A server for SavedModels on this machine, with the REST and gRPC interfaces of TensorFlow Serving.
 
-Sees only SavedModel folders. Needs the extra `serve`.
+It reads SavedModel folders only, and needs the extra `serve`: importing it without raises MissingExtraError.
 """
 
-from unfreeze.server.process import Server, wait_for_signal
-from unfreeze.server.rest import alive
-from unfreeze.server.sagemaker import SageMakerServer
-from unfreeze.server.settings import (
-    METRICS_PATH,
-    Batching,
-    ModelServerConfig,
-    Settings,
-    read_batching,
-    read_metrics_path,
-    read_models,
-    single_model,
-)
+from importlib.util import find_spec
 
-__all__ = [
-    "METRICS_PATH",
-    "Batching",
-    "ModelServerConfig",
-    "SageMakerServer",
-    "Server",
-    "Settings",
-    "alive",
-    "read_batching",
-    "read_metrics_path",
-    "read_models",
-    "single_model",
-    "wait_for_signal",
+from unfreeze.errors import MissingExtraError
+
+# Looked up, not imported: tensorflow_serving imports TensorFlow, and a missing package is reported before that.
+_missing = [
+    package
+    for package in ("starlette", "uvicorn", "h11", "orjson", "grpc", "requests", "tensorflow_serving")
+    if find_spec(package) is None
 ]
+if _missing:
+    raise MissingExtraError(
+        f"serve needs {', '.join(_missing)}, which {'is' if len(_missing) == 1 else 'are'} not installed. "
+        "Run: pip install 'unfreeze[serve]'"
+    )

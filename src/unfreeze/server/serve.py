@@ -7,18 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from unfreeze.errors import ArchiveError, ConfigError, MissingExtraError, SavedModelError, UnsupportedError
-
-try:
-    from unfreeze import server
-    from unfreeze import web as page
-except ModuleNotFoundError as error:
-    if (error.name or "").split(".")[0] == "unfreeze":
-        raise
-    raise MissingExtraError(
-        f"serve needs {error.name}, which is not installed: pip install 'unfreeze[serve]'"
-    ) from error
-
+from unfreeze.errors import ArchiveError, ConfigError, SavedModelError, UnsupportedError
+from unfreeze.server.process import Server, wait_for_signal
+from unfreeze.server.rest import alive
+from unfreeze.server.sagemaker import SageMakerServer
+from unfreeze.server.settings import Batching, Settings, read_batching, read_metrics_path, read_models, single_model
+from unfreeze.web import routes
 
 # Refusals and small answers wait for threads that read large requests: under four times the load, with Python's own
 # 5 ms a refusal takes twice as long, and a third fewer requests are answered.
@@ -39,7 +33,7 @@ def start_server(
     enable_batching: bool = False,
     monitoring_config_file: str | Path | None = None,
     **flags: Any,
-) -> server.Server:
+) -> Server:
     """Load the models and answer requests from threads of their own, until `stop()` of what is returned.
 
     It may stand in a `with`, whose end stops it; `rest_port` and `grpc_port` tell where it answers.
@@ -51,16 +45,16 @@ def start_server(
 
     Raises: an UnfreezeError when it cannot start.
     """
-    settings = server.Settings(models=models(model_base_path, model_name, model_config_file), **flags)
+    settings = Settings(models=models(model_base_path, model_name, model_config_file), **flags)
     if model_config_file:
         settings = replace(settings, model_config_file=Path(model_config_file))
     else:
         settings = replace(settings, follow_labels=True)
     settings = replace(settings, batching=batching(enable_batching, batching_parameters_file))
     if monitoring_config_file:
-        settings = replace(settings, metrics_path=server.read_metrics_path(monitoring_config_file))
-    running = server.Server(settings)
-    running.extra_routes += page.routes(running.find_version, server.alive)
+        settings = replace(settings, metrics_path=read_metrics_path(monitoring_config_file))
+    running = Server(settings)
+    running.extra_routes += routes(running.find_version, alive)
     running.start()
     return running
 
@@ -72,7 +66,7 @@ def start_sagemaker(
     port: int = 8080,
     on_warning: Callable[[str], None] = lambda line: None,
     **flags: Any,
-) -> server.SageMakerServer:
+) -> SageMakerServer:
     """Answer /ping and /invocations as SageMaker's container does, from a model.tar.gz or what is unpacked from one.
 
     Its code/inference.py is run in this process, with everything that this process may do.
@@ -81,30 +75,30 @@ def start_sagemaker(
     """
     if not Path(archive).exists():
         raise ArchiveError(f"{archive} does not exist; give a model.tar.gz, or a folder unpacked from one")
-    running = server.SageMakerServer(archive, flags, host, port)
+    running = SageMakerServer(archive, flags, host, port)
     if running.uninstalled:
         on_warning(running.uninstalled)
     running.start()
     return running
 
 
-def page_address(running: server.Server) -> str | None:
+def page_address(running: Server) -> str | None:
     """Where a browser finds the page; None where REST is not served."""
     host = running.settings.host
     return f"http://{f'[{host}]' if ':' in host else host}:{running.rest_port}/" if running.rest_port else None
 
 
-def addresses(running: server.Server | server.SageMakerServer) -> str:
+def addresses(running: Server | SageMakerServer) -> str:
     """Where everything answers, one line each."""
-    address = page_address(running) if isinstance(running, server.Server) else None
+    address = page_address(running) if isinstance(running, Server) else None
     return "\n".join([str(running), *([f"page {address}"] if address else [])])
 
 
-def until_asked_to_end(running: server.Server | server.SageMakerServer) -> None:
+def until_asked_to_end(running: Server | SageMakerServer) -> None:
     """Wait for SIGTERM or Ctrl-C, then end in good order."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     try:
-        server.wait_for_signal()
+        wait_for_signal()
     finally:
         running.stop()
 
@@ -114,14 +108,14 @@ def models(base_path: str | Path | None, name: str, config_file: str | Path | No
     if config_file:
         if base_path:
             raise ConfigError("give MODEL_BASE_PATH or --model-config-file, not both")
-        return server.read_models(config_file)
+        return read_models(config_file)
     if not base_path:
         raise ConfigError("give MODEL_BASE_PATH (a folder with numbered versions) or --model-config-file")
     if "://" in os.fspath(base_path):
         raise UnsupportedError(f"not supported yet: {base_path}; serve a folder of this machine")
     if not Path(base_path).is_dir():
         raise SavedModelError(f"{base_path} is not a folder; give the one that holds the numbered versions")
-    return server.single_model(name, base_path)
+    return single_model(name, base_path)
 
 
 def batching(enabled: bool, parameters_file: str | Path | None) -> Any:
@@ -129,4 +123,4 @@ def batching(enabled: bool, parameters_file: str | Path | None) -> Any:
         raise ConfigError("--batching-parameters-file needs --enable-batching")
     if not enabled:
         return None
-    return server.read_batching(parameters_file) if parameters_file else server.Batching()
+    return read_batching(parameters_file) if parameters_file else Batching()

@@ -6,7 +6,7 @@ tensorflow/serving. A record that fails there makes the version fail to load, so
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,9 +19,8 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from unfreeze.errors import SavedModelError, UnsupportedError
 from unfreeze.protobuf_pool import MessagePool, MessageTable, pool_of_table
+from unfreeze.warmup_records import WARMUP_FILE, read_warmup_records
 
-FILE = Path("assets.extra") / "tf_serving_warmup_requests"
-MOST_RECORDS = 1000
 PICTURE = (480, 640)  # what a camera gives; a uniform picture takes a few bytes, whatever its size
 GRAY = 127
 _LOGS = ("classify_log", "regress_log", "multi_inference_log", "session_run_log", "predict_streamed_log")
@@ -52,7 +51,7 @@ def write_warmup(saved_model: Path, input_types: Mapping[str, str], input_name: 
     `input_name` is the input that takes the picture; whatever else a signature takes is given zeros.
     """
     signatures = _signatures(saved_model)
-    file = saved_model / FILE
+    file = saved_model / WARMUP_FILE
     file.parent.mkdir(parents=True, exist_ok=True)
     with tf.io.TFRecordWriter(str(file)) as writer:
         for name, input_type in input_types.items():
@@ -68,15 +67,8 @@ def read_warmup(saved_model: Path) -> list[Request]:
 
     Raises: SavedModelError where TensorFlow Serving would not load the version because of them.
     """
-    file = saved_model / FILE
-    if not file.is_file():
-        return []
-    requests = []
-    for number, record in enumerate(_records(file), start=1):
-        if number > MOST_RECORDS:
-            raise SavedModelError(f"{file}: more than {MOST_RECORDS} records, which TensorFlow Serving refuses")
-        requests.append(_request(record, f"{file}, record {number}"))
-    return requests
+    file = saved_model / WARMUP_FILE
+    return [_request(record, f"{file}, record {number}") for number, record in read_warmup_records(saved_model)]
 
 
 def replay(saved_model: Path, requests: Sequence[Request]) -> list[dict[str, tf.Tensor]]:
@@ -90,7 +82,7 @@ def replay(saved_model: Path, requests: Sequence[Request]) -> list[dict[str, tf.
     signatures = model.signatures
     answers = []
     for number, request in enumerate(requests, start=1):
-        where = f"{saved_model / FILE}, record {number} ({request.signature})"
+        where = f"{saved_model / WARMUP_FILE}, record {number} ({request.signature})"
         if request.signature not in signatures:
             raise SavedModelError(f"{where}: no such signature; there is {', '.join(signatures)}")
         try:
@@ -99,14 +91,6 @@ def replay(saved_model: Path, requests: Sequence[Request]) -> list[dict[str, tf.
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise SavedModelError(f"{where} fails: {reason}; TensorFlow Serving would not load this version") from None
     return answers
-
-
-def _records(file: Path) -> Iterator[bytes]:
-    try:
-        for record in tf.data.TFRecordDataset(str(file)):
-            yield record.numpy()
-    except tf.errors.OpError as error:
-        raise SavedModelError(f"{file}: not a TFRecord file, or one that is cut short: {error.message}") from None
 
 
 def _request(record: bytes, where: str) -> Request:
