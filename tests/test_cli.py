@@ -50,7 +50,7 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     module = ModuleType("unfreeze.exporting.export")
     module.export = recorder.export  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "unfreeze.exporting.export", module)
-    monkeypatch.setattr(weights, "locate", lambda checkpoint, step: None)
+    monkeypatch.setattr(weights, "locate_checkpoint", lambda checkpoint, step: None)
     monkeypatch.setattr(verification, "WorkerProcesses", lambda **_: nullcontext("worker processes"))
     monkeypatch.setattr(cli, "import_tensorflow_quietly", lambda: None)
     monkeypatch.delenv("UNFREEZE_TRACEBACK", raising=False)

@@ -16,7 +16,7 @@ from tensorflow.core.protobuf import saver_pb2
 from unfreeze import cli
 from unfreeze.errors import UnfreezeError
 from unfreeze.inspection.inspect import inspect
-from unfreeze.inspection.inspection import Found
+from unfreeze.inspection.inspection import Inspection
 
 DIGITS = Path(__file__).parents[1] / "examples" / "digits"
 PUBLISHED = Path(__file__).parent / "published" / "tf1"
@@ -26,7 +26,7 @@ EXPECTED = "not a checkpoint, SavedModel, frozen graph, pipeline.config or label
 
 
 @pytest.fixture(scope="module")
-def digits() -> Found:
+def digits() -> Inspection:
     return inspect(DIGITS / "run")
 
 
@@ -36,7 +36,7 @@ def run(tmp_path: Path) -> Path:
     return Path(shutil.copytree(DIGITS / "run", tmp_path / "deep" / "run"))
 
 
-def test_a_training_folder(digits: Found) -> None:
+def test_a_training_folder(digits: Inspection) -> None:
     told = digits.to_dict()
     assert json.loads(json.dumps(told)) == told
     assert (told["path"], told["kind"]) == (str(DIGITS / "run"), "training folder")
@@ -57,7 +57,7 @@ def test_a_training_folder(digits: Found) -> None:
     assert (told["config_fits"], told["unused"], told["problems"]) == (True, [], [])
 
 
-def test_it_is_readable(digits: Found) -> None:
+def test_it_is_readable(digits: Inspection) -> None:
     lines = str(digits).splitlines()
     assert lines[0] == f"{DIGITS / 'run'}: training folder"
     assert lines[1] == "  checkpoints           model.ckpt-5500: complete"
@@ -356,7 +356,7 @@ def test_faults_of_a_pipeline_config(tmp_path: Path) -> None:
     assert found["feature_extractor"] == "ssd_mobilenet_v1"  # the rest is told all the same
     path.write_text(text[: text.index("box_predictor")])
     found = inspect(path)
-    assert (found.facts, len(found.problems)) == ((), 1)
+    assert (found.fields, len(found.problems)) == ((), 1)
     assert "is opened here and never closed" in found.problems[0]
     path.write_text(text.replace("'ssd_mobilenet_v1'", "'ssd_no_such_net'"))
     told = "feature_extractor: the original builds no ssd of type 'ssd_no_such_net'; "

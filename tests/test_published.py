@@ -51,7 +51,7 @@ def test_a_published_checkpoint_binds_completely(name: str) -> None:
     trace(build_detector(config, weights))
     weights.require_fit(likely_causes(config))
     assert weights.unused() == []
-    assert weights.without_shadow == []
+    assert weights.without_moving_average == []
     averages = set(weights.sources.values()) - set(weights.sources)
     assert Held(len(checkpoint.tensors), len(weights.sources), len(averages)) == HELD[name]
     left = set(checkpoint.tensors) - set(weights.sources) - averages

@@ -181,7 +181,7 @@ def test_a_missing_shard(tmp_path: Path) -> None:
     assert refused(tmp_path) == (
         f"{prefix}: incomplete checkpoint: {missing}; copy the missing file, or choose another step"
     )
-    assert read_index(prefix).fault() == missing
+    assert read_index(prefix).missing_data() == missing
 
 
 def test_shards_of_another_save_under_the_same_name_do_not_disturb(tmp_path: Path) -> None:
@@ -218,7 +218,7 @@ def test_a_data_file_cut_short(folder: Path, size: int) -> None:
     )
 
 
-@pytest.mark.parametrize("read", [lambda held: held.read("w"), lambda held: held.restored(["w"])])
+@pytest.mark.parametrize("read", [lambda held: held.read("w"), lambda held: held.restore(["w"])])
 def test_a_damaged_data_file(folder: Path, read: Callable[[Checkpoint], object]) -> None:
     data = folder / "model.ckpt-10.data-00000-of-00001"
     data.write_bytes(b"\x01" * data.stat().st_size)
@@ -260,7 +260,7 @@ def test_the_old_single_file(tmp_path: Path) -> None:
         assert (opened.prefix, opened.step, opened.format) == (prefix, 7, "tf1-v1")
         assert opened.tensors["layer/weights"] == TensorInfo((2, 3), "float32")
         assert opened.read("layer/biases").tolist() == [[3.0] * 3] * 2
-        assert opened.restored(["layer/biases"])[0].numpy().tolist() == [[3.0] * 3] * 2
+        assert opened.restore(["layer/biases"])[0].numpy().tolist() == [[3.0] * 3] * 2
         assert opened.files() == [prefix]
     cut(prefix, -5)
     assert refused(prefix) == f"{prefix}: not a checkpoint: give a prefix such as run/model.ckpt-1000, or its folder"
@@ -293,7 +293,7 @@ def test_moving_averages_are_used_where_a_variable_is_trainable() -> None:
     shadow = "/ExponentialMovingAverage"
     assert weights.sources == {name: name + shadow for name in NAMES[:3]} | {NAMES[3]: NAMES[3]}
     assert sorted(weights.variables) == sorted(NAMES)
-    assert weights.without_shadow == []
+    assert weights.without_moving_average == []
     assert weights.unused() == []
     plain = Weights(trained())
     ask(plain)
@@ -311,7 +311,7 @@ def test_a_variable_without_a_moving_average_keeps_its_own_value(tmp_path: Path)
     assert [value.numpy().tolist() for value in weights.values(["layer/weights", "layer/biases"])] == [[2, 2], [3, 3]]
     weights.fill()
     assert [kernel.numpy().tolist(), biases.numpy().tolist()] == [[2, 2], [3, 3]]
-    assert weights.without_shadow == ["layer/biases"]
+    assert weights.without_moving_average == ["layer/biases"]
 
 
 def test_digits_takes_its_moving_averages_bit_for_bit() -> None:

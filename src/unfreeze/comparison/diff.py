@@ -11,9 +11,9 @@ import numpy as np
 
 from unfreeze.comparison.summaries import Held, Side, read_side
 from unfreeze.formatting import aligned, amount
+from unfreeze.weights import MOVING_AVERAGE
 
 SHOWN = 10  # rows of each list for a person; the JSON has all
-SHADOW = "/ExponentialMovingAverage"
 
 
 @dataclass(frozen=True)
@@ -149,9 +149,10 @@ def _paired(old: Mapping[str, Held], new: Mapping[str, Held]) -> tuple[dict[str,
 
 def _named_for(other: Mapping[str, Held], own: Mapping[str, Held]) -> Iterator[tuple[str, Held]]:
     for name, held in own.items():
-        weight = name.removesuffix(SHADOW)
+        weight = name.removesuffix(MOVING_AVERAGE)
         if name == weight or name in other:
-            other_took_the_average = name not in other and name + SHADOW in other and name + SHADOW in own
+            average = name + MOVING_AVERAGE
+            other_took_the_average = name not in other and average in other and average in own
             if not other_took_the_average:
                 yield name, held
         elif weight not in own:

@@ -148,10 +148,11 @@ def _bound(detector: Detector, config: PipelineConfig, weights: Weights, warn: S
     """The traced detector, every weight of it found; what is left over or was not averaged is told."""
     exportable = trace(detector)
     weights.require_fit(likely_causes(config))
-    if weights.without_shadow:
+    if weights.without_moving_average:
         warn(
             "use_moving_averages is true, but the checkpoint has no moving average of "
-            f"{len(weights.without_shadow)} variables ({weights.without_shadow[0]}, …): their own values are used"
+            f"{len(weights.without_moving_average)} variables ({weights.without_moving_average[0]}, …): "
+            "their own values are used"
         )
     if weights.checkpoint.format == "tf2" and config.eval_config.use_moving_averages:
         warn(
@@ -255,7 +256,7 @@ def _record(
         "input_types": list(types),
         "moving_averages": {
             "used": sum(source != name for name, source in weights.sources.items()),
-            "missing": weights.without_shadow,
+            "missing": weights.without_moving_average,
         },
         "unused": weights.unused(),
         **verification_record(report, _exported_weights(weights)),

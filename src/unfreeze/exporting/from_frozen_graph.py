@@ -40,20 +40,19 @@ from unfreeze.graphs import (
     require_harmless,
     unfrozen,
 )
-from unfreeze.inspection.graphs import verdicts
-from unfreeze.inspection.inspection import Found, fact
+from unfreeze.inspection.graphs import constant_fields
+from unfreeze.inspection.inspection import Inspection, field
 from unfreeze.memory import release_memory
 from unfreeze.model_paths import find_pipeline_config
 from unfreeze.savedmodel import as_tensor, doors, save_tensors, variable_key, write_fingerprint, write_unfrozen
 from unfreeze.savedmodel import input_types as possible_input_types
 from unfreeze.staging import not_written, staged
 from unfreeze.verification.reference_graph import MIXES_BATCH
-from unfreeze.weights import Checkpoint, open_checkpoint, training_state
+from unfreeze.weights import MOVING_AVERAGE, Checkpoint, open_checkpoint, training_state
 
 CHECKPOINT = "model.ckpt"
 ENTRIES = ("saved_model", RECORD)
 CHECKPOINT_ENTRIES = ("checkpoint", f"{CHECKPOINT}.index", f"{CHECKPOINT}.data-00000-of-00001")
-SHADOW = "/ExponentialMovingAverage"
 
 
 @dataclass(frozen=True)
@@ -202,14 +201,13 @@ def planned(
     return Plan(frozen, ends, placeholders, parameters, checkpoint, sources)
 
 
-def described(plan: Plan) -> Found:
+def described(plan: Plan) -> Inspection:
     """What a plan makes of a graph, for `--dry-run` and `inspect`."""
     found, kept = plan.parameters.found, plan.parameters.kept
     inputs = {key: f"{end.tensor} {end.dtype.name}" for key, end in plan.ends.inputs.items()}
     outputs = {key: f"{end.tensor} {end.dtype.name}" for key, end in plan.ends.outputs.items()}
-    return Found(
-        plan.frozen.path, "frozen graph", [fact("inputs", inputs), fact("outputs", outputs), *verdicts(found, kept)]
-    )
+    fields = [field("inputs", inputs), field("outputs", outputs), *constant_fields(found, kept)]
+    return Inspection(plan.frozen.path, "frozen graph", fields)
 
 
 def _averaged(checkpoint: Checkpoint, pipeline_config_path: str | Path | None) -> bool:
@@ -255,7 +253,9 @@ def _sources(frozen: FrozenGraph, parameters: Parameters, checkpoint: Checkpoint
             f"{checkpoint.prefix} does not belong to {frozen.path}: {'; '.join(problems[:3])}{more}; give the "
             "checkpoint that the graph was frozen from, or leave out --trained-checkpoint-prefix"
         )
-    return {name: name + SHADOW if averaged and name + SHADOW in tensors else name for name in sorted(names)}
+    return {
+        name: name + MOVING_AVERAGE if averaged and name + MOVING_AVERAGE in tensors else name for name in sorted(names)
+    }
 
 
 def _scopes(name: str) -> set[str]:
@@ -350,7 +350,7 @@ def _record(plan: Plan, types: Sequence[str]) -> dict[str, Any]:
             "producer": plan.frozen.graph.versions.producer,
             "inputs": {key: end.tensor for key, end in plan.ends.inputs.items()},
             "outputs": {key: end.tensor for key, end in plan.ends.outputs.items()},
-            **{each.name: each.value for each in verdicts(plan.parameters.found, plan.parameters.kept)},
+            **{each.name: each.value for each in constant_fields(plan.parameters.found, plan.parameters.kept)},
         },
         "input_type": types[0] if types else None,
         "input_types": list(types),

@@ -16,7 +16,7 @@ import tensorflow as tf
 from unfreeze import verification
 from unfreeze.errors import ConfigError, VerificationError
 from unfreeze.export_record import RECORD
-from unfreeze.inspection.inspection import Found
+from unfreeze.inspection.inspection import Inspection
 from unfreeze.verification.weight_digests import weights_record
 from unfreeze.version import __version__
 from unfreeze.weights import Checkpoint
@@ -32,7 +32,7 @@ class Exported:
     folder: Path
     record: Mapping[str, Any]
     report: verification.Report | None
-    dry_run: Found | None = None
+    dry_run: Inspection | None = None
 
     @property
     def saved_model(self) -> Path:

@@ -39,7 +39,7 @@ def find_source(
     if graph is not None and not graph.exists():
         raise SavedModelError(f"{graph}: no such file or folder")
     if graph is None:
-        from unfreeze.weights import locate
+        from unfreeze.weights import locate_checkpoint
 
-        locate(checkpoints[0], step)
+        locate_checkpoint(checkpoints[0], step)
     return Source(graph, Path(checkpoints[0]) if checkpoints else None)

@@ -13,26 +13,26 @@ from unfreeze.detectors import build_detector
 from unfreeze.detectors.build import generation, quantization_aware
 from unfreeze.errors import CheckpointError, ConfigError, UnsupportedError, WeightsError
 from unfreeze.formatting import amount
-from unfreeze.inspection.inspection import Fact, Found, fact
+from unfreeze.inspection.inspection import Field, Inspection, field
 from unfreeze.savedmodel import trace
 from unfreeze.weights import Checkpoint, Weights
 
 SHOWN = 8  # classes of a label map that are told by name
 
 
-def inspect_config(path: Path) -> Found:
+def inspect_config(path: Path) -> Inspection:
     """A pipeline.config: its model, whether this version can build it, and which weights it would ask for."""
     config, problems = read_config(path)
     if config is None:
-        return Found(path, "pipeline.config", (), problems)
-    facts = config_facts(config)
+        return Inspection(path, "pipeline.config", (), problems)
+    fields = config_fields(config)
     weights, trouble = _asks_for(config, path)
     if weights is not None:
         needed = [mismatch.needed for mismatch in weights.mismatches.values()]
         parameters = sum(_product(shape) for shape in needed)
         value = {"count": len(needed), "parameters": parameters}
-        facts.append(fact("weights", value, f"asks for {amount(len(needed))}, {amount(parameters, 'parameter')}"))
-    return Found(path, "pipeline.config", facts, [*problems, *trouble])
+        fields.append(field("weights", value, f"asks for {amount(len(needed))}, {amount(parameters, 'parameter')}"))
+    return Inspection(path, "pipeline.config", fields, [*problems, *trouble])
 
 
 def read_config(path: Path) -> tuple[PipelineConfig | None, list[str]]:
@@ -47,22 +47,22 @@ def read_config(path: Path) -> tuple[PipelineConfig | None, list[str]]:
         return None, problems
 
 
-def config_facts(config: PipelineConfig) -> list[Fact]:
+def config_fields(config: PipelineConfig) -> list[Field]:
     """Which model it describes."""
     architecture = config.model.WhichOneof("model")
     model = getattr(config.model, architecture)
-    facts = [fact("model", architecture)]
+    fields = [field("model", architecture)]
     if hasattr(model, "feature_extractor"):
-        facts.append(fact("feature_extractor", model.feature_extractor.type))
+        fields.append(field("feature_extractor", model.feature_extractor.type))
     if hasattr(model, "num_classes"):
-        facts.append(fact("num_classes", model.num_classes))
+        fields.append(field("num_classes", model.num_classes))
     if hasattr(model, "image_resizer"):
-        facts.append(fact("image_resizer", _resizer(model.image_resizer)))
+        fields.append(field("image_resizer", _resizer(model.image_resizer)))
     asked = config.eval_config.use_moving_averages
-    facts.append(fact("use_moving_averages", asked))
+    fields.append(field("use_moving_averages", asked))
     rewritten = config.HasField("graph_rewriter")
-    facts.append(fact("quantization_aware", rewritten, "yes, by its graph_rewriter" if rewritten else ""))
-    return facts
+    fields.append(field("quantization_aware", rewritten, "yes, by its graph_rewriter" if rewritten else ""))
+    return fields
 
 
 def bind(config: PipelineConfig, path: Path, checkpoint: Checkpoint) -> tuple[Weights | None, list[str]]:
@@ -87,27 +87,27 @@ def _asks_for(config: PipelineConfig, path: Path) -> tuple[Weights | None, list[
     return bind(plain, path, Checkpoint(path, None, generation(config), {}))
 
 
-def inspect_label_map(path: Path) -> Found:
+def inspect_label_map(path: Path) -> Inspection:
     """A label map: how many classes, which numbers, which names."""
     try:
         labels = read_label_map(path)
     except ConfigError as error:
-        return Found(path, "label map", (), [str(error)])
+        return Inspection(path, "label map", (), [str(error)])
     numbers = sorted(labels.labels)
     absent = sorted(set(range(min(1, numbers[0]), numbers[-1])) - set(numbers) - {0})
     names = labels.display_names
     first = [f"{number}: {names[number]}" for number in numbers[:SHOWN]]
     more = [f"and {len(numbers) - SHOWN} more"] if len(numbers) > SHOWN else []
-    facts = [
-        fact("classes", len(numbers)),
-        fact("ids", numbers, f"{numbers[0]} to {numbers[-1]}" + (f", without {_few(absent)}" if absent else "")),
-        fact("names", {str(number): names[number] for number in numbers}, "\n".join(first + more)),
+    fields = [
+        field("classes", len(numbers)),
+        field("ids", numbers, f"{numbers[0]} to {numbers[-1]}" + (f", without {_few(absent)}" if absent else "")),
+        field("names", {str(number): names[number] for number in numbers}, "\n".join(first + more)),
     ]
     if labels.keypoints:
         count = sum(map(len, labels.keypoints.values()))
         told = f"{amount(count)} of {amount(len(labels.keypoints), 'class')}"
-        facts.append(fact("keypoints", {str(number): points for number, points in labels.keypoints.items()}, told))
-    return Found(path, "label map", facts)
+        fields.append(field("keypoints", {str(number): points for number, points in labels.keypoints.items()}, told))
+    return Inspection(path, "label map", fields)
 
 
 def _resizer(resizer: Any) -> str:

@@ -15,7 +15,7 @@ from unfreeze.errors import SavedModelError, UnfreezeError
 from unfreeze.export_record import has_constant_weights, read_record
 from unfreeze.formatting import amount, megabytes
 from unfreeze.graphs import find_parameters, read_frozen
-from unfreeze.inspection.inspection import Fact, Found, fact
+from unfreeze.inspection.inspection import Field, Inspection, field
 from unfreeze.targets.serving_responses import expected_bytes, size_findings
 from unfreeze.verification import file_checks
 from unfreeze.verification.checks import batch_mismatches
@@ -30,14 +30,14 @@ VARIABLES = ("Variable", "VariableV2", "VarHandleOp")
 NO_ANSWERS = ("Assert", "Const", "NoOp", "Placeholder", *VARIABLES)
 
 
-def inspect_saved_model(folder: Path) -> Found:
+def inspect_saved_model(folder: Path) -> Inspection:
     """A SavedModel folder: signatures, whether its weights are variables or constants, and who wrote it."""
     kind = "SavedModel"
     try:
         program = read_meta_graph(folder)
         record = read_record(folder)
     except UnfreezeError as error:
-        return Found(folder, kind, (), [str(error)])
+        return Inspection(folder, kind, (), [str(error)])
     unknown, nodes = _operations(folder / "saved_model.pb")
     variables, variables_bytes, problems = _variables(folder)
     constants = has_constant_weights(record)
@@ -47,26 +47,26 @@ def inspect_saved_model(folder: Path) -> Found:
     problems = [*missing, *(problems if not missing else [])]
     frozen = not variables and program.constants_bytes > 0
     problems += file_checks.frozen_mismatches(program, variables_bytes) if variables else []
-    facts = [
-        fact("signatures", {name: _described(each) for name, each in program.signatures.items()}, _told(program)),
-        fact("frozen", frozen, "yes: the weights are constants in saved_model.pb" if frozen else "no"),
-        fact(
+    fields = [
+        field("signatures", {name: _described(each) for name, each in program.signatures.items()}, _told(program)),
+        field("frozen", frozen, "yes: the weights are constants in saved_model.pb" if frozen else "no"),
+        field(
             "variables",
             {"count": variables, "bytes": variables_bytes},
             f"{variables}, {megabytes(variables_bytes)}",
         ),
-        *_weights_fact(record),
-        fact("constants_bytes", program.constants_bytes, ""),
-        fact("graph", {"nodes": nodes, "bytes": program.path.stat().st_size}, _graph_told(program, nodes)),
+        *_weights_field(record),
+        field("constants_bytes", program.constants_bytes, ""),
+        field("graph", {"nodes": nodes, "bytes": program.path.stat().st_size}, _graph_told(program, nodes)),
         *_response(program),
-        fact("written_by", _writer(program, record)),
-        fact("tensorflow_version", program.tensorflow_version or None, program.tensorflow_version),
-        *_record_facts(record),
+        field("written_by", _writer(program, record)),
+        field("tensorflow_version", program.tensorflow_version or None, program.tensorflow_version),
+        *_record_fields(record),
     ]
-    return Found(folder, kind, facts, [*problems, *_signature_problems(program), *_unknown_told(unknown)])
+    return Inspection(folder, kind, fields, [*problems, *_signature_problems(program), *_unknown_told(unknown)])
 
 
-def inspect_graph(path: Path) -> Found:
+def inspect_graph(path: Path) -> Inspection:
     """A GraphDef in a file: a frozen graph, or one whose variables have no values.
 
     Raises: SavedModelError when it is not one.
@@ -85,24 +85,24 @@ def inspect_graph(path: Path) -> Found:
     absent = [name for name in DETECTION if name not in outputs]
     if absent:
         problems.append(f"no detector of the Object Detection API: it gives no {', '.join(absent)}")
-    facts = [
-        fact("inputs", {name: str(each) for name, each in inputs.items()}),
-        fact("outputs", {name: str(each) for name, each in outputs.items()}),
-        fact("frozen", not variables, "no" if variables else "yes: the weights are constants"),
-        fact("constants_bytes", constants_bytes, megabytes(constants_bytes)),
-        fact(
+    fields = [
+        field("inputs", {name: str(each) for name, each in inputs.items()}),
+        field("outputs", {name: str(each) for name, each in outputs.items()}),
+        field("frozen", not variables, "no" if variables else "yes: the weights are constants"),
+        field("constants_bytes", constants_bytes, megabytes(constants_bytes)),
+        field(
             "graph", {"nodes": len(graph_def.node), "bytes": path.stat().st_size}, amount(len(graph_def.node), "node")
         ),
-        fact("graph_version", graph_def.versions.producer, str(graph_def.versions.producer or "")),
+        field("graph_version", graph_def.versions.producer, str(graph_def.versions.producer or "")),
         *(_verdicts(path) if not variables else []),
     ]
-    return Found(path, "graph with variables" if variables else "frozen graph", facts, problems)
+    return Inspection(path, "graph with variables" if variables else "frozen graph", fields, problems)
 
 
-def _verdicts(path: Path) -> list[Fact]:
+def _verdicts(path: Path) -> list[Field]:
     """Which constants were variables, and why the others were not."""
     found = find_parameters(read_frozen(path))
-    return verdicts(found.found, found.kept)
+    return constant_fields(found.found, found.kept)
 
 
 def _read_graph(path: Path) -> Any:
@@ -171,7 +171,7 @@ def _variables(folder: Path) -> tuple[int, int, list[str]]:
     except UnfreezeError as error:
         return 0, 0, [str(error)]
     tensors = [tensor for tensor in stored.tensors.values() if tensor.dtype != "string"]
-    fault = stored.fault()
+    fault = stored.missing_data()
     return len(tensors), sum(tensor.size_bytes for tensor in tensors), [f"variables/: {fault}"] if fault else []
 
 
@@ -202,7 +202,7 @@ def _told(program: MetaGraph) -> str:
     return "\n".join(lines) or "none"
 
 
-def _response(program: MetaGraph) -> list[Fact]:
+def _response(program: MetaGraph) -> list[Field]:
     """How large an answer to one picture is by the shapes of its outputs, and who does not take that."""
     serving = program.signatures.get("serving_default")
     if serving is None:
@@ -210,10 +210,10 @@ def _response(program: MetaGraph) -> list[Fact]:
     size = expected_bytes({name: (tensor.dtype, tensor.shape) for name, tensor in serving.outputs.items()})
     if size is None:
         told = "not known from the shapes; `unfreeze publish` measures it"
-        return [fact("response_bytes_per_picture", None, told), fact("serving_findings", [])]
+        return [field("response_bytes_per_picture", None, told), field("serving_findings", [])]
     return [
-        fact("response_bytes_per_picture", size.to_dict(), f"about {size}"),
-        fact("serving_findings", size_findings(size)),
+        field("response_bytes_per_picture", size.to_dict(), f"about {size}"),
+        field("serving_findings", size_findings(size)),
     ]
 
 
@@ -236,13 +236,13 @@ def _writer(program: MetaGraph, record: Mapping[str, Any]) -> str:
     return "unknown"
 
 
-def _weights_fact(record: Mapping[str, Any]) -> list[Fact]:
+def _weights_field(record: Mapping[str, Any]) -> list[Field]:
     """How the weights of an export reach its network."""
     binding = record.get("binding")
-    return [fact("weights", binding, BINDING_DESCRIPTIONS[binding])] if binding in BINDING_DESCRIPTIONS else []
+    return [field("weights", binding, BINDING_DESCRIPTIONS[binding])] if binding in BINDING_DESCRIPTIONS else []
 
 
-def _record_facts(record: Mapping[str, Any]) -> list[Fact]:
+def _record_fields(record: Mapping[str, Any]) -> list[Field]:
     """The summary of export.json, of which a graph's has less than a checkpoint's."""
     if not record:
         return []
@@ -250,16 +250,16 @@ def _record_facts(record: Mapping[str, Any]) -> list[Fact]:
     verified = bool(record.get("verified"))
     passed = sum(check.get("status") == "passed" for check in record.get("checks", []))
     told = f"yes, {amount(passed, 'check')} passed" if verified else "no: run `unfreeze verify`"
-    facts = [
-        fact("model", record.get("model")),
-        fact("feature_extractor", record.get("feature_extractor")),
-        fact("num_classes", record.get("num_classes")),
-        fact("checkpoint", checkpoint.get("prefix")),
-        fact("step", checkpoint.get("step"), str(checkpoint.get("step"))),
-        fact("from_graph", record.get("graph", {}).get("path")),
-        fact("exported_at", record.get("exported_at")),
+    fields = [
+        field("model", record.get("model")),
+        field("feature_extractor", record.get("feature_extractor")),
+        field("num_classes", record.get("num_classes")),
+        field("checkpoint", checkpoint.get("prefix")),
+        field("step", checkpoint.get("step"), str(checkpoint.get("step"))),
+        field("from_graph", record.get("graph", {}).get("path")),
+        field("exported_at", record.get("exported_at")),
     ]
-    return [*(each for each in facts if each.value is not None), fact("verified", verified, told)]
+    return [*(each for each in fields if each.value is not None), field("verified", verified, told)]
 
 
 def _signature_problems(program: MetaGraph) -> list[str]:
@@ -274,7 +274,7 @@ def _signature_problems(program: MetaGraph) -> list[str]:
     return batch_mismatches(serving)
 
 
-def verdicts(found: Sequence[Any], kept: Sequence[Any]) -> list[Fact]:
+def constant_fields(found: Sequence[Any], kept: Sequence[Any]) -> list[Field]:
     """Which constants are weights and which are not, and why, the largest first."""
     size, kept_size = (sum(each.size_bytes for each in some) for some in (found, kept))
     rows = [
@@ -287,8 +287,8 @@ def verdicts(found: Sequence[Any], kept: Sequence[Any]) -> list[Fact]:
         for k in sorted(kept, key=lambda each: -each.size_bytes)
     ]
     return [
-        fact("variables", rows, "\n".join([f"{amount(len(found))}, {megabytes(size)}", *_lines(rows, found)])),
-        fact("constants", rest, "\n".join([f"{amount(len(kept))}, {megabytes(kept_size)}", *_lines(rest, kept)])),
+        field("variables", rows, "\n".join([f"{amount(len(found))}, {megabytes(size)}", *_lines(rows, found)])),
+        field("constants", rest, "\n".join([f"{amount(len(kept))}, {megabytes(kept_size)}", *_lines(rest, kept)])),
     ]
 
 

@@ -11,8 +11,8 @@ from unfreeze.errors import ConfigError, SavedModelError, UnfreezeError, Unsuppo
 from unfreeze.inspection.checkpoints import inspect_checkpoint, inspect_folder
 from unfreeze.inspection.configs import inspect_config, inspect_label_map
 from unfreeze.inspection.graphs import inspect_graph, inspect_saved_model
-from unfreeze.inspection.inspection import Found
-from unfreeze.weights import find_checkpoints, is_table, prefix_of
+from unfreeze.inspection.inspection import Inspection
+from unfreeze.weights import checkpoint_prefix, find_checkpoints, is_checkpoint_table
 
 EXPECTED = "not a checkpoint, SavedModel, frozen graph, pipeline.config or label map"
 LARGEST_TEXT_BYTES = 4 << 20  # of a pipeline.config or a label map
@@ -27,7 +27,7 @@ OTHERS = (
 )
 
 
-def inspect(path: str | Path) -> Found:
+def inspect(path: str | Path) -> Inspection:
     """Tell what a file or a folder is; what is wrong with it stands under `problems`.
 
     Args:
@@ -41,13 +41,13 @@ def inspect(path: str | Path) -> Found:
         return _folder(path)
     if path.is_file():
         return _file(path)
-    prefix = prefix_of(path)
+    prefix = checkpoint_prefix(path)
     if prefix.parent.is_dir() and any(each.prefix.name == prefix.name for each in find_checkpoints(prefix.parent)):
         return inspect_checkpoint(path)
     raise UnfreezeError(f"{path}: no such file or folder, and no checkpoint has this prefix")
 
 
-def _folder(folder: Path) -> Found:
+def _folder(folder: Path) -> Inspection:
     """What a folder holds: one thing, or several, as a download of the model zoo does."""
     parts = []
     if find_checkpoints(folder):
@@ -64,10 +64,10 @@ def _folder(folder: Path) -> Found:
     if len(parts) == 1:
         return parts[0]
     problems = [f"{part.path}: {problem}" for part in parts for problem in part.problems]
-    return Found(folder, f"folder of {len(parts)} things", (), problems, parts)
+    return Inspection(folder, f"folder of {len(parts)} things", (), problems, parts)
 
 
-def _graph_or_none(path: Path) -> Found | None:
+def _graph_or_none(path: Path) -> Inspection | None:
     try:
         return inspect_graph(path)
     except SavedModelError:
@@ -83,10 +83,10 @@ def _deeper(folder: Path) -> str:
     return " (it is empty)" if not any(folder.iterdir()) else ""
 
 
-def _file(path: Path) -> Found:
+def _file(path: Path) -> Inspection:
     if path.name == "checkpoint" and find_checkpoints(path.parent):
         return inspect_folder(path.parent, kind="state file of a training folder")
-    if prefix_of(path) != path:
+    if checkpoint_prefix(path) != path:
         return inspect_checkpoint(path)
     if path.name == "saved_model.pb":
         return inspect_saved_model(path.parent)
@@ -95,7 +95,7 @@ def _file(path: Path) -> Found:
     other = next((what for offset, magic, what in OTHERS if head[offset:].startswith(magic)), "")
     if other:
         raise UnfreezeError(f"{path}: {EXPECTED}, but {other}")
-    if is_table(path):
+    if is_checkpoint_table(path):
         return inspect_checkpoint(path)
     text = _text(path)
     if text is not None:
@@ -116,7 +116,7 @@ def _text(path: Path) -> str | None:
         return None
 
 
-def _text_file(path: Path, text: str) -> Found:
+def _text_file(path: Path, text: str) -> Inspection:
     """A pipeline.config or a label map, by the fields that it has; one that has none of them, by its name."""
     if text.lstrip().startswith(("node {", "node{", "meta_info_def", "graph_def", "saved_model_schema_version")):
         raise UnsupportedError(f"not supported yet: {path}: a graph in text form; give the checkpoint or the .pb file")

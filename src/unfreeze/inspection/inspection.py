@@ -11,31 +11,31 @@ from unfreeze.formatting import aligned
 
 
 @dataclass(frozen=True)
-class Fact:
-    """One thing that is known: `value` for a machine, `told` for a person, in one line or several ("" is not shown)."""
+class Field:
+    """One thing that is known: `value` for a machine, `text` for a person, in one line or several ("" is not shown)."""
 
     name: str
     value: Any
-    told: str
+    text: str
 
 
 @dataclass(frozen=True)
-class Found:
+class Inspection:
     """What a path is, what is known of it, and what is wrong with it; `parts` are the things in a folder of several."""
 
     path: Path
     kind: str
-    facts: Sequence[Fact] = ()
+    fields: Sequence[Field] = ()
     problems: Sequence[str] = ()
-    parts: Sequence[Found] = ()
+    parts: Sequence[Inspection] = ()
 
     def __getitem__(self, name: str) -> Any:
-        return next(fact.value for fact in self.facts if fact.name == name)
+        return next(field.value for field in self.fields if field.name == name)
 
     def to_dict(self) -> dict[str, Any]:
         """The findings as JSON can hold them."""
         found: dict[str, Any] = {"path": str(self.path), "kind": self.kind}
-        found |= {fact.name: fact.value for fact in self.facts}
+        found |= {field.name: field.value for field in self.fields}
         if self.parts:
             found["parts"] = [part.to_dict() for part in self.parts]
         return found | {"problems": list(self.problems)}
@@ -45,7 +45,7 @@ class Found:
 
     def _lines(self) -> Iterator[str]:
         yield f"{self.path}: {self.kind}"
-        yield from aligned([(fact.name.replace("_", " "), fact.told) for fact in self.facts if fact.told])
+        yield from aligned([(field.name.replace("_", " "), field.text) for field in self.fields if field.text])
         if self.parts:
             for part in self.parts:
                 yield ""
@@ -59,9 +59,9 @@ class Found:
         yield from (f"  - {problem}" for problem in self.problems)
 
 
-def fact(name: str, value: Any, told: str | None = None) -> Fact:
-    """A fact that is told as it is, unless `told` says it better."""
-    return Fact(name, value, _plain(value) if told is None else told)
+def field(name: str, value: Any, text: str | None = None) -> Field:
+    """A field that is text as it is, unless `text` says it better."""
+    return Field(name, value, _plain(value) if text is None else text)
 
 
 def _plain(value: Any) -> str:

@@ -101,7 +101,7 @@ def _published_steps(folder: Path, base: Base) -> Iterator[int]:
 def _fault(prefix: Path) -> str:
     """What the files of a checkpoint lack; one whose index cannot be read yet lacks all."""
     try:
-        return read_index(prefix).fault()
+        return read_index(prefix).missing_data()
     except (CheckpointError, OSError) as error:
         return str(error)
 

@@ -1,38 +1,40 @@
 """Checkpoints in, tensors out: which file, which step, which variable, and whether every one was found.
 
-`locate` answers without TensorFlow, so that a wrong path is told at once; what needs it comes when it is asked for.
+`locate_checkpoint` needs no TensorFlow, so that a wrong path is reported at once.
 """
 
 from typing import TYPE_CHECKING, Any
 
 from unfreeze.weights.checkpoints import (
-    Candidate,
     Checkpoint,
+    CheckpointEntry,
     TensorInfo,
+    checkpoint_prefix,
     find_checkpoints,
-    is_table,
-    locate,
+    is_checkpoint_table,
+    locate_checkpoint,
     open_checkpoint,
     open_export,
-    prefix_of,
     read_index,
 )
+from unfreeze.weights.training_state import MOVING_AVERAGE, training_state
 
 if TYPE_CHECKING:
-    from unfreeze.weights.branches import Branch, Weights, training_state
+    from unfreeze.weights.branches import Branch, Weights
 
 __all__ = [
+    "MOVING_AVERAGE",
     "Branch",
-    "Candidate",
     "Checkpoint",
+    "CheckpointEntry",
     "TensorInfo",
     "Weights",
+    "checkpoint_prefix",
     "find_checkpoints",
-    "is_table",
-    "locate",
+    "is_checkpoint_table",
+    "locate_checkpoint",
     "open_checkpoint",
     "open_export",
-    "prefix_of",
     "read_index",
     "training_state",
 ]

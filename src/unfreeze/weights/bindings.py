@@ -55,7 +55,7 @@ class Normalization:
 
 
 @dataclass(frozen=True)
-class Source:
+class WeightSource:
     """A weight in the checkpoint: its name in the network, its shape and dtype, and a function that reads it."""
 
     name: str
@@ -70,7 +70,7 @@ class Binding(Protocol):
 
     variables: dict[str, tf.Variable]
 
-    def weight(self, source: Source) -> Any:
+    def weight(self, source: WeightSource) -> Any:
         """The weight as a variable or an array; each name is asked for once."""
         ...
 
@@ -105,7 +105,7 @@ class Variables:
         with tf.init_scope():
             self.handle = _new_resource()
 
-    def weight(self, source: Source) -> tf.Variable:
+    def weight(self, source: WeightSource) -> tf.Variable:
         self.variables[source.name] = _variable(source, trainable=False)
         return self.variables[source.name]
 
@@ -190,7 +190,7 @@ class Constants:
         """The weights and derived tensors that graphs hold, by name; a weight that is only folded is not there."""
         return {name: constant.array for name, constant in self._constants.items() if name in self._used}
 
-    def weight(self, source: Source) -> Constant:
+    def weight(self, source: WeightSource) -> Constant:
         return self._add(source.name, source.read())
 
     def derived(self, compute: Compute, shapes: Mapping[str, Sequence[int]]) -> list[Any]:
@@ -231,7 +231,7 @@ class Trainable:
     def __init__(self) -> None:
         self.variables: dict[str, tf.Variable] = {}
 
-    def weight(self, source: Source) -> tf.Variable:
+    def weight(self, source: WeightSource) -> tf.Variable:
         self.variables[source.name] = _variable(source, trainable=source.trainable)
         return self.variables[source.name]
 
@@ -262,7 +262,7 @@ def make_binding(name: str) -> Binding:
     return BINDINGS[name]()
 
 
-def _variable(source: Source, *, trainable: bool) -> tf.Variable:
+def _variable(source: WeightSource, *, trainable: bool) -> tf.Variable:
     """A variable without a value: an export passes weights from file to file and needs none in memory."""
     return UninitializedVariable(trainable=trainable, name=source.name, shape=source.shape, dtype=source.dtype)
 

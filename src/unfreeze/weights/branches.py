@@ -20,34 +20,10 @@ import numpy as np
 import tensorflow as tf
 
 from unfreeze.errors import WeightsError
-from unfreeze.weights.bindings import Constants, Normalization, Source, Variables, make_binding
-from unfreeze.weights.checkpoints import OBJECT_GRAPH, Checkpoint
+from unfreeze.weights.bindings import Constants, Normalization, Variables, WeightSource, make_binding
+from unfreeze.weights.checkpoints import Checkpoint
 from unfreeze.weights.objects import VALUE, Objects, read_objects
-
-SHADOW = "/ExponentialMovingAverage"
-
-# What a training leaves in a checkpoint and an inference graph never asks for, by the endings of its names.
-# Slots: tf.train.{Momentum,Adam,RMSProp,Adagrad,Ftrl}Optimizer. Quantization state: tf.contrib.quantize.
-TRAINING_STATE = {
-    "moving averages": (SHADOW,),
-    "optimizer slots": (
-        "/Momentum",
-        "/Adam",
-        "/Adam_1",
-        "/RMSProp",
-        "/RMSProp_1",
-        "/Adagrad",
-        "/Ftrl",
-        "/Ftrl_1",
-    ),
-    "quantization state": ("/min", "/max", "/biased", "/local_step"),
-}
-COUNTERS = ("global_step", "beta1_power", "beta2_power", "fake_quantization_step", "save_counter", OBJECT_GRAPH)
-# One end of the range of a FakeQuant; only training has those in a dropout.
-RANGE = re.compile(r"(?!.*/Dropout/).*_quant(_\d+)?/(min|max)$")
-# Training state in the keys of TensorFlow 2, which are paths from the root of its object graph.
-OBJECT_SLOT = "/.OPTIMIZER_SLOT/"
-OBJECT_COUNTERS = ("save_counter/", "step/", "optimizer/")
+from unfreeze.weights.training_state import MOVING_AVERAGE, is_range, training_state
 
 
 @dataclass(frozen=True)
@@ -89,7 +65,7 @@ class Weights:
         self.training = False
         self.sources: dict[str, str] = {}
         self.mismatches: dict[str, Mismatch] = {}
-        self.without_shadow: list[str] = []
+        self.without_moving_average: list[str] = []
         self.ignored: set[str] = set()
         self.quantized = False
         self._bound: dict[str, Any] = {}
@@ -118,7 +94,7 @@ class Weights:
 
     def ranges(self) -> list[str]:
         """The ends of ranges that the checkpoint has: `…_quant/min` and `…_quant/max`."""
-        return [name for name in self.checkpoint.tensors if RANGE.match(name)]
+        return [name for name in self.checkpoint.tensors if is_range(name)]
 
     @property
     def derived(self) -> Variables | None:
@@ -142,7 +118,7 @@ class Weights:
                 return tf.zeros(shape, dtype)
         dtype = self.checkpoint.tensors[key].dtype
         read = partial(self.checkpoint.read, key)
-        self._bound[name] = self.binding.weight(Source(name, tuple(shape), dtype, trainable, read))
+        self._bound[name] = self.binding.weight(WeightSource(name, tuple(shape), dtype, trainable, read))
         self.sources[name] = key
         return self._bound[name]
 
@@ -153,7 +129,7 @@ class Weights:
 
     def values(self, names: Sequence[str]) -> Sequence[tf.Tensor]:
         """What the checkpoint holds for the variables called `names`."""
-        return self.checkpoint.restored([self.sources[name] for name in names])
+        return self.checkpoint.restore([self.sources[name] for name in names])
 
     def fill(self) -> None:
         """Gives every variable and derived tensor its value, to run the network in this process."""
@@ -177,11 +153,7 @@ class Weights:
         """The checkpoint's key of the variable called `name`, or the name itself where it has none."""
         return self._objects.key(name) or name if self._objects is not None else name
 
-    def holds(self, name: str) -> bool:
-        """Whether the checkpoint has a variable called `name`; of TensorFlow 2 an object with that path does too."""
-        return self._objects.holds(name) if self._objects is not None else name in self.checkpoint.tensors
-
-    def readable(self, keys: Iterable[str]) -> list[str]:
+    def readable_names(self, keys: Iterable[str]) -> list[str]:
         """Keys of the checkpoint as names that can be read: of TensorFlow 2 the paths from `model`."""
         names = self._objects.readable if self._objects is not None else {}
         return [names.get(key, key.removesuffix(VALUE)) for key in keys]
@@ -217,7 +189,7 @@ class Weights:
                 f"{len(absent)} weight{'s are' if len(absent) > 1 else ' is'} missing: "
                 + _few([f"{m.name} {list(m.needed)}{self._nearest(m)}" for m in absent])
             )
-        unused = self.readable(self.unused())
+        unused = self.readable_names(self.unused())
         if unused:
             parts.append(f"not asked for: {len(unused)} of the checkpoint: " + _few(unused))
         likely = list(causes(mismatches, unused))
@@ -228,7 +200,7 @@ class Weights:
 
     def _require_no_range_left(self) -> None:
         """Raises WeightsError when a quantization-aware model was built without one of the checkpoint's FakeQuants."""
-        left = sorted({name.rsplit("/", 1)[0] for name in self.unused() if RANGE.match(name)})
+        left = sorted({name.rsplit("/", 1)[0] for name in self.unused() if is_range(name)})
         if left:
             raise WeightsError(
                 f"{self.checkpoint.prefix}: the config does not fit the checkpoint: the graph has no place for "
@@ -241,10 +213,10 @@ class Weights:
             return self.key(name)
         if not (self._moving_averages and trainable):
             return name
-        if name + SHADOW in self.checkpoint.tensors:
-            return name + SHADOW
-        if name in self.checkpoint.tensors and name not in self.without_shadow:
-            self.without_shadow.append(name)
+        if name + MOVING_AVERAGE in self.checkpoint.tensors:
+            return name + MOVING_AVERAGE
+        if name in self.checkpoint.tensors and name not in self.without_moving_average:
+            self.without_moving_average.append(name)
         return name
 
     def _check(self, name: str, source: str, shape: Sequence[int]) -> bool:
@@ -258,7 +230,7 @@ class Weights:
         leaf = mismatch.name.rsplit("/", 1)[-1]
         used = set(self.sources.values())
         free = [key for key in self.checkpoint.tensors if key not in used]
-        names = dict(zip(self.readable(free), free, strict=True))
+        names = dict(zip(self.readable_names(free), free, strict=True))
         same_leaf = [name for name in names if name.rsplit("/", 1)[-1] == leaf and not training_state(names[name])]
         near = difflib.get_close_matches(mismatch.name, same_leaf, n=1, cutoff=0.6)
         return f" (nearest: {near[0]} {list(self.checkpoint.tensors[names[near[0]]].shape)})" if near else ""
@@ -379,10 +351,6 @@ class Branch:
         """Marks the checkpoint's weights in this scope as not needed for inference: they are not reported as unused."""
         self._weights.ignored.add(self.scope + "/")
 
-    def holds(self, name: str) -> bool:
-        """Whether the checkpoint has a variable `scope/name`: for names that moved between versions of the original."""
-        return self._weights.holds(self[name].scope)
-
     def auto_named_layers(self, name: str, count: int) -> list[str]:
         """Returns the names of `count` layers of a Keras model that Keras named itself: `name` and a number.
 
@@ -401,15 +369,6 @@ class Branch:
         checkpoint has no names for its layers: when only its index file exists.
         """
         self._weights.declare_layer_order(self.scope, layers)
-
-
-def training_state(key: str) -> str:
-    """What of a training a checkpoint key is: a word of TRAINING_STATE, "counters", or "" for a weight of a network."""
-    if OBJECT_SLOT in key:
-        return "optimizer slots"
-    if key in COUNTERS or key.startswith(OBJECT_COUNTERS):
-        return "counters"
-    return next((state for state, endings in TRAINING_STATE.items() if key.endswith(endings)), "")
 
 
 def _joined(scope: str, name: str) -> str:

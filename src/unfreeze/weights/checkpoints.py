@@ -48,7 +48,7 @@ class TensorInfo:
 
 
 @dataclass(frozen=True)
-class Candidate:
+class CheckpointEntry:
     """A checkpoint seen in a folder: `missing` says what it lacks, and is empty for a complete one."""
 
     prefix: Path
@@ -91,9 +91,9 @@ class Checkpoint:
                 f"the data file is damaged or cut short: copy {self.prefix.name}.data-* again"
             ) from None
 
-    def restored(self, names: Sequence[str]) -> Sequence[Any]:
+    def restore(self, names: Sequence[str]) -> Sequence[Any]:
         """The tensors called `names`, read by TensorFlow for TensorFlow: in memory once. Raises as `read` does."""
-        import tensorflow as tf  # here, so that `locate` answers without it
+        import tensorflow as tf  # here, so that `locate_checkpoint` answers without it
 
         dtypes = [tf.as_dtype(self.tensors[name].dtype) for name in names]
         try:
@@ -117,7 +117,7 @@ class Checkpoint:
             path for path in parent.glob(_escape(self.prefix.name) + ".*") if _is_part(path, self.prefix.name)
         )
 
-    def fault(self) -> str:
+    def missing_data(self) -> str:
         """What its data files lack of what the index promises; empty where they are whole. No tensor is read."""
         if self.format == "tf1-v1":
             return ""  # one file: cut short, it would not have opened
@@ -133,16 +133,16 @@ class Checkpoint:
 
 
 def open_checkpoint(path: str | Path, step: int | None = None) -> Checkpoint:
-    """The checkpoint that `path` means, opened: see `locate`."""
-    prefix, notes = locate(path, step)
+    """The checkpoint that `path` means, opened: see `locate_checkpoint`."""
+    prefix, notes = locate_checkpoint(path, step)
     opened = read_index(prefix, notes)
-    fault = opened.fault()
+    fault = opened.missing_data()
     if fault:
         raise CheckpointError(f"{prefix}: incomplete checkpoint: {fault}; copy it again")
     return opened
 
 
-def locate(path: str | Path, step: int | None = None) -> tuple[Path, tuple[str, ...]]:
+def locate_checkpoint(path: str | Path, step: int | None = None) -> tuple[Path, tuple[str, ...]]:
     """The prefix that `path` means, all its files there, and notes on how it was chosen. Needs no TensorFlow.
 
     Args:
@@ -154,7 +154,7 @@ def locate(path: str | Path, step: int | None = None) -> tuple[Path, tuple[str, 
         return _newest(path, step)
     if path.name == STATE_FILE and path.is_file():
         return _newest(path.parent, step, hint=_state_file_choice(path))
-    prefix = prefix_of(path)
+    prefix = checkpoint_prefix(path)
     if step is not None and step != step_of(prefix):
         raise CheckpointError(
             f"{path}: --step {step} was asked for, but this is the checkpoint of step {step_of(prefix)}; "
@@ -164,7 +164,7 @@ def locate(path: str | Path, step: int | None = None) -> tuple[Path, tuple[str, 
     return prefix, ()
 
 
-def find_checkpoints(folder: str | Path) -> list[Candidate]:
+def find_checkpoints(folder: str | Path) -> list[CheckpointEntry]:
     """Every checkpoint in a folder, torn ones too, oldest first (by step; those without a number come first)."""
     folder = Path(folder)
     names = {path.name.removesuffix(".index") for path in folder.glob("*.index")}
@@ -173,7 +173,7 @@ def find_checkpoints(folder: str | Path) -> list[Candidate]:
     singles = [
         path for path in folder.iterdir() if _SINGLE_FILE.match(path.name) and path.is_file() and path.name not in names
     ]
-    candidates += [Candidate(path, step_of(path)) for path in singles]
+    candidates += [CheckpointEntry(path, step_of(path)) for path in singles]
     return sorted(
         candidates, key=lambda candidate: (-1 if candidate.step is None else candidate.step, candidate.prefix.name)
     )
@@ -185,7 +185,7 @@ def step_of(prefix: Path) -> int | None:
     return int(match[1]) if match else None
 
 
-def prefix_of(path: Path) -> Path:
+def checkpoint_prefix(path: Path) -> Path:
     """`model.ckpt-8.index`, `.meta` or `.data-00000-of-00001` -> `model.ckpt-8`; a prefix stays what it is."""
     match = _SHARD.match(path.name)
     if match:
@@ -225,12 +225,12 @@ def _newest(folder: Path, step: int | None, hint: str | None = None) -> tuple[Pa
 
 def read_index(prefix: Path, notes: tuple[str, ...] = ()) -> Checkpoint:
     """The checkpoint as its index tells it, whether or not its data files are there and whole."""
-    import tensorflow as tf  # here, so that `locate` answers without it
+    import tensorflow as tf  # here, so that `locate_checkpoint` answers without it
 
     index = prefix.with_name(prefix.name + ".index")
     file = index if index.is_file() else prefix
     try:
-        if not is_table(file):
+        if not is_checkpoint_table(file):
             raise CheckpointError(_no_table(file))
         reader = tf.train.load_checkpoint(str(prefix))
         shapes, dtypes = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
@@ -260,7 +260,7 @@ def open_export(saved_model: Path, generation: str) -> Checkpoint:
     return replace(stored, format="export", tensors=tensors, exported_from=generation, suffix=VALUE)
 
 
-def is_table(file: Path) -> bool:
+def is_checkpoint_table(file: Path) -> bool:
     """Whether a file ends as an index and an old single-file checkpoint do; one that is cut short does not."""
     with file.open("rb") as opened:
         opened.seek(max(0, file.stat().st_size - len(_TABLE_END)))
@@ -296,19 +296,19 @@ def _require_parts(prefix: Path) -> None:
     )
 
 
-def _candidate(prefix: Path) -> Candidate:
+def _candidate(prefix: Path) -> CheckpointEntry:
     if not prefix.with_name(prefix.name + ".index").is_file():
-        return Candidate(prefix, step_of(prefix), f"{prefix.name}.index is missing")
+        return CheckpointEntry(prefix, step_of(prefix), f"{prefix.name}.index is missing")
     shards = [
         match for path in prefix.parent.glob(_escape(prefix.name) + ".data-*") if (match := _SHARD.match(path.name))
     ]
     if not shards:
-        return Candidate(prefix, step_of(prefix), f"{prefix.name}.data-00000-of-00001 is missing")
+        return CheckpointEntry(prefix, step_of(prefix), f"{prefix.name}.data-00000-of-00001 is missing")
     # Files of two saves under one name may lie here, of another number of shards each: the more complete one counts.
     totals = {int(match["shards"]) for match in shards}
     total, absent = min(((total, _absent(shards, total)) for total in totals), key=lambda of: (len(of[1]), of[0]))
     missing = ", ".join(f"{prefix.name}.data-{shard:05d}-of-{total:05d}" for shard in absent)
-    return Candidate(prefix, step_of(prefix), f"{missing} is missing" if missing else "")
+    return CheckpointEntry(prefix, step_of(prefix), f"{missing} is missing" if missing else "")
 
 
 def _absent(shards: list[re.Match[str]], total: int) -> list[int]:

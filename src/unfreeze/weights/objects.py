@@ -55,10 +55,6 @@ class Objects:
         number = self._find(path)
         return None if number is None else self._nodes[number].key or None
 
-    def holds(self, path: str) -> bool:
-        """Whether there is an object or a variable at `path`."""
-        return self._find(path) is not None
-
     def keys_below(self, path: str) -> set[str]:
         """The keys of every variable that can be reached from the object at `path`."""
         start = self._find(path)

@@ -11,9 +11,10 @@ from typing import Any
 
 import tensorflow as tf
 
-from unfreeze.weights.branches import SHADOW, Weights, training_state
+from unfreeze.weights.branches import Weights
 from unfreeze.weights.checkpoints import OBJECT_GRAPH, VALUE
 from unfreeze.weights.objects import MODEL
+from unfreeze.weights.training_state import MOVING_AVERAGE, training_state
 
 
 def write_checkpoint(weights: Weights, prefix: Path) -> None:
@@ -31,7 +32,7 @@ def write_checkpoint(weights: Weights, prefix: Path) -> None:
     }
     for name, key in weights.sources.items():
         value = weights.variables[name] if weights.variables else tensors[key]
-        for each in (name, name + SHADOW, key):
+        for each in (name, name + MOVING_AVERAGE, key):
             if each in tensors:
                 tensors[each] = value
     if exported_from_tf2:
