@@ -1,8 +1,8 @@
-"""What unfreezing a graph costs: python benchmarks/frozen.py [GOLDEN] [--runs N] [--graph FILE].
+"""Measures the export of a frozen graph: python benchmarks/frozen.py [GOLDEN] [--runs N] [--graph FILE].
 
-Three commands in turn, each a fresh process: importing TensorFlow as `unfreeze` does it, `unfreeze export GRAPH
---no-verify`, and `unfreeze export GRAPH`. Of each the seconds and the peak of memory of its largest process; then what
-the exports cost beyond the import, beside the size of the graph.
+Runs three commands in turns, each in a fresh process: the import of TensorFlow as `unfreeze` does it, `unfreeze export
+GRAPH --no-verify`, and `unfreeze export GRAPH`. Prints the seconds and the peak memory of the largest process of each,
+then the cost of the exports without the import, and the size of the graph.
 """
 
 from __future__ import annotations

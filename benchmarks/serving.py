@@ -1,10 +1,10 @@
 """Throughput of `unfreeze serve` beside the SavedModel called directly with the same batches, on loopback.
 
-    python benchmarks/serving.py SAVED_MODEL_FOLDER PICTURE [--batch 8] [--clients 24] [--pictures 1] [--seconds 20]
+    python benchmarks/serving.py SAVED_MODEL_FOLDER IMAGE [--batch 8] [--clients 24] [--images 1] [--seconds 20]
 
 The direct side runs in one process, in as many threads as the server has batch threads; the server in another, the
-clients in a third. All share the machine's cores, so besides pictures per second it tells the processor time that a
-picture costs on each side, which the clients do not blur.
+clients in a third. All share the machine's cores, so the output has images per second, and the CPU time per image on
+each side, which does not include the clients.
 
 The direct side sets TF_ENABLE_ONEDNN_OPTS and TF_ONEDNN_ASSUME_FROZEN_WEIGHTS as the command `unfreeze serve` does,
 unless you set them; a line of the output says how they were set.
@@ -33,68 +33,68 @@ SIGNATURE = "encoded_image_string_tensor"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("saved_model", type=Path)
-    parser.add_argument("picture", type=Path)
+    parser.add_argument("image", type=Path)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--clients", type=int, default=24)
-    parser.add_argument("--pictures", type=int, default=1, help="In one request.")
+    parser.add_argument("--images", type=int, default=1, help="Images per request.")
     parser.add_argument("--seconds", type=float, default=20)
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="That run batches, on both sides.")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="Batch threads on each side.")
     parser.add_argument("--part", choices=["direct", "clients"], help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.part == "direct":
-        print(json.dumps(direct(given)))
-    elif given.part == "clients":
-        print(json.dumps(clients(given)))
+    options = parser.parse_args()
+    if options.part == "direct":
+        print(json.dumps(direct(options)))
+    elif options.part == "clients":
+        print(json.dumps(clients(options)))
     else:
-        report(given)
+        report(options)
 
 
-def report(given: argparse.Namespace) -> None:
-    alone = part(given, "direct")
-    served = with_server(given)
+def report(options: argparse.Namespace) -> None:
+    alone = part(options, "direct")
+    served = with_server(options)
     print("oneDNN on both sides:", ", ".join(f"{name}={value}" for name, value in alone["onednn"].items()))
     for name, side in (("SavedModel", alone), ("unfreeze serve", served)):
-        cpu_ms = side["cpu_s"] / side["pictures"] * 1000
-        print(f"{name:15} {side['pictures'] / side['seconds']:8.1f} pictures/s {cpu_ms:8.2f} ms CPU per picture")
-    ratio = (alone["cpu_s"] / alone["pictures"]) / (served["cpu_s"] / served["pictures"])
-    print(f"throughput that the server's processor time allows, to the SavedModel's: {ratio:.3f}")
+        cpu_ms = side["cpu_s"] / side["images"] * 1000
+        print(f"{name:15} {side['images'] / side['seconds']:8.1f} images/s {cpu_ms:8.2f} ms CPU per image")
+    ratio = (alone["cpu_s"] / alone["images"]) / (served["cpu_s"] / served["images"])
+    print(f"ratio of throughput, by CPU time without the clients: {ratio:.3f}")
     print(f"served / direct, clients on the same cores: {rate(served) / rate(alone):.3f}; failed: {served['failed']}")
 
 
 def rate(side: dict[str, Any]) -> float:
-    return side["pictures"] / side["seconds"]
+    return side["images"] / side["seconds"]
 
 
-def part(given: argparse.Namespace, name: str, *more: str) -> dict[str, Any]:
-    options = [f"--{key}={getattr(given, key)}" for key in ("batch", "clients", "pictures", "seconds", "threads")]
-    command = [sys.executable, __file__, str(given.saved_model), str(given.picture), *options, "--part", name, *more]
+def part(options: argparse.Namespace, name: str, *more: str) -> dict[str, Any]:
+    flags = [f"--{key}={getattr(options, key)}" for key in ("batch", "clients", "images", "seconds", "threads")]
+    command = [sys.executable, __file__, str(options.saved_model), str(options.image), *flags, "--part", name, *more]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1])
 
 
-def direct(given: argparse.Namespace) -> dict[str, Any]:
+def direct(options: argparse.Namespace) -> dict[str, Any]:
     enable_for_command()
     import tensorflow as tf
 
-    assume_frozen_weights(given.saved_model)
-    model = tf.saved_model.load(str(given.saved_model))
+    assume_frozen_weights(options.saved_model)
+    model = tf.saved_model.load(str(options.saved_model))
     call = model.signatures[SIGNATURE]
     [name] = call.structured_input_signature[1]
-    batch = tf.constant([given.picture.read_bytes()] * given.batch)
-    counts = [0] * given.threads
+    batch = tf.constant([options.image.read_bytes()] * options.batch)
+    counts = [0] * options.threads
 
     def work(index: int, end: float) -> None:
         while time.perf_counter() < end:
-            answered = call(**{name: batch})
-            _ = [value.numpy() for value in answered.values()]
-            counts[index] += given.batch
+            outputs = call(**{name: batch})
+            _ = [tensor.numpy() for tensor in outputs.values()]
+            counts[index] += options.batch
 
-    run_threads(given.threads, work, 3.0)
-    counts[:] = [0] * given.threads
+    run_threads(options.threads, work, 3.0)
+    counts[:] = [0] * options.threads
     cpu, started = time.process_time(), time.perf_counter()
-    run_threads(given.threads, work, given.seconds)
+    run_threads(options.threads, work, options.seconds)
     return {
-        "pictures": sum(counts), "seconds": time.perf_counter() - started, "cpu_s": time.process_time() - cpu,
+        "images": sum(counts), "seconds": time.perf_counter() - started, "cpu_s": time.process_time() - cpu,
         "onednn": onednn_variables(),
     }  # fmt: skip
 
@@ -108,13 +108,13 @@ def run_threads(count: int, work: Any, seconds: float) -> None:
         thread.join()
 
 
-def with_server(given: argparse.Namespace) -> dict[str, Any]:
+def with_server(options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
-        shutil.copytree(given.saved_model, Path(folder) / "model" / "1")
+        shutil.copytree(options.saved_model, Path(folder) / "model" / "1")
         parameters = Path(folder) / "batching.txt"
         parameters.write_text(
-            f"max_batch_size {{ value: {given.batch} }} batch_timeout_micros {{ value: 200000 }}\n"
-            f"num_batch_threads {{ value: {given.threads} }} max_enqueued_batches {{ value: 100 }}\n"
+            f"max_batch_size {{ value: {options.batch} }} batch_timeout_micros {{ value: 200000 }}\n"
+            f"num_batch_threads {{ value: {options.threads} }} max_enqueued_batches {{ value: 100 }}\n"
         )
         port = free_port()
         flags = [
@@ -127,54 +127,54 @@ def with_server(given: argparse.Namespace) -> dict[str, Any]:
         command = [sys.executable, "-m", "unfreeze", "serve", str(Path(folder) / "model"), "--model-name=m", *flags]
         server = subprocess.Popen(command)
         try:
-            return part(given, "clients", "--port", str(port)) | {"server": server.pid}
+            return part(options, "clients", "--port", str(port)) | {"server": server.pid}
         finally:
             server.terminate()
             server.wait()
 
 
 def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
-def clients(given: argparse.Namespace) -> dict[str, Any]:
-    """Closed-loop gRPC clients; the server's processor time is read from /proc."""
+def clients(options: argparse.Namespace) -> dict[str, Any]:
+    """Runs closed-loop gRPC clients; reads the server's CPU time from /proc."""
     import grpc
     import tensorflow as tf
     from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
     channels = [
-        grpc.insecure_channel(f"127.0.0.1:{given.port}", [("grpc.use_local_subchannel_pool", 1)]) for _ in range(2)
+        grpc.insecure_channel(f"127.0.0.1:{options.port}", [("grpc.use_local_subchannel_pool", 1)]) for _ in range(2)
     ]
     stubs = [prediction_service_pb2_grpc.PredictionServiceStub(channel) for channel in channels]
     request = predict_pb2.PredictRequest()
     request.model_spec.name, request.model_spec.signature_name = "m", SIGNATURE
-    request.inputs["inputs"].CopyFrom(tf.make_tensor_proto([given.picture.read_bytes()] * given.pictures))
+    request.inputs["inputs"].CopyFrom(tf.make_tensor_proto([options.image.read_bytes()] * options.images))
     stubs[0].Predict(request, wait_for_ready=True, timeout=120)
-    counts, failed = [0] * given.clients, [0] * given.clients
+    counts, failed = [0] * options.clients, [0] * options.clients
 
     def work(index: int, end: float) -> None:
         while time.perf_counter() < end:
             try:
                 stubs[index % 2].Predict(request, timeout=60)
-                counts[index] += given.pictures
+                counts[index] += options.images
             except grpc.RpcError:
                 failed[index] += 1
 
-    run_threads(given.clients, work, 3.0)
-    counts[:], failed[:] = [0] * given.clients, [0] * given.clients
-    cpu, started = server_cpu_s(given.port), time.perf_counter()
-    run_threads(given.clients, work, given.seconds)
+    run_threads(options.clients, work, 3.0)
+    counts[:], failed[:] = [0] * options.clients, [0] * options.clients
+    cpu, started = server_cpu_s(options.port), time.perf_counter()
+    run_threads(options.clients, work, options.seconds)
     return {
-        "pictures": sum(counts), "failed": sum(failed), "seconds": time.perf_counter() - started,
-        "cpu_s": server_cpu_s(given.port) - cpu,
+        "images": sum(counts), "failed": sum(failed), "seconds": time.perf_counter() - started,
+        "cpu_s": server_cpu_s(options.port) - cpu,
     }  # fmt: skip
 
 
 def server_cpu_s(port: int) -> float:
-    """Processor time of the process that was started with this port."""
+    """Returns the CPU time of the server process with this port on its command line."""
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             words = (folder / "cmdline").read_bytes().split(b"\0")
@@ -183,7 +183,7 @@ def server_cpu_s(port: int) -> float:
                 return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
         except OSError:
             continue
-    raise SystemExit("the server is not there")
+    raise SystemExit(f"no server process with port {port} is running")
 
 
 if __name__ == "__main__":
