@@ -1,4 +1,4 @@
-"""Versions under a base path: published all or nothing, whatever happens on the way; labels, rollback, prune."""
+"""Tests `publish`, `labels`, `rollback` and `prune`: a version is complete, or it is not there."""
 
 from __future__ import annotations
 
@@ -15,22 +15,26 @@ import pytest
 import tensorflow as tf
 
 from unfreeze.errors import OutputError, SavedModelError, UnsupportedError
-from unfreeze.publishing.publish import labels, prune, publish, rollback
-from unfreeze.publishing.version_numbers import removable, version_of, versions_among
+from unfreeze.publishing.labels import labels
+from unfreeze.publishing.prune import prune
+from unfreeze.publishing.publish import publish
+from unfreeze.publishing.rollback import rollback
+from unfreeze.publishing.version_numbers import removable_versions
 from unfreeze.targets import model_config
 from unfreeze.targets.model_config import ModelConfig
+from unfreeze.version_folders import version_of
 from unfreeze.warmup_records import WARMUP_FILE
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """SavedModels that multiply by 1, 2 and 3."""
+    """Returns SavedModels that multiply by 1, 2 and 3."""
     folder = tmp_path_factory.mktemp("models")
     for factor in (1, 2, 3):
         model = tf.Module()
         model.factor = tf.Variable(float(factor))
         call = tf.function(
-            lambda x, held=model: {"y": x * held.factor}, input_signature=[tf.TensorSpec([None], name="x")]
+            lambda x, model=model: {"y": x * model.factor}, input_signature=[tf.TensorSpec([None], name="x")]
         )
         tf.saved_model.save(model, str(folder / str(factor)), signatures={"serving_default": call})
     return [folder / str(factor) for factor in (1, 2, 3)]
@@ -44,22 +48,7 @@ def visible(base: Path) -> list[str]:
     return sorted(path.name for path in base.iterdir() if not path.name.startswith("."))
 
 
-@pytest.mark.parametrize(
-    ("name", "version"),
-    [
-        *[("1", 1), ("007", 7), ("00001", 1), ("+3", 3), (" 4", 4), ("5\n", 5), ("0", 0), (str(2**63 - 1), 2**63 - 1)],
-        *[(name, None) for name in ("v1", "0.1", "1e3", "", "-1", "١", "1_0", "0x1", "3a", ".4", str(2**63))],
-    ],
-)
-def test_what_a_server_takes_for_a_version(name: str, version: int | None) -> None:
-    assert version_of(name) == version
-
-
-def test_of_two_names_of_a_version_the_plain_one() -> None:
-    assert versions_among(["00001", "1", "x", "007", "models.config"]) == {1: "1", 7: "007"}
-
-
-def test_the_next_number_is_above_all_that_a_server_sees(models: list[Path], tmp_path: Path) -> None:
+def test_next_number_is_above_all_versions_that_a_server_sees(models: list[Path], tmp_path: Path) -> None:
     (tmp_path / "007").mkdir()
     (tmp_path / "v9").mkdir()
     assert publish(models[0], tmp_path, verify=False).version == 8
@@ -74,7 +63,7 @@ def test_the_next_number_is_above_all_that_a_server_sees(models: list[Path], tmp
     assert [path for path in tmp_path.iterdir() if path.name.startswith(".unfreeze-stage")] == []
 
 
-def test_a_frozen_model_is_refused(models: list[Path], tmp_path: Path) -> None:
+def test_frozen_model_is_rejected(models: list[Path], tmp_path: Path) -> None:
     frozen = tmp_path / "frozen"
     (frozen / "variables").mkdir(parents=True)
     (frozen / "saved_model.pb").write_bytes((models[0] / "saved_model.pb").read_bytes())
@@ -83,19 +72,19 @@ def test_a_frozen_model_is_refused(models: list[Path], tmp_path: Path) -> None:
     assert not (tmp_path / "base").exists()
 
 
-def test_a_base_path_that_is_a_model(models: list[Path]) -> None:
-    with pytest.raises(SavedModelError, match="is a SavedModel: give the folder that holds the versions"):
+def test_base_path_that_is_a_saved_model(models: list[Path]) -> None:
+    with pytest.raises(SavedModelError, match=r"is a SavedModel\. Expected the folder that contains the versions"):
         publish(models[0], models[1], verify=False)
 
 
-def test_a_model_that_fails_its_checks_gets_no_number(models: list[Path], tmp_path: Path) -> None:
+def test_model_with_a_broken_warmup_is_not_published(models: list[Path], tmp_path: Path) -> None:
     publish(models[0], tmp_path / "base", verify=False)
     broken = tmp_path / "broken"
     subprocess.run(["cp", "-r", str(models[1]), str(broken)], check=True)
     (broken / WARMUP_FILE).parent.mkdir()
     with tf.io.TFRecordWriter(str(broken / WARMUP_FILE)) as writer:
         writer.write(b"\xff\xff")
-    with pytest.raises(SavedModelError, match="record 1: not a PredictionLog"):
+    with pytest.raises(SavedModelError, match="record 1: is not a PredictionLog"):
         publish(broken, tmp_path / "base", verify=False)
     assert visible(tmp_path / "base") == ["1"]
 
@@ -124,8 +113,8 @@ publish(model, base, verify=False, labels=["stable"], on_progress=at)
 """
 
 
-@pytest.mark.parametrize("phase", ["copying", "replaying", "giving it a number", "version 2 is in place"])
-def test_killed_in_any_phase(models: list[Path], tmp_path: Path, phase: str) -> None:
+@pytest.mark.parametrize("phase", ["copying", "replaying", "adding a version", "version 2 is in place"])
+def test_publisher_killed_in_any_phase(models: list[Path], tmp_path: Path, phase: str) -> None:
     publish(models[0], tmp_path, labels=["stable"], verify=False)
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(models[1]), str(tmp_path), phase], env={**os.environ, "PYTHONPATH": "src"}
@@ -140,44 +129,44 @@ def test_killed_in_any_phase(models: list[Path], tmp_path: Path, phase: str) -> 
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".unfreeze-stage")] == []
 
 
-def test_labels_are_a_config_of_tensorflow_serving(models: list[Path], tmp_path: Path) -> None:
+def test_labels_are_written_to_models_config(models: list[Path], tmp_path: Path) -> None:
     base = tmp_path / "digits"
     publish(models[0], base, verify=False)
     assert visible(base) == ["1"]  # no label, no file
     publish(models[1], base, labels=["canary", "stable"], verify=False)
     publish(models[2], base, labels=["canary"], verify=False)
     assert labels(base) == {"canary": 3, "stable": 2}
-    told = model_config.from_text((base / "models.config").read_text(), "")
-    assert told == ModelConfig("digits", str(base), {"canary": 3, "stable": 2}, (2, 3))
+    config = model_config.parse_model_config((base / "models.config").read_text(), "")
+    assert config == ModelConfig("digits", str(base), {"canary": 3, "stable": 2}, (2, 3))
     assert labels(base, {"stable": 1}, remove=["canary"]) == {"stable": 1}
-    assert model_config.from_text((base / "models.config").read_text(), "").versions == (1, 3)
-    with pytest.raises(SavedModelError, match="no version 9; there is 1, 2, 3"):
+    assert model_config.parse_model_config((base / "models.config").read_text(), "").versions == (1, 3)
+    with pytest.raises(SavedModelError, match=r"no version 9 \(existing versions: 1, 2, 3\)"):
         labels(base, {"stable": 9})
-    with pytest.raises(SavedModelError, match="no label canary; there is stable"):
+    with pytest.raises(SavedModelError, match=r"no label canary \(existing labels: stable\)"):
         labels(base, remove=["canary"])
-    with pytest.raises(OutputError, match="letters, digits and _ only"):
+    with pytest.raises(OutputError, match="only letters, digits and _ are allowed"):
         publish(models[0], base, labels=["a-b"], verify=False)
 
 
-def test_the_official_schema_reads_it() -> None:
+def test_models_config_has_the_official_schema() -> None:
     stubs = pytest.importorskip("tensorflow_serving.config.model_server_config_pb2")
     from google.protobuf import text_format
 
-    text = model_config.as_text(ModelConfig("digits", "/models/digits", {"stable": 2}, [3, 2]))
+    text = model_config.format_model_config(ModelConfig("digits", "/models/digits", {"stable": 2}, [3, 2]))
     config = text_format.Parse(text, stubs.ModelServerConfig()).model_config_list.config[0]
     assert (config.name, config.base_path, config.model_platform) == ("digits", "/models/digits", "tensorflow")
     assert dict(config.version_labels) == {"stable": 2}
     assert list(config.model_version_policy.specific.versions) == [2, 3]
 
 
-def test_a_config_that_somebody_broke(models: list[Path], tmp_path: Path) -> None:
+def test_broken_models_config_is_reported(models: list[Path], tmp_path: Path) -> None:
     publish(models[0], tmp_path, labels=["stable"], verify=False)
     (tmp_path / "models.config").write_text("model_config_list { config { nam: 1 } }")
-    with pytest.raises(SavedModelError, match=r"models\.config: not a model config of TensorFlow Serving"):
+    with pytest.raises(SavedModelError, match=r"models\.config: is not a model config of TensorFlow Serving"):
         labels(tmp_path)
 
 
-def test_rollback_publishes_what_was_there_before(models: list[Path], tmp_path: Path) -> None:
+def test_rollback_publishes_the_previous_content(models: list[Path], tmp_path: Path) -> None:
     for model in models:
         publish(model, tmp_path, verify=False, labels=["stable"])
     done = rollback(tmp_path)
@@ -187,35 +176,35 @@ def test_rollback_publishes_what_was_there_before(models: list[Path], tmp_path: 
     again = rollback(tmp_path)  # before 2 came 1, not 3
     assert (again.version, again.copy_of) == (5, 1)
     assert factor(tmp_path / "5") == 1
-    with pytest.raises(SavedModelError, match="nothing to go back to before version 5"):
+    with pytest.raises(SavedModelError, match="no version to go back to before version 5"):
         rollback(tmp_path)
     assert rollback(tmp_path, to=3).version == 6
     assert factor(tmp_path / "6") == 3
-    with pytest.raises(OutputError, match="is the newest already"):
+    with pytest.raises(OutputError, match="is the newest version already"):
         rollback(tmp_path, to=6)
     assert visible(tmp_path) == ["1", "2", "3", "4", "5", "6", "models.config"]
 
 
-def test_prune_spares_the_newest_and_the_labelled(models: list[Path], tmp_path: Path) -> None:
+def test_prune_keeps_the_newest_and_labeled_versions(models: list[Path], tmp_path: Path) -> None:
     for model in (*models, models[0]):
         publish(model, tmp_path, verify=False)
     labels(tmp_path, {"stable": 2})
     assert prune(tmp_path, keep=1) == [1, 3]
     assert visible(tmp_path) == ["2", "4", "models.config"]
     assert prune(tmp_path, keep=1) == []
-    assert removable([1, 2, 3], 5, {}) == []
-    with pytest.raises(OutputError, match="--keep 0: at least 1"):
+    assert removable_versions([1, 2, 3], 5, {}) == []
+    with pytest.raises(OutputError, match="--keep 0: must be at least 1"):
         prune(tmp_path, keep=0)
 
 
-def test_a_runtime_that_is_too_old(models: list[Path], tmp_path: Path) -> None:
+def test_unknown_server_versions_are_rejected(models: list[Path], tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError, match=r"--for tensorflow-serving:1\.2\. The known versions .* are 1\.15"):
         publish(models[0], tmp_path, runtimes=["tensorflow-serving:1.2"], verify=False)
     with pytest.raises(UnsupportedError, match="Use tensorflow-serving, kserve, sagemaker"):
         publish(models[0], tmp_path, runtimes=["torchserve"], verify=False)
 
 
-def test_an_object_store(models: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_publish_to_an_object_store(models: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     fsspec = pytest.importorskip("fsspec")
     url = "memory://bucket/models/digits"
     written: list[str] = []
@@ -239,7 +228,7 @@ def test_an_object_store(models: list[Path], monkeypatch: pytest.MonkeyPatch) ->
         publish(models[0], url, version=3, verify=False)
 
 
-def test_an_object_store_is_cleared_of_what_a_crash_left(models: list[Path]) -> None:
+def test_object_store_is_cleaned_up_after_a_crash(models: list[Path]) -> None:
     fsspec = pytest.importorskip("fsspec")
     memory = fsspec.filesystem("memory")
     gone = subprocess.Popen([sys.executable, "-c", ""])

@@ -1,4 +1,4 @@
-"""Versions in S3 and in Google's storage, over their own clients, against servers on this machine."""
+"""Tests `publish` and `watch` with S3 and Google Cloud Storage, emulated by servers on this machine."""
 
 from __future__ import annotations
 
@@ -19,8 +19,11 @@ from test_watch import Exports, write_checkpoint
 from unfreeze.cli import dispatch
 from unfreeze.errors import OutputError, SavedModelError
 from unfreeze.exporting import from_checkpoint as exporting
+from unfreeze.publishing.labels import labels
 from unfreeze.publishing.object_store_base_path import ObjectStoreBasePath
-from unfreeze.publishing.publish import labels, prune, publish, rollback
+from unfreeze.publishing.prune import prune
+from unfreeze.publishing.publish import publish
+from unfreeze.publishing.rollback import rollback
 from unfreeze.publishing.watch import watch
 
 FILES = ["published.json", "saved_model.pb", "variables/variables.data-00000-of-00001", "variables/variables.index"]
@@ -45,12 +48,12 @@ def names(bucket: Bucket, base: str) -> list[str]:
 
 
 def plus_of(url: str, version: int) -> float:
-    """What a version adds, of a copy of its objects."""
-    with ObjectStoreBasePath(url).fetched(version) as folder:
+    """Returns what a version adds, by loading a copy of its objects."""
+    with ObjectStoreBasePath(url).local_copy(version) as folder:
         return float(tf.saved_model.load(str(folder)).signatures["serving_default"](x=tf.constant(0.0))["y"])
 
 
-def test_published_labelled_rolled_back_and_pruned(bucket: Bucket, models: list[Path]) -> None:
+def test_publish_labels_rollback_and_prune(bucket: Bucket, models: list[Path]) -> None:
     url = f"{bucket.url}/digits"
     assert publish(models[0], url, labels=["stable"], verify=False).version == 1
     assert names(bucket, "digits") == sorted([*(f"1/{name}" for name in FILES), "models.config"])
@@ -73,17 +76,15 @@ def test_published_labelled_rolled_back_and_pruned(bucket: Bucket, models: list[
 def test_the_command_line(bucket: Bucket, models: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
     url = f"{bucket.url}/by-hand"
     assert not dispatch(["publish", str(models[0]), url, "--no-verify", "--label", "stable", "--json"])
-    told = json.loads(capsys.readouterr().out)
-    assert (told["model_base_path"], told["version"], told["labels"]) == (url, 1, {"stable": 1})
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["model_base_path"], printed["version"], printed["labels"]) == (url, 1, {"stable": 1})
     assert not dispatch(["labels", url])
     assert capsys.readouterr().out == "stable=1\n"
 
 
-def test_saved_model_pb_comes_when_all_else_is_there(
-    bucket: Bucket, models: list[Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_saved_model_pb_is_uploaded_last(bucket: Bucket, models: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     url = f"{bucket.url}/ordered"
-    files = ObjectStoreBasePath(url).files  # the same for this thread, however often it is asked for
+    files = ObjectStoreBasePath(url).files  # one instance per thread and store
     put, seen = files.put_file, []
 
     def put_file(source: str, key: str) -> None:
@@ -124,21 +125,19 @@ publish(model, url, verify=False)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="there is no SIGKILL")
-def test_killed_during_the_upload(bucket: Bucket, models: list[Path]) -> None:
+def test_publisher_killed_during_the_upload(bucket: Bucket, models: list[Path]) -> None:
     url = f"{bucket.url}/killed"
     publish(models[0], url, verify=False)
     done = subprocess.run([sys.executable, "-c", PROGRAM, str(models[1]), url], env=os.environ)
     assert done.returncode == -signal.SIGKILL
     assert "2/variables/variables.index" in names(bucket, "killed")
-    assert list(ObjectStoreBasePath(url).versions()) == [1]  # what a server finds loadable
+    assert list(ObjectStoreBasePath(url).versions()) == [1]  # what a server can load
     assert plus_of(url, 1) == 1.0
     assert publish(models[2], url, verify=False).version == 2
     assert names(bucket, "killed") == sorted(f"{version}/{name}" for version in (1, 2) for name in FILES)
 
 
-def test_an_upload_that_fails_leaves_nothing(
-    bucket: Bucket, models: list[Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_upload_leaves_nothing(bucket: Bucket, models: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     url = f"{bucket.url}/failing"
     publish(models[0], url, verify=False)
 
@@ -151,22 +150,22 @@ def test_an_upload_that_fails_leaves_nothing(
     assert names(bucket, "failing") == sorted(f"1/{name}" for name in FILES)
 
 
-def test_a_training_is_watched_into_a_store(bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_watch_publishes_to_a_store(bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exporting, "export_checkpoint", Exports())
     url, run = f"{bucket.url}/watched", tmp_path / "run"
     for step in (100, 200, 300):
         write_checkpoint(run, step)
-    assert [each.version for each in watch(run, url, once=True, keep=2, labels=["newest"])] == [1, 2]
+    assert [published.version for published in watch(run, url, once=True, keep=2, labels=["newest"])] == [1, 2]
     assert watch(run, url, once=True, keep=2) == []  # a restart publishes nothing twice
     write_checkpoint(run, 400)
-    assert [each.version for each in watch(run, url, once=True, keep=2, labels=["newest"])] == [3]
+    assert [published.version for published in watch(run, url, once=True, keep=2, labels=["newest"])] == [3]
     assert list(ObjectStoreBasePath(url).versions()) == [2, 3]
     assert labels(url) == {"newest": 3}
 
 
-def test_a_bucket_that_is_not_there(bucket: Bucket, models: list[Path]) -> None:
+def test_missing_bucket(bucket: Bucket, models: list[Path]) -> None:
     url = bucket.url.replace("models", "absent") + "/digits"
-    with pytest.raises(SavedModelError, match="no version here"):
+    with pytest.raises(SavedModelError, match="no version exists here"):
         rollback(url)
-    with pytest.raises(OutputError, match=rf"^{url}: .*is there such a bucket\?"):
+    with pytest.raises(OutputError, match=rf"^{url}: .*Does the bucket exist\?"):
         publish(models[0], url, verify=False)

@@ -1,4 +1,4 @@
-"""What a runtime knows of a graph's operations, by the registries of the TensorFlow wheels."""
+"""Tests which operations of a graph each TensorFlow version knows, and the servers that are built from it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from unfreeze.targets.serving_operations import tensorflow_versions, unknown_ope
 
 
 def write(folder: Path, *nodes: tuple[str, dict[str, Any], list[str]], in_function: bool = False) -> Path:
-    """A SavedModel of these nodes: operation, attributes, inputs."""
+    """Writes a SavedModel of these nodes: operation, attributes, inputs."""
     message = saved_model_pb2.SavedModel()
     graph = message.meta_graphs.add().graph_def
     if in_function:
@@ -36,43 +36,42 @@ def write(folder: Path, *nodes: tuple[str, dict[str, Any], list[str]], in_functi
     return folder
 
 
-def test_the_versions_that_are_promised() -> None:
+def test_supported_tensorflow_versions() -> None:
     assert tensorflow_versions() == ["1.15", *(f"2.{minor}" for minor in range(4, 22))]
 
 
 @pytest.mark.parametrize("in_function", [False, True])
-def test_an_operation_that_came_later(tmp_path: Path, in_function: bool) -> None:
+def test_operation_of_a_later_version(tmp_path: Path, in_function: bool) -> None:
     model = write(tmp_path, ("DecodeImage", {}, ["bytes"]), in_function=in_function)
     assert unknown_operations(model, "1.15") == ["DecodeImage: not known; TensorFlow 2.4 is the first that has it"]
     assert unknown_operations(model, "2.4") == []
 
 
-def test_an_operation_that_nobody_knows(tmp_path: Path) -> None:
+def test_operation_of_no_version(tmp_path: Path) -> None:
     model = write(tmp_path, ("CustomNonMaxSuppression", {}, []), ("__inference_g_2", {}, []))
     assert unknown_operations(model, "2.21")[0] == (
         "CustomNonMaxSuppression: not known; no TensorFlow up to 2.21 has it"
     )
 
 
-def test_an_attribute_that_came_later(tmp_path: Path) -> None:
+def test_attribute_of_a_later_version(tmp_path: Path) -> None:
     attributes = {"dtype": tf.float32, "debug_name": b"w"}
     model = write(tmp_path, ("VarHandleOp", attributes | {"shape": None}, []))
-    told = unknown_operations(model, "2.10")
-    assert told[0] == "VarHandleOp: attribute shape is needed there, and is not given; no TensorFlow up to 2.21 has it"
-    assert told[1].startswith("VarHandleOp: attribute debug_name is not known; TensorFlow 2.")
+    problems = unknown_operations(model, "2.10")
+    assert problems[0] == "VarHandleOp: attribute shape is required, but missing; no TensorFlow up to 2.21 has it"
+    assert problems[1].startswith("VarHandleOp: attribute debug_name is not known; TensorFlow 2.")
     assert not [line for line in unknown_operations(model, "2.21") if "debug_name" in line]
 
 
-def test_a_type_an_attribute_may_not_have(tmp_path: Path) -> None:
+def test_attribute_type_that_is_not_allowed(tmp_path: Path) -> None:
     model = write(tmp_path, ("Relu", {"T": tf.string}, ["x"]), ("Relu", {"T": tf.float32}, ["x", "y"]))
     assert unknown_operations(model, "2.6") == [
         "Relu: attribute T may not be string; no TensorFlow up to 2.21 has it",
-        "Relu: takes 1 inputs, not 2; no TensorFlow up to 2.21 has it",
+        "Relu: expects 1 inputs, but has 2; no TensorFlow up to 2.21 has it",
     ]
 
 
-def test_this_tensorflows_registry_is_that_of_the_data(tmp_path: Path) -> None:
-    """Each operation of the running TensorFlow is known for its version."""
+def test_operations_of_the_installed_tensorflow_are_known(tmp_path: Path) -> None:
     version = ".".join(tf.__version__.split(".")[:2])
     if version not in tensorflow_versions():
         pytest.skip(f"no data of TensorFlow {version} yet: run scripts/op_registries")
@@ -83,8 +82,8 @@ def test_this_tensorflows_registry_is_that_of_the_data(tmp_path: Path) -> None:
         "ImageProjectiveTransformV3",
         "TensorListStack",
     ]
-    told = unknown_operations(write(tmp_path, *((name, {}, []) for name in names)), version)
-    assert not [line for line in told if "not known" in line]
+    problems = unknown_operations(write(tmp_path, *((name, {}, []) for name in names)), version)
+    assert not [line for line in problems if "not known" in line]
 
 
 def test_server_versions() -> None:

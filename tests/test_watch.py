@@ -1,4 +1,4 @@
-"""A training that goes on: each new checkpoint once, whole ones only, and a broken one stops nothing."""
+"""Tests `watch`: each complete checkpoint is published once, and one that fails does not stop the others."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ import tensorflow as tf
 from unfreeze import cli
 from unfreeze.errors import CheckpointError, ConfigError
 from unfreeze.exporting import from_checkpoint as exporting
-from unfreeze.publishing.publish import rollback
+from unfreeze.publishing.rollback import rollback
 from unfreeze.publishing.watch import watch
 
 DIGITS = Path(__file__).parents[1] / "examples" / "digits"
 
 
 class Exports:
-    """Stands in for the export, which has tests of its own: a SavedModel with a variable, and an export.json."""
+    """Replaces the export, which has its own tests: writes a SavedModel with a variable, and an export.json."""
 
     def __init__(self) -> None:
         self.steps: list[int] = []
@@ -57,55 +57,55 @@ def write_checkpoint(folder: Path, step: int) -> Path:
 
 
 def versions(base: Path) -> dict[str, int]:
-    """Version -> the step that it was made from."""
+    """Returns the step that each version was exported from."""
     found = sorted(path for path in base.iterdir() if path.name.isdigit())
     return {path.name: json.loads((path / "export.json").read_text())["checkpoint"]["step"] for path in found}
 
 
-def test_each_step_once_whatever_is_restarted(exports: Exports, tmp_path: Path) -> None:
+def test_each_step_is_published_once_after_restarts(exports: Exports, tmp_path: Path) -> None:
     run, base = tmp_path / "run", tmp_path / "base"
     write_checkpoint(run, 100)
     write_checkpoint(run, 200)
-    assert [each.version for each in watch(run, base, once=True)] == [1, 2]
+    assert [published.version for published in watch(run, base, once=True)] == [1, 2]
     assert watch(run, base, once=True) == []
     write_checkpoint(run, 300)
-    assert [each.version for each in watch(run, base, once=True)] == [3]
+    assert [published.version for published in watch(run, base, once=True)] == [3]
     assert versions(base) == {"1": 100, "2": 200, "3": 300}
     rollback(base)
-    assert watch(run, base, once=True) == []  # what was taken back is not published again
+    assert watch(run, base, once=True) == []  # a step that was rolled back is not published again
     write_checkpoint(run, 400)
     watch(run, base, once=True, keep=2, labels=["newest"])
     assert versions(base) == {"4": 200, "5": 400}
     assert exports.steps == [100, 200, 300, 400]
 
 
-def test_of_many_at_once_only_those_that_stay(exports: Exports, tmp_path: Path) -> None:
+def test_only_versions_that_are_kept_are_exported(exports: Exports, tmp_path: Path) -> None:
     for step in (1, 2, 3, 4, 10):
         write_checkpoint(tmp_path / "run", step)
     watch(tmp_path / "run", tmp_path / "base", once=True, keep=2)
     assert exports.steps == [4, 10]
 
 
-def test_a_checkpoint_that_is_still_being_written_is_waited_for(exports: Exports, tmp_path: Path) -> None:
+def test_incomplete_checkpoint_is_published_when_it_is_complete(exports: Exports, tmp_path: Path) -> None:
     run, base = tmp_path / "run", tmp_path / "base"
     prefix = write_checkpoint(run, 100)
     data = run / f"{prefix.name}.data-00000-of-00001"
-    whole = data.read_bytes()
-    for half in (whole[:100], None):
-        data.write_bytes(half) if half is not None else data.unlink()
-        said: list[str] = []
-        assert watch(run, base, once=True, on_progress=said.append) == []
-        assert "model.ckpt-100 is not whole yet" in said[0]
-    data.write_bytes(whole)
+    complete = data.read_bytes()
+    for partial in (complete[:100], None):
+        data.write_bytes(partial) if partial is not None else data.unlink()
+        messages: list[str] = []
+        assert watch(run, base, once=True, on_progress=messages.append) == []
+        assert "model.ckpt-100 is not complete yet" in messages[0]
+    data.write_bytes(complete)
     index = prefix.with_name(prefix.name + ".index")
-    whole_index = index.read_bytes()
-    index.write_bytes(whole_index[:-10])
+    complete_index = index.read_bytes()
+    index.write_bytes(complete_index[:-10])
     assert watch(run, base, once=True) == []
-    index.write_bytes(whole_index)
+    index.write_bytes(complete_index)
     assert len(watch(run, base, once=True)) == 1
 
 
-def test_a_checkpoint_that_fails_is_told_and_skipped(
+def test_failed_checkpoint_is_reported_and_skipped(
     exports: Exports, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, base = tmp_path / "run", tmp_path / "base"
@@ -123,7 +123,7 @@ def test_a_checkpoint_that_fails_is_told_and_skipped(
             write_checkpoint(run, 300)
         if looks == 3:
             exports.broken = set()
-            for path in run.glob("model.ckpt-300.*"):  # its files have changed: another try
+            for path in run.glob("model.ckpt-300.*"):  # changed files: it is tried again
                 os.utime(path, (1, 1))
         if looks == 4:
             raise KeyboardInterrupt
@@ -137,18 +137,18 @@ def test_a_checkpoint_that_fails_is_told_and_skipped(
     assert [path.name for path in base.iterdir() if path.name.startswith(".unfreeze-stage")] == []
 
 
-def test_no_such_folder(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="give the one that training writes its checkpoints to"):
+def test_missing_training_folder(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="Expected the folder that training writes its checkpoints to"):
         watch(tmp_path / "absent", tmp_path / "base", once=True)
 
 
 @pytest.mark.slow
-def test_a_real_training_is_published_and_verified(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_real_checkpoint_is_published_and_verified(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, base = tmp_path / "run", tmp_path / "base"
     run.mkdir()
     for path in (DIGITS / "pipeline.config", *(DIGITS / "run").glob("*8000*")):
         shutil.copy(path, run)
-    (run / "model.ckpt-9000.index").write_bytes(b"torn")
+    (run / "model.ckpt-9000.index").write_bytes(b"incomplete")
     arguments = ["watch", str(run), str(base), "--once", "--label", "stable", "--for", "kserve"]
     with pytest.raises(SystemExit) as ended:
         cli.main(arguments)

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from unfreeze.loaded_detector import LoadedDetector, load_detector
     from unfreeze.prediction.predict import predict
     from unfreeze.prediction.predict_many import predict_many
-    from unfreeze.publishing.publish import labels, prune, publish, rollback
+    from unfreeze.publishing.labels import labels
+    from unfreeze.publishing.prune import prune
+    from unfreeze.publishing.publish import publish
+    from unfreeze.publishing.rollback import rollback
     from unfreeze.publishing.watch import watch
     from unfreeze.server.serve import serve, start_server
     from unfreeze.targets.package import package_kserve, package_sagemaker, package_tensorflow_serving
@@ -58,16 +61,16 @@ VERBS = {
     "export": "unfreeze.exporting.export",
     "inspect": "unfreeze.inspection.inspect",
     "LoadedDetector": "unfreeze.loaded_detector",
-    "labels": "unfreeze.publishing.publish",
+    "labels": "unfreeze.publishing.labels",
     "load_detector": "unfreeze.loaded_detector",
     "package_kserve": "unfreeze.targets.package",
     "package_sagemaker": "unfreeze.targets.package",
     "package_tensorflow_serving": "unfreeze.targets.package",
     "predict": "unfreeze.prediction.predict",
     "predict_many": "unfreeze.prediction.predict_many",
-    "prune": "unfreeze.publishing.publish",
+    "prune": "unfreeze.publishing.prune",
     "publish": "unfreeze.publishing.publish",
-    "rollback": "unfreeze.publishing.publish",
+    "rollback": "unfreeze.publishing.rollback",
     "serve": "unfreeze.server.serve",
     "start_server": "unfreeze.server.serve",
     "verify": "unfreeze.comparison.verify",

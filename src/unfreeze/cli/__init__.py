@@ -582,7 +582,7 @@ def rollback(model_base_path: str, to: int | None, as_json: bool, quiet: bool) -
     """Serve an older version's content again, as a new version; labels of the newest move along."""
     with progress(quiet) as (on_progress, _):
         import_tensorflow_quietly()
-        from unfreeze.publishing.publish import rollback
+        from unfreeze.publishing.rollback import rollback
 
         done = rollback(model_base_path, to=to, on_progress=on_progress)
     show(done.to_dict(), str(done), as_json, quiet)
@@ -595,7 +595,7 @@ def rollback(model_base_path: str, to: int | None, as_json: bool, quiet: bool) -
 @quiet
 def prune(model_base_path: str, keep: int, as_json: bool, quiet: bool) -> None:
     """Remove old versions; the newest and those with a label stay."""
-    from unfreeze.publishing.publish import prune
+    from unfreeze.publishing.prune import prune
 
     gone = prune(model_base_path, keep=keep)
     show({"removed": gone}, f"removed {', '.join(map(str, gone)) or 'none'}", as_json, quiet)
@@ -608,7 +608,7 @@ def prune(model_base_path: str, keep: int, as_json: bool, quiet: bool) -> None:
 @as_json
 def labels(model_base_path: str, assignments: tuple[str, ...], remove: tuple[str, ...], as_json: bool) -> None:
     """Show or move the labels by which clients ask for versions."""
-    from unfreeze.publishing.publish import labels
+    from unfreeze.publishing.labels import labels
 
     pairs = [assignment.partition("=")[::2] for assignment in assignments]
     wrong = [name for name, version in pairs if not version.isdecimal()]

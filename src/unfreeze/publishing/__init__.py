@@ -1,1 +1,1 @@
-"""A SavedModel -> a numbered version under a model base path, on disk or in an object store."""
+"""Publishes a SavedModel as a numbered version of a model base path, on disk or in an object store."""

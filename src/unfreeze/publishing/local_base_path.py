@@ -1,51 +1,54 @@
-"""A base path in the file system: versions are staged beside their place, and renamed into it in one step.
+"""A model base path in the file system.
+
+A version is written to a hidden folder beside its place and renamed into it in one step.
 
 BASE/3/                   a version
-BASE/models.config        its labels, if there are any
-BASE/.unfreeze-lock       held while a number is taken or a label moves
-BASE/.unfreeze-stage-…/   what is being published or removed; `lock` in it is held as long as its process lives
+BASE/models.config        the labels, if there are any
+BASE/.unfreeze-lock       locked while a version gets its number or a label moves
+BASE/.unfreeze-stage-…/   a version that is being published or removed; the file `lock` in it stays locked while the
+                          process that made it is alive
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from unfreeze.errors import OutputError, SavedModelError
-from unfreeze.publishing.version_numbers import free_version, versions_among
+from unfreeze.publishing.file_locks import lock_file
+from unfreeze.publishing.version_numbers import next_version
+from unfreeze.version_folders import version_folders
 
-STAGE = ".unfreeze-stage-"
+STAGE_PREFIX = ".unfreeze-stage-"
 LOCK = ".unfreeze-lock"
 
 
 @dataclass(frozen=True)
-class Staged:
-    """A version that is complete, but has no number yet."""
+class StagedVersion:
+    """A complete version in a hidden folder, which has no number yet."""
 
     folder: Path
     base: LocalBasePath
 
-    def place(self, asked: int | None) -> int:
-        """Gives it its number: one rename. Only while the base is locked.
+    def place(self, requested: int | None) -> int:
+        """Gives the version its number by one rename, and returns the number. The base path must be locked.
 
-        Raises: OutputError when the number is taken.
+        Raises: OutputError if the requested number exists already.
         """
-        version = free_version(self.base.versions(), asked, self.base)
-        with _told(self.base.path):
+        version = next_version(self.base.versions(), requested, self.base)
+        with _output_errors(self.base.path):
             os.rename(self.folder, self.base.path / str(version))
-            _to_disk(self.base.path)
+            _flush_to_disk(self.base.path)
         return version
 
 
 class LocalBasePath:
-    """The versions of one model in a folder."""
+    """A folder with the versions of one model."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path).absolute()
@@ -54,77 +57,76 @@ class LocalBasePath:
         return str(self.path)
 
     def versions(self) -> dict[int, str]:
-        """Each version and its folder's name; a base path that does not exist has none."""
-        with _told(self.path):
-            return versions_among(os.listdir(self.path)) if self.path.exists() else {}
+        """Returns the folder name of each version; none if the base path does not exist."""
+        with _output_errors(self.path):
+            return version_folders(os.listdir(self.path)) if self.path.exists() else {}
 
     def read(self, name: str) -> bytes | None:
-        """A file below the base path, None where it is absent."""
+        """Returns the content of a file below the base path, None if it does not exist."""
         path = self.path / name
         return path.read_bytes() if path.is_file() else None
 
     def write(self, name: str, content: bytes) -> None:
-        """A file in the base path, replaced in one step."""
-        path = self.path / name
-        aside = self.path / f".{name}.unfreeze-new"
-        with _told(self.path):
-            aside.write_bytes(content)
-            _to_disk(aside)
-            os.replace(aside, path)
+        """Writes a file of the base path, or replaces it in one step."""
+        new_path = self.path / f".{name}.unfreeze-new"
+        with _output_errors(self.path):
+            new_path.write_bytes(content)
+            _flush_to_disk(new_path)
+            os.replace(new_path, self.path / name)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Nobody else gives a number, moves a label or clears away meanwhile."""
-        with _told(self.path):
+        """Keeps other processes from numbering versions, moving labels and cleaning up."""
+        with _output_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             file = (self.path / LOCK).open("wb")
         with file:
-            _lock(file, wait=True)
+            lock_file(file, wait=True)
             yield
 
     @contextlib.contextmanager
-    def staged(self, source: Path, beside: Mapping[str, bytes]) -> Iterator[Staged]:
-        """A copy of a SavedModel with files `beside` its own, which is cleared away if it gets no number."""
+    def staged(self, source: Path, extra_files: Mapping[str, bytes]) -> Iterator[StagedVersion]:
+        """Yields a copy of a SavedModel with more files; it is deleted at the end unless it was placed."""
         with self._stage() as stage:
             folder = stage / "version"
-            with _told(self.path):
+            with _output_errors(self.path):
                 shutil.copytree(source, folder)
-                for name, content in beside.items():
+                for name, content in extra_files.items():
                     (folder / name).write_bytes(content)
                 for path in sorted(folder.rglob("*")):
-                    _to_disk(path)
-            yield Staged(folder, self)
+                    _flush_to_disk(path)
+            yield StagedVersion(folder, self)
 
     @contextlib.contextmanager
-    def fetched(self, version: int) -> Iterator[Path]:
-        """The folder of a version."""
+    def local_copy(self, version: int) -> Iterator[Path]:
+        """Yields the folder of a version, which needs no copy here."""
         yield self.path / self.versions()[version]
 
     def remove(self, version: int) -> None:
-        """Takes a version away: first its number in one step, so that no server meets half of it, then its files."""
-        with self._stage() as stage, _told(self.path):
+        """Removes a version: by one rename, so that no server sees half of it, then its files."""
+        with self._stage() as stage, _output_errors(self.path):
             os.rename(self.path / self.versions()[version], stage / "removed")
 
-    def sweep(self) -> None:
-        """Clears away what publishers left that ended in the middle. Only while the base is locked."""
-        for stage in self.path.glob(f"{STAGE}*"):
+    def clean_up(self) -> None:
+        """Deletes the hidden folders of processes that ended early. The base path must be locked."""
+        for stage in self.path.glob(f"{STAGE_PREFIX}*"):
             try:
                 file = (stage / "lock").open("rb+")
             except OSError:
                 shutil.rmtree(stage, ignore_errors=True)
                 continue
             with file:
-                abandoned = _lock(file, wait=False)
+                abandoned = lock_file(file, wait=False)
             if abandoned:
                 shutil.rmtree(stage, ignore_errors=True)
 
     @contextlib.contextmanager
     def _stage(self) -> Iterator[Path]:
-        with self.locked(), _told(self.path):
-            self.sweep()
-            stage = Path(tempfile.mkdtemp(prefix=STAGE, dir=self.path))
+        with self.locked(), _output_errors(self.path):
+            self.clean_up()
+            stage = Path(tempfile.mkdtemp(prefix=STAGE_PREFIX, dir=self.path))
             file = (stage / "lock").open("wb")
-            _lock(file, wait=False)
+            lock_file(file, wait=False)
         try:
             yield stage
         finally:
@@ -132,54 +134,30 @@ class LocalBasePath:
             shutil.rmtree(stage, ignore_errors=True)
 
 
-def require_folder(path: str | Path) -> None:
-    """Raises SavedModelError when a base path is a file, or a SavedModel itself."""
+def require_base_path(path: str | Path) -> None:
+    """Raises SavedModelError if the path is a file, or a SavedModel instead of a folder of versions."""
     path = Path(path)
+    expected = "Expected the folder that contains the versions, such as models/NAME."
     if path.exists() and not path.is_dir():
-        raise SavedModelError(f"{path} is a file: give the folder that holds the versions, such as models/NAME")
+        raise SavedModelError(f"{path}: is a file. {expected}")
     if (path / "saved_model.pb").exists():
-        raise SavedModelError(f"{path} is a SavedModel: give the folder that holds the versions, such as models/NAME")
+        raise SavedModelError(f"{path}: is a SavedModel. {expected}")
 
 
-def _lock(file: IO[bytes], *, wait: bool) -> bool:
-    """Whether an open file could be locked. The system lets go when the process ends, however it ends."""
-    try:
-        import fcntl
-    except ImportError:
-        return _lock_windows(file, wait=wait)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        return False
-    except OSError as error:  # a file system without locks: as if nobody else were there, but nothing is swept
-        return wait if error.errno in (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP) else False
-    return True
-
-
-def _lock_windows(file: IO[bytes], *, wait: bool) -> bool:
-    import msvcrt
-
-    how = getattr(msvcrt, "LK_LOCK" if wait else "LK_NBLCK")
-    try:
-        getattr(msvcrt, "locking")(file.fileno(), how, 1)  # noqa: B009  mypy knows it on Windows only
-    except OSError:
-        return False
-    return True
-
-
-def _to_disk(path: Path) -> None:
-    """What was written is there after a power cut too, as far as the system can tell."""
+def _flush_to_disk(path: Path) -> None:
+    """Makes a file or folder survive a power cut, as far as the operating system can."""
     with contextlib.suppress(OSError):  # Windows opens no folder
-        number = os.open(path, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY)
         try:
-            os.fsync(number)
+            os.fsync(descriptor)
         finally:
-            os.close(number)
+            os.close(descriptor)
 
 
 @contextlib.contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _output_errors(path: Path) -> Iterator[None]:
+    """Raises an OSError of the block as an OutputError."""
     try:
         yield
     except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror or error}; choose another base path") from None
+        raise OutputError(f"{path}: cannot be written ({error.strerror or error}). Choose another base path.") from None

@@ -1,8 +1,12 @@
-"""A base path in an object store (s3://, gs://, memory:// …), which has no rename: saved_model.pb comes last.
+"""A model base path in an object store (s3://, gs://, memory:// …).
 
-A version without it is none yet, for a server fails to load it, goes on with the one before, and tries again. The
-number of a version is claimed first, by an object `.unfreeze-claim-NUMBER-ID`: whoever then finds a claim of another on
-the same number draws back. That is safe where a list shows what was written before, as S3 and GCS promise.
+An object store has no rename, so saved_model.pb is uploaded last: a server does not load a version without it, keeps
+the version before, and tries again.
+
+A publisher claims a version number first, by an object `.unfreeze-claim-NUMBER-ID`. If it then finds another claim on
+the same number, it withdraws its own and tries again. This needs a store whose lists show all earlier writes, as those
+of S3 and GCS do. Conditional writes (`mode="create"` of fsspec) would need less code, but stores that do not support
+them overwrite the object without an error, and two publishers would get the same number.
 """
 
 from __future__ import annotations
@@ -16,37 +20,38 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from unfreeze.errors import OutputError, UnsupportedError
-from unfreeze.publishing.version_numbers import free_version, version_of, versions_among
+from unfreeze.errors import MissingExtraError, OutputError, UnsupportedError
+from unfreeze.formatting import first_line
+from unfreeze.publishing.version_numbers import next_version
+from unfreeze.version_folders import version_folders, version_of
 
-CLAIM = ".unfreeze-claim-"
-LAST = "saved_model.pb"
-ABANDONED_S = 6 * 3600  # a claim this old, of a publisher on another machine, is taken for one that ended
-TRIES = 20
-LONGEST_WAIT = 32  # times the first wait
+CLAIM_PREFIX = ".unfreeze-claim-"
+LAST_FILE = "saved_model.pb"
+ABANDONED_AFTER_S = 6 * 3600  # a claim of another machine that is older counts as abandoned
+MAX_ATTEMPTS = 20
+MAX_WAIT_FACTOR = 32
 
 
 @dataclass(frozen=True)
-class Staged:
-    """A version that is complete on this machine."""
+class StagedVersion:
+    """A complete version on this machine, which is not uploaded yet."""
 
     folder: Path
     base: ObjectStoreBasePath
-    beside: Mapping[str, bytes] = field(default_factory=dict)
+    extra_files: Mapping[str, bytes]
 
-    def place(self, asked: int | None) -> int:
-        """Uploads it under a number of its own.
+    def place(self, requested: int | None) -> int:
+        """Uploads the version under a number of its own, and returns the number.
 
-        Raises: OutputError when the number is taken.
+        Raises: OutputError if the requested number exists already, or if the upload fails.
         """
-        with self.base.claimed(asked) as version:
+        with self.base.claimed(requested) as version:
             try:
-                self.base.upload(self.folder, self.beside, version)
+                self.base.upload(self.folder, self.extra_files, version)
             except BaseException:
                 with contextlib.suppress(Exception):
                     self.base.remove(version)
@@ -55,56 +60,59 @@ class Staged:
 
 
 class ObjectStoreBasePath:
-    """The versions of one model in an object store."""
+    """A prefix in an object store with the versions of one model."""
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
         try:
             import fsspec
         except ImportError:
-            raise UnsupportedError(f"{url}: object stores need fsspec: pip install 'unfreeze[cloud]'") from None
+            raise MissingExtraError(f"{url}: object stores need fsspec. Run: pip install 'unfreeze[cloud]'") from None
         try:
             self.files, self.path = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
         except (ImportError, ValueError) as error:
-            raise UnsupportedError(f"{url}: {error}; pip install 'unfreeze[cloud]' brings s3:// and gs://") from None
+            raise UnsupportedError(
+                f"not supported: {url}: {first_line(error)}. For s3:// and gs:// run: pip install 'unfreeze[cloud]'"
+            ) from None
 
     def __str__(self) -> str:
         return self.url
 
     def versions(self) -> dict[int, str]:
-        """Each version whose saved_model.pb is there, and its name."""
-        found = versions_among(self._names())
-        return {version: name for version, name in found.items() if self._exists(f"{name}/{LAST}")}
+        """Returns the name of each version that has a saved_model.pb."""
+        folders = version_folders(self._names())
+        return {version: name for version, name in folders.items() if self._exists(f"{name}/{LAST_FILE}")}
 
     def read(self, name: str) -> bytes | None:
-        """An object below the base path, None where it is absent."""
+        """Returns the content of an object below the base path, None if it does not exist."""
         try:
-            with self._told(FileNotFoundError):
-                return self.files.cat_file(f"{self.path}/{name}")
+            with self._output_errors(FileNotFoundError):
+                content: bytes = self.files.cat_file(f"{self.path}/{name}")
+                return content
         except FileNotFoundError:
             return None
 
     def write(self, name: str, content: bytes) -> None:
-        """An object in the base path."""
-        with self._told():
+        """Writes or replaces an object of the base path."""
+        with self._output_errors():
             self.files.pipe_file(f"{self.path}/{name}", content)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Nothing: an object store has no lock. Numbers are claimed instead; of labels the last writer counts."""
+        """Does nothing: an object store has no locks. Numbers are claimed; of two changes of labels the last wins."""
         yield
 
     @contextlib.contextmanager
-    def staged(self, source: Path, beside: Mapping[str, bytes]) -> Iterator[Staged]:
-        """The SavedModel as it is on this machine, with files `beside` its own."""
-        self.sweep()
-        yield Staged(source, self, beside)
+    def staged(self, source: Path, extra_files: Mapping[str, bytes]) -> Iterator[StagedVersion]:
+        """Yields a SavedModel with more files, as it is to be uploaded."""
+        self.clean_up()
+        yield StagedVersion(source, self, extra_files)
 
     @contextlib.contextmanager
-    def fetched(self, version: int) -> Iterator[Path]:
-        """A copy of a version on this machine."""
+    def local_copy(self, version: int) -> Iterator[Path]:
+        """Yields a copy of a version on this machine."""
         with tempfile.TemporaryDirectory(prefix="unfreeze-") as folder:
-            with self._told():
+            with self._output_errors():
                 top = f"{self.path}/{self.versions()[version]}"
                 for key in self.files.find(top):
                     target = Path(folder) / key[len(top) :].lstrip("/")
@@ -113,115 +121,125 @@ class ObjectStoreBasePath:
             yield Path(folder)
 
     def remove(self, version: int) -> None:
-        """Takes a version away, its saved_model.pb first."""
-        name = versions_among(self._names()).get(version)
+        """Removes a version, its saved_model.pb first."""
+        name = version_folders(self._names()).get(version)
         if name is None:
             return
-        with self._told():
-            if self._exists(f"{name}/{LAST}"):
-                self.files.rm_file(f"{self.path}/{name}/{LAST}")
+        with self._output_errors():
+            if self._exists(f"{name}/{LAST_FILE}"):
+                self.files.rm_file(f"{self.path}/{name}/{LAST_FILE}")
             for key in self.files.find(f"{self.path}/{name}"):
                 self.files.rm_file(key)
 
-    def upload(self, folder: Path, beside: Mapping[str, bytes], version: int) -> None:
+    def upload(self, folder: Path, extra_files: Mapping[str, bytes], version: int) -> None:
         """Writes the files of a version, saved_model.pb last."""
-        paths = sorted((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path == folder / LAST)
-        with self._told():
-            for name, content in beside.items():
+        paths = sorted(
+            (path for path in folder.rglob("*") if path.is_file()), key=lambda path: path == folder / LAST_FILE
+        )
+        with self._output_errors():
+            for name, content in extra_files.items():
                 self.files.pipe_file(f"{self.path}/{version}/{name}", content)
             for path in paths:
                 name = path.relative_to(folder).as_posix()
-                if name not in beside:
+                if name not in extra_files:
                     self.files.put_file(str(path), f"{self.path}/{version}/{name}")
 
     @contextlib.contextmanager
-    def claimed(self, asked: int | None) -> Iterator[int]:
-        """A number that nobody else publishes under meanwhile."""
-        for tried in range(TRIES):
+    def claimed(self, requested: int | None) -> Iterator[int]:
+        """Yields a version number that no other publisher uses during the block.
+
+        Raises: OutputError if the requested number exists already, or if other publishers kept claiming the number.
+        """
+        for attempt in range(MAX_ATTEMPTS):
             names = self._names()
-            taken = {*versions_among(names), *self._claims(names).values()}
-            version = free_version(taken, asked, self)
-            claim = f"{CLAIM}{version}-{uuid.uuid4().hex}"
+            existing = {*version_folders(names), *_claims(names).values()}
+            version = next_version(existing, requested, self)
+            claim = f"{CLAIM_PREFIX}{version}-{uuid.uuid4().hex}"
             self.write(claim, json.dumps({"host": socket.gethostname(), "process": os.getpid()}).encode())
             try:
-                others = [name for name, other in self._claims(self._names()).items() if other == version]
-                if others == [claim]:
+                claims = [name for name, claimed in _claims(self._names()).items() if claimed == version]
+                if claims == [claim]:
                     yield version
                     return
             finally:
-                self._drop(claim)
-            # Longer each time: where a store is slow, those who met once would meet again.
-            time.sleep(random.uniform(0.05, 0.5) * min(2**tried, LONGEST_WAIT))
-        raise OutputError(f"{self.url}: {TRIES} times another publisher took the same number: try again")
+                self._delete(claim)
+            # Random and longer each time, so that two publishers do not meet again.
+            time.sleep(random.uniform(0.05, 0.5) * min(2**attempt, MAX_WAIT_FACTOR))
+        raise OutputError(
+            f"{self.url}: other publishers claimed the same version number {MAX_ATTEMPTS} times. Try again."
+        )
 
-    def sweep(self) -> None:
-        """Clears away what publishers left that ended in the middle: claims, and versions without their last file."""
-        names = self._names()
-        claims = self._claims(names)
-        for name, version in list(claims.items()):
-            if self._abandoned(name):
-                del claims[name]
+    def clean_up(self) -> None:
+        """Deletes what publishers that ended early left: claims, and versions without their last file."""
+        claims = _claims(self._names())
+        for claim, version in list(claims.items()):
+            if self._is_abandoned(claim):
+                del claims[claim]
                 if version not in claims.values() and version not in self.versions():
                     self.remove(version)
-                self._drop(name)
+                self._delete(claim)
 
-    def _abandoned(self, claim: str) -> bool:
-        """Whether whoever claimed a number is gone: no such process on this machine, or too old."""
+    def _is_abandoned(self, claim: str) -> bool:
+        """Whether the process that made a claim on this machine has ended, or the claim is too old."""
         try:
             owner = json.loads(self.read(claim) or b"{}")
             if owner.get("host") == socket.gethostname():
-                return not _alive(int(owner["process"]))
-            with self._told(NotImplementedError, FileNotFoundError):
-                written = self.files.modified(f"{self.path}/{claim}").timestamp()
-            return time.time() - written > ABANDONED_S
+                return not _is_running(int(owner["process"]))
+            with self._output_errors(NotImplementedError, FileNotFoundError):
+                written: float = self.files.modified(f"{self.path}/{claim}").timestamp()
+            return time.time() - written > ABANDONED_AFTER_S
         except (ValueError, KeyError, NotImplementedError, FileNotFoundError):
             return False
 
-    def _claims(self, names: list[str]) -> dict[str, int]:
-        found = {}
-        for name in names:
-            version = version_of(name.removeprefix(CLAIM).split("-")[0]) if name.startswith(CLAIM) else None
-            if version is not None:
-                found[name] = version
-        return found
-
     def _names(self) -> list[str]:
+        """Returns the names of the folders and objects directly below the base path."""
         try:
-            with self._told(FileNotFoundError):
+            with self._output_errors(FileNotFoundError):
                 self.files.invalidate_cache()
                 return [str(key).rstrip("/").rsplit("/", 1)[-1] for key in self.files.ls(self.path, detail=False)]
         except FileNotFoundError:
             return []
 
-    def _drop(self, name: str) -> None:
-        with contextlib.suppress(FileNotFoundError), self._told(FileNotFoundError):
+    def _delete(self, name: str) -> None:
+        with contextlib.suppress(FileNotFoundError), self._output_errors(FileNotFoundError):
             self.files.rm_file(f"{self.path}/{name}")
 
     def _exists(self, name: str) -> bool:
-        with self._told():
+        with self._output_errors():
             return bool(self.files.exists(f"{self.path}/{name}"))
 
     @contextlib.contextmanager
-    def _told(self, *expected: type[Exception]) -> Iterator[Any]:
-        """What a store raises, told as an OutputError; but for what the caller knows what to do about."""
+    def _output_errors(self, *expected: type[Exception]) -> Iterator[None]:
+        """Raises any error of the store as an OutputError, except the expected ones, which the caller handles."""
         try:
             yield
         except Exception as error:  # each store has errors of its own
             if isinstance(error, (*expected, OutputError, UnsupportedError)):
                 raise
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             if isinstance(error, FileNotFoundError):
-                reason = f"{reason}; is there such a bucket?"
+                reason = f"{reason}. Does the bucket exist?"
             raise OutputError(f"{self.url}: {type(error).__name__}: {reason}") from error
 
 
-def _alive(process: int) -> bool:
-    if sys.platform == "win32":  # there, signal 0 is Ctrl-C
+def _claims(names: Sequence[str]) -> dict[str, int]:
+    """Returns the version number of each claim among the names."""
+    claims: dict[str, int] = {}
+    for name in names:
+        if name.startswith(CLAIM_PREFIX):
+            version = version_of(name.removeprefix(CLAIM_PREFIX).split("-")[0])
+            if version is not None:
+                claims[name] = version
+    return claims
+
+
+def _is_running(process: int) -> bool:
+    if sys.platform == "win32":  # where signal 0 is Ctrl-C
         return True
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # of another user, or Windows
+    except OSError:  # a process of another user
         return True
     return True

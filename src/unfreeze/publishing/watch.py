@@ -1,20 +1,23 @@
-"""Each new checkpoint of a training that goes on: exported, verified, published."""
+"""Publishes each new checkpoint of a running training: exported, verified, completely or not at all."""
 
 from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
+from unfreeze.callbacks import OnMessage, ignore
 from unfreeze.errors import CheckpointError, UnfreezeError
-from unfreeze.publishing.publish import Base, Published, base_of, prune, publish, records
+from unfreeze.exporting.side_inputs import SideInput
+from unfreeze.publishing.base_paths import BasePath, open_base_path
+from unfreeze.publishing.prune import prune
+from unfreeze.publishing.publish import Published, publish
+from unfreeze.publishing.version_records import export_records
 from unfreeze.weights import find_checkpoints, read_index
 
-Say = Callable[[str], None]
-Stamp = tuple[tuple[str, int, int], ...]  # name, size and time of each file of a checkpoint
+FileStamps = tuple[tuple[str, int, int], ...]  # name, size and time of each file of a checkpoint
 
 
 def watch(
@@ -25,111 +28,146 @@ def watch(
     interval_s: float = 30,
     once: bool = False,
     labels: Sequence[str] = (),
+    pipeline_config_path: str | Path | None = None,
+    input_types: Sequence[str] = (),
+    input_shape: Sequence[int | None] | None = None,
+    side_inputs: Mapping[str, SideInput] | None = None,
+    label_map: str | Path | None = None,
+    config_override: str = "",
+    allow_unknown_fields: bool = False,
+    kept_outputs: Sequence[str] = (),
+    score_threshold: float | None = None,
+    max_detections: int | None = None,
+    weights: str = "variables",
+    suppression: str = "kernel",
+    runtimes: Sequence[str] = (),
     on_published: Callable[[Published, int], None] = lambda published, step: None,
     on_failure: Callable[[Path, UnfreezeError], None] = lambda prefix, error: None,
-    on_progress: Say | None = None,
-    on_warning: Say | None = None,
-    **export_options: Any,
+    on_progress: OnMessage = ignore,
+    on_warning: OnMessage = ignore,
 ) -> list[Published]:
-    """Publish the checkpoints of a folder as they come, oldest first, until the process ends.
+    """Publishes the checkpoints of a training folder as they are written, oldest first, until the process ends.
 
-    Which steps have been published stands in the export.json of the versions, so it may be started again at any time. A
-    checkpoint that is not whole yet is waited for. One that fails is told and skipped, and tried again if its files
-    change. Of many at once only as many as stay are exported.
+    It may be stopped and started again at any time: the export.json of the versions has the steps that were published.
+    Incomplete checkpoints are looked at again later. A checkpoint that fails is reported and skipped, and tried again
+    if its files change. Of many new checkpoints only the `keep` newest are exported.
 
     Args:
-        keep: how many versions stay; those with a label stay besides.
-        interval_s: seconds from one look at the folder to the next.
-        once: publish what is there, and return.
-        labels: move to each version that is published.
-        export_options: as for `export`.
+        training_folder: where the training writes its checkpoints.
+        model_base_path: the folder of versions, or a URL of an object store.
+        keep: how many of the newest versions stay; those with a label stay too.
+        interval_s: how often to look for new checkpoints, in seconds.
+        once: publish the checkpoints that exist, and return.
+        labels: names by which clients request a version; they move to each new version.
+        pipeline_config_path, input_types, input_shape, side_inputs, label_map, config_override, allow_unknown_fields,
+            kept_outputs, score_threshold, max_detections, weights, suppression, runtimes: as for `export`.
+        on_published: receives each published version and the step of its checkpoint.
+        on_failure: receives the prefix of each checkpoint that failed, and the error.
 
-    Raises: CheckpointError when there is no such folder.
+    Returns: the published versions, if `once` is true.
+
+    Raises: CheckpointError if the training folder does not exist.
     """
+
+    def publish_checkpoint(prefix: Path) -> Published:
+        from unfreeze.exporting.from_checkpoint import export_checkpoint  # imports TensorFlow, which takes seconds
+
+        with TemporaryDirectory(prefix="unfreeze-watch-") as work:
+            exported = export_checkpoint(
+                prefix.absolute(),
+                output_directory=Path(work) / "exported",
+                pipeline_config_path=pipeline_config_path,
+                input_types=input_types,
+                input_shape=input_shape,
+                side_inputs=side_inputs,
+                label_map=label_map,
+                config_override=config_override,
+                allow_unknown_fields=allow_unknown_fields,
+                kept_outputs=kept_outputs,
+                score_threshold=score_threshold,
+                max_detections=max_detections,
+                weights=weights,
+                suppression=suppression,
+                runtimes=runtimes,
+                on_progress=on_progress,
+                on_warning=on_warning,
+            )
+            return publish(
+                exported.saved_model,
+                str(base),
+                labels=labels,
+                verify=False,  # the export was verified
+                on_progress=on_progress,
+                on_warning=on_warning,
+            )
+
     folder = Path(training_folder)
     if not folder.is_dir():
-        raise CheckpointError(f"{folder}: no such folder: give the one that training writes its checkpoints to")
-    base = base_of(model_base_path)
-    say, warn = on_progress or (lambda line: None), on_warning or (lambda line: None)
-    done: list[Published] = []
-    failed: dict[Path, Stamp] = {}
+        raise CheckpointError(f"{folder}: does not exist. Expected the folder that training writes its checkpoints to.")
+    base = open_base_path(model_base_path)
+    all_published: list[Published] = []
+    failed: dict[Path, FileStamps] = {}
     while True:
-        for prefix, step in _new(folder, base, failed, keep, say):
-            stamp = _stamp(prefix)
+        for prefix, step in _new_checkpoints(folder, base, failed, on_progress)[-keep:]:
+            stamps = _file_stamps(prefix)
             try:
-                published = _published(prefix, base, labels, export_options, say, warn)
+                published = publish_checkpoint(prefix)
             except UnfreezeError as error:
-                failed[prefix] = stamp
+                failed[prefix] = stamps
                 on_failure(prefix, error)
                 continue
-            done.append(published)
+            gc.collect()  # a traced network is a reference cycle, and this process runs for days
+            all_published.append(published)
             on_published(published, step)
             prune(str(base), keep=keep)
         if once:
-            return done
-        say(f"waiting for checkpoints in {folder}")
+            return all_published
+        on_progress(f"waiting for checkpoints in {folder}")
         time.sleep(interval_s)
 
 
-def _new(folder: Path, base: Base, failed: dict[Path, Stamp], keep: int, say: Say) -> list[tuple[Path, int]]:
-    """The whole checkpoints that are newer than any that was published, oldest first."""
+def _new_checkpoints(
+    folder: Path, base: BasePath, failed: Mapping[Path, FileStamps], on_progress: OnMessage
+) -> list[tuple[Path, int]]:
+    """Returns prefix and step of the complete checkpoints that are newer than any published one, oldest first."""
     newest = max(_published_steps(folder, base), default=-1)
-    found = []
+    checkpoints = []
     for candidate in find_checkpoints(folder):
-        if (
-            candidate.step is None
-            or candidate.step <= newest
-            or failed.get(candidate.prefix) == _stamp(candidate.prefix)
-        ):
+        if candidate.step is None or candidate.step <= newest:
             continue
-        missing = candidate.missing or _fault(candidate.prefix)
+        if failed.get(candidate.prefix) == _file_stamps(candidate.prefix):
+            continue
+        missing = candidate.missing or _index_problem(candidate.prefix)
         if missing:
-            say(f"{candidate.prefix.name} is not whole yet: {missing}")
+            on_progress(f"{candidate.prefix.name} is not complete yet: {missing}")
         else:
-            found.append((candidate.prefix, candidate.step))
-    return found[-keep:]
+            checkpoints.append((candidate.prefix, candidate.step))
+    return checkpoints
 
 
-def _published_steps(folder: Path, base: Base) -> Iterator[int]:
-    """The steps of this folder that a version was made from."""
-    for record in records(base):
+def _published_steps(folder: Path, base: BasePath) -> Iterator[int]:
+    """Yields the step of each version that was made from a checkpoint of this folder."""
+    for record in export_records(base):
         checkpoint = record.get("checkpoint", {})
         if checkpoint.get("step") is not None and Path(checkpoint["prefix"]).absolute().parent == folder.absolute():
             yield checkpoint["step"]
 
 
-def _fault(prefix: Path) -> str:
-    """What the files of a checkpoint lack; one whose index cannot be read yet lacks all."""
+def _index_problem(prefix: Path) -> str:
+    """Returns what is wrong with the index of a checkpoint or with the data files it names; "" if nothing is."""
     try:
         return read_index(prefix).missing_data()
     except (CheckpointError, OSError) as error:
         return str(error)
 
 
-def _published(
-    prefix: Path, base: Base, labels: Sequence[str], options: dict[str, Any], say: Say, warn: Say
-) -> Published:
-    from unfreeze.exporting.from_checkpoint import export_checkpoint
-
-    with TemporaryDirectory(prefix="unfreeze-watch-") as work:
-        exported = export_checkpoint(
-            prefix.absolute(), output_directory=Path(work) / "exported", on_progress=say, on_warning=warn, **options
-        )
-        published = publish(
-            exported.saved_model, str(base), labels=labels, verify=False, on_progress=say, on_warning=warn
-        )
-    del exported
-    gc.collect()  # a traced network is a cycle, and this goes on for days
-    return published
-
-
-def _stamp(prefix: Path) -> Stamp:
+def _file_stamps(prefix: Path) -> FileStamps:
     paths = sorted(path for path in prefix.parent.iterdir() if path.name.startswith(f"{prefix.name}."))
-    found = []
+    stamps = []
     for path in paths:
         try:
             stat = path.stat()
-        except OSError:  # removed meanwhile, as training does with its oldest
+        except OSError:  # deleted meanwhile, as trainings do with their oldest checkpoints
             continue
-        found.append((path.name, stat.st_size, stat.st_mtime_ns))
-    return tuple(found)
+        stamps.append((path.name, stat.st_size, stat.st_mtime_ns))
+    return tuple(stamps)

@@ -16,7 +16,7 @@ from textwrap import indent
 
 from unfreeze.errors import OutputError
 from unfreeze.onednn import ASSUME_FROZEN_WEIGHTS
-from unfreeze.targets.model_config import ModelConfig, as_text
+from unfreeze.targets.model_config import ModelConfig, format_model_config
 from unfreeze.targets.server_versions import ServerVersion
 
 MONITORING = """prometheus_config {
@@ -62,7 +62,7 @@ def write_tensorflow_serving(folder: Path, saved_model: Path, runtime: ServerVer
     """Writes the model, TensorFlow Serving's configs, compose.yaml and kubernetes.yaml; returns the names."""
     shutil.copytree(saved_model, folder / "models" / options.name / str(options.version))
     configs = {
-        "models.config": as_text(ModelConfig(options.name, f"/models/{options.name}")),
+        "models.config": format_model_config(ModelConfig(options.name, f"/models/{options.name}")),
         "batching_parameters.txt": batching_parameters(options.cpus),
         "monitoring.config": MONITORING,
     }

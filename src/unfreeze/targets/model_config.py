@@ -1,4 +1,4 @@
-"""The labels of versions, kept as TensorFlow Serving keeps them: a ModelServerConfig in text form, `models.config`.
+"""Reads and writes TensorFlow Serving's `models.config`, a ModelServerConfig in text form, which has the labels.
 
 Source: config/model_server_config.proto and g3doc/serving_config.md of tensorflow/serving.
 """
@@ -16,9 +16,9 @@ from google.protobuf import text_format
 from unfreeze.errors import OutputError, SavedModelError
 from unfreeze.protobuf_pool import MessagePool, MessageTable, pool_of_table
 
-FILE = "models.config"  # beside the versions; no number, so no server takes it for one
-_LABEL = re.compile(r"[a-zA-Z0-9_]+", re.ASCII)  # what the paths of the REST interface take
-# Only what is written here; other fields are an error.
+MODELS_CONFIG = "models.config"  # beside the versions; not a number, so no server takes it for a version
+_LABEL = re.compile(r"[a-zA-Z0-9_]+", re.ASCII)  # what TensorFlow Serving accepts in a REST path
+# The part of the schema that is written here; other fields are an error.
 MESSAGES: MessageTable = {
     "Latest": [("num_versions", 1, "uint32")],
     "All": [],
@@ -39,9 +39,9 @@ MESSAGES: MessageTable = {
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """One model of a model server: where its versions are, which of them are loaded, and what they are called.
+    """One model of a model server: its base path, the labels of its versions, and the versions to load.
 
-    `versions` are loaded and no others; none: the newest.
+    Without `versions` the server loads the newest version.
     """
 
     name: str
@@ -50,52 +50,60 @@ class ModelConfig:
     versions: Collection[int] = ()
 
 
-def as_text(config: ModelConfig) -> str:
-    """A ModelServerConfig in text form, as `--model_config_file` takes it."""
-    message = _message()
-    told = message.model_config_list.config.add(
+def format_model_config(config: ModelConfig) -> str:
+    """Returns a ModelServerConfig in text form, as `--model_config_file` reads it."""
+    message = _new_message()
+    model = message.model_config_list.config.add(
         name=config.name, base_path=config.base_path, model_platform="tensorflow"
     )
     if config.versions:
-        told.model_version_policy.specific.versions.extend(sorted(config.versions))
+        model.model_version_policy.specific.versions.extend(sorted(config.versions))
     for label, version in sorted(config.labels.items()):
-        told.version_labels.add(key=label, value=version)
-    return text_format.MessageToString(message)
+        model.version_labels.add(key=label, value=version)
+    text: str = text_format.MessageToString(message)
+    return text
 
 
-def from_text(text: str, path: object) -> ModelConfig:
-    """What `as_text` wrote.
+def parse_model_config(text: str, path: object) -> ModelConfig:
+    """Returns the one model of a ModelServerConfig; `path` is for errors.
 
-    Raises: SavedModelError when it is something else.
+    Raises: SavedModelError if the text is not such a config, or has several models.
     """
-    message = _message()
+    message = _new_message()
     try:
         text_format.Parse(text, message)
     except text_format.ParseError as error:
-        raise SavedModelError(f"{path}: not a model config of TensorFlow Serving: {error}; mend or remove it") from None
+        raise SavedModelError(
+            f"{path}: is not a model config of TensorFlow Serving ({error}). Correct or remove it."
+        ) from None
     configs = message.model_config_list.config
     if len(configs) != 1:
-        raise SavedModelError(f"{path}: {len(configs)} models, but the file beside the versions is of one; mend it")
+        raise SavedModelError(f"{path}: has {len(configs)} models, expected 1. Correct it.")
     config = configs[0]
     labels = {label.key: label.value for label in config.version_labels}
     versions = tuple(config.model_version_policy.specific.versions)
     return ModelConfig(config.name, config.base_path, labels, versions)
 
 
-def label_of(text: str) -> str:
-    """The same label, if TensorFlow Serving takes it."""
-    if not _LABEL.fullmatch(text):
-        raise OutputError(f"label {text!r}: letters, digits and _ only, since it stands in the path of requests")
-    return text
+def require_label(label: str) -> str:
+    """Returns the label if TensorFlow Serving accepts it.
+
+    Raises: OutputError if it does not.
+    """
+    if not _LABEL.fullmatch(label):
+        raise OutputError(f"label {label!r}: only letters, digits and _ are allowed, since it is part of request paths")
+    return label
 
 
-def loaded(versions: Collection[int], labels: Mapping[str, int]) -> list[int]:
-    """What a server has to load: the newest, and every version with a label; without a label none is named."""
-    named = {*labels.values(), *([max(versions)] if versions else [])}
-    return sorted(named) if labels else []
+def versions_to_load(versions: Collection[int], labels: Mapping[str, int]) -> list[int]:
+    """Returns the versions that a server must load: the newest and those with a label; none if there are no labels."""
+    if not labels:
+        return []
+    newest = [max(versions)] if versions else []
+    return sorted({*labels.values(), *newest})
 
 
-def _message() -> Any:
+def _new_message() -> Any:
     return _messages().message_class("ModelServerConfig")()
 
 

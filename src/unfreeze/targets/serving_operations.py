@@ -1,17 +1,17 @@
-"""Whether a runtime knows every operation and attribute of a SavedModel.
+"""Whether the TensorFlow of a server knows every operation and attribute of a SavedModel.
 
-The data is made by scripts/op_registries from the libraries in TensorFlow's wheels.
+scripts/op_registries makes data/operations.json.gz from the libraries in TensorFlow's wheels.
 """
 
 from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache, partial
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import tensorflow as tf
 from google.protobuf.message import DecodeError
@@ -19,126 +19,160 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from unfreeze.errors import SavedModelError
 
-# The fields of an AttrValue -> the type of an attribute that has it.
-_TYPES = {"s": "string", "i": "int", "f": "float", "b": "bool", "type": "type", "shape": "shape", "tensor": "tensor"}
-_TYPES |= {"func": "func"}
+# Field of an AttrValue -> the type of the attribute in an operation's definition.
+_ATTRIBUTE_TYPES = {
+    "s": "string",
+    "i": "int",
+    "f": "float",
+    "b": "bool",
+    "type": "type",
+    "shape": "shape",
+    "tensor": "tensor",
+    "func": "func",
+}
+
+
+class _Attribute(TypedDict, total=False):
+    """An attribute of an operation: its type, whether it has a default, the values it may have, and its minimum."""
+
+    type: str
+    optional: int
+    allowed: list[str]
+    minimum: int
+
+
+class _Operation(TypedDict):
+    """An operation: for each input "" or the attribute that says how many tensors it is, and the attributes."""
+
+    inputs: list[str]
+    attributes: dict[str, _Attribute]
+
+
+class _Registry(TypedDict):
+    """data/operations.json.gz: the changes of each operation, as [index of the TensorFlow version, definition]."""
+
+    tensorflows: list[str]
+    operations: dict[str, list[tuple[int, _Operation | None]]]
 
 
 def tensorflow_versions() -> list[str]:
-    """The TensorFlow versions of which the operations are known, the oldest first."""
-    return list(_data()["tensorflows"])
+    """Returns the TensorFlow versions whose operations are known, the oldest first."""
+    return list(_registry()["tensorflows"])
 
 
 def unknown_operations(saved_model: Path, tensorflow: str) -> list[str]:
-    """What of a SavedModel a TensorFlow does not know, a line each: operation, attribute or value, and since when.
+    """Returns a line for each operation, attribute and value of a SavedModel that a TensorFlow version does not know.
 
-    The main graph and every function are looked at, called or not, for a loader reads them all.
+    Checks the main graph and every function, called or not, since a loader reads them all.
     """
-    at = tensorflow_versions().index(tensorflow)
-    found: dict[str, None] = {}  # in order, each once
+    version = tensorflow_versions().index(tensorflow)
+    problems: dict[str, None] = {}  # a dict keeps the order and drops repetitions
     for node, functions in _nodes(saved_model):
         if node.op in functions or node.op.startswith("_"):
-            continue  # names with "_" are the runtime's own
-        found.update(dict.fromkeys(_misfits(node, at)))
-    return list(found)
+            continue  # names with "_" are internal to TensorFlow
+        problems.update(dict.fromkeys(_node_problems(node, version)))
+    return list(problems)
 
 
-def _misfits(node: Any, at: int) -> Iterator[str]:
-    known = _known(node.op, at)
-    if known is None:
-        yield f"{node.op}: not known; {_since(node.op, lambda later: True)}"
+def _node_problems(node: Any, version: int) -> Iterator[str]:
+    operation = _operation(node.op, version)
+    if operation is None:
+        yield f"{node.op}: not known; {_first_version(node.op, lambda later: True)}"
         return
     inputs = sum(not name.startswith("^") for name in node.input)
-    expected = _inputs(known, node)
+    expected = _input_count(operation, node)
     if expected is not None and inputs != expected:
-        fits = _since(node.op, lambda later: _inputs(later, node) == inputs)
-        yield f"{node.op}: takes {expected} inputs, not {inputs}; {fits}"
-    for name, attribute in known["attributes"].items():
+        since = _first_version(node.op, lambda later: _input_count(later, node) == inputs)
+        yield f"{node.op}: expects {expected} inputs, but has {inputs}; {since}"
+    for name, attribute in operation["attributes"].items():
         if name not in node.attr and not attribute.get("optional"):
-            yield f"{node.op}: attribute {name} is needed there, and is not given; {_since(node.op, _optional(name))}"
+            yield f"{node.op}: attribute {name} is required, but missing; {_first_version(node.op, _is_optional(name))}"
     for name, value in sorted(node.attr.items()):
         if not name.startswith("_"):
-            yield from _attribute_misfits(node.op, name, value, known["attributes"].get(name))
+            yield from _attribute_problems(node.op, name, value, operation["attributes"].get(name))
 
 
-def _attribute_misfits(op: str, name: str, value: Any, attribute: Mapping[str, Any] | None) -> Iterator[str]:
-    """What a runtime's attribute does not take of a value."""
+def _attribute_problems(op: str, name: str, value: Any, attribute: _Attribute | None) -> Iterator[str]:
     if attribute is None:
-        yield f"{op}: attribute {name} is not known; {_since(op, lambda later: name in later['attributes'])}"
+        yield f"{op}: attribute {name} is not known; {_first_version(op, lambda later: name in later['attributes'])}"
         return
-    kind, wanted = _kind(value), attribute["type"]
-    if kind is not None and kind != wanted and not (kind == "list" and wanted.startswith("list(")):
-        since = _since(op, lambda later: later["attributes"].get(name, {}).get("type") == kind)
-        yield f"{op}: attribute {name} is of type {kind}, not {wanted}; {since}"
+    actual, expected = _type_of(value), attribute["type"]
+    if actual is not None and actual != expected and not (actual == "list" and expected.startswith("list(")):
+        since = _first_version(op, lambda later: later["attributes"].get(name, {}).get("type") == actual)
+        yield f"{op}: attribute {name} is of type {actual}, expected {expected}; {since}"
         return
     allowed = attribute.get("allowed") or _values(value)
-    for each in sorted(_values(value) - set(allowed)):
-        yield f"{op}: attribute {name} may not be {each}; {_since(op, partial(_allows, name, each))}"
+    for item in sorted(_values(value) - set(allowed)):
+        yield f"{op}: attribute {name} may not be {item}; {_first_version(op, _allows(name, item))}"
 
 
-def _allows(name: str, value: str, known: Mapping[str, Any]) -> bool:
-    attribute = known["attributes"].get(name)
-    return attribute is not None and value in (attribute.get("allowed") or [value])
+def _allows(name: str, value: str) -> Callable[[_Operation], bool]:
+    def allows(operation: _Operation) -> bool:
+        attribute = operation["attributes"].get(name)
+        return attribute is not None and value in (attribute.get("allowed") or [value])
+
+    return allows
 
 
-def _optional(name: str) -> Callable[[Mapping[str, Any]], bool]:
-    return lambda known: bool(known["attributes"].get(name, {"optional": True}).get("optional"))
+def _is_optional(name: str) -> Callable[[_Operation], bool]:
+    """Returns whether a definition of an operation has no such attribute, or has a default for it."""
+    return lambda operation: bool(operation["attributes"].get(name, {"optional": 1}).get("optional"))
 
 
-def _kind(value: Any) -> str | None:
-    """The type of an attribute that has such a value; None where it is left to the caller of the function."""
+def _type_of(value: Any) -> str | None:
+    """Returns the type of an attribute with this value; None if the caller of a function sets it."""
     kind = value.WhichOneof("value")
-    return None if kind in (None, "placeholder") else "list" if kind == "list" else _TYPES[kind]
+    return None if kind in (None, "placeholder") else "list" if kind == "list" else _ATTRIBUTE_TYPES[kind]
 
 
 def _values(value: Any) -> set[str]:
-    """The data types or strings in an attribute, as the allowed ones are written."""
-    held = value.list if value.WhichOneof("value") == "list" else None
-    types = list(held.type) if held is not None else [value.type] if value.WhichOneof("value") == "type" else []
-    strings = list(held.s) if held is not None else [value.s] if value.WhichOneof("value") == "s" else []
-    return {tf.as_dtype(each).name for each in types} | {each.decode("utf-8", "replace") for each in strings}
+    """Returns the data types and strings in an attribute, spelled as the allowed values are."""
+    kind = value.WhichOneof("value")
+    types = value.list.type if kind == "list" else [value.type] if kind == "type" else []
+    strings = value.list.s if kind == "list" else [value.s] if kind == "s" else []
+    return {tf.as_dtype(number).name for number in types} | {text.decode("utf-8", "replace") for text in strings}
 
 
-def _inputs(known: Mapping[str, Any], node: Any) -> int | None:
-    """How many inputs an operation takes with a node's attributes, None where they do not say."""
+def _input_count(operation: _Operation, node: Any) -> int | None:
+    """Returns how many inputs an operation expects with the attributes of a node; None if they do not say."""
     total = 0
-    for counted in known["inputs"]:
-        if not counted:
+    for attribute in operation["inputs"]:
+        if not attribute:
             total += 1
             continue
-        if counted not in node.attr:
+        if attribute not in node.attr:
             return None
-        value = node.attr[counted]
+        value = node.attr[attribute]
         total += len(value.list.type) if value.WhichOneof("value") == "list" else value.i
     return total
 
 
-def _since(op: str, fits: Callable[[Mapping[str, Any]], bool]) -> str:
-    """The first version that has what is missing."""
-    for number, version in enumerate(tensorflow_versions()):
-        known = _known(op, number)
-        if known is not None and fits(known):
+def _first_version(op: str, fits: Callable[[_Operation], bool]) -> str:
+    """Returns which TensorFlow version is the first whose definition of an operation fits."""
+    for index, version in enumerate(tensorflow_versions()):
+        operation = _operation(op, index)
+        if operation is not None and fits(operation):
             return f"TensorFlow {version} is the first that has it"
     return f"no TensorFlow up to {tensorflow_versions()[-1]} has it"
 
 
-def _known(op: str, at: int) -> Mapping[str, Any] | None:
-    """An operation as a version has it."""
-    known = None
-    for since, described in _data()["operations"].get(op, ()):
-        if since > at:
+def _operation(op: str, version: int) -> _Operation | None:
+    """Returns the definition of an operation in a TensorFlow version; None if it has no such operation."""
+    definition = None
+    for since, changed in _registry()["operations"].get(op, ()):
+        if since > version:
             break
-        known = described
-    return known
+        definition = changed
+    return definition
 
 
 def _nodes(saved_model: Path) -> Iterator[tuple[Any, set[str]]]:
-    """Every node of every graph and function, with the names of the functions beside it."""
+    """Yields each node of each graph and function, with the names of the functions that are defined beside it."""
     path = saved_model / "saved_model.pb"
     try:
         message = saved_model_pb2.SavedModel.FromString(path.read_bytes())
     except (OSError, DecodeError) as error:
-        raise SavedModelError(f"{path}: cannot be read: {error}; export it again") from None
+        raise SavedModelError(f"{path}: cannot be read ({error}). Export the model again.") from None
     for meta_graph in message.meta_graphs:
         functions = meta_graph.graph_def.library.function
         names = {function.signature.name for function in functions}
@@ -149,7 +183,7 @@ def _nodes(saved_model: Path) -> Iterator[tuple[Any, set[str]]]:
 
 
 @cache
-def _data() -> dict[str, Any]:
+def _registry() -> _Registry:
     compressed = (files("unfreeze.targets") / "data" / "operations.json.gz").read_bytes()
-    data: dict[str, Any] = json.loads(gzip.decompress(compressed))
-    return data
+    registry: _Registry = json.loads(gzip.decompress(compressed))
+    return registry

@@ -1,7 +1,7 @@
-"""How large an answer to one picture is, and where that is too much.
+"""The size of a server's response to one image, and what in it servers and clients reject.
 
-Source: util/json_tensor.cc of tensorflow/serving for the form of numbers; the limits of SageMaker are AWS's, that of
-gRPC is what its clients take by default.
+Source: util/json_tensor.cc of tensorflow/serving for the format of numbers; the limits of SageMaker are AWS's, the
+limit of gRPC is the default of its clients.
 """
 
 from __future__ import annotations
@@ -10,24 +10,24 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-RAW = "raw_"
-SAMPLE = 20_000  # numbers of an output that are written to tell how long they are
-NUMBER_BYTES = 13  # of `0.123456789, `, as most numbers are written
-# Who: most bytes, and in which form they are sent.
-LIMITS = {
-    "SageMaker's serverless endpoints": (4 << 20, "json"),
-    "SageMaker's real-time endpoints": (6 << 20, "json"),
+RAW_PREFIX = "raw_"
+SAMPLED_NUMBERS = 20_000  # of each output; the length of the others is estimated from these
+NUMBER_BYTES = 13  # of `0.123456789, `, the usual length of a number in JSON
+# Server or client: the largest response that it accepts, in bytes, and the format of the response.
+LIMITS: dict[str, tuple[int, Literal["json", "proto"]]] = {
+    "a serverless endpoint of SageMaker": (4 << 20, "json"),
+    "a real-time endpoint of SageMaker": (6 << 20, "json"),
     "a gRPC client that does not raise grpc.max_receive_message_length": (4 << 20, "proto"),
 }
 
 
 @dataclass(frozen=True)
 class ResponseBytes:
-    """Bytes of an answer to one picture, as JSON and as a protobuf message, and without the raw outputs."""
+    """The size of a response to one image, as JSON and as a protobuf message, with and without the raw outputs."""
 
     json: int
     proto: int
@@ -40,21 +40,24 @@ class ResponseBytes:
     def __str__(self) -> str:
         return (
             f"{_size(self.json)} as JSON ({_size(self.json_without_raw)} without raw outputs), "
-            f"{_size(self.proto)} by gRPC ({_size(self.proto_without_raw)} without)"
+            f"{_size(self.proto)} by gRPC ({_size(self.proto_without_raw)} without raw outputs)"
         )
 
 
-def response_bytes(answer: Mapping[str, Any]) -> ResponseBytes:
-    """The size of an answer to a batch, per picture."""
-    arrays = {name: np.asarray(tensor) for name, tensor in answer.items()}
-    pictures = max(max((array.shape[0] for array in arrays.values() if array.ndim), default=1), 1)
+def response_bytes(outputs: Mapping[str, Any]) -> ResponseBytes:
+    """Returns the size of the response with these outputs of a batch, divided by the number of images."""
+    arrays = {name: np.asarray(tensor) for name, tensor in outputs.items()}
+    images = max(max((array.shape[0] for array in arrays.values() if array.ndim), default=1), 1)
     as_json = {name: _json_bytes(array) + len(name) + 6 for name, array in arrays.items()}
     as_proto = {name: _proto_bytes(array) + len(name) + 20 for name, array in arrays.items()}
-    return _summed(as_json, as_proto, pictures)
+    return _total(as_json, as_proto, images)
 
 
 def expected_bytes(outputs: Mapping[str, tuple[str, tuple[int | None, ...] | None]]) -> ResponseBytes | None:
-    """About the size of an answer to one picture, by each output's dtype and static shape; None where one is open."""
+    """Estimates the size of a response to one image from the dtype and static shape of each output.
+
+    Returns None if a dimension other than the first is not known.
+    """
     as_json, as_proto = {}, {}
     for name, (dtype, shape) in outputs.items():
         sizes = None if shape is None else shape[1:]
@@ -65,50 +68,59 @@ def expected_bytes(outputs: Mapping[str, tuple[str, tuple[int | None, ...] | Non
         lists = sum(prod(known[:axis]) for axis in range(len(known)))
         as_json[name] = values * NUMBER_BYTES + 4 * lists + len(name) + 6
         as_proto[name] = values * (NUMBER_BYTES if dtype == "string" else np.dtype(dtype).itemsize) + len(name) + 20
-    return _summed(as_json, as_proto, 1)
+    return _total(as_json, as_proto, 1)
 
 
-def batch_findings(answer: Mapping[str, Any], signature: str, pictures: int) -> list[str]:
-    """Which outputs of a request of so many pictures keep a server from batching it or from answering in rows."""
+def batch_findings(outputs: Mapping[str, Any], signature: str, images: int) -> list[str]:
+    """Returns a line for each output that keeps a server from batching requests or from a row-wise JSON response."""
     findings = []
-    for name, tensor in answer.items():
+    for name, tensor in outputs.items():
         array = np.asarray(tensor)
         if array.ndim == 0:
-            findings.append(f"{signature}: {name} is a scalar: neither batches nor JSON in rows work with it")
-        elif array.shape[0] != pictures:
+            findings.append(f"{signature}: {name} is a scalar, which works neither with batching nor in row-wise JSON")
+        elif array.shape[0] != images:
             findings.append(
-                f"{signature}: {name} has {array.shape[0]} rows for {pictures} pictures: it cannot be batched"
+                f"{signature}: {name} has {array.shape[0]} rows for {images} images, so requests cannot be batched"
             )
         if array.dtype.kind in "OSU" and name.endswith("_bytes"):
-            findings.append(f"{signature}: {name} is text, but its name ends with _bytes: JSON would have it as b64")
+            findings.append(
+                f"{signature}: {name} is text, but TensorFlow Serving returns outputs that end with _bytes as base64"
+            )
     return findings
 
 
 def size_findings(size: ResponseBytes) -> list[str]:
-    """Who does not take an answer of this size."""
-    found = []
-    for who, (limit, form) in LIMITS.items():
-        if getattr(size, form) <= limit:
+    """Returns a line for each server or client that does not accept a response of this size."""
+    findings = []
+    for receiver, (limit, response_format) in LIMITS.items():
+        if getattr(size, response_format) <= limit:
             continue
-        without = getattr(size, f"{form}_without_raw")
-        mend = "export with --outputs to leave the raw ones out" if without <= limit else "export with --max-detections"
-        found.append(f"an answer to one picture is {size}, and {who} takes {_size(limit)}: {mend}")
-    return found
+        fits_without_raw = getattr(size, f"{response_format}_without_raw") <= limit
+        advice = "with --outputs, to omit the raw outputs" if fits_without_raw else "with --max-detections"
+        findings.append(
+            f"a response to one image is {size}; the limit of {receiver} is {_size(limit)}. Export {advice}."
+        )
+    return findings
 
 
-def _summed(as_json: Mapping[str, int], as_proto: Mapping[str, int], pictures: int) -> ResponseBytes:
-    def total(sizes: Mapping[str, int], raw: bool) -> int:
-        return sum(size for name, size in sizes.items() if raw or not name.startswith(RAW)) // pictures
+def _total(as_json: Mapping[str, int], as_proto: Mapping[str, int], images: int) -> ResponseBytes:
+    def total(sizes: Mapping[str, int], *, with_raw: bool) -> int:
+        return sum(size for name, size in sizes.items() if with_raw or not name.startswith(RAW_PREFIX)) // images
 
-    return ResponseBytes(total(as_json, True), total(as_proto, True), total(as_json, False), total(as_proto, False))
+    return ResponseBytes(
+        json=total(as_json, with_raw=True),
+        proto=total(as_proto, with_raw=True),
+        json_without_raw=total(as_json, with_raw=False),
+        proto_without_raw=total(as_proto, with_raw=False),
+    )
 
 
 def _json_bytes(array: np.ndarray) -> int:
-    """Numbers with nine digits, as TensorFlow Serving writes them."""
+    """Returns the length of an array as JSON; floats have nine digits, as TensorFlow Serving writes them."""
     if array.dtype.kind != "f":
         return len(json.dumps(array.tolist(), default=lambda text: text.decode("utf-8", "replace")))
     # Each number with a comma and a space; each list with brackets, a comma and a space.
-    sample = array.ravel()[:: max(array.size // SAMPLE, 1)].tolist()
+    sample = array.ravel()[:: max(array.size // SAMPLED_NUMBERS, 1)].tolist()
     numbers = sum(len(f"{number:.9g}") + 2 + 2 * float(number).is_integer() for number in sample)
     lists = sum(int(np.prod(array.shape[:axis])) for axis in range(array.ndim))
     return numbers * array.size // max(len(sample), 1) + 4 * lists

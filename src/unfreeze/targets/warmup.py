@@ -1,7 +1,8 @@
-"""The warm-up that TensorFlow Serving replays when it loads a version: PredictionLog records in a TFRecord file.
+"""Writes and replays warm-up requests: PredictionLog records, which TensorFlow Serving runs when it loads a version.
 
+A record that fails there makes the version fail to load, so each is replayed before a version is published.
 Source: apis/prediction_log.proto, apis/predict.proto and servables/tensorflow/saved_model_warmup_util.cc of
-tensorflow/serving. A record that fails there makes the version fail to load, so each is replayed before publishing.
+tensorflow/serving.
 """
 
 from __future__ import annotations
@@ -17,14 +18,17 @@ from google.protobuf.message import DecodeError
 from tensorflow.core.framework import tensor_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 
+from unfreeze.callbacks import OnMessage, ignore
 from unfreeze.errors import SavedModelError, UnsupportedError
+from unfreeze.formatting import first_line
 from unfreeze.protobuf_pool import MessagePool, MessageTable, pool_of_table
+from unfreeze.targets.serving_responses import ResponseBytes, batch_findings, response_bytes, size_findings
 from unfreeze.warmup_records import WARMUP_FILE, read_warmup_records
 
-PICTURE = (480, 640)  # what a camera gives; a uniform picture takes a few bytes, whatever its size
+IMAGE_SIZE = (480, 640)  # a usual size; an image of one color takes a few bytes, whatever its size
 GRAY = 127
-_LOGS = ("classify_log", "regress_log", "multi_inference_log", "session_run_log", "predict_streamed_log")
-# What is written and read here; a tensor stays bytes, which on the wire is the same.
+_UNSUPPORTED_LOGS = ("classify_log", "regress_log", "multi_inference_log", "session_run_log", "predict_streamed_log")
+# The part of the schema that is written and read here. A tensor is bytes, which is the same on the wire.
 MESSAGES: MessageTable = {
     "ModelSpec": [("signature_name", 3, "string")],
     "PredictRequest": [("model_spec", 1, "ModelSpec"), ("inputs", 2, "map<string, bytes>")],
@@ -32,130 +36,160 @@ MESSAGES: MessageTable = {
     "OtherLog": [],
     "PredictionLog": [
         ("predict_log", 6, "PredictLog"),
-        *((name, number, "OtherLog") for name, number in zip(_LOGS, (2, 3, 4, 5, 7), strict=True)),
+        *((name, number, "OtherLog") for name, number in zip(_UNSUPPORTED_LOGS, (2, 3, 4, 5, 7), strict=True)),
     ],
 }
 
 
 @dataclass(frozen=True)
-class Request:
-    """One request of the warm-up: the signature, and what goes into it."""
+class WarmupRequest:
+    """A request that a server runs when it loads a version: a signature and its inputs."""
 
     signature: str
     inputs: Mapping[str, tf.Tensor]
 
+    @property
+    def images(self) -> int:
+        """The number of images in the request: the largest first dimension of its inputs."""
+        return max(tensor.shape[0] if tensor.shape.rank else 1 for tensor in self.inputs.values())
+
 
 def write_warmup(saved_model: Path, input_types: Mapping[str, str], input_name: str) -> None:
-    """Writes a request of one picture for each signature: {signature: its input type}.
+    """Writes a request with one image for each signature.
 
-    `input_name` is the input that takes the picture; whatever else a signature takes is given zeros.
+    Args:
+        saved_model: the folder with saved_model.pb.
+        input_types: the input type of each signature.
+        input_name: the input that takes the image; other inputs get zeros.
     """
     signatures = _signatures(saved_model)
     file = saved_model / WARMUP_FILE
     file.parent.mkdir(parents=True, exist_ok=True)
     with tf.io.TFRecordWriter(str(file)) as writer:
-        for name, input_type in input_types.items():
-            inputs = signatures[name].inputs
-            given = {
-                key: _picture(input_type, info) if key == input_name else _zeros(info) for key, info in inputs.items()
+        for signature, input_type in input_types.items():
+            inputs = {
+                key: _gray_image(input_type, info) if key == input_name else _zeros(info)
+                for key, info in signatures[signature].inputs.items()
             }
-            writer.write(_record(name, given))
+            writer.write(_to_record(signature, inputs))
 
 
-def read_warmup(saved_model: Path) -> list[Request]:
-    """The requests of a SavedModel, none where it has no warm-up.
+def check_warmup(saved_model: Path, on_warning: OnMessage = ignore) -> ResponseBytes | None:
+    """Replays the warm-up requests of a SavedModel, and returns the size of the response to the first one.
 
-    Raises: SavedModelError where TensorFlow Serving would not load the version because of them.
+    What servers and clients reject in the responses is reported as a warning, and so is a missing warm-up file.
+
+    Raises: SavedModelError if TensorFlow Serving would not load the version because of its warm-up requests.
+    """
+    requests = read_warmup(saved_model)
+    if not requests:
+        on_warning(f"{saved_model.name} has no {WARMUP_FILE.as_posix()}, so the first request to a server will be slow")
+        return None
+    responses = replay(saved_model, requests)
+    for request, outputs in zip(requests, responses, strict=True):
+        for finding in batch_findings(outputs, request.signature, request.images):
+            on_warning(finding)
+    size = response_bytes(responses[0])
+    for finding in size_findings(size):
+        on_warning(finding)
+    return size
+
+
+def read_warmup(saved_model: Path) -> list[WarmupRequest]:
+    """Returns the warm-up requests of a SavedModel; none if it has no warm-up file.
+
+    Raises: SavedModelError if TensorFlow Serving would not load the version because of them.
     """
     file = saved_model / WARMUP_FILE
-    return [_request(record, f"{file}, record {number}") for number, record in read_warmup_records(saved_model)]
+    return [_to_request(record, f"{file}, record {number}") for number, record in read_warmup_records(saved_model)]
 
 
-def replay(saved_model: Path, requests: Sequence[Request]) -> list[dict[str, tf.Tensor]]:
-    """What a SavedModel answers to each request.
+def replay(saved_model: Path, requests: Sequence[WarmupRequest]) -> list[dict[str, tf.Tensor]]:
+    """Returns the outputs of a SavedModel for each request.
 
-    Raises: SavedModelError when it fails on one.
+    Raises: SavedModelError if a request fails.
     """
-    if not requests:
-        return []
-    model = tf.saved_model.load(str(saved_model))  # held, since tables of a model go with it
+    model = tf.saved_model.load(str(saved_model))  # the signatures need it: its tables are deleted with it
     signatures = model.signatures
-    answers = []
+    responses = []
     for number, request in enumerate(requests, start=1):
         where = f"{saved_model / WARMUP_FILE}, record {number} ({request.signature})"
         if request.signature not in signatures:
-            raise SavedModelError(f"{where}: no such signature; there is {', '.join(signatures)}")
+            raise SavedModelError(f"{where}: no such signature (existing signatures: {', '.join(signatures)})")
         try:
-            answers.append(signatures[request.signature](**request.inputs))
+            responses.append(signatures[request.signature](**request.inputs))
         except (tf.errors.OpError, TypeError, ValueError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise SavedModelError(f"{where} fails: {reason}; TensorFlow Serving would not load this version") from None
-    return answers
+            raise SavedModelError(
+                f"{where}: the request fails ({first_line(error)}), so TensorFlow Serving would not load this version"
+            ) from None
+    return responses
 
 
-def _request(record: bytes, where: str) -> Request:
-    message = _message()
+def _to_request(record: bytes, where: str) -> WarmupRequest:
+    message = _new_message()
     try:
         message.ParseFromString(record)
-        other = next((name for name in _LOGS if message.HasField(name)), None)
-        if other is not None:
-            raise UnsupportedError(f"not supported yet: {where}: a {other}; only predict_log is replayed")
+        log = next((name for name in _UNSUPPORTED_LOGS if message.HasField(name)), None)
+        if log is not None:
+            raise UnsupportedError(f"not supported: {where} is a {log}. Use predict_log records only.")
         request = message.predict_log.request
         inputs = {
             key: tf.constant(tf.make_ndarray(tensor_pb2.TensorProto.FromString(tensor)))
             for key, tensor in request.inputs.items()
         }
     except (DecodeError, TypeError, ValueError) as error:
-        raise SavedModelError(f"{where}: not a PredictionLog: {error}") from None
+        raise SavedModelError(f"{where}: is not a PredictionLog ({first_line(error)})") from None
     if not inputs:
-        raise SavedModelError(f"{where}: a request without inputs")
-    return Request(request.model_spec.signature_name or "serving_default", inputs)
+        raise SavedModelError(f"{where}: the request has no inputs")
+    return WarmupRequest(request.model_spec.signature_name or "serving_default", inputs)
 
 
-def _record(signature: str, inputs: Mapping[str, tensor_pb2.TensorProto]) -> bytes:
-    message = _message()
+def _to_record(signature: str, inputs: Mapping[str, tensor_pb2.TensorProto]) -> bytes:
+    message = _new_message()
     request = message.predict_log.request
     request.model_spec.signature_name = signature
     for key, tensor in inputs.items():
         request.inputs[key] = tensor.SerializeToString()
-    return message.SerializeToString(deterministic=True)
+    record: bytes = message.SerializeToString(deterministic=True)
+    return record
 
 
-def _picture(input_type: str, info: Any) -> tensor_pb2.TensorProto:
-    """A gray picture as the signature takes it; one value stands for all its pixels."""
+def _gray_image(input_type: str, info: Any) -> tensor_pb2.TensorProto:
+    """Returns a gray image as the signature takes it; one value stands for all its pixels."""
     sizes = [dim.size for dim in info.tensor_shape.dim]
     dtype = tf.as_dtype(info.dtype)
     if dtype == tf.string:
-        return tf.make_tensor_proto([_encoded(input_type)] * max(sizes[0], 1), dtype)
-    shape = [size if size > 0 else default for size, default in zip(sizes, (1, *PICTURE, 3), strict=True)]
+        return tf.make_tensor_proto([_encoded_image(input_type)] * max(sizes[0], 1), dtype)
+    shape = [size if size > 0 else default for size, default in zip(sizes, (1, *IMAGE_SIZE, 3), strict=True)]
     proto = tensor_pb2.TensorProto(dtype=info.dtype, tensor_shape=tf.TensorShape(shape).as_proto())
     (proto.int_val if dtype == tf.uint8 else proto.float_val).append(GRAY)
     return proto
 
 
 def _zeros(info: Any) -> tensor_pb2.TensorProto:
-    """What a side input takes: the smallest tensor of its shape; one value stands for all."""
+    """Returns the smallest tensor that an input takes; one zero stands for all its values."""
     shape = [max(dim.size, 1) for dim in info.tensor_shape.dim]
     dtype = tf.as_dtype(info.dtype)
     return tf.make_tensor_proto(b"" if dtype == tf.string else 0, dtype, shape)
 
 
-def _encoded(input_type: str) -> bytes:
-    png = tf.io.encode_png(tf.fill([*PICTURE, 3], tf.constant(GRAY, tf.uint8))).numpy()
+def _encoded_image(input_type: str) -> bytes:
+    png: bytes = tf.io.encode_png(tf.fill([*IMAGE_SIZE, 3], tf.constant(GRAY, tf.uint8))).numpy()
     if input_type != "tf_example":
         return png
     feature = tf.train.Feature(bytes_list=tf.train.BytesList(value=[png]))
-    return tf.train.Example(features=tf.train.Features(feature={"image/encoded": feature})).SerializeToString(
-        deterministic=True
-    )
+    example = tf.train.Example(features=tf.train.Features(feature={"image/encoded": feature}))
+    serialized: bytes = example.SerializeToString(deterministic=True)
+    return serialized
 
 
 def _signatures(saved_model: Path) -> Mapping[str, Any]:
     message = saved_model_pb2.SavedModel.FromString((saved_model / "saved_model.pb").read_bytes())
-    return message.meta_graphs[0].signature_def
+    signatures: Mapping[str, Any] = message.meta_graphs[0].signature_def
+    return signatures
 
 
-def _message() -> Any:
+def _new_message() -> Any:
     return _messages().message_class("PredictionLog")()
 
 

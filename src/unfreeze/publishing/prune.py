@@ -1,0 +1,24 @@
+"""Removes old versions of a model base path."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from unfreeze.publishing.base_paths import open_base_path
+from unfreeze.publishing.labels import read_labels, write_labels
+from unfreeze.publishing.version_numbers import removable_versions
+
+
+def prune(model_base_path: str | Path, *, keep: int) -> list[int]:
+    """Removes old versions, except the `keep` newest and those that have a label, and returns the removed versions.
+
+    Raises: OutputError if `keep` is less than 1, or if a version cannot be removed.
+    """
+    base = open_base_path(model_base_path)
+    with base.locked():
+        removed = removable_versions(base.versions(), keep, read_labels(base))
+        # Servers stop loading them before their files are removed.
+        write_labels(base, read_labels(base), removed=removed)
+    for version in removed:
+        base.remove(version)
+    return removed
