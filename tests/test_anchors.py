@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 from google.protobuf import text_format
 
-from unfreeze.config import message_class
+from unfreeze.config import messages
 from unfreeze.detectors.anchor_generators import AnchorGenerator, build_anchor_generator
 from unfreeze.errors import ConfigError
 
@@ -23,7 +23,7 @@ RECORDED = np.load(DATA / "anchors.npz")
 
 
 def generator_of(config: str) -> AnchorGenerator:
-    return build_anchor_generator(text_format.Parse(config, message_class("AnchorGenerator")()))
+    return build_anchor_generator(text_format.Parse(config, messages.AnchorGenerator()))
 
 
 @pytest.mark.parametrize(("index", "sizes"), [(i, sizes) for i, case in enumerate(CASES) for sizes in case["sizes"]])

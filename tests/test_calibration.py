@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from google.protobuf import text_format
 
-from unfreeze.config import message_class
+from unfreeze.config import messages
 from unfreeze.detectors.post_processing import build_score_converter
 from unfreeze.errors import ConfigError, UnsupportedError
 
@@ -17,7 +17,7 @@ CASES = json.loads(str(RECORDED["cases"]))
 
 
 def score_converter(text):
-    return build_score_converter(text_format.Parse(text, message_class("PostProcessing")()))
+    return build_score_converter(text_format.Parse(text, messages.PostProcessing()))
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from google.protobuf import text_format
 
-from unfreeze.config import message_class
+from unfreeze.config import messages
 from unfreeze.detectors.box_coders import build_box_coder
 from unfreeze.errors import ConfigError
 
@@ -17,7 +17,7 @@ CASES = json.loads(str(RECORDED["cases"]))
 
 
 def box_coder(text):
-    return build_box_coder(text_format.Parse(text, message_class("BoxCoder")()))
+    return build_box_coder(text_format.Parse(text, messages.BoxCoder()))
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -1,12 +1,15 @@
 """pipeline.config and label maps: the schema against the original's, every config, every error's words."""
 
+import ast
 import gzip
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 import warnings
 from functools import cache
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -16,9 +19,8 @@ from unfreeze.config import (
     Label,
     enum_name,
     format_pipeline_config,
-    message_class,
+    messages,
     parse_pipeline_config,
-    pipeline_config_lines,
     read_label_map,
     read_pipeline_config,
 )
@@ -137,13 +139,80 @@ def test_schema_has_the_original_fields(name):
 def test_compiled_schema_is_that_of_the_proto_files(tmp_path):
     if importlib.util.find_spec("grpc_tools") is None:
         pytest.skip("grpcio-tools is for developers only")
-    compiled = tmp_path / "schema.binpb"
-    files = [str(path) for path in sorted(PROTOS.glob("*.proto"))]
-    # In a process of its own: its compiled protobuf and TensorFlow's do not live in one.
-    protoc = [sys.executable, "-m", "grpc_tools.protoc", f"-I{ROOT / 'src'}", f"--descriptor_set_out={compiled}"]
-    subprocess.run([*protoc, *files], check=True)
-    fresh = descriptor_pb2.FileDescriptorSet.FromString(compiled.read_bytes())
+    subprocess.run([sys.executable, ROOT / "scripts" / "compile_protos", tmp_path], check=True)
+    fresh = descriptor_pb2.FileDescriptorSet.FromString((tmp_path / "schema.binpb").read_bytes())
     assert fresh == compiled_schema(), "run scripts/compile_protos"
+
+
+def stub_types(body):
+    """{"Ssd": {"num_classes": "int", …}, "BoxCoder.Kind": {}} of a stub."""
+    types = {}
+    for node in body:
+        if isinstance(node, ast.ClassDef):
+            fields = [each for each in node.body if isinstance(each, ast.AnnAssign) and not is_enum_value(each)]
+            types[node.name] = {each.target.id: ast.unparse(each.annotation) for each in fields}
+            types |= {f"{node.name}.{name}": inner for name, inner in stub_types(node.body).items()}
+    return types
+
+
+def is_enum_value(assignment):
+    return assignment.target.id.isupper() or "ClassVar" in ast.unparse(assignment.annotation)
+
+
+def python_type(field, maps):
+    kinds = {"bool": "bool", "int32": "int", "uint32": "int", "float": "float", "string": "str"}
+    kind = descriptor_pb2.FieldDescriptorProto.Type.Name(field.type)[5:].lower()
+    name = kinds.get(kind) or field.type_name.removeprefix(".unfreeze.config.")
+    if name.split(".")[-1] in maps:
+        key, value = maps[name.split(".")[-1]].field
+        container = "MessageMap" if value.type_name else "ScalarMap"
+        return f"_containers.{container}[{python_type(key, {})}, {python_type(value, {})}]"
+    container = "RepeatedCompositeFieldContainer" if kind == "message" else "RepeatedScalarFieldContainer"
+    return f"_containers.{container}[{name}]" if field.label == field.LABEL_REPEATED else name
+
+
+def schema_types(messages, enums, outer=""):
+    types = {f"{outer}{enum.name}": {} for enum in enums}
+    for message in messages:
+        maps = {entry.name: entry for entry in message.nested_type if entry.options.map_entry}
+        types[f"{outer}{message.name}"] = {field.name: python_type(field, maps) for field in message.field}
+        types |= schema_types(message.nested_type, message.enum_type, f"{outer}{message.name}.")
+    return types
+
+
+def test_stub_has_the_messages_and_types_of_the_schema():
+    expected = {}
+    for file in compiled_schema().file:
+        expected |= schema_types(file.message_type, file.enum_type)
+    stub = ast.parse((PROTOS / "messages.pyi").read_text())
+    assert stub_types(stub.body) == expected, "run scripts/compile_protos"
+
+
+def test_everything_in_the_stub_exists_at_run_time():
+    stub = ast.parse((PROTOS / "messages.pyi").read_text())
+    for name in stub_types(stub.body):
+        assert attrgetter(name)(messages), name
+
+
+def test_unknown_message_is_an_attribute_error():
+    with pytest.raises(AttributeError, match=r"module 'unfreeze.config.messages' has no attribute 'Sdd'"):
+        _ = messages.Sdd
+
+
+def test_type_checker_knows_the_fields_of_a_config(tmp_path):
+    pytest.importorskip("mypy")
+    program = tmp_path / "program.py"
+    program.write_text(
+        "from unfreeze.config import PipelineConfig\n"
+        "def classes(config: PipelineConfig) -> int:\n"
+        "    return config.model.ssd.num_classes\n"
+        "def wrong(config: PipelineConfig) -> str:\n"
+        "    return config.model.ssd.num_clases\n"
+    )
+    command = [sys.executable, "-m", "mypy", "--config-file=", "--cache-dir", tmp_path / "cache", program]
+    result = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"MYPYPATH": str(ROOT / "src")})
+    assert '"Ssd" has no attribute "num_clases"; maybe "num_classes"?' in result.stdout
+    assert "Found 1 error" in result.stdout, result.stdout
 
 
 def test_import_is_light_and_leaves_the_default_pool_alone():
@@ -237,7 +306,7 @@ def test_override_is_merged_on_top():
     assert config.model.ssd.num_classes == 3
     assert config.model.ssd.feature_extractor.depth_multiplier == 0.5
     assert [reader.num_epochs for reader in config.eval_input_reader] == [1, 2]
-    plain = message_class("TrainEvalPipelineConfig")()
+    plain = messages.TrainEvalPipelineConfig()
     text_format.Merge(text, plain)
     text_format.Merge(override, plain)
     assert config == plain
@@ -250,12 +319,6 @@ def test_override_may_be_wrong_too():
         "--config_override:1: Ssd has no field 'classes', did you mean 'num_classes'?"
         " (--allow-unknown-fields leaves out what is not known)"
     )
-
-
-def test_lines_of_fields(tmp_path):
-    path = tmp_path / "p.config"
-    path.write_text("# x\nmodel {\n  ssd {\n    num_classes: 90\n    num_classes:\n      3\n  }\n}\n")
-    assert pipeline_config_lines(path) == {"model": 2, "model.ssd": 3, "model.ssd.num_classes": 5}
 
 
 # ---- what is wrong with a config

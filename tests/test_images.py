@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 from google.protobuf import text_format
 
-from unfreeze.config import message_class
+from unfreeze.config import messages
 from unfreeze.detectors.resizers import Resizer, build_resizer
 from unfreeze.errors import ConfigError
 from unfreeze.ops.images import decode_image, decode_tf_example, decoded_batch, image_size
@@ -31,7 +31,7 @@ def picture(n: int, height: int, width: int) -> np.ndarray:
 
 
 def resizer_of(config: str) -> Resizer:
-    return build_resizer(text_format.Parse(config, message_class("ImageResizer")()))
+    return build_resizer(text_format.Parse(config, messages.ImageResizer()))
 
 
 def normalized(pixels: tf.Tensor) -> tf.Tensor:

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from google.protobuf import text_format
 
-from unfreeze.config import message_class
+from unfreeze.config import messages
 from unfreeze.detectors.post_processing import build_first_stage_nms, build_post_processing
 from unfreeze.errors import ConfigError, UnsupportedError
 from unfreeze.ops.nms import NmsOptions, Suppression, gathered, gathered_by_class, gathered_keypoints, multiclass_nms
@@ -29,7 +29,7 @@ both_forms = pytest.mark.parametrize("form", Suppression, ids=lambda form: form.
 
 
 def post_processing(text, tf2=False, form=Suppression.KERNEL):
-    config = text_format.Parse(f"batch_non_max_suppression {{ {text} }}", message_class("PostProcessing")())
+    config = text_format.Parse(f"batch_non_max_suppression {{ {text} }}", messages.PostProcessing())
     return build_post_processing(config, tf2, form)
 
 
@@ -328,9 +328,7 @@ def test_a_second_stage_cannot_use_combined_nms():
 
 
 def test_first_stage():
-    config = text_format.Parse(
-        "first_stage_max_proposals: 7 first_stage_nms_iou_threshold: 0.5", message_class("FasterRcnn")()
-    )
+    config = text_format.Parse("first_stage_max_proposals: 7 first_stage_nms_iou_threshold: 0.5", messages.FasterRcnn())
     boxes, scores, window = random_image(15, (2, 300, 1))
     kept = build_first_stage_nms(config, tf2=True).nms(boxes, scores, window)
     expected = replace(

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 
 # Message -> its fields: name, number, and type as a .proto file spells it: "int64", "repeated string", "OtherMessage",
 # "repeated OtherMessage" or "map<string, bytes>".
@@ -30,6 +31,13 @@ class MessagePool:
         Raises: KeyError if the package has no such message.
         """
         return message_factory.GetMessageClass(self._pool.FindMessageTypeByName(f"{self._package}.{name}"))
+
+    def enum(self, name: str) -> EnumTypeWrapper:
+        """Returns an enum of the package that stands outside of messages.
+
+        Raises: KeyError if the package has no such enum.
+        """
+        return EnumTypeWrapper(self._pool.FindEnumTypeByName(f"{self._package}.{name}"))
 
 
 def pool_of_descriptor_set(package: str, descriptor_set: bytes) -> MessagePool:

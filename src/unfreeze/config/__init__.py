@@ -1,15 +1,15 @@
 """pipeline.config and label maps, in a protobuf schema of our own. Imports no TensorFlow."""
 
+from unfreeze.config import messages
+from unfreeze.config.enum_names import enum_name
 from unfreeze.config.keypoint_labels import with_keypoint_labels
 from unfreeze.config.label_map import Label, LabelMap, read_label_map
 from unfreeze.config.pipeline import (
     PipelineConfig,
     format_pipeline_config,
     parse_pipeline_config,
-    pipeline_config_lines,
     read_pipeline_config,
 )
-from unfreeze.config.schema import enum_name, message_class
 
 __all__ = [
     "Label",
@@ -17,9 +17,8 @@ __all__ = [
     "PipelineConfig",
     "enum_name",
     "format_pipeline_config",
-    "message_class",
+    "messages",
     "parse_pipeline_config",
-    "pipeline_config_lines",
     "read_label_map",
     "read_pipeline_config",
     "with_keypoint_labels",

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from unfreeze.config.schema import enum_name, message_class
+from unfreeze.config import messages
+from unfreeze.config.enum_names import enum_name
 from unfreeze.config.text import OnWarning, merge_text, read_text
 from unfreeze.errors import ConfigError
 
@@ -74,7 +75,7 @@ def read_label_map(
     Raises: ConfigError, also for a class without id or name, an id that two classes have, and an id 0 that is not the
     background.
     """
-    message = message_class("StringIntLabelMap")()
+    message = messages.StringIntLabelMap()
     found = merge_text(
         read_text(path, _EXPECTED),
         message,

@@ -4,17 +4,12 @@ Source: research/object_detection/export_inference_graph.py and utils/config_uti
 """
 
 import os
-from typing import Any, TypeAlias
 
 from google.protobuf import text_format
 
-from unfreeze.config.outline import outline
-from unfreeze.config.schema import message_class
+from unfreeze.config.messages import TrainEvalPipelineConfig as PipelineConfig
 from unfreeze.config.text import OnWarning, merge_text, read_text
 from unfreeze.errors import ConfigError
-
-# A TrainEvalPipelineConfig of our schema. Protobuf makes the class at run time, so no type checker knows its fields.
-PipelineConfig: TypeAlias = Any
 
 _EXPECTED = "a pipeline.config"
 _FOREIGN = {
@@ -58,7 +53,7 @@ def parse_pipeline_config(
 
     Raises: ConfigError.
     """
-    config = message_class("TrainEvalPipelineConfig")()
+    config = PipelineConfig()
     for layer, name in ((text, source), (override, "--config_override")):
         merge_text(
             layer,
@@ -77,8 +72,3 @@ def parse_pipeline_config(
 def format_pipeline_config(config: PipelineConfig) -> str:
     """The text of a pipeline.config, as protobuf writes it; parsed again, it is the same message."""
     return str(text_format.MessageToString(config, as_utf8=True))
-
-
-def pipeline_config_lines(path: str | os.PathLike[str]) -> dict[str, int]:
-    """The line of every field in a file, by its path: `model.ssd.num_classes`. Of a repeated field, the last one."""
-    return outline(read_text(path, _EXPECTED), message_class("TrainEvalPipelineConfig").DESCRIPTOR).lines

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from unfreeze.config import message_class
+from unfreeze.config import messages
 from unfreeze.config.outline import outline
 from unfreeze.config.text import read_text
 from unfreeze.errors import ConfigError, SavedModelError, UnfreezeError, UnsupportedError
@@ -120,8 +120,8 @@ def _text_file(path: Path, text: str) -> Inspection:
     """A pipeline.config or a label map, by the fields that it has; one that has none of them, by its name."""
     if text.lstrip().startswith(("node {", "node{", "meta_info_def", "graph_def", "saved_model_schema_version")):
         raise UnsupportedError(f"not supported yet: {path}: a graph in text form; give the checkpoint or the .pb file")
-    if outline(text, message_class("TrainEvalPipelineConfig").DESCRIPTOR).lines or path.suffix == ".config":
+    if outline(text, messages.TrainEvalPipelineConfig.DESCRIPTOR).lines or path.suffix == ".config":
         return inspect_config(path)
-    if outline(text, message_class("StringIntLabelMap").DESCRIPTOR).lines or path.suffix == ".pbtxt":
+    if outline(text, messages.StringIntLabelMap.DESCRIPTOR).lines or path.suffix == ".pbtxt":
         return inspect_label_map(path)
     raise UnfreezeError(f"{path}: {EXPECTED}")

@@ -221,5 +221,6 @@ def printed(message: Any) -> dict[str, Any]:
             message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
         )
     except TypeError:
-        text = json_format.MessageToJson(message, preserving_proto_field_name=True, including_default_value_fields=True)
+        older = {"including_default_value_fields": True}
+        text = json_format.MessageToJson(message, preserving_proto_field_name=True, **older)  # type: ignore[arg-type]
     return json.loads(text)
