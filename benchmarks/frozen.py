@@ -19,7 +19,7 @@ from typing import Any
 from compare import ENVIRONMENT, HERE, CommandCost, frozen_names, measure_command, reference
 from onednn_settings import onednn_variables
 
-IMPORT = "from unfreeze.cli.terminal import import_tensorflow_quietly; import_tensorflow_quietly()"
+IMPORT = "from unfreeze.cli.quiet_tensorflow import import_tensorflow_quietly; import_tensorflow_quietly()"
 
 
 def main() -> None:

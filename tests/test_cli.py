@@ -17,6 +17,7 @@ import pytest
 
 from unfreeze import __version__, cli, export_inference_graph, exporter_main_v2, verification, weights
 from unfreeze.cli import terminal
+from unfreeze.cli.quiet_tensorflow import stderr_dropped
 from unfreeze.errors import CheckpointError, UnfreezeError, VerificationError
 
 DIGITS = Path(__file__).parents[1] / "examples" / "digits"
@@ -52,7 +53,6 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     monkeypatch.setitem(sys.modules, "unfreeze.exporting.export", module)
     monkeypatch.setattr(weights, "locate_checkpoint", lambda checkpoint, step: None)
     monkeypatch.setattr(verification, "WorkerProcesses", lambda **_: nullcontext("worker processes"))
-    monkeypatch.setattr(cli, "import_tensorflow_quietly", lambda: None)
     monkeypatch.delenv("UNFREEZE_TRACEBACK", raising=False)
     return recorder
 
@@ -182,7 +182,7 @@ def test_quiet(recorder: Recorder, capsys: pytest.CaptureFixture[str]) -> None:
         (["export", "run", "--input-shape", "small"], "'small' is not a list of sizes such as 1,300,300,3"),
         (["export", "run", "--labelmap", "x"], "No such option"),
         (["exprt"], "No such command 'exprt'"),
-        (["verify", "no/such/folder"], "'no/such/folder' does not exist"),
+        (["verify", "no/such/folder"], f"{Path('no/such/folder')} does not exist"),
         (["predict", "no/such/folder", "picture.png"], f"{Path('no/such/folder')} does not exist"),
         (["predict", "no/such/folder"], "Missing argument 'IMAGES...'"),
     ],
@@ -229,7 +229,7 @@ def test_a_traceback_only_when_asked_for(
 
 def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert unfreeze() == 0
-    assert re.search(r"inspect +Tell what", capsys.readouterr().out)
+    assert re.search(r"inspect +Report what", capsys.readouterr().out)
     for verb in ("export", "verify", "inspect", "predict", "demo"):
         assert unfreeze(verb, "--help") == 0
         assert "Usage: unfreeze" in capsys.readouterr().out
@@ -407,20 +407,20 @@ def test_a_signal_ends_the_work(
             step("second")
             done.append("second")
 
-    assert exit_code(lambda arguments: terminal.leave(work, arguments)) == code
+    assert exit_code(lambda arguments: terminal.run_and_exit(work, arguments)) == code
     assert done == (["the rest of the first"] if swallowed else [])
     assert capsys.readouterr().err == told
     assert signal.getsignal(number) is before
 
 
-@terminal.stderr_turned_aside()
+@stderr_dropped()
 def write_and_raise(error: BaseException) -> None:
     os.write(2, f"the reason of {type(error).__name__}\n".encode())
     raise error
 
 
 def test_what_libraries_write_is_dropped_unless_the_import_fails(capfd: pytest.CaptureFixture[str]) -> None:
-    with terminal.stderr_turned_aside():
+    with stderr_dropped():
         os.write(2, b"noise\n")
     with pytest.raises(KeyboardInterrupt):
         write_and_raise(KeyboardInterrupt())
@@ -440,7 +440,7 @@ def python(program: str, **environment: str) -> subprocess.CompletedProcess[str]
 def test_tensorflow_is_silent_unless_the_user_chose_its_log_level() -> None:
     program = """
 import os
-from unfreeze.cli.terminal import import_tensorflow_quietly
+from unfreeze.cli.quiet_tensorflow import import_tensorflow_quietly
 import_tensorflow_quietly()
 import sys
 import urllib.request
@@ -457,7 +457,7 @@ print(os.environ["TF_CPP_MIN_LOG_LEVEL"], "h5py" in sys.modules)
 def test_an_export_does_not_load_what_draws() -> None:
     program = """
 import sys
-from unfreeze.cli.terminal import import_tensorflow_quietly
+from unfreeze.cli.quiet_tensorflow import import_tensorflow_quietly
 import_tensorflow_quietly()
 import unfreeze.exporting.from_checkpoint, unfreeze.exporting.from_frozen_graph
 print([name for name in sys.modules if name == "PIL" or name.startswith("unfreeze.images")])
@@ -469,7 +469,7 @@ print([name for name in sys.modules if name == "PIL" or name.startswith("unfreez
 def test_an_export_imports_tensorflow_once(tmp_path: Path) -> None:
     program = f"""
 from unfreeze.verification import WorkerProcesses
-from unfreeze.cli.terminal import import_tensorflow_quietly
+from unfreeze.cli.quiet_tensorflow import import_tensorflow_quietly
 import_tensorflow_quietly()
 with WorkerProcesses(unused_tensorflow=True) as workers:
     from unfreeze.exporting.export import export

@@ -81,8 +81,7 @@ def test_two_exports(exported: Path, tmp_path: Path) -> None:
     assert diff(exported, exported).same
 
 
-def test_on_the_command_line(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "import_tensorflow_quietly", lambda: None)
+def test_on_the_command_line(exported: Path) -> None:
     arguments = ["diff", str(RUN / "model.ckpt-5500"), str(exported)]
     told = CliRunner().invoke(cli.unfreeze, arguments)
     assert told.exit_code == 0

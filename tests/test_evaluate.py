@@ -173,8 +173,7 @@ def test_what_cannot_be_evaluated(exported: Path, annotations: Path, tmp_path: P
         evaluate(tmp_path / "nowhere", annotations, images=DIGITS / "scenes")
 
 
-def test_on_the_command_line(exported: Path, annotations: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "import_tensorflow_quietly", lambda: None)
+def test_on_the_command_line(exported: Path, annotations: Path) -> None:
     arguments = ["evaluate", str(exported), str(annotations), "--images", str(DIGITS / "scenes")]
     told = CliRunner().invoke(cli.unfreeze, arguments)
     assert told.exit_code == 0, told.output

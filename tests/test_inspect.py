@@ -454,4 +454,4 @@ def test_who_takes_the_answers_of_a_model(tmp_path: Path, anchors: int | None, t
         assert size["proto"] == pytest.approx(anchors * 91 * 4 + 100 * 6 * 4, rel=0.01)
         assert size["proto_without_raw"] < 3000
     if takers:
-        assert "the limit of a serverless endpoint of SageMaker is 4.2 MB. Export with --outputs" in str(found)
+        assert "the limit of a serverless endpoint of SageMaker is 4.2 MB. Export with --kept-outputs" in str(found)

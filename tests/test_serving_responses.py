@@ -59,7 +59,7 @@ def test_servers_and_clients_that_reject_the_size() -> None:
     assert size_findings(response_bytes(outputs_of(1, 1917))) == []
     findings = size_findings(response_bytes(outputs_of(1, 51150)))
     assert len(findings) == 3
-    assert "the limit of a real-time endpoint of SageMaker is 6.3 MB. Export with --outputs" in findings[1]
+    assert "the limit of a real-time endpoint of SageMaker is 6.3 MB. Export with --kept-outputs" in findings[1]
     assert "--max-detections" in size_findings(ResponseBytes(10**8, 10**8, 10**8, 10**8))[0]
 
 

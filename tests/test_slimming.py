@@ -34,7 +34,7 @@ def test_outputs() -> None:
     four = {"detection_boxes", "detection_classes", "detection_scores", "num_detections"}
     assert set(slim(outputs(), Slimming(("detection_masks",)))) == {*four, "detection_masks"}
     assert set(slim(outputs(), Slimming(("num_detections",)))) == four
-    with pytest.raises(UnsupportedError, match="--outputs detection_keypoints: this model has detection_boxes"):
+    with pytest.raises(UnsupportedError, match="--kept-outputs detection_keypoints: this model has detection_boxes"):
         slim(outputs(), Slimming(("detection_keypoints",)))
 
 

@@ -1,11 +1,11 @@
-"""`python -m unfreeze.export_inference_graph`: the flags of the TF1 script, the work of `unfreeze export`.
+"""`python -m unfreeze.export_inference_graph`: the Object Detection API's TF1 script, with `unfreeze export` behind it.
 
-A saved command line goes on working: every flag of the original is known, in absl's spellings (one dash or
-two, `--flag=value` or `--flag value`, `--noflag`). Flags that ask for what is not written are refused by name.
+A saved command line continues to work: every flag of the script is accepted, in absl's spellings (one dash or two,
+`--flag=value` or `--flag value`, `--noflag`). Flags that request a file that is not written are rejected by name.
 
-The output directory may exist, as it might for the original, but nothing in it is replaced: the original
-too stopped at a `saved_model` that was there already (its other files it wrote over). A frozen graph and
-a copy of the checkpoint are not written: the SavedModel holds the weights itself.
+The output directory may exist, but nothing in it is replaced; the script of the Object Detection API stops at an
+existing saved_model too (and overwrites other files). A frozen graph and a copy of the checkpoint are not written: the
+SavedModel has the weights.
 
 Source: object_detection/export_inference_graph.py.
 """
@@ -17,25 +17,25 @@ from unfreeze.cli.od_api_scripts import SIDE_INPUTS, USE_SIDE_INPUTS, Script, ru
 
 SCRIPT = Script(
     name="export_inference_graph",
-    told=__doc__,
+    description=__doc__,
     strings={
-        "input_type": "What the default signature takes: image_tensor, encoded_image_string_tensor or tf_example.",
+        "input_type": "What serving_default accepts: image_tensor, encoded_image_string_tensor or tf_example.",
         "input_shape": "Fixed sizes for image_tensor, as in 1,300,300,3; -1 leaves one open.",
         "pipeline_config_path": "The pipeline.config of the training.",
         "trained_checkpoint_prefix": "The checkpoint, as in path/to/model.ckpt-1000.",
-        "output_directory": "Where saved_model/ is written.",
-        "config_override": "Text of a pipeline.config, merged over the file.",
+        "output_directory": "The folder in which saved_model/ is written.",
+        "config_override": "Text in the format of pipeline.config that is merged over the file.",
         **SIDE_INPUTS,
     },
     booleans=USE_SIDE_INPUTS,
     required=("pipeline_config_path", "trained_checkpoint_prefix", "output_directory"),
-    refused_strings=("additional_output_tensor_names",),
-    refused_booleans=("write_inference_graph",),
+    unsupported_strings=("additional_output_tensor_names",),
+    unsupported_booleans=("write_inference_graph",),
 )
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Carry out a command line of the original script, and end the process with the exit code."""
+    """Runs a command line of the script, and ends the process with its exit code."""
     run(SCRIPT, arguments)
 
 

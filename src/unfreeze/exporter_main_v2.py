@@ -1,12 +1,12 @@
-"""`python -m unfreeze.exporter_main_v2`: the flags of the TF2 script, the work of `unfreeze export`.
+"""`python -m unfreeze.exporter_main_v2`: the Object Detection API's TF2 script, with `unfreeze export` behind it.
 
-A saved command line goes on working: every flag of the original is known, in absl's spellings (one dash or
-two, `--flag=value` or `--flag value`, `--noflag`). What is not written is refused by name.
+A saved command line continues to work: every flag of the script is accepted, in absl's spellings (one dash or two,
+`--flag=value` or `--flag value`, `--noflag`). Flags that request a file that is not written are rejected by name.
 
-The newest complete checkpoint in --trained_checkpoint_dir is exported, by the number at its end; a prefix
-such as path/ckpt-8 is taken too. The output directory may exist, but nothing in it is replaced. It gets
-saved_model/ and pipeline.config as from the original, but no checkpoint/: that is a copy of the checkpoint
-without its optimizer, and a training can start from the checkpoint itself.
+The newest complete checkpoint in --trained_checkpoint_dir is exported, by the number at its end; a prefix such as
+path/ckpt-8 is accepted too. The output directory may exist, but nothing in it is replaced. As with the Object Detection
+API, saved_model/ and pipeline.config are written to it, but no checkpoint/: that is a copy of the checkpoint without
+its optimizer, and a training can start from the checkpoint itself.
 
 Source: object_detection/exporter_main_v2.py.
 """
@@ -18,14 +18,14 @@ from unfreeze.cli.od_api_scripts import SIDE_INPUTS, USE_SIDE_INPUTS, Script, ru
 
 SCRIPT = Script(
     name="exporter_main_v2",
-    told=__doc__,
+    description=__doc__,
     strings={
-        "input_type": "What the default signature takes: image_tensor, float_image_tensor, "
-        "encoded_image_string_tensor, tf_example or image_and_boxes_tensor.",
+        "input_type": "What serving_default accepts: image_tensor, float_image_tensor, encoded_image_string_tensor, "
+        "tf_example or image_and_boxes_tensor.",
         "pipeline_config_path": "The pipeline.config of the training.",
         "trained_checkpoint_dir": "The training folder, or a folder with an exported ckpt-0.",
-        "output_directory": "Where saved_model/ and pipeline.config are written.",
-        "config_override": "Text of a pipeline.config, merged over the file.",
+        "output_directory": "The folder in which saved_model/ and pipeline.config are written.",
+        "config_override": "Text in the format of pipeline.config that is merged over the file.",
         **SIDE_INPUTS,
     },
     booleans=USE_SIDE_INPUTS,
@@ -34,7 +34,7 @@ SCRIPT = Script(
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Carry out a command line of the original script, and end the process with the exit code."""
+    """Runs a command line of the script, and ends the process with its exit code."""
     run(SCRIPT, arguments)
 
 

@@ -116,7 +116,7 @@ def export(
                 "--use-side-inputs": use_side_inputs or side_inputs is not None,
                 "--config-override": bool(config_override),
                 "--allow-unknown-fields": allow_unknown_fields,
-                "--outputs": bool(kept_outputs),
+                "--kept-outputs": bool(kept_outputs),
                 "--score-threshold": score_threshold is not None,
                 "--max-detections": max_detections is not None,
                 "--weights": weights != "variables",

@@ -55,8 +55,12 @@ def find_ends(frozen: FrozenGraph, inputs: Mapping[str, str], outputs: Mapping[s
     told_inputs = _of_signature(signature.inputs) if signature else {}
     told_outputs = _of_signature(signature.outputs) if signature else {}
     return Ends(
-        {key: _end(frozen, tensor, "--input") for key, tensor in inputs.items()} or told_inputs or _inputs(frozen),
-        {key: _end(frozen, tensor, "--output") for key, tensor in outputs.items()} or told_outputs or _outputs(frozen),
+        {key: _end(frozen, tensor, "--graph-input") for key, tensor in inputs.items()}
+        or told_inputs
+        or _inputs(frozen),
+        {key: _end(frozen, tensor, "--graph-output") for key, tensor in outputs.items()}
+        or told_outputs
+        or _outputs(frozen),
     )
 
 
@@ -79,10 +83,10 @@ def _inputs(frozen: FrozenGraph) -> dict[str, End]:
         names = ", ".join(node.name for node in chosen) or "none"
         raise UnsupportedError(
             f"{frozen.path}: which tensor takes the pictures? Its placeholders: {names}; none is called "
-            f"{', '.join(INPUTS)}. Say it with --input inputs=TENSOR, once for each"
+            f"{', '.join(INPUTS)}. Say it with --graph-input inputs=TENSOR, once for each"
         )
     name = chosen[0].name
-    return {INPUTS.get(name, name if name.isidentifier() else "inputs"): _end(frozen, name, "--input")}
+    return {INPUTS.get(name, name if name.isidentifier() else "inputs"): _end(frozen, name, "--graph-input")}
 
 
 def _is_used(frozen: FrozenGraph, name: str) -> bool:
@@ -97,9 +101,9 @@ def _outputs(frozen: FrozenGraph) -> dict[str, End]:
     if not named:
         raise UnsupportedError(
             f"{frozen.path}: which tensors are the answer? None is called detection_boxes and so on; "
-            "say it with --output NAME=TENSOR, once for each"
+            "say it with --graph-output NAME=TENSOR, once for each"
         )
-    return {_key(name): _end(frozen, name, "--output") for name in sorted(named)}
+    return {_key(name): _end(frozen, name, "--graph-output") for name in sorted(named)}
 
 
 def _key(name: str) -> str:

@@ -33,7 +33,7 @@ def prune(frozen: FrozenGraph, ends: Ends) -> dict[str, str]:
     if stray:
         raise UnsupportedError(
             f"{frozen.path}: the outputs need {', '.join(stray[:5])} too, which nothing fills: "
-            "give all inputs, --input NAME=TENSOR once for each"
+            "give all inputs, --graph-input NAME=TENSOR once for each"
         )
     del nodes  # before they are taken out
     _keep(graph.node, lambda node: node.name in needed)

@@ -96,7 +96,7 @@ def size_findings(size: ResponseBytes) -> list[str]:
         if getattr(size, response_format) <= limit:
             continue
         fits_without_raw = getattr(size, f"{response_format}_without_raw") <= limit
-        advice = "with --outputs, to omit the raw outputs" if fits_without_raw else "with --max-detections"
+        advice = "with --kept-outputs, to omit the raw outputs" if fits_without_raw else "with --max-detections"
         findings.append(
             f"a response to one image is {size}; the limit of {receiver} is {_size(limit)}. Export {advice}."
         )

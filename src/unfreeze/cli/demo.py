@@ -1,0 +1,47 @@
+"""`unfreeze demo`."""
+
+from __future__ import annotations
+
+import click
+
+from unfreeze.cli import options
+from unfreeze.cli.options import PATH, Section, command, option
+from unfreeze.cli.terminal import print_result, progress
+
+
+@command("demo")
+@click.argument("folder", type=PATH, required=False)
+@option(
+    "--output-directory",
+    section=Section.OUTPUT,
+    type=PATH,
+    default="unfreeze-demo",
+    show_default=True,
+    help="The folder to write.",
+)
+@options.overwrite
+@option(
+    "--serve",
+    section=Section.SERVER,
+    is_flag=True,
+    help="Afterwards serve the model, with a web page that runs it on your images, until Ctrl-C.",
+)
+@options.quiet
+def demo(folder: str | None, output_directory: str, serve: bool, overwrite: bool, quiet: bool) -> None:
+    """Export, verify and run an example, a detector of digits.
+
+    FOLDER is a folder like examples/digits, with run/, scenes/, pipeline.config and label_map.pbtxt. Default: the
+    example that comes with unfreeze.
+    """
+    with progress(quiet) as (on_progress, on_warning):
+        from unfreeze.demo import demo, serve_page
+
+        if serve:
+            from unfreeze.server.serve import until_asked_to_end  # reports a missing package before the export
+        result = demo(folder, output_directory, overwrite=overwrite, on_progress=on_progress, on_warning=on_warning)
+    print_result(None, str(result), quiet=quiet)
+    if serve:
+        server, address = serve_page(result)
+        # Printed with --quiet too: without the address there is no page.
+        print_result(None, f"page:       {address}  (drop an image there; Ctrl-C ends it)")
+        until_asked_to_end(server)

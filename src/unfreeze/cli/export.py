@@ -1,0 +1,200 @@
+"""`unfreeze export`."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from unfreeze.cli import options
+from unfreeze.cli.options import PATH, InputShape, NamedTensor, Names, Section, as_mapping, command, option, renamed
+from unfreeze.cli.terminal import format_report, print_result, progress
+
+if TYPE_CHECKING:
+    from unfreeze.exporting.record import Exported
+
+
+@command("export")
+@click.argument("source", type=PATH, required=False)
+@option(
+    "--trained-checkpoint-prefix",
+    section=Section.INPUT,
+    type=PATH,
+    metavar="PREFIX",
+    help="The checkpoint, in place of SOURCE, as in the OD API's TF1 script. With a frozen graph as SOURCE: take the "
+    "weights from this checkpoint.",
+)
+@option(
+    "--trained-checkpoint-dir",
+    section=Section.INPUT,
+    type=PATH,
+    metavar="FOLDER",
+    help="The training folder, in place of SOURCE, as in the OD API's TF2 script.",
+)
+@option("--step", section=Section.INPUT, type=int, help="Use the checkpoint of this step. Default: the newest.")
+@option(
+    "--pipeline-config-path",
+    section=Section.INPUT,
+    type=PATH,
+    help="The pipeline.config of the training. Default: the one beside the checkpoint or in the folder above.",
+)
+@option(
+    "--config-override",
+    section=Section.INPUT,
+    default="",
+    metavar="TEXT",
+    help="Text in the format of pipeline.config that is merged over the file.",
+)
+@option(
+    "--allow-unknown-fields",
+    section=Section.INPUT,
+    is_flag=True,
+    help="Only warn of fields in pipeline.config that the OD API does not have.",
+)
+@options.label_map("Label map (.pbtxt) with class names, which is copied into the export.")
+@option(
+    "--graph-input",
+    "graph_inputs",
+    section=Section.INPUT,
+    multiple=True,
+    type=NamedTensor(),
+    callback=as_mapping,
+    help="Frozen graph only: an input tensor, NAME=TENSOR (repeatable).",
+)
+@renamed("--input", to="--graph-input", multiple=True, type=NamedTensor(), callback=as_mapping)
+@option(
+    "--graph-output",
+    "graph_outputs",
+    section=Section.INPUT,
+    multiple=True,
+    type=NamedTensor(),
+    callback=as_mapping,
+    help="Frozen graph only: an output tensor, NAME=TENSOR (repeatable).",
+)
+@renamed("--output", to="--graph-output", multiple=True, type=NamedTensor(), callback=as_mapping)
+@option(
+    "--input-type",
+    "input_types",
+    section=Section.MODEL,
+    multiple=True,
+    metavar="TYPE",
+    help="What the signature serving_default accepts: image_tensor (default), float_image_tensor, "
+    "encoded_image_string_tensor or tf_example; a DeepMAC model also has image_and_boxes_tensor. The other types get "
+    "signatures of their own names. Repeat the option to write only the types that you name.",
+)
+@option(
+    "--input-shape",
+    section=Section.MODEL,
+    type=InputShape(),
+    help="Fix the shape of image_tensor, as in 1,300,300,3; -1 leaves a dimension open.",
+)
+@option(
+    "--use-side-inputs",
+    section=Section.MODEL,
+    is_flag=True,
+    help="Fix the shapes of the inputs that a Context R-CNN has besides images. Default: any number of images.",
+)
+@option("--side-input-shapes", section=Section.MODEL, metavar="SHAPES", help="Their shapes, as in 1,2000,2057/1.")
+@option(
+    "--side-input-names",
+    section=Section.MODEL,
+    metavar="NAMES",
+    help="Their names, as in context_features,valid_context_size.",
+)
+@option("--side-input-types", section=Section.MODEL, metavar="TYPES", help="Their types, as in float,int.")
+@option(
+    "--kept-outputs",
+    section=Section.MODEL,
+    type=Names(),
+    default="",
+    help="The outputs to keep besides boxes, scores, classes and the number of detections. Default: all.",
+)
+@renamed("--outputs", to="--kept-outputs", type=Names())
+@option(
+    "--score-threshold",
+    section=Section.MODEL,
+    type=click.FloatRange(0, 1),
+    help="Drop detections below this score inside the exported graph.",
+)
+@option(
+    "--max-detections",
+    section=Section.MODEL,
+    type=click.IntRange(1),
+    metavar="D",
+    help="Return at most this many detections per image.",
+)
+@option(
+    "--weights",
+    section=Section.MODEL,
+    type=click.Choice(["variables", "constants", "trainable"]),
+    default="variables",
+    help="How the graph uses the weights. variables (default): batch normalization is folded once, when the model is "
+    "loaded. constants: all weights are in the graph and variables/ is empty, for tools that accept nothing else. "
+    "trainable: gradients and assignments reach every variable, and batch normalization is folded at each call.",
+)
+@option(
+    "--suppression",
+    section=Section.MODEL,
+    type=click.Choice(["kernel", "operations"]),
+    default="kernel",
+    help="The form of non-maximum suppression; the detections are the same. kernel (default): TensorFlow's own "
+    "operation, the fastest. operations: plain tensor operations, for converters that do not know it.",
+)
+@option(
+    "--output-directory",
+    section=Section.OUTPUT,
+    type=PATH,
+    help="The folder to write. Default: exported-STEP.",
+)
+@options.overwrite
+@option(
+    "--write-checkpoint",
+    section=Section.OUTPUT,
+    is_flag=True,
+    help="Frozen graph only: also write the weights as a TensorFlow 1 checkpoint.",
+)
+@option(
+    "--dry-run",
+    section=Section.OUTPUT,
+    is_flag=True,
+    help="Frozen graph only: report which constants would become variables and why; write nothing.",
+)
+@options.as_json
+@options.verify("the exported model")
+@options.report
+@options.runtimes
+@options.quiet
+def export(source: str | None, as_json: bool, quiet: bool, **settings: Any) -> None:
+    """Export a checkpoint or a frozen graph as a verified SavedModel.
+
+    SOURCE is a checkpoint (its prefix, such as run/model.ckpt-1000), a training folder (its newest complete
+    checkpoint), a frozen graph (.pb) or a frozen SavedModel. The constants of a frozen graph become variables again.
+    """
+    from unfreeze.exporting.export import export
+    from unfreeze.verification import WorkerProcesses
+
+    with progress(quiet) as (on_progress, on_warning):
+        exported = export(
+            source,
+            **settings,
+            workers=partial(WorkerProcesses, unused_tensorflow=True),
+            on_progress=on_progress,
+            on_warning=on_warning,
+        )
+    print_exported(exported, as_json, quiet)
+
+
+def print_exported(exported: Exported, as_json: bool, quiet: bool) -> None:
+    """Prints the checks of an export, its path, and how its weights can be used; after a dry run the plan."""
+    record = exported.to_dict()
+    if exported.dry_run is not None:
+        print_result(record, str(exported.dry_run), as_json=as_json, quiet=quiet)
+        return
+    from unfreeze.weights.bindings import BINDING_DESCRIPTIONS
+
+    lines = [format_report(exported.report) if exported.report else "not verified", f"exported {exported.saved_model}"]
+    binding = record.get("binding")
+    if binding in BINDING_DESCRIPTIONS:
+        lines.append(f"its weights are {BINDING_DESCRIPTIONS[binding]}")
+    print_result(record, "\n".join(lines), as_json=as_json, quiet=quiet)

@@ -1,0 +1,231 @@
+"""`unfreeze serve`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from unfreeze.cli import options
+from unfreeze.cli.options import PATH, Section, Switch, command, option
+from unfreeze.cli.terminal import log_to_stderr, print_result, progress
+from unfreeze.onednn import enable_for_command
+
+PORT = click.IntRange(0, 65535)
+SAGEMAKER_OPTIONS = {
+    "host", "sagemaker", "sagemaker_port", "model_base_path", "model_base_path_flag", "quiet", "enable_model_warmup",
+    "rest_api_timeout_in_ms", "max_queued_requests", "max_request_bytes", "max_image_pixels",
+}  # fmt: skip
+
+
+@command("serve")
+@click.argument("model_base_path", type=PATH, required=False)
+@option(
+    "--model-base-path",
+    "model_base_path_flag",
+    section=Section.MODEL,
+    type=PATH,
+    help="The same as the argument MODEL_BASE_PATH.",
+)
+@option(
+    "--model-name", section=Section.MODEL, default="default", show_default=True, help="The model's name in requests."
+)
+@option(
+    "--model-config-file",
+    section=Section.MODEL,
+    type=PATH,
+    help="A ModelServerConfig in text format, with several models, their version policies and labels.",
+)
+@option(
+    "--model-config-file-poll-wait-seconds",
+    section=Section.MODEL,
+    type=float,
+    default=0,
+    show_default=True,
+    help="How often to read that file again; 0: never.",
+)
+@option(
+    "--file-system-poll-wait-seconds",
+    section=Section.MODEL,
+    type=float,
+    default=1,
+    show_default=True,
+    help="How often to look for new versions; 0: only at the start.",
+)
+@option(
+    "--max-num-load-retries",
+    section=Section.MODEL,
+    type=click.IntRange(0),
+    default=5,
+    show_default=True,
+    help="How often to retry loading a version.",
+)
+@option(
+    "--load-retry-interval-micros",
+    section=Section.MODEL,
+    type=click.IntRange(0),
+    default=60_000_000,
+    show_default=True,
+    help="How long to wait before each retry, in microseconds.",
+)
+@option(
+    "--enable-model-warmup",
+    section=Section.MODEL,
+    cls=Switch,
+    default=True,
+    show_default=True,
+    help="Run the warm-up requests of a version before it serves.",
+)
+@option(
+    "--allow-version-labels-for-unavailable-models",
+    section=Section.MODEL,
+    cls=Switch,
+    default=False,
+    help="Accept labels of versions that are not loaded yet.",
+)
+@option(
+    "--host",
+    section=Section.SERVER,
+    default="127.0.0.1",
+    show_default=True,
+    help="The address to listen on; 0.0.0.0 listens on all.",
+)
+@option(
+    "--port",
+    section=Section.SERVER,
+    type=PORT,
+    default=8500,
+    show_default=True,
+    help="gRPC port; 0 disables gRPC.",
+)
+@option(
+    "--rest-api-port",
+    section=Section.SERVER,
+    type=PORT,
+    default=8501,
+    show_default=True,
+    help="REST port; 0 disables REST.",
+)
+@option(
+    "--rest-api-timeout-in-ms",
+    section=Section.SERVER,
+    type=click.IntRange(1),
+    default=30_000,
+    show_default=True,
+    help="The deadline of a REST request, in milliseconds.",
+)
+@option(
+    "--enable-batching",
+    section=Section.SERVER,
+    cls=Switch,
+    default=False,
+    help="Run several requests in one call of the model.",
+)
+@option(
+    "--batching-parameters-file",
+    section=Section.SERVER,
+    type=PATH,
+    help="A BatchingParameters message in text format.",
+)
+@option(
+    "--monitoring-config-file",
+    section=Section.SERVER,
+    type=PATH,
+    help="A MonitoringConfig message in text format: whether and where to serve metrics for Prometheus.",
+)
+@option(
+    "--max-queued-requests",
+    section=Section.SERVER,
+    type=click.IntRange(1),
+    default=64,
+    show_default=True,
+    help="How many requests may wait; further ones are rejected with 429.",
+)
+@option(
+    "--max-request-bytes",
+    section=Section.SERVER,
+    type=click.IntRange(1),
+    default=64 * 2**20,
+    show_default=True,
+    help="The largest request; a larger one is rejected with 413.",
+)
+@option(
+    "--max-image-pixels",
+    section=Section.SERVER,
+    type=click.IntRange(1),
+    default=64_000_000,
+    show_default=True,
+    help="The largest encoded image, in pixels; a larger one is rejected.",
+)
+@option(
+    "--sagemaker",
+    section=Section.SERVER,
+    cls=Switch,
+    default=False,
+    help="Serve a model.tar.gz as SageMaker's container does: /ping and /invocations, with its inference.py.",
+)
+@option(
+    "--sagemaker-port",
+    section=Section.SERVER,
+    type=PORT,
+    default=8080,
+    show_default=True,
+    envvar="SAGEMAKER_BIND_TO_PORT",
+    help="The port of /ping and /invocations.",
+)
+@options.quiet
+def serve(
+    model_base_path: str | None,
+    model_base_path_flag: str | None,
+    port: int,
+    rest_api_port: int,
+    sagemaker: bool,
+    sagemaker_port: int,
+    quiet: bool,
+    **settings: Any,
+) -> None:
+    """Serve models with TensorFlow Serving's REST and gRPC APIs.
+
+    MODEL_BASE_PATH is a folder with numbered versions. The server runs until SIGTERM or Ctrl-C. Its options are those
+    of tensorflow_model_server, with dashes or underscores.
+    """
+    if model_base_path and model_base_path_flag:
+        raise click.UsageError("give the base path once: as an argument or --model-base-path")
+    if not sagemaker and not port and not rest_api_port:
+        raise click.UsageError("--port and --rest-api-port are both 0: there is nothing to serve on")
+    if port and port == rest_api_port:
+        raise click.UsageError(f"--rest-api-port cannot be the same as --port; received {port} for both")
+    base_path = model_base_path or model_base_path_flag
+    if sagemaker:
+        if not base_path:
+            raise click.UsageError("--sagemaker needs a model.tar.gz, or a folder unpacked from one")
+        settings = for_sagemaker(click.get_current_context(), settings)
+    else:
+        settings |= {"port": port or None, "rest_api_port": rest_api_port or None}
+    enable_for_command()
+    with progress(quiet) as (on_progress, on_warning):
+        on_progress("loading")
+        from unfreeze.server.serve import addresses, start_sagemaker, start_server, until_asked_to_end
+
+        running: Any
+        if sagemaker:
+            running = start_sagemaker(base_path or "", port=sagemaker_port, on_warning=on_warning, **settings)
+        else:
+            running = start_server(base_path, **settings)
+    if not quiet:
+        print_result(None, addresses(running))
+        log_to_stderr("unfreeze.server")
+    until_asked_to_end(running)
+
+
+def for_sagemaker(context: click.Context, settings: dict[str, Any]) -> dict[str, Any]:
+    """Returns the settings that --sagemaker accepts; the archive and the container's variables decide the others.
+
+    Raises: click.UsageError if another option was given.
+    """
+    given = [name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    wrong = [f"--{name.replace('_', '-')}" for name in given if name not in SAGEMAKER_OPTIONS]
+    if wrong:
+        raise click.UsageError(f"{', '.join(wrong)}: not with --sagemaker, where the archive decides what is served")
+    return {name: value for name, value in settings.items() if name in SAGEMAKER_OPTIONS}
