@@ -19,6 +19,7 @@ from unfreeze import __version__, cli, export_inference_graph, exporter_main_v2,
 from unfreeze.cli import terminal
 from unfreeze.cli.quiet_tensorflow import stderr_dropped
 from unfreeze.errors import CheckpointError, UnfreezeError, VerificationError
+from unfreeze.exporting.sources import find_source
 
 DIGITS = Path(__file__).parents[1] / "examples" / "digits"
 
@@ -35,6 +36,9 @@ class Recorder:
     def export(
         self, checkpoint: str | None, *, workers: Any, on_progress: Any, on_warning: Any, **options: Any
     ) -> SimpleNamespace:
+        find_source(
+            checkpoint, options["trained_checkpoint_prefix"], options["trained_checkpoint_dir"], options["step"]
+        )
         self.checkpoint, self.options, self.workers = checkpoint, options, workers
         on_progress("working")
         on_warning("odd but fine")
