@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "exporter_main_v2": {"cli"},
     "cli": {
         "", "comparison", "demo", "evaluation", "exporting", "images", "inspection", "model_paths", "prediction",
-        "publishing", "server", "targets", "verification", "weights",
+        "publishing", "runtimes", "server", "targets", "verification", "weights",
     },
     "": {  # unfreeze/__init__.py, inside functions
         "comparison", "evaluation", "exporting", "inspection", "loaded_detector", "prediction", "publishing", "server",
@@ -45,8 +45,9 @@ MAY_IMPORT = {
     "graphs": set(),
     "targets": {"model_paths", "prediction", "verification"},
     "verification": {"images", "prediction"},
-    "evaluation": {"config", "images", "model_paths", "prediction"},
-    "prediction": {"config", "images", "model_paths"},
+    "evaluation": {"config", "images", "model_paths", "prediction", "runtimes"},
+    "prediction": {"config", "images", "model_paths", "runtimes"},
+    "runtimes": {"images", "model_paths"},
     "images": set(),
     "model_paths": {"weights"},
     "weights": set(),

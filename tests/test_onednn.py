@@ -303,13 +303,12 @@ def test_evaluate_refuses_a_frozen_graph_that_would_be_answered_wrongly(good: Pa
         tf.identity(tf.reduce_mean(conv(pixels, changing), axis=[1, 2]), "detection_scores")
     (tmp_path / "frozen_inference_graph.pb").write_bytes(graph.as_graph_def().SerializeToString())
     program = """
-from pathlib import Path
 from unfreeze import onednn
 onednn.enable_for_command()
-from unfreeze.evaluation.asking import asker
-asker(Path(sys.argv[1]))
+from unfreeze.runtimes import find_model, load_model
+load_model(find_model(sys.argv[1]))
 try:
-    asker(Path(sys.argv[2]))
+    load_model(find_model(sys.argv[2]))
 except Exception as error:
     print(json.dumps(f"{type(error).__name__} {error}"))
 """

@@ -1,4 +1,4 @@
-"""Many pictures: every one answered once, whatever stops the run, and told in every format."""
+"""`predict_many`: every image has one result, however often the run is stopped, in every format."""
 
 import io
 import json
@@ -19,21 +19,21 @@ from unfreeze.errors import ConfigError, ImageError, OutputError, SavedModelErro
 from unfreeze.images import find_sources, is_image_collection
 from unfreeze.prediction import batches, predict_many, shards
 from unfreeze.prediction.predict_many import predict_many as predict
-from unfreeze.prediction.results import compressed
+from unfreeze.prediction.results import compress_run_lengths
 
 SIZES = [(32, 24), (24, 32), (40, 40)]
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A detector whose one box tells the picture's mean; of a picture one pixel high it fails."""
+    """A detector whose one box encodes the mean of the image; it fails on an image one pixel high."""
     folder = tmp_path_factory.mktemp("model")
 
     @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], "uint8", "input_tensor")], autograph=False)
-    def answer(pictures: tf.Tensor) -> dict[str, tf.Tensor]:
-        count = tf.shape(pictures)[0]
-        with tf.control_dependencies([tf.debugging.assert_greater(tf.shape(pictures)[1], 1)]):
-            means = tf.reduce_mean(tf.cast(pictures, tf.float32), axis=[1, 2, 3]) / 256.0
+    def detect(images: tf.Tensor) -> dict[str, tf.Tensor]:
+        count = tf.shape(images)[0]
+        with tf.control_dependencies([tf.debugging.assert_greater(tf.shape(images)[1], 1)]):
+            means = tf.reduce_mean(tf.cast(images, tf.float32), axis=[1, 2, 3]) / 256.0
         zeros = tf.zeros_like(means)
         return {
             "detection_boxes": tf.stack([zeros, zeros, means, means], axis=-1)[:, tf.newaxis],
@@ -42,11 +42,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "detection_masks": tf.ones([count, 1, 3, 3]),
         }
 
-    tf.saved_model.save(tf.Module(), str(folder), signatures={"image_tensor": answer})
+    tf.saved_model.save(tf.Module(), str(folder), signatures={"image_tensor": detect})
     return folder
 
 
-def make_pictures(folder: Path, count: int) -> list[str]:
+def make_images(folder: Path, count: int) -> list[str]:
     names = [f"{number % 3}/{number:04d}.png" for number in range(count)]
     for number, name in enumerate(names):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -55,80 +55,80 @@ def make_pictures(folder: Path, count: int) -> list[str]:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    make_pictures(tmp_path / "pictures", 30)
-    return tmp_path / "pictures"
+def images(tmp_path: Path) -> Path:
+    make_images(tmp_path / "images", 30)
+    return tmp_path / "images"
 
 
-def told(folder: Path, name: str = "predictions.jsonl") -> list[dict]:
+def read_lines(folder: Path, name: str = "predictions.jsonl") -> list[dict]:
     return [json.loads(line) for line in (folder / name).read_text(encoding="utf-8").splitlines()]
 
 
 def number_of(record: dict) -> int:
-    """Which picture was really seen."""
+    """Returns which image the model really received."""
     return round(record["detections"][0]["box"][2] * 256)
 
 
-def test_every_picture_is_answered_once_and_in_order(model: Path, pictures: Path, tmp_path: Path) -> None:
-    done = predict(model, pictures, output_directory=tmp_path / "out", batch_size=4)
-    assert (done.pictures, done.detections, done.failures, done.resumed) == (30, 30, 0, 0)
-    records = told(tmp_path / "out")
-    assert [record["image"] for record in records] == [source.name for source in find_sources([str(pictures)])]
+def test_every_image_has_one_result_in_order(model: Path, images: Path, tmp_path: Path) -> None:
+    done = predict(model, images, output_directory=tmp_path / "out", batch_size=4)
+    assert (done.images, done.detections, done.failures, done.resumed) == (30, 30, 0, 0)
+    records = read_lines(tmp_path / "out")
+    assert [record["image"] for record in records] == [source.name for source in find_sources([str(images)])]
     assert all(number_of(record) == int(Path(record["image"]).stem) for record in records)
     assert {(record["width"], record["height"]) for record in records} == set(SIZES)
     assert not (tmp_path / "out" / "failures.jsonl").exists()
 
 
-def test_batches_have_one_size_and_wait_in_bounds() -> None:
-    def item(width: int, place: int) -> batches.Item:
-        source = batches.Source(str(place), str(place))
-        return batches.Item(source, place, Image.new("RGB", (width, 1)))
+def test_batches_have_one_size_and_prefetching_is_bounded() -> None:
+    def item(width: int, index: int) -> batches.Item:
+        source = batches.Source(str(index), str(index))
+        return batches.Item(source, index, Image.new("RGB", (width, 1)))
 
     shard = shards.Shard(0, (batches.Source("a", "a"),))
     widths = [1, 2, 1, 3, 4, 5, 6, 6]
-    items = [*(item(width, place) for place, width in enumerate(widths)), shard]
-    given = list(batches.batches(items, 2))
-    assert given[-1] is shard
-    sizes = [[one.picture.width for one in batch if one.picture] for batch in given[:-1]]  # type: ignore[union-attr]
+    items = [*(item(width, index) for index, width in enumerate(widths)), shard]
+    made = list(batches.batches(items, 2))
+    assert made[-1] is shard
+    sizes = [[item.image.width for item in batch if item.image] for batch in made[:-1]]  # type: ignore[union-attr]
     assert sizes == [[1, 1], [2], [6, 6], [3], [4], [5]]
-    taken = 0
+    started = 0
 
     def endless() -> Iterator[batches.Future]:
-        nonlocal taken
+        nonlocal started
         while True:
-            taken += 1
-            yield batches.ready(taken)
+            started += 1
+            yield batches.completed(started)
 
-    results = batches.ahead(endless(), 3)
+    results = batches.prefetch(endless(), 3)
     assert [next(results) for _ in range(100)] == list(range(1, 101))
-    assert taken == 102
+    assert started == 102
 
 
-def test_unreadable_pictures_are_counted_and_the_others_told(
-    model: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_unreadable_images_are_reported_and_the_others_are_run(
+    model: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (pictures / "0" / "0000.png").write_bytes(b"nothing")
-    (pictures / "1" / "torn.jpg").write_bytes(b"\xff\xd8\xff\xe0")
-    Image.new("RGB", (9, 1)).save(pictures / "2" / "flat.png")  # readable, but nothing for this model
+    (images / "0" / "0000.png").write_bytes(b"nothing")
+    (images / "1" / "incomplete.jpg").write_bytes(b"\xff\xd8\xff\xe0")
+    Image.new("RGB", (9, 1)).save(images / "2" / "flat.png")  # can be read, but the model fails on it
     with pytest.raises(SystemExit) as ended:
-        cli.main(["predict", str(model), str(pictures), "--output-directory", str(tmp_path / "out"), "--batch-size=4"])
+        cli.main(["predict", str(model), str(images), "--output-directory", str(tmp_path / "out"), "--batch-size=4"])
     assert ended.value.code == 2
     out = capsys.readouterr().out
-    assert "29 pictures, 29 detections, 3 failed" in out
+    assert "29 images, 29 detections, 3 failed" in out
     assert "0000.png is not an image" in out
-    failures = told(tmp_path / "out", "failures.jsonl")
-    assert [failure["image"] for failure in failures] == ["0/0000.png", "1/torn.jpg", "2/flat.png"]
-    assert len({record["image"] for record in told(tmp_path / "out")}) == 29
+    failures = read_lines(tmp_path / "out", "failures.jsonl")
+    assert [failure["image"] for failure in failures] == ["0/0000.png", "1/incomplete.jpg", "2/flat.png"]
+    assert len({record["image"] for record in read_lines(tmp_path / "out")}) == 29
 
 
-def test_a_model_that_answers_nothing_is_told_at_once(model: Path, tmp_path: Path) -> None:
+def test_model_that_fails_on_every_image_ends_the_run(model: Path, tmp_path: Path) -> None:
     Image.new("RGB", (9, 1)).save(tmp_path / "flat.png")
     with pytest.raises(SavedModelError, match="image_tensor failed"):
         predict(model, [tmp_path / "flat.png"], output_directory=tmp_path / "out")
 
 
-def interrupted_at(monkeypatch: pytest.MonkeyPatch, parts: int) -> None:
-    """After so many parts, nothing more can be written."""
+def interrupt_after(monkeypatch: pytest.MonkeyPatch, parts: int) -> None:
+    """Raises KeyboardInterrupt once that many parts have been written."""
     written = 0
 
     def write_part(store: predict_many.Store, shard: predict_many.Shard, lines: list[bytes]) -> None:
@@ -147,49 +147,49 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("small_shards")
-def test_a_stopped_run_goes_on_with_what_is_missing(
-    model: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_stopped_run_resumes_with_the_missing_shards(
+    model: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    predict(model, pictures, output_directory=tmp_path / "whole")
+    predict(model, images, output_directory=tmp_path / "complete")
     with monkeypatch.context() as patched:
-        interrupted_at(patched, 3)
+        interrupt_after(patched, 3)
         with pytest.raises(KeyboardInterrupt):
-            predict(model, pictures, output_directory=tmp_path / "out")
+            predict(model, images, output_directory=tmp_path / "out")
     assert not (tmp_path / "out" / "predictions.jsonl").exists()
     parts = sorted((tmp_path / "out" / "parts").iterdir())
     assert len(parts) == 3
-    # Torn as by a machine that lost power: without its end, and in the middle of a line.
+    # Incomplete, as after a loss of power: without its last line, and in the middle of a line.
     parts[0].write_bytes(parts[0].read_bytes().rpartition(b'{"end"')[0])
     parts[1].write_bytes(parts[1].read_bytes()[:-100])
     kept = parts[2].stat().st_mtime_ns
-    done = predict(model, pictures, output_directory=tmp_path / "out")
-    assert (done.pictures, done.resumed) == (30, 4)
+    done = predict(model, images, output_directory=tmp_path / "out")
+    assert (done.images, done.resumed) == (30, 4)
     assert parts[2].stat().st_mtime_ns == kept
-    whole, resumed = (tmp_path / folder / "predictions.jsonl" for folder in ("whole", "out"))
-    assert resumed.read_bytes() == whole.read_bytes()
+    complete, resumed = (tmp_path / folder / "predictions.jsonl" for folder in ("complete", "out"))
+    assert resumed.read_bytes() == complete.read_bytes()
 
 
 @pytest.mark.usefixtures("small_shards")
-def test_more_pictures_are_added_and_the_old_ones_kept(model: Path, pictures: Path, tmp_path: Path) -> None:
-    predict(model, pictures, output_directory=tmp_path / "out")
-    Image.new("RGB", (8, 8), (77,) * 3).save(pictures / "0" / "0000a.png")
-    done = predict(model, pictures, output_directory=tmp_path / "out", formats=["jsonl", "coco"])
-    assert (done.pictures, done.resumed) == (31, 30)
-    records = told(tmp_path / "out")
+def test_new_images_are_added_to_the_earlier_results(model: Path, images: Path, tmp_path: Path) -> None:
+    predict(model, images, output_directory=tmp_path / "out")
+    Image.new("RGB", (8, 8), (77,) * 3).save(images / "0" / "0000a.png")
+    done = predict(model, images, output_directory=tmp_path / "out", formats=["jsonl", "coco"])
+    assert (done.images, done.resumed) == (31, 30)
+    records = read_lines(tmp_path / "out")
     assert (records[-1]["image"], number_of(records[-1])) == ("0/0000a.png", 77)
     assert len({record["image"] for record in records}) == 31
-    assert predict(model, pictures, output_directory=tmp_path / "out").resumed == 31
+    assert predict(model, images, output_directory=tmp_path / "out").resumed == 31
 
 
-def test_other_settings_are_refused_unless_overwritten(model: Path, pictures: Path, tmp_path: Path) -> None:
-    predict(model, pictures, output_directory=tmp_path / "out")
-    with pytest.raises(OutputError, match=r"other settings \(min_score 0.5, not 0.9\)"):
-        predict(model, pictures, output_directory=tmp_path / "out", min_score=0.9)
-    assert predict(model, pictures, output_directory=tmp_path / "out", min_score=0.9, overwrite=True).detections == 0
+def test_other_settings_are_rejected_without_overwrite(model: Path, images: Path, tmp_path: Path) -> None:
+    predict(model, images, output_directory=tmp_path / "out")
+    with pytest.raises(OutputError, match=r"other settings \(min_score 0.5, now 0.9\)"):
+        predict(model, images, output_directory=tmp_path / "out", min_score=0.9)
+    assert predict(model, images, output_directory=tmp_path / "out", min_score=0.9, overwrite=True).detections == 0
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "predictions.jsonl").write_text("precious")
     with pytest.raises(OutputError, match="exists already"):
-        predict(model, pictures, output_directory=tmp_path / "mine")
+        predict(model, images, output_directory=tmp_path / "mine")
 
 
 SLOWED = """
@@ -199,9 +199,9 @@ from unfreeze.prediction import shards
 from unfreeze.prediction import predict_many
 shards.SHARD_SIZE = 4
 write, count = predict_many.write_part, 0
-def write_part(*given):
+def write_part(*arguments):
     global count
-    write(*given)
+    write(*arguments)
     count += 1
     print("part", flush=True)
     if count == int(sys.argv[1]):
@@ -211,8 +211,8 @@ cli.main(sys.argv[2:])
 """
 
 
-def test_kill_9_loses_and_repeats_nothing(model: Path, pictures: Path, tmp_path: Path) -> None:
-    arguments = ["predict", str(model), str(pictures), "--output-directory", str(tmp_path / "out")]
+def test_run_killed_by_sigkill_resumes(model: Path, images: Path, tmp_path: Path) -> None:
+    arguments = ["predict", str(model), str(images), "--output-directory", str(tmp_path / "out")]
     process = subprocess.Popen(
         [sys.executable, "-c", SLOWED, "3", *arguments],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -222,72 +222,72 @@ def test_kill_9_loses_and_repeats_nothing(model: Path, pictures: Path, tmp_path:
         assert process.stdout.readline() == "part\n"
     process.send_signal(signal.SIGKILL if hasattr(signal, "SIGKILL") else signal.SIGTERM)
     process.communicate()
-    done = predict(model, pictures, output_directory=tmp_path / "out")
-    assert (done.pictures, done.resumed) == (30, 12)
-    records = told(tmp_path / "out")
+    done = predict(model, images, output_directory=tmp_path / "out")
+    assert (done.images, done.resumed) == (30, 12)
+    records = read_lines(tmp_path / "out")
     assert [number_of(record) for record in records] == [int(Path(record["image"]).stem) for record in records]
     assert len({record["image"] for record in records}) == 30
 
 
-def test_parquet_says_the_same(model: Path, pictures: Path, tmp_path: Path) -> None:
+def test_parquet_has_the_same_records_as_json_lines(model: Path, images: Path, tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
-    predict(model, pictures, output_directory=tmp_path / "out", formats=["jsonl", "parquet"])
+    predict(model, images, output_directory=tmp_path / "out", formats=["jsonl", "parquet"])
     rows = parquet.read_table(tmp_path / "out" / "predictions.parquet").to_pylist()
-    records = told(tmp_path / "out")
+    records = read_lines(tmp_path / "out")
     assert [row["image"] for row in rows] == [record["image"] for record in records]
     for row, record in zip(rows, records, strict=True):
-        [found], [wanted] = row["detections"], record["detections"]
-        assert found["box"] == pytest.approx(wanted["box"])
-        assert (found["class_id"], found["name"], found["score"]) == (3, "class 3", 0.75)
-        assert found["mask"] == wanted["mask"]
+        [detection], [expected] = row["detections"], record["detections"]
+        assert detection["box"] == pytest.approx(expected["box"])
+        assert (detection["class_id"], detection["name"], detection["score"]) == (3, "class 3", 0.75)
+        assert detection["mask"] == expected["mask"]
 
 
-def test_coco_results_are_what_pycocotools_reads(model: Path, pictures: Path, tmp_path: Path) -> None:
+def test_coco_results_can_be_read_by_pycocotools(model: Path, images: Path, tmp_path: Path) -> None:
     coco = pytest.importorskip("pycocotools.coco")
-    names = make_pictures(pictures, 30)
-    images = [{"id": 100 + number, "file_name": name, "width": 1, "height": 1} for number, name in enumerate(names)]
-    truth = {"info": {}, "images": images, "categories": [{"id": 3, "name": "x"}], "annotations": []}
+    names = make_images(images, 30)
+    entries = [{"id": 100 + number, "file_name": name, "width": 1, "height": 1} for number, name in enumerate(names)]
+    truth = {"info": {}, "images": entries, "categories": [{"id": 3, "name": "x"}], "annotations": []}
     (tmp_path / "truth.json").write_text(json.dumps(truth))
     options = {"output_directory": tmp_path / "out", "formats": ["coco"]}
-    predict(model, pictures, **options, annotations=tmp_path / "truth.json")
+    predict(model, images, **options, annotations=tmp_path / "truth.json")
     loaded = coco.COCO(str(tmp_path / "truth.json")).loadRes(str(tmp_path / "out" / "coco_results.json"))
-    assert sorted(loaded.getImgIds()) == [image["id"] for image in images]
+    assert sorted(loaded.getImgIds()) == [entry["id"] for entry in entries]
     [annotation] = loaded.loadAnns(loaded.getAnnIds([110]))
     number = int(Path(names[10]).stem)
     width, height = SIZES[number % 3]
     assert annotation["bbox"] == pytest.approx([0, 0, width * number / 256, height * number / 256], abs=1e-3)
     assert annotation["segmentation"]["size"] == [height, width]
 
-    predict(model, pictures, **options)
+    predict(model, images, **options)
     numbered = json.loads((tmp_path / "out" / "coco_images.json").read_text())
     assert [(image["id"], image["file_name"]) for image in numbered] == list(enumerate(names, start=1))
-    (tmp_path / "truth.json").write_text(json.dumps({**truth, "images": images[1:]}))
+    (tmp_path / "truth.json").write_text(json.dumps({**truth, "images": entries[1:]}))
     with pytest.raises(ConfigError, match=r"0/0000\.png is not among the images"):
-        predict(model, pictures, **options, annotations=tmp_path / "truth.json")
+        predict(model, images, **options, annotations=tmp_path / "truth.json")
     assert json.loads((tmp_path / "out" / "coco_images.json").read_text()) == numbered
 
 
 @pytest.mark.parametrize("counts", [[0, 5, 95], [4], [3, 1000000, 2, 40, 5, 7], [10, 2, 3, 1, 900, 1, 3]])
-def test_run_lengths_are_compressed_as_cocos(counts: list[int]) -> None:
+def test_run_lengths_are_compressed_as_pycocotools_does(counts: list[int]) -> None:
     mask = pytest.importorskip("pycocotools.mask")
     size = [1, sum(counts)]
-    assert compressed(counts).encode() == mask.frPyObjects({"size": size, "counts": counts}, *size)["counts"]
+    assert compress_run_lengths(counts).encode() == mask.frPyObjects({"size": size, "counts": counts}, *size)["counts"]
 
 
-def test_drawn_pictures_keep_their_names(model: Path, pictures: Path, tmp_path: Path) -> None:
-    Image.new("RGB", (8, 8)).save(pictures / "0" / "x.bmp")
+def test_drawn_images_keep_their_names(model: Path, images: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(images / "0" / "x.bmp")
     with pytest.raises(SystemExit) as ended:
-        cli.main(["predict", str(model), str(pictures), "--draw", "--output-directory", str(tmp_path / "out"), "-q"])
+        cli.main(["predict", str(model), str(images), "--draw", "--output-directory", str(tmp_path / "out"), "-q"])
     assert ended.value.code == 0
     drawn = tmp_path / "out" / "drawn"
     names = {path.relative_to(drawn).as_posix() for path in drawn.rglob("*.png")}
-    assert names == {*make_pictures(pictures, 30), "0/x.bmp.png"}
+    assert names == {*make_images(images, 30), "0/x.bmp.png"}
     assert Image.open(drawn / "0" / "0003.png").size == SIZES[0]
-    assert np.asarray(Image.open(drawn / "0" / "0027.png")).std() > 0  # was of one colour
+    assert np.asarray(Image.open(drawn / "0" / "0027.png")).std() > 0  # it was of one color before
     assert (tmp_path / "out" / "predictions.jsonl").exists()
 
 
-def test_a_video_is_told_frame_by_frame(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_video_has_a_record_for_each_frame(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     av = pytest.importorskip("av")
     with av.open(str(tmp_path / "film.mp4"), "w") as film:
         stream = film.add_stream("mpeg4", rate=10)
@@ -298,59 +298,59 @@ def test_a_video_is_told_frame_by_frame(model: Path, tmp_path: Path, monkeypatch
         film.mux(stream.encode(None))
     monkeypatch.chdir(tmp_path)
     predict(model, "film.mp4", output_directory=tmp_path / "out", video_step=2, formats=["jsonl", "drawn"])
-    records = told(tmp_path / "out")
+    records = read_lines(tmp_path / "out")
     assert [record["frame"] for record in records] == [0, 2, 4, 6, 8, 10]
     assert [record["time_s"] for record in records] == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0])
     assert [number_of(record) for record in records] == pytest.approx([0, 40, 80, 120, 160, 200], abs=6)
     assert (tmp_path / "out" / "drawn" / "film.mp4" / "000010.jpg").exists()
-    (tmp_path / "torn.mp4").write_bytes((tmp_path / "film.mp4").read_bytes()[:300])
-    done = predict(model, tmp_path / "torn.mp4", output_directory=tmp_path / "torn")
-    assert (done.pictures, done.failures) == (0, 1)
+    (tmp_path / "cut.mp4").write_bytes((tmp_path / "film.mp4").read_bytes()[:300])
+    done = predict(model, tmp_path / "cut.mp4", output_directory=tmp_path / "cut")
+    assert (done.images, done.failures) == (0, 1)
 
 
-def test_pictures_and_results_in_a_store(model: Path, pictures: Path, tmp_path: Path) -> None:
+def test_images_and_results_in_an_object_store(model: Path, images: Path, tmp_path: Path) -> None:
     fsspec = pytest.importorskip("fsspec")
     files = fsspec.filesystem("memory")
-    files.put(str(pictures), "/bucket/pictures", recursive=True)
-    files.pipe("/bucket/pictures/torn.png", b"nothing")
+    files.put(str(images), "/bucket/images", recursive=True)
+    files.pipe("/bucket/images/incomplete.png", b"nothing")
     try:
-        done = predict(model, "memory://bucket/pictures", output_directory="memory://bucket/out")
-        assert (done.pictures, done.failures) == (30, 1)
+        done = predict(model, "memory://bucket/images", output_directory="memory://bucket/out")
+        assert (done.images, done.failures) == (30, 1)
         lines = files.cat("/bucket/out/predictions.jsonl").splitlines()
-        predict(model, pictures, output_directory=tmp_path / "out")
+        predict(model, images, output_directory=tmp_path / "out")
         assert lines == (tmp_path / "out" / "predictions.jsonl").read_bytes().splitlines()
         [failure] = files.cat("/bucket/out/failures.jsonl").splitlines()
-        assert json.loads(failure)["image"] == "torn.png"
-        assert predict(model, "memory://bucket/pictures", output_directory="memory://bucket/out").resumed == 31
+        assert json.loads(failure)["image"] == "incomplete.png"
+        assert predict(model, "memory://bucket/images", output_directory="memory://bucket/out").resumed == 31
     finally:
         files.rm("/bucket", recursive=True)
 
 
-def test_what_an_input_means(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folders_patterns_and_lists_are_expanded(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    names = [source.name for source in find_sources(["pictures"])]
-    assert names == make_pictures(pictures, 30)
-    assert [source.name for source in find_sources(["pictures/1/*.png"])] == [
-        f"pictures/{name}" for name in names if name.startswith("1/")
+    names = [source.name for source in find_sources(["images"])]
+    assert names == make_images(images, 30)
+    assert [source.name for source in find_sources(["images/1/*.png"])] == [
+        f"images/{name}" for name in names if name.startswith("1/")
     ]
-    assert len(find_sources(["pictures/**/*.png"])) == 30
-    (tmp_path / "list.txt").write_text("pictures/0/0000.png\n\npictures/1/0001.png\npictures/0/0000.png\n")
-    assert [source.name for source in find_sources(["list.txt"])] == ["pictures/0/0000.png", "pictures/1/0001.png"]
-    monkeypatch.setattr("sys.stdin", io.StringIO("pictures/2/0002.png\n"))
-    assert [source.name for source in find_sources(["-", "pictures/0"])][:2] == [
-        "pictures/2/0002.png",
-        "pictures/0/0000.png",
+    assert len(find_sources(["images/**/*.png"])) == 30
+    (tmp_path / "list.txt").write_text("images/0/0000.png\n\nimages/1/0001.png\nimages/0/0000.png\n")
+    assert [source.name for source in find_sources(["list.txt"])] == ["images/0/0000.png", "images/1/0001.png"]
+    monkeypatch.setattr("sys.stdin", io.StringIO("images/2/0002.png\n"))
+    assert [source.name for source in find_sources(["-", "images/0"])][:2] == [
+        "images/2/0002.png",
+        "images/0/0000.png",
     ]
-    (pictures / "0" / ".hidden.png").write_bytes(b"")
-    (pictures / "0" / "notes.md").write_text("")
-    assert len(find_sources(["pictures", "pictures/0/0000.png"])) == 30
-    assert len(find_sources(["pictures"], os.path.abspath("pictures/0"))) == 20
+    (images / "0" / ".hidden.png").write_bytes(b"")
+    (images / "0" / "notes.md").write_text("")
+    assert len(find_sources(["images", "images/0/0000.png"])) == 30
+    assert len(find_sources(["images"], os.path.abspath("images/0"))) == 20
     with pytest.raises(ImageError, match=r"none/\*.png has no images"):
         find_sources(["none/*.png"])
     assert not is_image_collection("a.jpg")
-    assert all(map(is_image_collection, ("pictures", "*.jpg", "-", "s3://b/a.jpg", "a.mp4", "l.txt")))
+    assert all(map(is_image_collection, ("images", "*.jpg", "-", "s3://b/a.jpg", "a.mp4", "l.txt")))
 
 
-def test_formats_are_refused_by_name(model: Path, pictures: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="'csv' is not a format"):
-        predict(model, pictures, output_directory=tmp_path / "out", formats=["csv"])
+def test_unknown_format_is_rejected(model: Path, images: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="'csv' is not a result format"):
+        predict(model, images, output_directory=tmp_path / "out", formats=["csv"])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from unfreeze.errors import CheckpointError, OutputError
 from unfreeze.exporting.from_checkpoint import Exported, export_checkpoint
-from unfreeze.prediction.predict import Prediction, predict
+from unfreeze.prediction.predict import Prediction, predict_files
 
 if TYPE_CHECKING:
     from unfreeze.server.process import Server
@@ -62,7 +62,7 @@ def demo(
         on_progress=on_progress,
         on_warning=on_warning,
     )
-    predictions = predict(
+    predictions = predict_files(
         exported.saved_model,
         sorted((example / "scenes").glob("*.png")),
         output_directory=target / "pictures",

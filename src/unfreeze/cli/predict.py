@@ -5,18 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from unfreeze.cli import options
 from unfreeze.cli.options import PATH, Names, Section, command, option
-from unfreeze.cli.terminal import counting, print_line, print_result, progress
+from unfreeze.cli.terminal import counting, print_line, print_result
 from unfreeze.onednn import enable_for_command
-
-# Options that turn the command into a run over many images, whatever IMAGES are.
-MANY_IMAGES = (
-    "formats", "annotations", "batch_size", "video_step",
-    "engine", "address", "actors", "cpus_per_actor", "gpus_per_actor",
-)  # fmt: skip
 
 
 @command("predict")
@@ -66,8 +59,8 @@ MANY_IMAGES = (
 @option(
     "--draw/--no-draw",
     section=Section.OUTPUT,
-    default=True,
-    help="Write copies of the images with boxes, class names and scores (default), or do not.",
+    default=None,
+    help="Write copies of the images with boxes, class names and scores. Default: for image files, not for many images.",
 )
 @option(
     "--magnify",
@@ -111,7 +104,7 @@ def predict(
 ) -> int:
     """Detect objects in images.
 
-    SAVED_MODEL is a folder, or the address of a server: http://HOST:8501/v1/models/NAME, grpc://HOST:8500/NAME,
+    SAVED_MODEL is a folder, a frozen graph (.pb), or the address of a server: http://HOST:8501/v1/models/NAME, grpc://HOST:8500/NAME,
     sagemaker://ENDPOINT.
 
     IMAGES are image files. Without further options, each gets a copy with its detections drawn on it.
@@ -126,48 +119,22 @@ def predict(
         saved_model, images = f"sagemaker://{endpoint.removeprefix('sagemaker://')}", (saved_model, *images)
     elif not images:
         raise click.UsageError("Missing argument 'IMAGES...'.")
-    from unfreeze.model_paths import saved_model_folder
-
     if "://" not in saved_model:
-        saved_model_folder(saved_model)  # reports a wrong path before the seconds that TensorFlow takes
+        from unfreeze.runtimes import find_model
+
+        find_model(saved_model)  # reports a wrong path before the seconds that TensorFlow takes
     enable_for_command()
-    of_many = {name: settings.pop(name) for name in MANY_IMAGES}
-    if any(of_many.values()) or has_collection(images):
-        return predict_many(saved_model, images, as_json, quiet, {**settings, **of_many})
-    failures: list[dict[str, str]] = []
-
-    def on_failure(image: str, error: Exception) -> None:
-        failures.append({"image": image, "error": str(error)})
-        print_line(f"error: {error}")
-
-    with progress(quiet) as (on_progress, _):
+    with counting(quiet) as (on_progress, on_warning, on_advance):
         from unfreeze.prediction.predict import predict
 
-        predictions = predict(saved_model, images, **settings, on_progress=on_progress, on_failure=on_failure)
-    result = {"predictions": [prediction.to_dict() for prediction in predictions], "failures": failures}
-    print_result(result, "\n".join(str(prediction) for prediction in predictions), as_json=as_json, quiet=quiet)
-    return 2 if failures else 0
-
-
-def has_collection(images: tuple[str, ...]) -> bool:
-    """Whether one of the inputs is anything but the path of one image."""
-    from unfreeze.images import is_image_collection
-
-    return any(map(is_image_collection, images))
-
-
-def predict_many(model: str, images: tuple[str, ...], as_json: bool, quiet: bool, settings: dict[str, Any]) -> int:
-    """`predict` of folders, patterns, lists, URLs and videos."""
-    draw = settings.pop("draw")
-    given = click.get_current_context().get_parameter_source("draw") is ParameterSource.COMMANDLINE
-    formats = settings.pop("formats") or ("jsonl",)
-    settings["formats"] = (*formats, *(["drawn"] if draw and given else []))
-    settings = {name: value for name, value in settings.items() if value is not None}
-    with counting(quiet) as (on_progress, on_warning, on_advance):
-        from unfreeze.prediction.predict_many import predict_many
-
-        result = predict_many(
-            model, images, **settings, on_progress=on_progress, on_warning=on_warning, on_advance=on_advance
+        result = predict(
+            saved_model,
+            images,
+            **settings,
+            on_progress=on_progress,
+            on_warning=on_warning,
+            on_advance=on_advance,
+            on_failure=lambda image, error: print_line(f"error: {error}"),
         )
     print_result(result.to_dict(), str(result), as_json=as_json, quiet=quiet)
     return 2 if result.failures else 0

@@ -1,1 +1,1 @@
-"""A detector and annotated pictures -> how good it is."""
+"""Measures how well a detector finds the objects of annotated images."""

@@ -1,81 +1,89 @@
-"""COCO's mean average precision of a model, alone or beside another: what was trained against what is served."""
+"""Computes COCO's mean average precision of a model, alone or beside another, such as the one it was exported from."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from unfreeze.callbacks import OnMessage, ignore
 from unfreeze.config import LabelMap
-from unfreeze.evaluation import coco
 from unfreeze.evaluation.annotations import Annotations, read_annotations
-from unfreeze.evaluation.asking import answers, asker, is_frozen_graph
-from unfreeze.evaluation.coco import METRICS, Result
-from unfreeze.formatting import aligned
-from unfreeze.model_paths import saved_model_folder
+from unfreeze.evaluation.coco import (
+    METRICS,
+    Metrics,
+    Result,
+    coco_metrics,
+    coco_results,
+    difference,
+    require_pycocotools,
+)
+from unfreeze.evaluation.inference import run_on_examples
+from unfreeze.formatting import aligned, amount
 from unfreeze.prediction.class_names import find_label_map
+from unfreeze.runtimes import ModelFile, find_model, load_model
 
-SHOWN = 10
-SAME = 1e-3  # two models whose scores in a picture add up to no more of a difference do not differ
-
-Say = Callable[[str], None]
+MAX_SHOWN = 10  # images on which the models differ, in the text report
+MIN_DIFFERENCE = 1e-3  # a smaller sum of score differences in an image is floating-point noise
 
 
 @dataclass(frozen=True)
 class Scores:
-    """The metrics of one model by kind of match ("bbox", and "segm" where there are masks); NaN: nothing to measure."""
+    """The metrics of one model: boxes ("bbox"), and masks ("segm") if there are any; NaN if undefined."""
 
     model: str
-    metrics: Mapping[str, Mapping[str, float]]
+    metrics: Metrics
+
+
+@dataclass(frozen=True)
+class ImageDifference:
+    """An image on which two models differ, and by what sum of scores."""
+
+    image: str
+    difference: float
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The scores of one model, or of two and the pictures on which they differ, most first."""
+    """The metrics of one model, or of two and the images on which they differ, the largest difference first."""
 
-    annotations: str
-    pictures: int
-    things: int
+    annotations: str  # the path
+    images: int
+    objects: int
     scores: tuple[Scores, ...]
-    differing: tuple[tuple[str, float], ...] = ()
+    differing: tuple[ImageDifference, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """The evaluation as JSON can hold it; null for what cannot be measured."""
+        """Returns the evaluation as JSON, with null for undefined metrics."""
         return {
             "annotations": self.annotations,
-            "pictures": self.pictures,
-            "things": self.things,
-            "models": [
-                {
-                    "model": each.model,
-                    "metrics": {
-                        kind: {name: None if np.isnan(value) else value for name, value in metrics.items()}
-                        for kind, metrics in each.metrics.items()
-                    },
-                }
-                for each in self.scores
-            ],
-            "differing": [{"picture": name, "score": score} for name, score in self.differing],
+            "images": self.images,
+            "objects": self.objects,
+            "models": [{"model": scores.model, "metrics": _metrics_as_json(scores.metrics)} for scores in self.scores],
+            "differing": [{"image": image.image, "score": image.difference} for image in self.differing],
         }
 
     def __str__(self) -> str:
         return "\n".join(self._lines())
 
     def _lines(self) -> Iterator[str]:
-        yield f"{self.annotations}: {self.pictures:,} pictures, {self.things:,} things"
-        for place, each in enumerate(self.scores, start=1):
-            yield f"  {place}: {each.model}" if len(self.scores) > 1 else f"  {each.model}"
+        yield f"{self.annotations}: {amount(self.images, 'image')}, {amount(self.objects, 'object')}"
+        for number, scores in enumerate(self.scores, start=1):
+            yield f"  {number}: {scores.model}" if len(self.scores) > 1 else f"  {scores.model}"
         for kind in self.scores[0].metrics:
             yield f"  {'boxes' if kind == 'bbox' else 'masks'}"
-            rows = [(name, [each.metrics.get(kind, {}).get(name, np.nan) for each in self.scores]) for name in METRICS]
-            yield from (f"  {line}" for line in aligned([(name, "  ".join(map(_told, row))) for name, row in rows]))
+            rows = [
+                (name, "  ".join(_format_metric(scores.metrics.get(kind, {}).get(name)) for scores in self.scores))
+                for name in METRICS
+            ]
+            yield from (f"  {line}" for line in aligned(rows))
         if len(self.scores) > 1:
-            shown = self.differing[:SHOWN]
-            yield "  pictures that differ most" if shown else "  no picture differs"
-            yield from (f"  {line}" for line in aligned([(name, f"{score:.2f}") for name, score in shown]))
+            yield "  images that differ most" if self.differing else "  no image differs"
+            rows = [(image.image, f"{image.difference:.2f}") for image in self.differing[:MAX_SHOWN]]
+            yield from (f"  {line}" for line in aligned(rows))
 
 
 def evaluate(
@@ -87,81 +95,89 @@ def evaluate(
     label_map: str | Path | None = None,
     batch_size: int = 8,
     limit: int | None = None,
-    on_progress: Say | None = None,
+    on_progress: OnMessage | None = None,
 ) -> Evaluation:
-    """Run a model on annotated pictures, and count as COCO does (pycocotools).
+    """Runs a model on annotated images, and returns the metrics of COCO (pycocotools).
 
-    Pictures are decoded as the original's evaluation does, by TensorFlow and without a look at their EXIF.
+    Images are decoded as the Object Detection API's evaluation decodes them: by TensorFlow, which ignores EXIF.
 
     Args:
         model: a SavedModel folder or the export's folder above it, or a frozen graph (.pb).
-        annotations: COCO's JSON, or the TFRecords of the training (a file or a pattern).
-        against: another model, to be scored on the same pictures.
-        images: the folder of the JSON's pictures; by default the JSON's own.
-        label_map: class id -> name; by default the one in the SavedModel's assets/. Where its names are those of the
-            annotations, they are matched by name, else by number.
-        batch_size: how many pictures of one size go to the model at once.
-        limit: evaluate only the first so many pictures.
+        annotations: COCO's JSON, or the TFRecord files of the training (a file or a pattern).
+        against: another model to evaluate on the same images.
+        images: the folder of the JSON's images; by default the JSON's own.
+        label_map: class id -> name; by default the one in the SavedModel's assets/. If its names are those of the
+            annotations, classes are matched by name, else by id.
+        batch_size: how many images of one size go into one call of the model.
+        limit: evaluate only this many images.
 
-    Raises: SavedModelError, ImageError, ConfigError for what is not what it should be.
+    Raises: SavedModelError, ImageError, ConfigError, MissingExtraError.
     """
-    say = on_progress or (lambda step: None)
-    score = coco.scorer()
-    paths = [Path(each) for each in (model, against) if each is not None]
-    labels = _labels(paths[0], label_map)
-    say(f"reading {annotations}")
+    on_progress = on_progress or ignore
+    require_pycocotools()
+    models = [(str(path), find_model(path)) for path in (model, against) if path is not None]
+    labels = find_label_map(Path(label_map) if label_map is not None else None, models[0][1].path)
+    on_progress(f"reading {annotations}")
     truth = read_annotations(annotations, labels.display_names if labels else {}, images=images, limit=limit)
-    numbers = _category_numbers(labels, truth)
-    found: list[list[Result]] = []
+    categories = _categories_by_class(labels, truth)
+    results: list[list[Result]] = []
     scores = []
-    for path in paths:
-        say(f"loading {path}")
-        found.append(list(_results(path, truth, numbers, batch_size, say)))
-        say(f"scoring {path}")
-        scores.append(Scores(str(path), score(truth, found[-1])))
-    differing = _differing(truth, *found) if len(found) == 2 else ()
-    pictures, things = len(truth.truth["images"]), len(truth.truth["annotations"])
-    return Evaluation(truth.path, pictures, things, tuple(scores), tuple(differing))
+    for path, file in models:
+        on_progress(f"loading {path}")
+        results.append(list(_results_of(file, truth, categories, batch_size, on_progress)))
+        on_progress(f"computing the metrics of {path}")
+        scores.append(Scores(path, coco_metrics(truth, results[-1])))
+    differing = _differing_images(truth, *results) if len(results) == 2 else ()
+    image_count, object_count = len(truth.dataset["images"]), len(truth.dataset["annotations"])
+    return Evaluation(truth.path, image_count, object_count, tuple(scores), tuple(differing))
 
 
-def _labels(path: Path, label_map: str | Path | None) -> LabelMap | None:
-    if label_map is None and is_frozen_graph(path):
-        return None
-    given = Path(label_map) if label_map is not None else None
-    return find_label_map(given, path if given else saved_model_folder(path))
+def _categories_by_class(labels: LabelMap | None, truth: Annotations) -> Mapping[int, int]:
+    """Returns the category of the annotations for each class id of the model; empty to match by id.
 
-
-def _category_numbers(labels: LabelMap | None, truth: Annotations) -> Mapping[int, int]:
-    """Class id of the model -> category of the annotations; empty where names do not tell, and numbers are to."""
-    categories = {each["name"]: each["id"] for each in truth.truth["categories"]}
+    Classes are matched by name if the label map has every name of the annotations.
+    """
+    categories = {category["name"]: category["id"] for category in truth.dataset["categories"]}
     for names in (labels.names, labels.display_names) if labels else ():
         if set(categories) <= set(names.values()):
-            return {number: categories[name] for number, name in names.items() if name in categories}
+            return {class_id: categories[name] for class_id, name in names.items() if name in categories}
     return {}
 
 
-def _results(path: Path, truth: Annotations, numbers: Mapping[int, int], batch_size: int, say: Say) -> Iterator[Result]:
-    """Every detection of a model that is of a category of the annotations."""
-    known = {category["id"] for category in truth.truth["categories"]}
-    model = path if is_frozen_graph(path) else saved_model_folder(path)
-    asked = answers(asker(model), truth.examples(), batch_size)
-    for done, (example, size, answer) in enumerate(asked, start=1):
-        say(f"{path}: picture {done:,} of {len(truth.truth['images']):,}")
-        for result in coco.results(answer, size, truth.has_masks):
-            category = numbers.get(result["category_id"], -1) if numbers else result["category_id"]
+def _results_of(
+    file: ModelFile, truth: Annotations, categories: Mapping[int, int], batch_size: int, on_progress: OnMessage
+) -> Iterator[Result]:
+    """Yields every detection of a model whose class is a category of the annotations."""
+    known = {category["id"] for category in truth.dataset["categories"]}
+    total = len(truth.dataset["images"])
+    examples = run_on_examples(load_model(file), truth.examples(), batch_size)
+    for number, example in enumerate(examples, start=1):
+        on_progress(f"{file.path}: image {number:,} of {total:,}")
+        for result in coco_results(example.outputs, example.size, truth.has_masks):
+            class_id = result["category_id"]
+            category = categories.get(class_id) if categories else class_id
             if category in known:
-                yield {**result, "image_id": example.number, "category_id": category}
+                yield {**result, "image_id": example.example.image_id, "category_id": category}
 
 
-def _differing(truth: Annotations, ours: list[Result], theirs: list[Result]) -> list[tuple[str, float]]:
-    """The pictures on which two models differ, most first."""
-    found: dict[int, tuple[list[Result], list[Result]]] = {each["id"]: ([], []) for each in truth.truth["images"]}
+def _differing_images(truth: Annotations, ours: list[Result], theirs: list[Result]) -> list[ImageDifference]:
+    """Returns the images on which two models differ, the largest difference first."""
+    images = truth.dataset["images"]
+    by_image: dict[int, tuple[list[Result], list[Result]]] = {image["id"]: ([], []) for image in images}
     for side, results in enumerate((ours, theirs)):
         for result in results:
-            found[result["image_id"]][side].append(result)
-    scored = [(str(each["file_name"]), coco.distance(*found[each["id"]])) for each in truth.truth["images"]]
-    return sorted([each for each in scored if each[1] > SAME], key=lambda each: -each[1])
+            by_image[result["image_id"]][side].append(result)
+    differences = [ImageDifference(image["file_name"], difference(*by_image[image["id"]])) for image in images]
+    differing = [image for image in differences if image.difference > MIN_DIFFERENCE]
+    return sorted(differing, key=lambda image: -image.difference)
 
 
-def _told(value: float) -> str:
-    return "    -" if np.isnan(value) else f"{value:.3f}"
+def _metrics_as_json(metrics: Metrics) -> dict[str, dict[str, float | None]]:
+    return {
+        kind: {name: None if np.isnan(value) else value for name, value in values.items()}
+        for kind, values in metrics.items()
+    }
+
+
+def _format_metric(value: float | None) -> str:
+    return "    -" if value is None or np.isnan(value) else f"{value:.3f}"

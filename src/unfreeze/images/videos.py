@@ -63,5 +63,5 @@ def read_frames(video: str | IO[bytes], name: str, step: int = 1) -> Iterator[Fr
 def upright(frame: av.VideoFrame) -> Image.Image:
     """Returns a frame as an image, rotated as the video says; phones store a rotation, as cameras do in EXIF."""
     rotation = -round(getattr(frame, "rotation", 0) or 0) % 360
-    image: Image.Image = frame.to_image()
+    image: Image.Image = frame.to_image()  # type: ignore[no-untyped-call,unused-ignore]
     return image.rotate(-rotation, expand=True) if rotation else image

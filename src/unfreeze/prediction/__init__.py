@@ -1,1 +1,1 @@
-"""A detector and pictures -> what it finds: in a folder or behind an address, in some pictures or in millions."""
+"""Runs a detector on images: from a file or a server, on a few images or on millions."""

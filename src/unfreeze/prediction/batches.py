@@ -1,6 +1,6 @@
-"""Pictures decoded ahead of the model, asked for in batches of one size, and told as lines of JSON.
+"""Runs a model over shards of images: decodes ahead of the model, runs batches of one size, returns JSON lines.
 
-Everything in between is bounded, so that memory does not depend on how many pictures there are.
+Everything in between is bounded, so that memory does not depend on the number of images.
 """
 
 from __future__ import annotations
@@ -8,140 +8,153 @@ from __future__ import annotations
 import json
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import PurePosixPath
+from typing import Any, TypeVar
 
-import numpy as np
-import tensorflow as tf
 from PIL import Image
 
 from unfreeze.errors import ImageError, SavedModelError, UnfreezeError
-from unfreeze.images import JPEG_SUFFIXES, Source, draw_detections, encode_image, is_video, read_frames, read_source
+from unfreeze.images import (
+    JPEG_SUFFIXES,
+    Frame,
+    Source,
+    draw_detections,
+    encode_image,
+    read_frames,
+    read_source,
+)
 from unfreeze.images.sources import file_system
+from unfreeze.prediction.backends import Backend
 from unfreeze.prediction.class_names import Names, names_in_outputs
 from unfreeze.prediction.detections import parse_detections
-from unfreeze.prediction.model import answers, load_model
-from unfreeze.prediction.remote import connect, is_address
 from unfreeze.prediction.shards import Shard
 from unfreeze.prediction.store import Store
+from unfreeze.runtimes.model import Outputs
 
-OPEN_SIZES = 4  # batches of different sizes that wait for more pictures
-# On a processor small batches are the fastest: their tensors stay in its caches. A GPU wants larger ones.
-BATCH_SIZE, GPU_BATCH_SIZE = 2, 16
-REQUESTS = 8  # to a server, at once
+OPEN_SIZES = 4  # batches of different sizes that wait for more images
 
-Outputs = dict[str, np.ndarray]
-Ask = Callable[[Sequence[Source], Sequence[Image.Image]], list[Outputs]]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Wish:
-    """How pictures are asked for, and what becomes of the answers."""
+class PredictOptions:
+    """How images are run, and what is written for each."""
 
     min_score: float = 0.5
     batch_size: int | None = None
     video_step: int = 1
-    drawn: bool = False
+    draw: bool = False
     magnify: int = 1
 
 
 @dataclass(frozen=True)
-class Asker:
-    """A model that is ready: how it is asked, and by how many threads at once."""
-
-    ask: Ask
-    names: Names
-    threads: int
-    batch_size: int
-
-
-@dataclass(frozen=True)
 class Item:
-    """A picture on its way, or why there is none."""
+    """An image of a shard that is about to be run, or the error that took its place."""
 
     source: Source
-    place: int
-    picture: Image.Image | None = None
+    index: int
+    image: Image.Image | None = None
     error: UnfreezeError | None = None
-    told: dict[str, Any] = field(default_factory=dict)  # of a video's frame: which
+    frame: dict[str, Any] = field(default_factory=dict)  # `frame` and `time_s` of a video's frame
 
 
 @dataclass(frozen=True)
-class Line:
-    """What is told of a picture."""
+class Result:
+    """The result of an image: a line of JSON, and the error if it failed."""
 
-    place: int
-    text: bytes
+    index: int
+    line: bytes
     error: UnfreezeError | None = None
 
 
-def asker(model: str, names: Names, wish: Wish, cores: int) -> Asker:
-    """A SavedModel's folder or a server's address, ready to be asked."""
-    if is_address(model):
-        remote = connect(model, wish.min_score).ask
+@dataclass(frozen=True)
+class ShardRunner:
+    """Runs shards through a backend, with a pool of threads that decode and one of threads that call the model."""
 
-        def ask_remote(sources: Sequence[Source], batch: Sequence[Image.Image]) -> list[Outputs]:
-            pairs = zip(sources, batch, strict=True)
-            return [remote(None if "://" in at.location or is_video(at.location) else Path(at.location), picture)
-                    for at, picture in pairs]  # fmt: skip
+    backend: Backend
+    names: Names
+    options: PredictOptions
+    store: Store
+    decoders: ThreadPoolExecutor
+    callers: ThreadPoolExecutor
 
-        return Asker(ask_remote, names, REQUESTS, wish.batch_size or 1)
-    one_thread_each()
-    loaded = load_model(Path(model))
-    gpu = bool(tf.config.list_physical_devices("GPU"))
-    batch_size = wish.batch_size or (GPU_BATCH_SIZE if gpu else BATCH_SIZE)
-    threads = 2 if gpu else cores + 1  # one more, so that no core waits while another batch is told
-    return Asker(lambda sources, batch: answers(loaded, batch), names, threads, batch_size)
+    def run_shards(
+        self, shards: Iterable[Shard], on_image: Callable[[], None] = lambda: None
+    ) -> Iterator[tuple[Shard, list[bytes]]]:
+        """Yields each shard with the JSON lines of its images, in their order.
+
+        Raises: SavedModelError if the model fails on every image of a shard, RemoteError if a server does.
+        """
+        # While the callers are busy, twice their next batches are decoded: images of one size are often not in a row.
+        threads, batch_size = self.backend.threads, self.backend.batch_size
+        items = prefetch(self.decode(shards), 2 * threads * batch_size + 2)
+        finished = prefetch(self.call(batches(items, batch_size)), threads + 2)
+        results: list[Result] = []
+        for done in finished:
+            if isinstance(done, Shard):
+                errors = [result.error for result in results if isinstance(result.error, SavedModelError)]
+                if errors and len(errors) == len(results):
+                    raise errors[0]
+                yield done, [result.line for result in sorted(results, key=lambda result: result.index)]
+                results = []
+            else:
+                results += done
+                for _ in done:
+                    on_image()
+
+    def decode(self, shards: Iterable[Shard]) -> Iterator[Future[Item | Shard]]:
+        """Yields the images of each shard, and after them the shard itself."""
+        for shard in shards:
+            if shard.is_video:
+                yield from map(completed, decode_video(shard.sources[0], self.options.video_step))
+            else:
+                for index, source in enumerate(shard.sources):
+                    yield self.decoders.submit(decode_image, source, index)
+            yield completed(shard)
+
+    def call(self, batches: Iterable[list[Item] | Shard]) -> Iterator[Future[list[Result] | Shard]]:
+        """Yields the results of each batch, and each shard as it comes."""
+        for batch in batches:
+            yield completed(batch) if isinstance(batch, Shard) else self.callers.submit(self.run_batch, batch)
+
+    def run_batch(self, batch: list[Item]) -> list[Result]:
+        """Returns the result of each image of a batch; if the batch fails, each image is run alone."""
+        if batch[0].image is None:
+            return [failure(batch[0], batch[0].error)]
+        try:
+            outputs = self.backend.run([item.source for item in batch], [item.image for item in batch if item.image])
+            return [self.result_of(item, output) for item, output in zip(batch, outputs, strict=True)]
+        except SavedModelError as error:
+            if len(batch) == 1:
+                return [failure(batch[0], error)]
+            return [result for item in batch for result in self.run_batch([item])]
+
+    def result_of(self, item: Item, outputs: Outputs) -> Result:
+        """Returns the result of an image, and writes the image with its detections if the options ask for it."""
+        image = item.image
+        assert image is not None
+        names = self.names or names_in_outputs(outputs)
+        detections = tuple(parse_detections(outputs, image, names, self.options.min_score))
+        if self.options.draw:
+            path = drawn_path(item)
+            drawn = draw_detections(image, detections, self.options.magnify)
+            self.store.write(f"drawn/{path}", [encode_image(drawn, PurePosixPath(path).suffix)])
+        record = {
+            "image": item.source.name,
+            **item.frame,
+            "width": image.width,
+            "height": image.height,
+            "detections": [detection.to_dict(image.width, image.height) for detection in detections],
+        }
+        return Result(item.index, json_line(record))
 
 
-def one_thread_each() -> None:
-    """A batch a core is a sixth faster than all cores on one batch; too late where TensorFlow runs already."""
-    with suppress(RuntimeError):
-        tf.config.threading.set_intra_op_parallelism_threads(1)
-
-
-def cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def answered(
-    shards: Iterable[Shard],
-    asker: Asker,
-    wish: Wish,
-    store: Store,
-    pools: tuple[ThreadPoolExecutor, ThreadPoolExecutor],
-    on_picture: Callable[[], None] = lambda: None,
-) -> Iterator[tuple[Shard, list[bytes]]]:
-    """Each shard, in turn, with the lines that tell its pictures in their order.
-
-    Raises: SavedModelError when the model answers to no picture of a shard, RemoteError when a server does not.
-    """
-    decoders, askers = pools
-    # While the askers are busy, twice what they take next is decoded: pictures of one size seldom come in a row.
-    pictures = ahead(decoding(shards, wish, decoders), 2 * asker.threads * asker.batch_size + 2)
-    asked = ahead(asking(batches(pictures, asker.batch_size), asker, wish, store, askers), asker.threads + 2)
-    lines: list[Line] = []
-    for result in asked:
-        if isinstance(result, Shard):
-            failed = [line.error for line in lines if isinstance(line.error, SavedModelError)]
-            if failed and len(failed) == len(lines):
-                raise failed[0]
-            yield result, [line.text for line in sorted(lines, key=lambda line: line.place)]
-            lines = []
-        else:
-            lines += result
-            for _ in result:
-                on_picture()
-
-
-def ahead(futures: Iterable[Future[Any]], limit: int) -> Iterator[Any]:
-    """The results in order, while up to `limit` of them are being made."""
-    waiting: deque[Future[Any]] = deque()
+def prefetch(futures: Iterable[Future[T]], limit: int) -> Iterator[T]:
+    """Yields the results in order, while up to `limit` of the futures are under way."""
+    waiting: deque[Future[T]] = deque()
     for future in futures:
         waiting.append(future)
         if len(waiting) >= limit:
@@ -150,42 +163,34 @@ def ahead(futures: Iterable[Future[Any]], limit: int) -> Iterator[Any]:
         yield waiting.popleft().result()
 
 
-def ready(result: Any) -> Future[Any]:
+def completed(result: Any) -> Future[Any]:
+    """Returns a future that has its result already."""
     future: Future[Any] = Future()
     future.set_result(result)
     return future
 
 
-def decoding(shards: Iterable[Shard], wish: Wish, decoders: ThreadPoolExecutor) -> Iterator[Future[Any]]:
-    """Items, and after those of a shard the shard itself."""
-    for shard in shards:
-        if shard.is_video:
-            yield from map(ready, video_items(shard.sources[0], wish.video_step))
-        else:
-            for place, source in enumerate(shard.sources):
-                yield decoders.submit(decoded, source, place)
-        yield ready(shard)
-
-
-def decoded(source: Source, place: int) -> Item:
+def decode_image(source: Source, index: int) -> Item:
+    """Returns the decoded image, or its error."""
     try:
-        return Item(source, place, read_source(source))
+        return Item(source, index, read_source(source))
     except ImageError as error:
-        return Item(source, place, error=error)
+        return Item(source, index, error=error)
 
 
-def video_items(source: Source, step: int) -> Iterator[Item]:
-    """The read_frames, decoded by PyAV's own threads; a torn video gives those before the tear, and tells of it."""
-    place = 0
+def decode_video(source: Source, step: int) -> Iterator[Item]:
+    """Yields the frames, decoded by PyAV's own threads; an incomplete video ends with an error."""
+    index = 0
     try:
-        for frame in video_frames(source, step):
-            yield Item(source, place, frame.image, told={"frame": frame.number, "time_s": frame.time_s})
-            place += 1
+        for frame in frames_of(source, step):
+            yield Item(source, index, frame.image, frame={"frame": frame.number, "time_s": frame.time_s})
+            index += 1
     except ImageError as error:
-        yield Item(source, place, error=error)
+        yield Item(source, index, error=error)
 
 
-def video_frames(source: Source, step: int) -> Iterator[Any]:
+def frames_of(source: Source, step: int) -> Iterator[Frame]:
+    """Yields the frames of a video on this machine or in a store."""
     if "://" not in source.location:
         yield from read_frames(source.location, source.location, step)
         return
@@ -199,75 +204,40 @@ def video_frames(source: Source, step: int) -> Iterator[Any]:
 
 
 def batches(items: Iterable[Item | Shard], batch_size: int) -> Iterator[list[Item] | Shard]:
-    """Pictures of one size together; before a shard's end, all that wait."""
+    """Yields batches of images of one size; before the end of a shard, also those that are not full."""
     waiting: dict[tuple[int, int], list[Item]] = {}
     for item in items:
         if isinstance(item, Shard):
             yield from waiting.values()
             waiting = {}
             yield item
-        elif item.picture is None:
+        elif item.image is None:
             yield [item]
         else:
-            same = waiting.setdefault(item.picture.size, [])
-            same.append(item)
-            if len(same) == batch_size:
-                yield waiting.pop(item.picture.size)
+            same_size = waiting.setdefault(item.image.size, [])
+            same_size.append(item)
+            if len(same_size) == batch_size:
+                yield waiting.pop(item.image.size)
             elif len(waiting) > OPEN_SIZES:
                 yield waiting.pop(next(iter(waiting)))
 
 
-def asking(
-    batches: Iterable[list[Item] | Shard], asker: Asker, wish: Wish, store: Store, askers: ThreadPoolExecutor
-) -> Iterator[Future[Any]]:
-    for batch in batches:
-        yield ready(batch) if isinstance(batch, Shard) else askers.submit(lines_of, batch, asker, wish, store)
+def failure(item: Item, error: UnfreezeError | None) -> Result:
+    """Returns the result of an image that failed."""
+    record = {"image": item.source.name, **item.frame, "error": str(error)}
+    return Result(item.index, json_line(record), error)
 
 
-def lines_of(batch: list[Item], asker: Asker, wish: Wish, store: Store) -> list[Line]:
-    """What is told of each picture of a batch; when it fails together, each is asked for alone."""
-    if batch[0].picture is None:
-        return [failed(batch[0], batch[0].error)]
-    try:
-        outputs = asker.ask([item.source for item in batch], [item.picture for item in batch if item.picture])
-        return [line_of(item, output, asker.names, wish, store) for item, output in zip(batch, outputs, strict=True)]
-    except SavedModelError as error:
-        if len(batch) == 1:
-            return [failed(batch[0], error)]
-        return [line for item in batch for line in lines_of([item], asker, wish, store)]
+def json_line(record: dict[str, Any]) -> bytes:
+    """Returns a record as one line of JSON."""
+    return json.dumps(record, ensure_ascii=False).encode("utf-8", "surrogateescape") + b"\n"
 
 
-def line_of(item: Item, outputs: Outputs, names: Names, wish: Wish, store: Store) -> Line:
-    picture = item.picture
-    assert picture is not None
-    found = tuple(parse_detections(outputs, picture, names or names_in_outputs(outputs), wish.min_score))
-    told: dict[str, Any] = {
-        "image": item.source.name,
-        **item.told,
-        "width": picture.width,
-        "height": picture.height,
-        "detections": [detection.to_dict(picture.width, picture.height) for detection in found],
-    }
-    if wish.drawn:
-        name = drawn_name(item)
-        drawing = draw_detections(picture, found, wish.magnify)
-        store.write(f"drawn/{name}", [encode_image(drawing, PurePosixPath(name).suffix)])
-    return Line(item.place, as_line(told))
-
-
-def failed(item: Item, error: UnfreezeError | None) -> Line:
-    return Line(item.place, as_line({"image": item.source.name, **item.told, "error": str(error)}), error)
-
-
-def as_line(told: dict[str, Any]) -> bytes:
-    return json.dumps(told, ensure_ascii=False).encode("utf-8", "surrogateescape") + b"\n"
-
-
-def drawn_name(item: Item) -> str:
-    """The picture's own name below drawn/, wherever it was; of a video a folder of frames."""
+def drawn_path(item: Item) -> str:
+    """Returns the path below drawn/ of an image with its detections: its own name, or a file in a video's folder."""
     name = item.source.name.partition("://")[2] or item.source.name
     parts = [{"..": "_"}.get(part, part) for part in PurePosixPath(name.replace(os.sep, "/")).parts]
-    inside = "/".join(part.replace(":", "_") for part in parts if part not in ("/", "."))
-    if item.told:
-        return f"{inside}/{item.told['frame']:06d}.jpg"
-    return inside if inside.lower().endswith((*JPEG_SUFFIXES, ".png")) else f"{inside}.png"
+    path = "/".join(part.replace(":", "_") for part in parts if part not in ("/", "."))
+    if item.frame:
+        return f"{path}/{item.frame['frame']:06d}.jpg"
+    return path if path.lower().endswith((*JPEG_SUFFIXES, ".png")) else f"{path}.png"

@@ -1,4 +1,4 @@
-"""Many pictures through a model: listed, planned, answered, and told as files. It can be killed and given again."""
+"""Runs a model over many images and writes the results as files; a run that was killed resumes where it ended."""
 
 from __future__ import annotations
 
@@ -9,50 +9,48 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
-from unfreeze import config
+from unfreeze.callbacks import OnAdvance, OnMessage, ignore
 from unfreeze.errors import ConfigError
 from unfreeze.images import find_sources
-from unfreeze.model_paths import saved_model_folder
-from unfreeze.prediction.batches import Asker, Wish, answered, asker, cores
-from unfreeze.prediction.class_names import Names, class_names
-from unfreeze.prediction.cluster import Cluster, on_ray
+from unfreeze.prediction.backends import available_cores, open_backend, resolve_model
+from unfreeze.prediction.batches import PredictOptions, ShardRunner
+from unfreeze.prediction.class_names import Names
+from unfreeze.prediction.cluster import Cluster, run_on_ray
 from unfreeze.prediction.remote import is_address
-from unfreeze.prediction.results import check_formats, finish, read_image_ids
-from unfreeze.prediction.shards import Shard, missing, planned, write_part
+from unfreeze.prediction.results import ResultFormat, check_formats, read_image_ids, write_results
+from unfreeze.prediction.shards import Record, Settings, Shard, plan_shards, unfinished_shards, write_part
 from unfreeze.prediction.store import Store, open_store
 
-ENGINES = ("threads", "ray")
-
-Say = Callable[[str], None]
-Advance = Callable[[int, int], None]
+Engine = Literal["threads", "ray"]
 
 
 @dataclass(frozen=True)
-class ManyPredictions:
-    """What came of many pictures: `failures` of them could not be read or answered."""
+class PredictionRun:
+    """The summary of a run over many images; `failures` counts those that could not be read or run."""
 
     output_directory: str
-    pictures: int
+    images: int
     detections: int
     failures: int
-    first_failures: tuple[dict[str, Any], ...]
-    resumed: int
+    first_failures: tuple[Record, ...]
+    resumed: int  # images that an earlier run had done
     seconds: float
     files: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
+        """Returns the summary as JSON."""
         return asdict(self)
 
     def __str__(self) -> str:
-        lines = [f"not answered: {failure['error']}" for failure in self.first_failures]
+        lines = [f"failed: {failure['error']}" for failure in self.first_failures]
         if self.failures > len(lines):
             lines.append(f"... and {self.failures - len(lines)} more: {self.output_directory}/failures.jsonl")
-        earlier = f" ({self.resumed} of them earlier)" if self.resumed else ""
-        counted = f"{self.pictures} pictures, {self.detections} detections, {self.failures} failed{earlier}"
+        resumed = f" ({self.resumed} of them in an earlier run)" if self.resumed else ""
+        counts = f"{self.images} images, {self.detections} detections, {self.failures} failed{resumed}"
         return "\n".join(
-            [*lines, f"{counted}, {self.seconds:.0f} s -> {self.output_directory}: {', '.join(self.files)}"]
+            [*lines, f"{counts}, {self.seconds:.0f} s -> {self.output_directory}: {', '.join(self.files)}"]
         )
 
 
@@ -61,7 +59,7 @@ def predict_many(
     images: str | Path | Sequence[str | Path],
     *,
     output_directory: str | Path = "predictions",
-    formats: Sequence[str] = ("jsonl",),
+    formats: ResultFormat | Sequence[ResultFormat] = ("jsonl",),
     label_map: str | Path | None = None,
     annotations: str | Path | None = None,
     min_score: float = 0.5,
@@ -69,115 +67,123 @@ def predict_many(
     batch_size: int | None = None,
     video_step: int = 1,
     overwrite: bool = False,
-    engine: str = "threads",
+    engine: Engine = "threads",
     address: str | None = None,
     actors: int | None = None,
     cpus_per_actor: int | None = None,
     gpus_per_actor: float = 0,
-    on_progress: Say | None = None,
-    on_warning: Say | None = None,
-    on_advance: Advance | None = None,
-) -> ManyPredictions:
-    """Run a model on folders, patterns, lists, URLs, videos; given again, go on where the last run ended.
+    on_progress: OnMessage | None = None,
+    on_warning: OnMessage | None = None,
+    on_advance: OnAdvance | None = None,
+) -> PredictionRun:
+    """Runs a model on folders, patterns, lists, URLs and videos; the same call resumes a run that was killed.
 
     Args:
-        model: a SavedModel's folder, or the address of a server, as `predict` takes it.
-        images: as `unfreeze.images.find_sources` takes them.
-        output_directory: a folder or a URL; it holds the results, and which pictures are done.
-        formats: of jsonl, parquet, coco, drawn; or all.
-        annotations: COCO's JSON with the ids of the pictures, for COCO results.
-        batch_size: pictures of one size at once; by default 2, on a GPU 16.
-        video_step: of a video, each so-many-th frame.
-        overwrite: forget what the output directory remembers.
+        model: a SavedModel, a frozen graph, or the address of a server, as for `predict`.
+        images: paths, folders, patterns, lists (.txt), URLs, videos.
+        output_directory: a folder or a URL for the results and the state of the run.
+        formats: jsonl, parquet, coco, drawn; or all.
+        label_map: names of the classes; by default the label map in the SavedModel's assets/, else "class 17".
+        annotations: COCO's JSON with the ids of the images, for COCO results.
+        min_score: drop detections that score less.
+        magnify: draw on an image this many times larger.
+        batch_size: images of one size in one call of the model; by default 2, on a GPU 16.
+        video_step: use every N-th frame of a video.
+        overwrite: remove the results and the state of an earlier run first.
         engine: threads of this process, or ray.
-        address: of a Ray cluster; without it RAY_ADDRESS, else one of this machine alone.
-        actors: how many hold the model; by default as many as fit, with two processors each.
-        on_advance: told how many pictures are done, of how many; a video counts as its frames.
+        address: the address of a Ray cluster; by default RAY_ADDRESS, else a cluster of this machine alone.
+        actors: how many Ray actors load the model; by default as many as fit.
+        cpus_per_actor: CPUs of each actor; by default 2.
+        gpus_per_actor: GPUs of each actor.
+        on_advance: receives how many images are done, and of how many; a video counts as its frames.
 
-    Raises: ImageError when there are no pictures, OutputError, ConfigError, SavedModelError, RemoteError,
-    MissingExtraError. A picture that cannot be read is counted and written to failures.jsonl.
+    Raises: ImageError if there are no images, OutputError, ConfigError, SavedModelError, RemoteError,
+    MissingExtraError. An image that cannot be read is counted, and its error is written to failures.jsonl.
     """
     started = time.monotonic()
-    if engine not in ENGINES:
-        raise ConfigError(f"{engine!r} is not an engine: give {' or '.join(ENGINES)}")
-    say, warn = on_progress or (lambda step: None), on_warning or (lambda warning: None)
-    formats = check_formats([formats] if isinstance(formats, str) else formats)
+    if engine not in get_args(Engine):
+        raise ConfigError(f"{engine!r} is not an engine. Choose {' or '.join(get_args(Engine))}.")
+    on_progress, on_warning = on_progress or ignore, on_warning or ignore
+    chosen_formats = check_formats([formats] if isinstance(formats, str) else formats)
     image_ids = read_image_ids(annotations) if annotations is not None else None
-    wish = Wish(min_score, batch_size, video_step, "drawn" in formats, magnify)
-    folder, names = named(model, label_map)
+    options = PredictOptions(min_score, batch_size, video_step, "drawn" in chosen_formats, magnify)
+    location, names = resolve_model(model, label_map)
     store = open_store(output_directory)
-    say("looking for pictures")
-    given = [os.fspath(image) for image in ([images] if isinstance(images, (str, os.PathLike)) else images)]
-    sources = find_sources(given, store.url, warn)
-    shards = planned(store, sources, settings_of(folder, names, wish), overwrite)
-    todo = missing(store, shards)
-    done = Done(shards, todo, on_advance)
-    if todo:
-        say(f"loading {folder}")
+    on_progress("looking for images")
+    inputs = [os.fspath(image) for image in ([images] if isinstance(images, (str, os.PathLike)) else images)]
+    sources = find_sources(inputs, store.url, on_warning)
+    shards = plan_shards(store, sources, settings_of(location, names, options), overwrite)
+    unfinished = unfinished_shards(store, shards)
+    progress = Progress(shards, unfinished, on_advance)
+    if unfinished:
+        on_progress(f"loading {location}")
         if engine == "ray":
             cluster = Cluster(address, actors, cpus_per_actor, gpus_per_actor)
-            on_ray(todo, folder, names, wish, store, done.advance, cluster, say)
+            run_on_ray(unfinished, location, names, options, store, cluster, progress.advance, on_progress)
         else:
-            here(todo, folder, names, wish, store, done)
-    say("writing the results")
-    counts, files, failures = finish(store, shards, formats, image_ids)
-    return ManyPredictions(
-        str(output_directory), **counts, first_failures=tuple(failures), resumed=done.earlier,
-        seconds=round(time.monotonic() - started, 3), files=tuple(files),
+            run_in_threads(unfinished, location, names, options, store, progress.advance)
+    on_progress("writing the results")
+    results = write_results(store, shards, chosen_formats, image_ids)
+    return PredictionRun(
+        str(output_directory), results.images, results.detections, results.failures, results.first_failures,
+        resumed=progress.resumed, seconds=round(time.monotonic() - started, 3), files=results.files,
     )  # fmt: skip
 
 
-class Done:
-    """How many pictures are done, which a video adds to as it goes."""
+class Progress:
+    """Counts the images that are done; a video adds its frames to the total as it is read."""
 
-    def __init__(self, shards: Sequence[Shard], todo: Sequence[Shard], tell: Advance | None) -> None:
+    def __init__(self, shards: Sequence[Shard], unfinished: Sequence[Shard], on_advance: OnAdvance | None) -> None:
         self.total = sum(len(shard.sources) for shard in shards)
-        self.earlier = self.total - sum(len(shard.sources) for shard in todo)
-        self.number = self.earlier
-        self.tell = tell or (lambda number, total: None)
+        self.resumed = self.total - sum(len(shard.sources) for shard in unfinished)
+        self.done = self.resumed
+        self.on_advance = on_advance
 
-    def advance(self, pictures: int = 1) -> None:
-        self.number += pictures
-        self.tell(self.number, max(self.number, self.total))
-
-
-def named(model: str | Path, label_map: str | Path | None) -> tuple[str, Names]:
-    """The folder or the address of a model, and the names of its classes as far as they are at hand."""
-    given = Path(label_map) if label_map is not None else None
-    if is_address(model):
-        return str(model), config.read_label_map(given).display_names if given else {}
-    folder = saved_model_folder(model)
-    return str(folder.absolute()), class_names(given, folder)
+    def advance(self, images: int = 1) -> None:
+        """Adds images that are done, and reports the new count."""
+        self.done += images
+        if self.on_advance is not None:
+            self.on_advance(self.done, max(self.done, self.total))
 
 
-def settings_of(model: str, names: Names, wish: Wish) -> dict[str, Any]:
-    """What an answer depends on: two runs with the same may share an output directory."""
+def settings_of(model: str, names: Names, options: PredictOptions) -> Settings:
+    """Returns what the results depend on: only runs with the same settings may share an output directory."""
     return {
         "model": model if is_address(model) else fingerprint(Path(model)),
         "names": hashlib.sha256(repr(sorted(names.items())).encode()).hexdigest()[:16],
-        "min_score": wish.min_score,
-        "video_step": wish.video_step,
-        "drawn": wish.drawn,
-        "magnify": wish.magnify if wish.drawn else 1,
+        "min_score": options.min_score,
+        "video_step": options.video_step,
+        "drawn": options.draw,
+        "magnify": options.magnify if options.draw else 1,
     }
 
 
-def fingerprint(folder: Path) -> str:
-    """Of the graph and of the index of the variables, which has a checksum of each."""
+def fingerprint(model: Path) -> str:
+    """Returns a hash of a model file; for a SavedModel, of its graph and the checksums of its variables."""
+    files = [model] if model.is_file() else [model / "saved_model.pb", *sorted((model / "variables").glob("*.index"))]
     digest = hashlib.sha256()
-    for path in [folder / "saved_model.pb", *sorted((folder / "variables").glob("*.index"))]:
+    for path in files:
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
 
-def here(todo: Sequence[Shard], model: str, names: Names, wish: Wish, store: Store, done: Done) -> None:
-    """Answer the shards in this process."""
-    asks: Asker = asker(model, names, wish, cores())
-    decoders = ThreadPoolExecutor(max(2, cores()), "decode")
-    askers = ThreadPoolExecutor(asks.threads, "ask")
+def run_in_threads(
+    shards: Sequence[Shard],
+    model: str,
+    names: Names,
+    options: PredictOptions,
+    store: Store,
+    on_image: Callable[[], None],
+) -> None:
+    """Runs the shards in this process, and writes their parts."""
+    cores = available_cores()
+    backend = open_backend(model, options.min_score, options.batch_size, cores)
+    decoders = ThreadPoolExecutor(max(2, cores), "decode")
+    callers = ThreadPoolExecutor(backend.threads, "call")
+    runner = ShardRunner(backend, names, options, store, decoders, callers)
     try:
-        for shard, lines in answered(todo, asks, wish, store, (decoders, askers), done.advance):
+        for shard, lines in runner.run_shards(shards, on_image):
             write_part(store, shard, lines)
     finally:
-        for pool in (decoders, askers):
+        for pool in (decoders, callers):
             pool.shutdown(cancel_futures=True)

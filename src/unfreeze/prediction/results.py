@@ -1,75 +1,110 @@
-"""The parts of a run as the files that people ask for: JSON lines, Parquet, COCO results."""
+"""Writes the result files of a run from its parts: JSON lines, Parquet, COCO results."""
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Literal, get_args
 
 from unfreeze.errors import ConfigError, MissingExtraError
-from unfreeze.prediction.shards import Shard, records
+from unfreeze.prediction.shards import Record, Shard, read_records
 from unfreeze.prediction.store import Store
 
-FORMATS = ("jsonl", "parquet", "coco", "drawn")
-ROWS_AT_ONCE = 1024
-SHOWN = 5  # failures told by name
+ResultFormat = Literal["jsonl", "parquet", "coco", "drawn", "all"]
+FORMATS: tuple[str, ...] = tuple(name for name in get_args(ResultFormat) if name != "all")
+PARQUET_ROWS = 1024  # that are buffered
+MAX_SHOWN = 5  # failures that are reported one by one
 
-Record = dict[str, Any]
-Write = Callable[[Record, bytes], None]
+ImageIds = Mapping[str, int]  # file_name -> id of COCO's annotations
+WriteRecord = Callable[[Record, bytes], None]  # receives a record and its line of JSON
+
+
+@dataclass(frozen=True)
+class RunResults:
+    """What a run's parts contain, and the files that were written from them."""
+
+    images: int
+    detections: int
+    failures: int
+    first_failures: tuple[Record, ...]
+    files: tuple[str, ...]
 
 
 def check_formats(formats: Sequence[str]) -> tuple[str, ...]:
-    """Those asked for, each once; `all` is every one. Raises: ConfigError, MissingExtraError."""
-    asked = dict.fromkeys(FORMATS if "all" in formats else formats)
-    for name in asked:
+    """Returns the formats, each once, with `all` replaced by every one. Raises: ConfigError, MissingExtraError."""
+    names = dict.fromkeys(FORMATS if "all" in formats else formats)
+    for name in names:
         if name not in FORMATS:
-            raise ConfigError(f"{name!r} is not a format: give {', '.join(FORMATS)} or all")
-    if "parquet" in asked:
-        parquet_modules()
-    return tuple(asked)
+            raise ConfigError(f"{name!r} is not a result format. Choose from {', '.join(FORMATS)} or all.")
+    if "parquet" in names:
+        import_pyarrow()
+    return tuple(names)
 
 
-def finish(
-    store: Store, shards: Sequence[Shard], formats: Sequence[str], image_ids: dict[str, int] | None
-) -> tuple[dict[str, int], list[str], list[Record]]:
-    """Write the files from the parts. -> what was counted, what was written, the first failures."""
-    counts = {"pictures": 0, "detections": 0, "failures": 0}
-    shown: list[Record] = []
-    writers = {"jsonl": json_lines, "parquet": parquet, "coco": lambda store, files: coco(store, files, image_ids)}
+def write_results(
+    store: Store, shards: Sequence[Shard], formats: Sequence[str], image_ids: ImageIds | None
+) -> RunResults:
+    """Writes the result files from the parts."""
+    images = detections = failures = 0
+    first_failures: list[Record] = []
     with ExitStack() as files:
-        write = [writers[name](store, files) for name in formats if name in writers]
-        failures = files.enter_context(store.writing("failures.jsonl"))
-        for record, line in records(store, shards):
+        writers = record_writers(store, files, formats, image_ids)
+        failures_file = files.enter_context(store.writing("failures.jsonl"))
+        for record, line in read_records(store, shards):
             if "error" in record:
-                counts["failures"] += 1
-                failures.write(line)
-                shown += [record] if len(shown) < SHOWN else []
+                failures += 1
+                failures_file.write(line)
+                first_failures += [record] if len(first_failures) < MAX_SHOWN else []
                 continue
-            counts["pictures"] += 1
-            counts["detections"] += len(record["detections"])
-            for each in write:
-                each(record, line)
-    if not counts["failures"]:
+            images += 1
+            detections += len(record["detections"])
+            for write in writers:
+                write(record, line)
+    if not failures:
         store.remove("failures.jsonl")
-    named = {
+    written = [name for result_format in formats for name in file_names(result_format, image_ids)]
+    names = (*written, *(["failures.jsonl"] if failures else []))
+    return RunResults(images, detections, failures, tuple(first_failures), names)
+
+
+def record_writers(
+    store: Store, files: ExitStack, formats: Sequence[str], image_ids: ImageIds | None
+) -> list[WriteRecord]:
+    """Returns a function for each format that writes one record; images are drawn while shards run."""
+    writers: dict[str, Callable[[], WriteRecord]] = {
+        "jsonl": lambda: json_lines_writer(store, files),
+        "parquet": lambda: parquet_writer(store, files),
+        "coco": lambda: coco_writer(store, files, image_ids),
+    }
+    return [writers[name]() for name in formats if name in writers]
+
+
+def file_names(result_format: str, image_ids: ImageIds | None) -> list[str]:
+    """Returns the files of a format."""
+    return {
         "jsonl": ["predictions.jsonl"],
         "parquet": ["predictions.parquet"],
         "coco": ["coco_results.json", *([] if image_ids is not None else ["coco_images.json"])],
         "drawn": ["drawn/"],
-    }
-    written = [name for each in formats for name in named[each]]
-    return counts, written + (["failures.jsonl"] if counts["failures"] else []), shown
+    }[result_format]
 
 
-def json_lines(store: Store, files: ExitStack) -> Write:
+def json_lines_writer(store: Store, files: ExitStack) -> WriteRecord:
+    """Returns a function that writes records to predictions.jsonl."""
     file = files.enter_context(store.writing("predictions.jsonl"))
-    return lambda record, line: file.write(line)
+
+    def write(record: Record, line: bytes) -> None:
+        file.write(line)
+
+    return write
 
 
-def parquet_modules() -> tuple[Any, Any]:
+def import_pyarrow() -> tuple[Any, Any]:
+    """Returns the modules `pyarrow` and `pyarrow.parquet`. Raises: MissingExtraError."""
     try:
         import pyarrow
         import pyarrow.parquet
@@ -78,13 +113,12 @@ def parquet_modules() -> tuple[Any, Any]:
     return pyarrow, pyarrow.parquet
 
 
-def parquet(store: Store, files: ExitStack) -> Write:
-    """One row a picture; detections are a list of structs."""
-    arrow, arrow_parquet = parquet_modules()
-    schema = schema_of(arrow)
-    writer = files.enter_context(
-        arrow_parquet.ParquetWriter(files.enter_context(store.writing("predictions.parquet")), schema)
-    )
+def parquet_writer(store: Store, files: ExitStack) -> WriteRecord:
+    """Returns a function that writes records to predictions.parquet: a row for each image, detections as structs."""
+    arrow, arrow_parquet = import_pyarrow()
+    schema = parquet_schema(arrow)
+    file = files.enter_context(store.writing("predictions.parquet"))
+    writer = files.enter_context(arrow_parquet.ParquetWriter(file, schema))
     rows: list[Record] = []
 
     def flush() -> None:
@@ -94,15 +128,16 @@ def parquet(store: Store, files: ExitStack) -> Write:
 
     def write(record: Record, line: bytes) -> None:
         rows.append(record)
-        if len(rows) >= ROWS_AT_ONCE:
+        if len(rows) >= PARQUET_ROWS:
             flush()
 
-    # Only after the last record, and never after an error: the file is thrown away then.
+    # After the last record, but not after an error, which discards the file.
     files.push(lambda kind, error, traceback: flush() if kind is None else None)
     return write
 
 
-def schema_of(arrow: Any) -> Any:
+def parquet_schema(arrow: Any) -> Any:
+    """Returns the schema of predictions.parquet."""
     point = arrow.struct([(name, arrow.float32()) for name in ("y", "x", "y_px", "x_px", "score")])
     mask = arrow.struct([("size", arrow.list_(arrow.int32())), ("counts", arrow.list_(arrow.int32()))])
     detection = arrow.struct(
@@ -128,59 +163,67 @@ def schema_of(arrow: Any) -> Any:
     )
 
 
-def read_image_ids(annotations: str | Path) -> dict[str, int]:
-    """file_name -> id of the images of a COCO JSON. Raises: ConfigError."""
+def read_image_ids(annotations: str | Path) -> ImageIds:
+    """Returns the id of each file_name of COCO's annotations. Raises: ConfigError."""
     try:
         images = json.loads(Path(annotations).read_text(encoding="utf-8"))["images"]
         return {image["file_name"]: image["id"] for image in images}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{annotations} has no images with file_name and id, as COCO's JSON has: {error}") from None
+        raise ConfigError(
+            f"{annotations} cannot be read as COCO annotations, whose images have file_name and id: {error}"
+        ) from None
 
 
-def coco(store: Store, files: ExitStack, image_ids: dict[str, int] | None) -> Write:
-    """COCO's results format. Without ids of one's own, pictures are numbered from 1, and coco_images.json tells how."""
-    found = json_list(files, files.enter_context(store.writing("coco_results.json")))
-    images = json_list(files, files.enter_context(store.writing("coco_images.json"))) if image_ids is None else None
+def coco_writer(store: Store, files: ExitStack, image_ids: ImageIds | None) -> WriteRecord:
+    """Returns a function that writes records to coco_results.json.
+
+    Without `image_ids`, images are numbered from 1, and coco_images.json lists their numbers.
+    """
+    write_result = json_array_writer(files, files.enter_context(store.writing("coco_results.json")))
+    write_image = None
+    if image_ids is None:
+        write_image = json_array_writer(files, files.enter_context(store.writing("coco_images.json")))
     number = 0
 
     def write(record: Record, line: bytes) -> None:
         nonlocal number
         number += 1
-        if images is not None:
-            of_video: Record = {name: record[name] for name in ("frame", "time_s") if name in record}
-            size = {"width": record["width"], "height": record["height"]}
-            images({"id": number, "file_name": record["image"], **of_video, **size})
+        if write_image is not None:
+            copied = ("frame", "time_s", "width", "height")
+            fields = {name: record[name] for name in copied if name in record}
+            write_image({"id": number, "file_name": record["image"], **fields})
         image_id = number if image_ids is None else image_id_of(record["image"], image_ids)
         for result in coco_results(record):
-            found({"image_id": image_id, **result})
+            write_result({"image_id": image_id, **result})
 
     return write
 
 
-def image_id_of(name: str, image_ids: dict[str, int]) -> int:
-    """By the whole name or its end: annotations say a.jpg or val/a.jpg."""
+def image_id_of(name: str, image_ids: ImageIds) -> int:
+    """Returns the id of an image by its name or the end of it: annotations may have a.jpg or val/a.jpg."""
     parts = name.split("/")
     for start in range(len(parts)):
-        if (tail := "/".join(parts[start:])) in image_ids:
-            return image_ids[tail]
-    raise ConfigError(f"{name} is not among the images of --annotations: leave it out, or give its annotations")
+        if (end := "/".join(parts[start:])) in image_ids:
+            return image_ids[end]
+    raise ConfigError(f"{name} is not among the images of --annotations. Remove the image, or add it there.")
 
 
-def json_list(files: ExitStack, file: Any) -> Callable[[Record], None]:
-    """A JSON array written one by one."""
+def json_array_writer(files: ExitStack, file: IO[bytes]) -> Callable[[Record], None]:
+    """Returns a function that appends values to a JSON array, which `files` closes."""
     file.write(b"[")
-    files.push(lambda kind, error, traceback: file.write(b"\n]\n") and None)
-    before = b"\n"
+    files.callback(file.write, b"\n]\n")
+    separator = b"\n"
 
     def write(value: Record) -> None:
-        nonlocal before
-        file.write(before + json.dumps(value, ensure_ascii=False).encode())
-        before = b",\n"
+        nonlocal separator
+        file.write(separator + json.dumps(value, ensure_ascii=False).encode())
+        separator = b",\n"
 
     return write
 
 
 def coco_results(record: Record) -> Iterator[Record]:
+    """Yields the detections of an image in COCO's results format, without `image_id`."""
     width, height = record["width"], record["height"]
     for detection in record["detections"]:
         ymin, xmin, ymax, xmax = detection["box"]
@@ -192,23 +235,22 @@ def coco_results(record: Record) -> Iterator[Record]:
         }
         if "mask" in detection:
             mask = detection["mask"]
-            result["segmentation"] = {"size": mask["size"], "counts": compressed(mask["counts"])}
+            result["segmentation"] = {"size": mask["size"], "counts": compress_run_lengths(mask["counts"])}
         if "keypoints" in detection:
-            points = detection["keypoints"]
             result["keypoints"] = [
-                number for point in points for number in (point["x_px"], point["y_px"], point["score"])
+                number for point in detection["keypoints"] for number in (point["x_px"], point["y_px"], point["score"])
             ]
         yield result
 
 
-def compressed(counts: Sequence[int]) -> str:
-    """Run lengths as COCO's string: differences to the count two before, six bits a letter, lowest first.
+def compress_run_lengths(counts: Sequence[int]) -> str:
+    """Returns run lengths as COCO's string: differences to the count two before, six bits a letter, lowest first.
 
     Source: rleToString of cocoapi's maskApi.c.
     """
     text = io.StringIO()
-    for place, count in enumerate(counts):
-        rest = count - counts[place - 2] if place > 2 else count
+    for index, count in enumerate(counts):
+        rest = count - counts[index - 2] if index > 2 else count
         while True:
             bits = rest & 31
             rest >>= 5

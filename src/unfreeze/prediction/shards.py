@@ -1,12 +1,12 @@
-"""The pictures of a long run in shards, each of which is answered once: the plan, and the parts that are done.
+"""The shards of a run: the plan that assigns images to shards, and the parts that hold the results of each shard.
 
-The output directory remembers a run, so that it can be killed at any point and given again:
+The output directory stores the state of a run, so that the run can be killed at any point and started again:
 
-    plan/settings.json      what the answers depend on
-    plan/shards-NNNN.jsonl  which pictures are in which shard; a later run with more pictures adds a file
+    plan/settings.json      what the results depend on
+    plan/shards-NNNN.jsonl  which images are in which shard; a later run with more images adds a file
     parts/part-NUMBER-ID.jsonl  the records of one shard and a last line {"end": how many}
 
-A part is written whole and named by what it answers, so that answering a shard again replaces it by the same.
+A part is written atomically and named by its images, so that running a shard again replaces it with the same content.
 """
 
 from __future__ import annotations
@@ -24,82 +24,85 @@ from unfreeze.images import Source, is_video
 from unfreeze.prediction.store import Store
 
 SETTINGS = "plan/settings.json"
-SHARD_SIZE = 64  # what a kill costs at most, and a remote store's trips a picture
+SHARD_SIZE = 64  # images; a kill costs at most this many per worker, and a remote store one request for this many
 END_BYTES = 64
 RESULTS = (
     *("predictions.jsonl", "predictions.parquet", "coco_results.json", "coco_images.json"),
     "failures.jsonl",
 )
+START_OVER = "Pass another --output-directory, or --overwrite to start over."
+
+Settings = Mapping[str, str | float | bool]
+Record = dict[str, Any]  # one line of predictions.jsonl or failures.jsonl
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Pictures that are answered together; a video is one by itself."""
+    """Images that are run and stored together; a video is a shard of its own."""
 
     number: int
     sources: tuple[Source, ...]
 
     @property
     def part(self) -> str:
-        told = json.dumps([(source.name, source.location) for source in self.sources])
-        return f"part-{self.number:06d}-{hashlib.sha256(told.encode()).hexdigest()[:12]}.jsonl"
+        """The file name of its part."""
+        images = json.dumps([(source.name, source.location) for source in self.sources])
+        return f"part-{self.number:06d}-{hashlib.sha256(images.encode()).hexdigest()[:12]}.jsonl"
 
     @property
     def is_video(self) -> bool:
+        """Whether it is one video, rather than images."""
         return is_video(self.sources[0].location)
 
 
-def planned(
-    store: Store, sources: Sequence[Source], settings: Mapping[str, Any], overwrite: bool, shard_size: int | None = None
+def plan_shards(
+    store: Store, sources: Sequence[Source], settings: Settings, overwrite: bool, shard_size: int | None = None
 ) -> list[Shard]:
-    """Every shard of the run that the store remembers, with what it did not know of before.
+    """Returns every shard of the run in this store; adds shards for images that its plan lacks.
 
-    Raises: OutputError when the store holds results of other settings.
+    Raises: OutputError if the store has results of other settings.
     """
     if overwrite:
-        forget(store)
-    keep_settings(store, settings)
+        remove_results(store)
+    check_settings(store, settings)
     plans = sorted(name for name in store.names("plan") if name.startswith("shards-"))
     shards = [shard for name in plans for shard in read_plan(store, name)]
-    known = {source.location for shard in shards for source in shard.sources}
+    locations = {source.location for shard in shards for source in shard.sources}
     names = {source.name: source.location for shard in shards for source in shard.sources}
-    new = [source for source in sources if source.location not in known]
+    new = [source for source in sources if source.location not in locations]
     for source in new:
         if source.name in names:
             raise OutputError(
-                f"{store.url} has results of another {source.name} ({names[source.name]}): "
-                "give another --output-directory, or --overwrite"
+                f"{store.url} has results of another image of the name {source.name} ({names[source.name]}). "
+                f"{START_OVER}"
             )
     if new:
-        added = list(in_shards(new, len(shards), shard_size or SHARD_SIZE))
+        added = list(split_into_shards(new, len(shards), shard_size or SHARD_SIZE))
         store.write(f"plan/shards-{len(plans):04d}.jsonl", map(plan_line, added))
         shards += added
     return shards
 
 
-def keep_settings(store: Store, settings: Mapping[str, Any]) -> None:
+def check_settings(store: Store, settings: Settings) -> None:
+    """Writes the settings of a new run. Raises: OutputError if the store has results of other settings."""
     if not store.exists(SETTINGS):
-        present = [name for name in RESULTS if store.exists(name)]
-        if present:
-            raise OutputError(
-                f"{store.path(present[0])} exists already: give --overwrite, or another --output-directory"
-            )
+        existing = [name for name in RESULTS if store.exists(name)]
+        if existing:
+            raise OutputError(f"{store.path(existing[0])} exists already. {START_OVER}")
         store.write(SETTINGS, [json.dumps(settings, indent=2).encode()])
         return
     try:
-        kept = json.loads(store.read(SETTINGS))
+        stored = json.loads(store.read(SETTINGS))
     except ValueError:
-        raise OutputError(f"{store.path(SETTINGS)} is torn: give --overwrite") from None
-    changed = [f"{name} {kept.get(name)}, not {value}" for name, value in settings.items() if kept.get(name) != value]
-    if changed:
-        raise OutputError(
-            f"{store.url} has results of other settings ({'; '.join(changed)}): "
-            "give another --output-directory, or --overwrite"
-        )
+        raise OutputError(f"{store.path(SETTINGS)} is incomplete. {START_OVER}") from None
+    changed = [name for name, value in settings.items() if stored.get(name) != value]
+    changes = [f"{name} {stored.get(name)}, now {settings[name]}" for name in changed]
+    if changes:
+        raise OutputError(f"{store.url} has results of other settings ({'; '.join(changes)}). {START_OVER}")
 
 
-def forget(store: Store) -> None:
-    """Settings go last, so that a kill in between leaves what the next --overwrite finds."""
+def remove_results(store: Store) -> None:
+    """Removes a run. The settings go last, so that after a kill the next `overwrite` finds what is left."""
     for name in RESULTS:
         if store.exists(name):
             store.remove(name)
@@ -110,57 +113,58 @@ def forget(store: Store) -> None:
         store.remove(SETTINGS)
 
 
-def in_shards(sources: Sequence[Source], first: int, size: int) -> Iterator[Shard]:
+def split_into_shards(sources: Sequence[Source], first: int, size: int) -> Iterator[Shard]:
+    """Yields shards of up to `size` images, numbered from `first`; each video is a shard of its own."""
     number = first
-    for alone, run in groupby(sources, lambda source: is_video(source.location)):
-        together = list(run)
-        step = 1 if alone else size
-        for start in range(0, len(together), step):
-            yield Shard(number, tuple(together[start : start + step]))
+    for are_videos, group in groupby(sources, lambda source: is_video(source.location)):
+        neighbors = list(group)
+        step = 1 if are_videos else size
+        for start in range(0, len(neighbors), step):
+            yield Shard(number, tuple(neighbors[start : start + step]))
             number += 1
 
 
 def plan_line(shard: Shard) -> bytes:
+    """Returns a shard as a line of the plan."""
     pairs = [(source.name, source.location) for source in shard.sources]
     return json.dumps({"shard": shard.number, "sources": pairs}, ensure_ascii=False).encode() + b"\n"
 
 
 def read_plan(store: Store, name: str) -> Iterator[Shard]:
+    """Yields the shards of a file of the plan. Raises: OutputError if it is incomplete."""
     try:
         for line in store.read(f"plan/{name}").splitlines():
-            told = json.loads(line)
-            yield Shard(told["shard"], tuple(Source(*pair) for pair in told["sources"]))
+            row = json.loads(line)
+            yield Shard(row["shard"], tuple(Source(*pair) for pair in row["sources"]))
     except (ValueError, KeyError, TypeError):
-        raise OutputError(f"{store.path('plan')}/{name} is torn: give --overwrite") from None
+        raise OutputError(f"{store.path('plan')}/{name} is incomplete. {START_OVER}") from None
 
 
 def write_part(store: Store, shard: Shard, lines: Sequence[bytes]) -> None:
-    """The records of a shard, each a line of JSON."""
+    """Writes the records of a shard, each a line of JSON."""
     end = json.dumps({"end": len(lines)}).encode() + b"\n"
     store.write(f"parts/{shard.part}", [b"".join(lines), end])
 
 
-def missing(store: Store, shards: Sequence[Shard]) -> list[Shard]:
-    """The shards that have no part yet, or a torn one."""
-    there = store.names("parts")
-    with ThreadPoolExecutor(16) as pool:  # of a remote store each look is a trip
-        whole = list(pool.map(lambda shard: shard.part in there and is_whole(store, shard), shards))
-    return [shard for shard, done in zip(shards, whole, strict=True) if not done]
+def unfinished_shards(store: Store, shards: Sequence[Shard]) -> list[Shard]:
+    """Returns the shards that have no part yet, or an incomplete one."""
+    parts = store.names("parts")
+    with ThreadPoolExecutor(16) as pool:  # in a remote store each check is a request
+        finished = list(pool.map(lambda shard: shard.part in parts and is_complete(store, shard), shards))
+    return [shard for shard, is_finished in zip(shards, finished, strict=True) if not is_finished]
 
 
-def is_whole(store: Store, shard: Shard) -> bool:
-    last = store.end(f"parts/{shard.part}", END_BYTES).rpartition(b'{"end": ')
-    count = last[2].removesuffix(b"}\n")
+def is_complete(store: Store, shard: Shard) -> bool:
+    """Returns whether a part ends with its count; for images, with the right one."""
+    _, end, rest = store.tail(f"parts/{shard.part}", END_BYTES).rpartition(b'{"end": ')
+    count = rest.removesuffix(b"}\n")
     return (
-        bool(last[1])
-        and last[2].endswith(b"}\n")
-        and count.isdigit()
-        and (shard.is_video or int(count) == len(shard.sources))
+        bool(end) and rest.endswith(b"}\n") and count.isdigit() and (shard.is_video or int(count) == len(shard.sources))
     )
 
 
-def records(store: Store, shards: Sequence[Shard]) -> Iterator[tuple[dict[str, Any], bytes]]:
-    """Every record, and the line it is on, in the order of the plan."""
+def read_records(store: Store, shards: Sequence[Shard]) -> Iterator[tuple[Record, bytes]]:
+    """Yields every record with its line, in the order of the plan."""
     for shard in shards:
         with store.open(f"parts/{shard.part}") as part:
             for line in part:

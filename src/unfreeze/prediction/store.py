@@ -1,37 +1,41 @@
-"""A folder of results, on this machine or in any store that fsspec knows; files are there whole or not at all."""
+"""A folder of results, on this machine or in any store that fsspec supports, whose files are written atomically."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, TYPE_CHECKING
 
 from unfreeze.errors import OutputError, UnfreezeError
 from unfreeze.images.files import umask
 from unfreeze.images.sources import file_system
 
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
+
 
 @dataclass(frozen=True)
 class Store:
-    """Where results are written: `files` is an fsspec file system, None for this machine's own."""
+    """A folder of results. `files` is its fsspec file system, None for this machine's own."""
 
     url: str
     root: str
-    files: Any = None
+    files: AbstractFileSystem | None = None
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return open_store, (self.url,)  # a file system's connections stay where they are
+    def __reduce__(self) -> tuple[Callable[[str], Store], tuple[str]]:
+        return open_store, (self.url,)  # connections are opened again, not pickled
 
     def path(self, name: str) -> str:
+        """Returns the full path of a file."""
         return f"{self.root}/{name}"
 
     def names(self, folder: str) -> set[str]:
-        """The names of the files in a folder; none where there is no folder."""
-        with self.told(folder):
+        """Returns the names of the files in a folder; none if it does not exist."""
+        with self.errors_as_output_error(folder):
             if self.files is None:
                 return set(os.listdir(self.path(folder))) if os.path.isdir(self.path(folder)) else set()
             try:
@@ -40,52 +44,68 @@ class Store:
                 return set()
 
     def exists(self, name: str) -> bool:
-        with self.told(name):
-            return os.path.exists(self.path(name)) if self.files is None else self.files.exists(self.path(name))
+        """Returns whether a file exists."""
+        with self.errors_as_output_error(name):
+            return os.path.exists(self.path(name)) if self.files is None else bool(self.files.exists(self.path(name)))
 
-    def open(self, name: str) -> Any:
-        with self.told(name):
-            return open(self.path(name), "rb") if self.files is None else self.files.open(self.path(name), "rb")
+    def open(self, name: str) -> IO[bytes]:
+        """Returns a file that is open for reading."""
+        with self.errors_as_output_error(name):
+            if self.files is None:
+                return open(self.path(name), "rb")
+            file: IO[bytes] = self.files.open(self.path(name), "rb")
+            return file
 
     def read(self, name: str) -> bytes:
-        with self.told(name), self.open(name) as file:
+        """Returns the content of a file."""
+        with self.errors_as_output_error(name), self.open(name) as file:
             return file.read()
 
-    def end(self, name: str, size_bytes: int) -> bytes:
-        """The last bytes of a file."""
-        with self.told(name):
+    def tail(self, name: str, size_bytes: int) -> bytes:
+        """Returns the last bytes of a file."""
+        with self.errors_as_output_error(name):
             if self.files is not None:
-                return self.files.tail(self.path(name), size_bytes)
+                end: bytes = self.files.tail(self.path(name), size_bytes)
+                return end
             with open(self.path(name), "rb") as file:
                 file.seek(max(0, os.path.getsize(self.path(name)) - size_bytes))
                 return file.read()
 
     def write(self, name: str, chunks: Iterable[bytes]) -> None:
-        """A file, in place only once it is complete and safe on the disk. Raises: OutputError."""
+        """Writes a file, which appears only once it is complete and on the disk. Raises: OutputError."""
         with self.writing(name) as file:
             for chunk in chunks:
                 file.write(chunk)
 
     @contextlib.contextmanager
-    def writing(self, name: str) -> Iterator[Any]:
-        """A file to write to, which is in place once the block ends well."""
+    def writing(self, name: str) -> Iterator[IO[bytes]]:
+        """Yields a file to write to, which appears when the block ends without an error. Raises: OutputError."""
+        with self.writing_locally(name) if self.files is None else self.uploading(name, self.files) as file:
+            yield file
+
+    @contextlib.contextmanager
+    def uploading(self, name: str, files: AbstractFileSystem) -> Iterator[IO[bytes]]:
+        """Yields a file of an object store."""
         path = self.path(name)
-        if self.files is not None:
-            with self.told(name):
-                self.files.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
-                file = self.files.open(path, "wb")
-            try:
-                yield file
-            except BaseException:
-                with contextlib.suppress(Exception):
-                    file.discard()  # an upload that is not finished leaves nothing
-                raise
-            with self.told(name):
-                file.close()
-            return
+        with self.errors_as_output_error(name):
+            files.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+            file = files.open(path, "wb")
+        try:
+            yield file
+        except BaseException:
+            with contextlib.suppress(Exception):
+                file.discard()  # an upload that is not completed leaves nothing behind
+            raise
+        with self.errors_as_output_error(name):
+            file.close()
+
+    @contextlib.contextmanager
+    def writing_locally(self, name: str) -> Iterator[IO[bytes]]:
+        """Yields a temporary file, which is renamed at the end."""
+        path = self.path(name)
         staged = ""
         try:
-            with self.told(name):
+            with self.errors_as_output_error(name):
                 os.makedirs(os.path.dirname(path), exist_ok=True)
                 handle, staged = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".unfreeze-")
                 with os.fdopen(handle, "wb") as file:
@@ -101,11 +121,13 @@ class Store:
                     os.unlink(staged)
 
     def remove(self, name: str) -> None:
-        with self.told(name), contextlib.suppress(FileNotFoundError):
+        """Removes a file, if it exists."""
+        with self.errors_as_output_error(name), contextlib.suppress(FileNotFoundError):
             os.unlink(self.path(name)) if self.files is None else self.files.rm_file(self.path(name))
 
     @contextlib.contextmanager
-    def told(self, name: str) -> Iterator[None]:
+    def errors_as_output_error(self, name: str) -> Iterator[None]:
+        """Raises OutputError for errors of the file system; for a store, whose errors have no common class, for all."""
         try:
             yield
         except UnfreezeError:
@@ -113,13 +135,12 @@ class Store:
         except Exception as error:
             if self.files is None and not isinstance(error, OSError):
                 raise
-            # Each store has errors of its own.
-            what = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
-            raise OutputError(f"{self.path(name)}: {what}; choose another --output-directory") from None
+            reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+            raise OutputError(f"{self.path(name)}: {reason}. Choose another --output-directory.") from None
 
 
 def open_store(url: str | Path) -> Store:
-    """The store of a folder, which need not be there yet."""
+    """Returns the store of a folder, which need not exist yet."""
     text = os.fspath(url).removeprefix("file://")
     if "://" not in text:
         return Store(os.path.abspath(text), os.path.abspath(text))

@@ -1,0 +1,44 @@
+"""What every runtime offers: a model that turns images into the outputs of the Object Detection API."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import numpy as np
+
+from unfreeze.errors import SavedModelError
+
+Outputs = Mapping[str, np.ndarray]  # output of the Object Detection API -> array
+
+REQUIRED_OUTPUTS = ("detection_boxes", "detection_scores", "detection_classes")
+OPTIONAL_OUTPUTS = ("num_detections", "detection_masks", "detection_keypoints", "detection_keypoint_scores")
+
+
+class Model(Protocol):
+    """A loaded detector. It may be used by several threads at once."""
+
+    @property
+    def uses_gpu(self) -> bool:
+        """Whether it runs on a GPU, which is faster with larger batches."""
+
+    def run(self, images: np.ndarray) -> Outputs:
+        """Returns every output for images `[N, H, W, 3]` uint8 RGB; the first dimension of each output is N.
+
+        Raises: SavedModelError if the model fails.
+        """
+
+
+def split_batch(outputs: Outputs, count: int) -> list[Outputs]:
+    """Returns the outputs of each image of a batch, without the batch dimension."""
+    return [{name: value[index] for name, value in outputs.items()} for index in range(count)]
+
+
+def require_detections(model: str, names: Mapping[str, object]) -> None:
+    """Raises SavedModelError if the names of a model's outputs lack those of a detector."""
+    missing = [name for name in REQUIRED_OUTPUTS if name not in names]
+    if missing:
+        raise SavedModelError(f"{model} is not a detector: it lacks {', '.join(missing)}, it has {name_list(names)}")
+
+
+def name_list(names: Mapping[str, object] | tuple[str, ...]) -> str:
+    """Returns sorted names for a message, or `none`."""
+    return ", ".join(sorted(names)) or "none"
