@@ -17,10 +17,12 @@ import tensorflow as tf
 from PIL import Image
 from serving import config_of, serving
 
-from unfreeze import predict, server
+from unfreeze import predict
 from unfreeze.cli import dispatch
 from unfreeze.errors import ConfigError, RemoteError, SavedModelError, UnsupportedError
 from unfreeze.prediction import remote
+from unfreeze.server.process import Server
+from unfreeze.server.sagemaker import SageMakerServer
 
 
 class Detector(tf.Module):
@@ -63,7 +65,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def running(models: Path) -> Iterator[server.Server]:
+def running(models: Path) -> Iterator[Server]:
     with serving(config_of(both=models / "both", pixels=models / "pixels")) as running:
         yield running
 
@@ -87,7 +89,7 @@ def detections(predictions: Any) -> list[Any]:
 @pytest.mark.parametrize("name", ["both", "pixels"])
 @pytest.mark.parametrize("scheme", ["http", "grpc"])
 def test_server_has_the_detections_of_the_saved_model(
-    running: server.Server, models: Path, images: list[Path], name: str, scheme: str
+    running: Server, models: Path, images: list[Path], name: str, scheme: str
 ) -> None:
     address = {
         "http": f"http://127.0.0.1:{running.rest_port}/v1/models/{name}",
@@ -125,7 +127,7 @@ def test_invalid_json_of_older_servers_is_shown() -> None:
     assert remote.error_message(body) == body.decode()
 
 
-def test_address_with_a_version(running: server.Server, images: list[Path]) -> None:
+def test_address_with_a_version(running: Server, images: list[Path]) -> None:
     for address in (
         f"http://127.0.0.1:{running.rest_port}/v1/models/both",
         f"grpc://127.0.0.1:{running.grpc_port}/both",
@@ -136,7 +138,7 @@ def test_address_with_a_version(running: server.Server, images: list[Path]) -> N
 
 
 def test_files_are_sent_and_only_needed_outputs_requested(
-    running: server.Server, images: list[Path], monkeypatch: pytest.MonkeyPatch
+    running: Server, images: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[Any] = []
     run = running.engine.run
@@ -154,9 +156,7 @@ def test_files_are_sent_and_only_needed_outputs_requested(
     assert set(outputs) == {"detection_boxes", "detection_scores", "detection_classes", "num_detections"}
 
 
-def test_command_takes_an_address(
-    running: server.Server, images: list[Path], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_command_takes_an_address(running: Server, images: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
     address = f"http://127.0.0.1:{running.rest_port}/v1/models/both"
     assert dispatch(["predict", address, str(images[0]), "--no-draw", "--json"]) == 0
     [prediction] = json.loads(capsys.readouterr().out)["predictions"]
@@ -168,7 +168,7 @@ def test_images_are_required(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Missing argument 'IMAGES...'." in capsys.readouterr().err
 
 
-def test_wrong_addresses_are_reported(running: server.Server, images: list[Path]) -> None:
+def test_wrong_addresses_are_reported(running: Server, images: list[Path]) -> None:
     root = f"http://127.0.0.1:{running.rest_port}"
     for address, error, text in [
         ("ftp://x/y", UnsupportedError, "not supported yet: ftp://x/y"),
@@ -201,7 +201,7 @@ def test_sagemaker_endpoint_has_the_detections_of_the_saved_model(
 ) -> None:
     pytest.importorskip("boto3")
     shutil.copytree(models / "both", tmp_path / "both")
-    running = server.SageMakerServer(tmp_path, {}, "127.0.0.1", 0)
+    running = SageMakerServer(tmp_path, {}, "127.0.0.1", 0)
     running.start()
     try:
         assert running.http is not None
