@@ -380,7 +380,7 @@ def test_drawing_works_at_any_size_and_stays_inside(size: tuple[int, int]) -> No
     drawn = draw_detections(image, detections)
     assert drawn.size == size
     assert drawn.tobytes() != image.tobytes()
-    assert image.getcolors() == [(size[0] * size[1], (128, 128, 128))]  # the original is unchanged
+    assert image.getcolors() == [(size[0] * size[1], (128, 128, 128))]  # the input is unchanged
     assert draw_detections(image, detections, magnify=2).size == (size[0] * 2, size[1] * 2)
 
 
