@@ -208,15 +208,14 @@ def test_unreadable_image_does_not_stop_the_others(finder: Path, image: Path, tm
     failures: list[tuple[str, UnfreezeError]] = []
     done = predict(
         finder,
-        [tmp_path / "text.png", image, tmp_path, cut, tmp_path / "none.png"],
+        [tmp_path / "text.png", image, cut, tmp_path / "none.png"],
         on_failure=lambda path, error: failures.append((path, error)),
     )
     assert [prediction.image for prediction in done] == [image]
     assert done.failures == failures
-    assert [type(error) for _, error in failures] == [ImageError] * 4
-    for (path, error), message in zip(
-        failures, ["is not an image", "is a folder", "cannot be read", "does not exist"], strict=True
-    ):
+    assert [type(error) for _, error in failures] == [ImageError] * 3
+    messages = ["is not an image", "cannot be read", "does not exist"]
+    for (path, error), message in zip(failures, messages, strict=True):
         assert str(error).startswith(path)
         assert message in str(error)
         assert "\n" not in str(error)
@@ -355,6 +354,11 @@ def test_folders_and_options_for_many_images_write_result_files(finder: Path, im
 def test_unknown_url_scheme_is_rejected(image: Path) -> None:
     with pytest.raises(UnsupportedError, match="not supported yet: ftp://localhost/digits"):
         predict("ftp://localhost/digits", [image])
+
+
+def test_folder_is_not_an_image_file(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"is a folder\. Pass the images in it"):
+        read_image(tmp_path)
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "1", "I;16"])
