@@ -1,7 +1,7 @@
 """Decoding, resizing, padding and grayscale against recorded outputs of the Object Detection API.
 
-`resizers.*`, `resized_sizes.npz` and `decoded.npz` were recorded with TensorFlow 1.15.5; with 2.10.1 the outputs are the
-same to the last bit. The images are `make_images(...)`.
+`resizers.*`, `resized_sizes.npz` and `decoded.npz` were recorded with TensorFlow 1.15.5; with 2.10.1 the outputs are
+the same to the last bit. The images are `make_images(...)`.
 """
 
 import json

@@ -60,7 +60,7 @@ from unfreeze.onednn import enable_for_command
     "--draw/--no-draw",
     section=Section.OUTPUT,
     default=None,
-    help="Write copies of the images with boxes, class names and scores. Default: for image files, not for many images.",
+    help="Write copies of the images with boxes, class names and scores. Default: only for image files.",
 )
 @option(
     "--magnify",
@@ -104,8 +104,8 @@ def predict(
 ) -> int:
     """Detect objects in images.
 
-    SAVED_MODEL is a folder, a frozen graph (.pb), or the address of a server: http://HOST:8501/v1/models/NAME, grpc://HOST:8500/NAME,
-    sagemaker://ENDPOINT.
+    SAVED_MODEL is a folder, a frozen graph (.pb), or the address of a server: http://HOST:8501/v1/models/NAME,
+    grpc://HOST:8500/NAME, sagemaker://ENDPOINT.
 
     IMAGES are image files. Without further options, each gets a copy with its detections drawn on it.
 
