@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from unfreeze.errors import ConfigError, ImageError, OutputError, SavedModelErro
 from unfreeze.images import WHOLE_IMAGE, Detection, draw_detections, read_image
 from unfreeze.images.detections import run_lengths
 from unfreeze.prediction.predict import PredictionRun, drawn_paths, predict
-from unfreeze.runtimes import RUNTIMES, Runtime
 
 DIGITS = Path(__file__).parents[1] / "examples" / "digits"
 
@@ -335,11 +333,6 @@ def test_frozen_graph_that_is_not_a_detector_is_reported(tmp_path: Path, image: 
     (tmp_path / "empty.pb").write_bytes(graph.as_graph_def().SerializeToString())
     with pytest.raises(SavedModelError, match=r"empty\.pb is not a detector: it lacks detection_boxes"):
         predict(tmp_path / "empty.pb", [image])
-
-
-@pytest.mark.parametrize("runtime", RUNTIMES, ids=lambda runtime: runtime.name)
-def test_every_runtime_has_a_module_that_loads_models(runtime: Runtime) -> None:
-    assert callable(import_module(runtime.module).load_model)
 
 
 def test_folders_and_options_for_many_images_write_result_files(finder: Path, image: Path, tmp_path: Path) -> None:
