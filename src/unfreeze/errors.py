@@ -1,36 +1,36 @@
-"""Every error that a caller may want to tell apart, one tree.
+"""The errors that this package raises for bad input: one tree, whose root is UnfreezeError.
 
-Each message is one line that says what is wrong, where, what was received, and what to do. The command
-line prints it and leaves with the class's `exit_code`; nobody sees a traceback for bad input.
+Each message is one line that says where the problem is, what is wrong, what was found, and what to do. The command line
+prints it without a traceback, and exits with the `exit_code` of the class.
 """
 
 import warnings
 
 
 class UnfreezeError(Exception):
-    """The root: something the caller gave does not work, and the message says how to mend it."""
+    """The root of all errors: an input or an environment with which the call cannot succeed."""
 
     exit_code = 2
 
 
 class ConfigError(UnfreezeError):
-    """A pipeline.config or a label map that cannot be read or does not make sense."""
+    """A pipeline.config, a label map or an option that cannot be read or contradicts itself."""
 
 
 class CheckpointError(UnfreezeError):
-    """A checkpoint that is missing, torn, truncated, or not a checkpoint."""
+    """A checkpoint that is missing, incomplete, or not a checkpoint."""
 
 
 class WeightsError(UnfreezeError):
-    """The network of the config asks for weights which the checkpoint does not have, or has in another shape."""
+    """A checkpoint that lacks weights of the network of the config, or has them in another shape."""
 
 
 class UnsupportedError(UnfreezeError):
-    """A valid request that this version does not carry out: `not supported yet: …`, by name."""
+    """A valid model or option that this version does not support; the message names it."""
 
 
 class SavedModelError(UnfreezeError):
-    """A folder that is not a SavedModel, or one that cannot be loaded or called."""
+    """A model file that is missing, cannot be loaded or called, or is not a detector."""
 
 
 class OutputError(UnfreezeError):
@@ -42,19 +42,19 @@ class ImageError(UnfreezeError):
 
 
 class ArchiveError(UnfreezeError):
-    """A model.tar.gz that cannot be unpacked safely, or whose code does not fit."""
+    """A model.tar.gz that cannot be unpacked safely, or whose code does not have the expected functions."""
 
 
 class MissingExtraError(UnfreezeError):
-    """A package that only some commands need is not installed."""
+    """A missing package that only some commands need."""
 
 
 class RemoteError(UnfreezeError):
-    """A server that cannot be reached, or that answers with an error."""
+    """A server that cannot be reached, or that responds with an error."""
 
 
 class VerificationError(UnfreezeError):
-    """The result was made, but a check of it failed."""
+    """A result that was written, and failed a check."""
 
     exit_code = 1
 
