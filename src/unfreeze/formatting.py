@@ -1,6 +1,10 @@
 """Numbers, rows and errors as a report prints them."""
 
+import re
 from collections.abc import Iterator, Sequence
+
+TENSORFLOW_HEADINGS = ("Graph execution error", "Detected at node", "Node: ", "<stack traces unavailable>")
+NODE_NAMES = re.compile(r"^(\{\{\w+ [^}]*\}\}\s*)+")  # {{function_node __inference_…}} {{node …}}
 
 
 def amount(number: int, what: str = "") -> str:
@@ -23,8 +27,12 @@ def aligned(rows: Sequence[tuple[str, str]]) -> Iterator[str]:
 
 
 def first_line(error: BaseException | str, limit: int = 300) -> str:
-    """Returns the first non-empty line of an error's message, cut to `limit` characters; its type if it has none."""
+    """Returns the first line of an error's message that says something, cut to `limit` characters; else its type.
+
+    Empty lines are skipped, and so are the headings and node names that TensorFlow puts before what is wrong.
+    """
     message = str(getattr(error, "message", "") or error)
     lines = [line.strip() for line in message.splitlines() if line.strip()]
-    text = lines[0] if lines else type(error).__name__
+    useful = [line for line in lines if not line.startswith(TENSORFLOW_HEADINGS)] or lines or [type(error).__name__]
+    text = NODE_NAMES.sub("", useful[0]) or useful[0]
     return text if len(text) <= limit else text[: limit - 3] + "..."
