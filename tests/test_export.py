@@ -16,7 +16,7 @@ from PIL import Image
 from unfreeze.config import read_label_map, read_pipeline_config
 from unfreeze.errors import ConfigError, OutputError, UnsupportedError
 from unfreeze.exporting.export import export
-from unfreeze.exporting.record import Exported
+from unfreeze.exporting.job import Exported
 from unfreeze.savedmodel import writer
 from unfreeze.savedmodel.graph import share_constants
 from unfreeze.verification import compare_detections
@@ -66,7 +66,7 @@ def test_every_check_passed(exported: Exported) -> None:
     assert exported.report is not None
     states = {check.name: check.status for check in exported.report.checks}
     assert {name for name, state in states.items() if state != "passed"} == {"against"}
-    assert exported.record["verified"] is True
+    assert exported.record.verified is True
 
 
 def test_variables_are_the_checkpoints_bytes(exported: Exported) -> None:
@@ -220,7 +220,7 @@ def test_large_weights_are_written_in_parts(tmp_path: Path, monkeypatch: pytest.
     variables = exported.saved_model / "variables"
     assert len(list(variables.glob("variables.data-*"))) > 4
     stored = tf.train.load_checkpoint(str(variables / "variables"))
-    trained = tf.train.load_checkpoint(exported.record["checkpoint"]["prefix"])
-    assert len(exported.record["weights"]) == 199
-    for key, entry in exported.record["weights"].items():
-        assert stored.get_tensor(entry["variable"]).tobytes() == trained.get_tensor(key).tobytes()
+    trained = tf.train.load_checkpoint(exported.record.checkpoint.prefix)
+    assert len(exported.record.weights) == 199
+    for key, entry in exported.record.weights.items():
+        assert stored.get_tensor(entry.variable).tobytes() == trained.get_tensor(key).tobytes()

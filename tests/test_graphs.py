@@ -12,7 +12,8 @@ from tensorflow.compiler.tf2xla.ops import gen_xla_ops
 from tensorflow.python.grappler import tf_optimizer  # no public name for it
 
 from unfreeze.errors import SavedModelError, UnsupportedError, VerificationError, WeightsError
-from unfreeze.exporting.from_frozen_graph import export_frozen_graph, planned
+from unfreeze.exporting.from_frozen_graph import export_frozen_graph
+from unfreeze.exporting.graph_plan import plan_graph
 from unfreeze.verification import loaders, verify_saved_model
 from unfreeze.verification.calls import Call
 from unfreeze.verification.sample_inputs import of_graph
@@ -50,7 +51,7 @@ def test_every_weight_is_the_checkpoints_under_its_own_name(digits: Path) -> Non
 def test_the_checkpoint_gives_the_weights_of_another_step(tmp_path: Path) -> None:
     steps = sorted((DIGITS / "run").glob("model.ckpt-*.index"))
     prefix = steps[0].with_suffix("")
-    plan = planned(FROZEN, prefix, DIGITS / "pipeline.config", {}, {})
+    plan = plan_graph(FROZEN, prefix, DIGITS / "pipeline.config")
     held = tf.train.load_checkpoint(str(prefix))
     assert len(plan.parameters.found) == 199
     for name, source in plan.sources.items():
@@ -62,7 +63,7 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path) -> None:
         prefix=str(tmp_path / "model.ckpt"), tensor_names=["w"], shape_and_slices=[""], tensors=[tf.zeros([3])]
     )
     with pytest.raises(WeightsError, match=r"does not belong to .* the checkpoint has no FeatureExtractor"):
-        planned(FROZEN, tmp_path / "model.ckpt", None, {}, {})
+        plan_graph(FROZEN, tmp_path / "model.ckpt")
 
 
 @pytest.mark.parametrize(
@@ -81,7 +82,7 @@ def test_a_graph_that_does_more_than_compute_is_refused(operation: str, make, tm
         make(tf.identity(x))
         tf.nn.conv2d(x, tf.ones([3, 3, 3, 4]), 1, "SAME", name="detection_boxes")
     with pytest.raises(UnsupportedError, match=f"run Python: {operation}.*nothing of it was run"):
-        planned(written(graph, tmp_path / "graph.pb"), None, None, {}, {})
+        plan_graph(written(graph, tmp_path / "graph.pb"))
 
 
 def test_a_graph_with_a_table_is_refused(tmp_path: Path) -> None:
@@ -93,13 +94,13 @@ def test_a_graph_with_a_table_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         UnsupportedError, match=r"it has lookup tables, which an initializer fills: HashTableV2, Lookup"
     ):
-        planned(written(graph, tmp_path / "graph.pb"), None, None, {}, {})
+        plan_graph(written(graph, tmp_path / "graph.pb"))
 
 
 def test_a_file_that_is_cut_short(tmp_path: Path) -> None:
     (tmp_path / "graph.pb").write_bytes(FROZEN.read_bytes()[:100_000])
     with pytest.raises(SavedModelError, match="cut short"):
-        planned(tmp_path / "graph.pb", None, None, {}, {})
+        plan_graph(tmp_path / "graph.pb")
 
 
 def numbers(*shape: int) -> np.ndarray:
@@ -269,7 +270,7 @@ def test_a_graph_without_marks_answers_to_the_bit_as_before(name: str, tmp_path:
     graph = make()
     images = np.random.RandomState(0).randint(0, 256, (2, 24, 32, 3)).astype(np.uint8)
     path = written(graph, tmp_path / "graph.pb")
-    plan = planned(path, None, None, {}, {})
+    plan = plan_graph(path)
     assert len(plan.parameters.found) == weights
     exported = export_frozen_graph(path, output_directory=tmp_path / "out", verify=False)
     expected, made = asked(graph, images), asked_saved(exported.saved_model, images)
@@ -281,7 +282,7 @@ def test_a_graph_without_marks_answers_to_the_bit_as_before(name: str, tmp_path:
 
 
 def test_anchors_and_numbers_of_the_structure_stay_constants(tmp_path: Path) -> None:
-    plan = planned(written(SMALL["float32"][0](), tmp_path / "graph.pb"), None, None, {}, {})
+    plan = plan_graph(written(SMALL["float32"][0](), tmp_path / "graph.pb"))
     reasons = {kept.shape: kept.reason for kept in plan.parameters.kept}
     assert reasons[100, 4].startswith("boxes or points of Mul")
     assert reasons[()].startswith("one number of")
@@ -294,7 +295,7 @@ def test_what_a_program_of_another_compiler_is_handed_are_weights(tmp_path: Path
         made = {"Tout": [tf.float32, tf.float32], "Sout": [tf.TensorShape([None, 4]), tf.TensorShape([None, 5])]}
         return gen_xla_ops.xla_call_module(args=handed, version=9, module="", platforms=[], **made)
 
-    plan = planned(written(graph_of(called), tmp_path / "graph.pb"), None, None, {}, {})
+    plan = plan_graph(written(graph_of(called), tmp_path / "graph.pb"))
     assert [parameter.shape for parameter in plan.parameters.found] == [(3, 3, 3, 8), (8,)]
 
 
@@ -394,7 +395,7 @@ def test_a_graph_that_mixes_the_pictures_of_a_batch_is_left_so(tmp_path: Path) -
     told = {check.name: check for check in exported.report.checks}
     assert told["batch"].status == "skipped"
     assert told["batch"].detail.startswith("the frozen graph itself answers otherwise to a batch")
-    assert exported.record["graph"]["mixes_batch"]
+    assert exported.record.graph.mixes_batch
     again = {check.name: check for check in verify_saved_model(exported.saved_model).checks}
     assert (again["batch"].status, again["tf1_loader"].status) == ("skipped", "passed")
 
@@ -462,9 +463,9 @@ def test_a_graph_that_the_original_froze(name: str, tmp_path: Path) -> None:
         np.testing.assert_array_equal(made.get_tensor(key), reference.weight(key, shape, dtype, golden.gains), key)
 
     picture = np.random.RandomState(0).randint(0, 256, (1, 48, 48, 3)).astype(np.uint8)
-    outputs = dict.fromkeys(exported.record["graph"]["outputs"], "")
+    outputs = dict.fromkeys(exported.record.graph.outputs, "")
     call = Call("serving_default", "inputs", "", outputs, [picture])
-    there = of_graph(call, exported.record["graph"])
+    there = of_graph(call, exported.record.graph)
     pair = loaders.unoptimized(str(exported.saved_model), [call], str(path), [there])
     ours, theirs = (answers.answers[0] for answers in pair)
     assert set(ours) == set(theirs) == set(golden.outputs)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from unfreeze.errors import ConfigError, OutputError
+from unfreeze.export_record import CheckpointSource, ExportRecord
 from unfreeze.exporting.export import export
 from unfreeze.verification import Check, ImageResult, Report
 from unfreeze.verification.html_report import html_report, require_writable
@@ -57,7 +58,7 @@ def page(*checks: Check, other: Any = None) -> str:
         {"weights": WEIGHTS, "files": {"saved_model.pb": {"size_bytes": 2_000_000, "sha256": "cd" * 32}}},
         (ImageResult(HOSTILE, picture, ANSWER, other),),
     )
-    record = {"checkpoint": {"prefix": "run/model.ckpt-8000", "step": 8000, "format": "tf1"}, "num_classes": 2}
+    record = ExportRecord(checkpoint=CheckpointSource("run/model.ckpt-8000", 8000, "tf1"), num_classes=2)
     return html_report(report, record, {1: HOSTILE}, Path("detector/saved_model"))
 
 

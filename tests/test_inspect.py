@@ -247,7 +247,11 @@ def test_an_export_and_what_it_was_made_from(tmp_path: Path) -> None:
         "num_classes": 3,
         "exported_at": "2026-01-02T03:04:05+00:00",
         "verified": True,
-        "checks": [{"status": "passed"}, {"status": "passed"}, {"status": "skipped"}],
+        "checks": [
+            {"name": "files", "status": "passed"},
+            {"name": "weights", "status": "passed"},
+            {"name": "against", "status": "skipped"},
+        ],
         "files": {"gone.txt": {"size_bytes": 3, "sha256": "00"}},
     }
     (tmp_path / "export.json").write_text(json.dumps(record))

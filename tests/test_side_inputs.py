@@ -92,7 +92,7 @@ def test_an_export_takes_them_in_every_signature(tmp_path: Path) -> None:
     golden = reference.golden("v_context_rcnn_resnet50")
     reference.write_checkpoint(golden, tmp_path / "run")
     exported = export(tmp_path / "run", output_directory=tmp_path / "out", side_inputs=given((1, None, 20)))
-    assert exported.record["verified"]
+    assert exported.record.verified
     model = tf.saved_model.load(str(exported.saved_model))
     taken = {name: set(signature.structured_input_signature[1]) for name, signature in model.signatures.items()}
     assert list(taken.values()) == [{"inputs", *CONTEXT}] * 5

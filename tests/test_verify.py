@@ -33,7 +33,7 @@ def export(tmp_path: Path) -> Path:
     weight = {"variable": VARIABLE, "dtype": stored.dtype, "shape": list(stored.shape), "sha256": stored.sha256}
     (tmp_path / "export" / "saved_model").mkdir(parents=True)
     (tmp_path / "export" / "saved_model" / "saved_model.pb").write_bytes(b"")
-    record = {"checkpoint": {"step": 7}, "weights": {"conv/weights": weight}}
+    record = {"checkpoint": {"prefix": "run/model.ckpt-7", "step": 7}, "weights": {"conv/weights": weight}}
     (tmp_path / "export" / "export.json").write_text(json.dumps(record))
     write_checkpoint(tmp_path / "run" / "model.ckpt-7", **{"conv/weights": WEIGHT})
     write_checkpoint(tmp_path / "run" / "model.ckpt-9", **{"conv/weights": WEIGHT + 1})

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from unfreeze import cli
 from unfreeze.errors import CheckpointError, ConfigError
+from unfreeze.export_record import parse_record
 from unfreeze.exporting import from_checkpoint as exporting
 from unfreeze.publishing.rollback import rollback
 from unfreeze.publishing.watch import watch
@@ -39,7 +40,7 @@ class Exports:
         tf.saved_model.save(model, str(output_directory / "saved_model"), signatures={"serving_default": call})
         record = {"checkpoint": {"prefix": str(checkpoint), "step": step}}
         (output_directory / "export.json").write_text(json.dumps(record))
-        return exporting.Exported(output_directory, record, None)
+        return exporting.Exported(output_directory, parse_record(json.dumps(record), ""), None)
 
 
 @pytest.fixture

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from unfreeze.callbacks import OnMessage, ignore
 from unfreeze.errors import CheckpointError, OutputError
 from unfreeze.exporting.from_checkpoint import Exported, export_checkpoint
 from unfreeze.prediction.predict import Prediction, predict_files
@@ -44,8 +44,8 @@ def demo(
     output_directory: str | Path = "unfreeze-demo",
     *,
     overwrite: bool = False,
-    on_progress: Callable[[str], None] | None = None,
-    on_warning: Callable[[str], None] | None = None,
+    on_progress: OnMessage = ignore,
+    on_warning: OnMessage = ignore,
 ) -> Demo:
     """Export `folder`/run, verify the result, and run it on each picture in `folder`/scenes.
 

@@ -17,7 +17,7 @@ from unfreeze.detectors.mismatch_diagnosis import likely_causes
 from unfreeze.errors import CheckpointError, ConfigError, OutputError, UnsupportedError
 from unfreeze.model_paths import CONFIG, find_pipeline_config, means_graph, saved_model_folder
 from unfreeze.savedmodel import Exportable, trace
-from unfreeze.staging import not_written, staged
+from unfreeze.staging import output_error, staged
 from unfreeze.weights import Checkpoint, Weights, open_checkpoint, open_export
 from unfreeze.weights.saving import write_checkpoint
 
@@ -171,7 +171,7 @@ class LoadedDetector(tf.Module):
             try:
                 write_checkpoint(self._weights, staging / prefix.name)
             except tf.errors.OpError as error:
-                raise not_written(prefix, error, ANOTHER_PREFIX) from None
+                raise output_error(prefix, error, ANOTHER_PREFIX) from None
             if CONFIG in entries:
                 (staging / CONFIG).write_text(format_pipeline_config(self._config))
         return prefix

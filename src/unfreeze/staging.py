@@ -86,7 +86,7 @@ def _told(target: Path, advice: str, numbers: Collection[int] | None = None) -> 
         raise OutputError(f"{target}: cannot be written: {error.strerror or error}; {advice}") from None
 
 
-def not_written(
+def output_error(
     folder: Path, error: OSError | tf.errors.OpError, advice: str = "choose another --output-directory"
 ) -> OutputError:
     """What to raise where an export cannot be written; a full disk is an error of either kind, by the file it hits."""

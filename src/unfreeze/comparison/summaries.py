@@ -16,7 +16,7 @@ from google.protobuf.message import Message
 
 from unfreeze.config import read_pipeline_config
 from unfreeze.errors import ConfigError, UnsupportedError
-from unfreeze.export_record import read_record
+from unfreeze.export_record import ExportRecord, WeightRecord, read_record
 from unfreeze.graphs import FrozenGraph, find_ends, find_parameters, read_frozen
 from unfreeze.graphs.endpoints import End
 from unfreeze.model_paths import CONFIG, find_pipeline_config, saved_model_folder
@@ -91,7 +91,7 @@ def _saved_model(folder: Path) -> Side:
     }
     variables = folder / "variables" / "variables"
     if variables.with_name("variables.index").is_file():
-        weights = _exported(read_index(variables), read_record(folder).get("weights", {}))
+        weights = _exported(read_index(variables), (read_record(folder) or ExportRecord()).weights)
     else:
         weights = _constants(frozen)
     settings = _settings(folder.parent / CONFIG)
@@ -131,9 +131,9 @@ def _stored(checkpoint: Checkpoint) -> dict[str, Held]:
     }
 
 
-def _exported(variables: Checkpoint, weights: Mapping[str, Any]) -> dict[str, Held]:
+def _exported(variables: Checkpoint, weights: Mapping[str, WeightRecord]) -> dict[str, Held]:
     """The variables of a SavedModel, by the names that they had in their checkpoint where its export tells them."""
-    names = {entry["variable"]: key for key, entry in weights.items()}
+    names = {entry.variable: key for key, entry in weights.items()}
     return {
         names.get(key, key).removesuffix(VALUE): Held(info.shape, info.dtype, partial(variables.read, key))
         for key, info in variables.tensors.items()

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from unfreeze import verification
 from unfreeze.errors import CheckpointError, ConfigError, SavedModelError
-from unfreeze.export_record import has_constant_weights, read_record
+from unfreeze.export_record import ExportRecord, SlimmingRecord, read_record
 from unfreeze.model_paths import CONFIG, find_pipeline_config, saved_model_folder
 from unfreeze.verification.html_report import require_writable, write_html_report
 
@@ -83,13 +83,13 @@ def is_graph(path: Path) -> bool:
     return path.suffix == ".pb" or any((folder / "saved_model.pb").exists() for folder in (path, path / "saved_model"))
 
 
-def recorded(saved_model: Path) -> Mapping[str, Any]:
+def recorded(saved_model: Path) -> ExportRecord:
     """What the export said of a SavedModel.
 
     Raises: SavedModelError when nothing tells which variable is which weight.
     """
     record = read_record(saved_model)
-    if not record.get("weights"):
+    if record is None or not record.weights:
         raise SavedModelError(
             f"{saved_model} has no export.json beside it, which says which variable is which weight of a checkpoint: "
             "compare with the checkpoint's frozen graph or SavedModel instead"
@@ -97,20 +97,20 @@ def recorded(saved_model: Path) -> Mapping[str, Any]:
     return record
 
 
-def exported_checkpoint(path: str | Path, record: Mapping[str, Any]) -> Checkpoint:
+def exported_checkpoint(path: str | Path, record: ExportRecord) -> Checkpoint:
     """The checkpoint at `path`; in a folder the step that was exported, not the one that training has reached since."""
     from unfreeze.weights import open_checkpoint
 
-    return open_checkpoint(path, record.get("checkpoint", {}).get("step") if Path(path).is_dir() else None)
+    return open_checkpoint(path, record.checkpoint.step if record.checkpoint and Path(path).is_dir() else None)
 
 
-def weights_of(checkpoint: Checkpoint, record: Mapping[str, Any]) -> dict[str, verification.ExpectedWeight]:
+def weights_of(checkpoint: Checkpoint, record: ExportRecord) -> dict[str, verification.ExpectedWeight]:
     """Each weight that was exported, as this checkpoint has it.
 
     Raises: CheckpointError when it lacks one.
     """
-    exported = record["weights"]
-    if has_constant_weights(record):  # folded ones are proved by what the model returns
+    exported = record.weights
+    if record.has_constant_weights:  # folded ones are proved by what the model returns
         direct = [key for key in exported if key in checkpoint.tensors]
         return {key: verification.expected_constant(checkpoint.read(key)) for key in direct}
     missing = [key for key in exported if key not in checkpoint.tensors]
@@ -120,7 +120,7 @@ def weights_of(checkpoint: Checkpoint, record: Mapping[str, Any]) -> dict[str, v
             f"{missing[0]}: give the checkpoint that the SavedModel was made from"
         )
     return {
-        key: verification.ExpectedWeight(entry["variable"], partial(checkpoint.read, key))
+        key: verification.ExpectedWeight(entry.variable, partial(checkpoint.read, key))
         for key, entry in exported.items()
     }
 
@@ -128,7 +128,7 @@ def weights_of(checkpoint: Checkpoint, record: Mapping[str, Any]) -> dict[str, v
 def exported_again(
     checkpoint: Checkpoint,
     exported: Path,
-    record: Mapping[str, Any],
+    record: ExportRecord,
     folder: Path,
     label_map: str | Path | None = None,
 ) -> Path:
@@ -136,7 +136,7 @@ def exported_again(
     from unfreeze.exporting.from_checkpoint import export_checkpoint
     from unfreeze.exporting.side_inputs import SideInput
 
-    override = record.get("config_override", "")
+    override = record.config_override or ""
     try:
         config = find_pipeline_config(checkpoint, None)
     except ConfigError:
@@ -145,24 +145,28 @@ def exported_again(
         if not config.is_file():
             raise
         override = f"eval_config {{ use_moving_averages: {str(averaged(record)).lower()} }}"
+    slimming = record.slimming or SlimmingRecord()
     return export_checkpoint(
         checkpoint.prefix,
         pipeline_config_path=config,
         output_directory=folder,
-        input_shape=record.get("input_shape"),
+        input_shape=record.input_shape,
         label_map=label_map or next(iter(sorted((exported / "assets").glob("*.pbtxt"))), None),
-        side_inputs={name: SideInput(*like) for name, like in record["side_inputs"].items()}
-        if record.get("side_inputs")
+        side_inputs={name: SideInput(dtype, tuple(shape)) for name, (dtype, shape) in record.side_inputs.items()}
+        if record.side_inputs
         else None,
         config_override=override,
-        weights=record.get("binding", "variables"),
-        suppression=record.get("suppression", "kernel"),
-        **record.get("slimming", {}),
+        weights=record.binding or "variables",
+        suppression=record.suppression or "kernel",
+        kept_outputs=slimming.kept_outputs,
+        score_threshold=slimming.score_threshold,
+        max_detections=slimming.max_detections,
         allow_unknown_fields=True,
         verify=False,
     ).saved_model
 
 
-def averaged(record: Mapping[str, Any]) -> bool:
+def averaged(record: ExportRecord) -> bool:
     """Whether the export took moving averages for the variables."""
-    return any(record.get("moving_averages", {}).values())
+    averages = record.moving_averages
+    return averages is not None and bool(averages.used or averages.missing)

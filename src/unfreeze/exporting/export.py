@@ -16,7 +16,7 @@ from unfreeze.exporting.side_inputs import SideInput, parse_side_inputs
 from unfreeze.exporting.sources import find_source
 
 if TYPE_CHECKING:
-    from unfreeze.exporting.record import Exported
+    from unfreeze.exporting.job import Exported
     from unfreeze.verification import WorkerProcesses
 
 

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from unfreeze.config import read_label_map
 from unfreeze.errors import SavedModelError, UnfreezeError
+from unfreeze.export_record import CheckpointSource, file_digest
 from unfreeze.model_paths import means_graph
+from unfreeze.weights import locate_checkpoint
+
+if TYPE_CHECKING:
+    from unfreeze.weights import Checkpoint
+
+Labels = tuple[Path, Mapping[int, str]]  # a label map file, and the names in it by class number
 
 ADVICE = "give the checkpoint once: as an argument, --trained-checkpoint-prefix or --trained-checkpoint-dir"
 
@@ -39,7 +49,27 @@ def find_source(
     if graph is not None and not graph.exists():
         raise SavedModelError(f"{graph}: no such file or folder")
     if graph is None:
-        from unfreeze.weights import locate_checkpoint
-
         locate_checkpoint(checkpoints[0], step)
     return Source(graph, Path(checkpoints[0]) if checkpoints else None)
+
+
+def checkpoint_source(checkpoint: Checkpoint) -> CheckpointSource:
+    """Returns what export.json says about the checkpoint that the weights come from."""
+    return CheckpointSource(
+        prefix=str(checkpoint.prefix),
+        step=checkpoint.step,
+        format=checkpoint.format,
+        files={path.name: file_digest(path) for path in checkpoint.files()},
+    )
+
+
+def read_labels(path: str | Path | None) -> Labels | None:
+    """Returns a label map and the names in it; None without a path.
+
+    Raises:
+        ConfigError: it is not a label map.
+    """
+    if path is None:
+        return None
+    labels = read_label_map(path)
+    return Path(path), {number: labels.text(number) for number in labels.names}

@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import saved_model_pb2
 
 from unfreeze.errors import SavedModelError, UnfreezeError
-from unfreeze.export_record import has_constant_weights, read_record
+from unfreeze.export_record import ExportRecord, read_record
 from unfreeze.formatting import amount, megabytes
 from unfreeze.graphs import find_parameters, read_frozen
 from unfreeze.inspection.inspection import Field, Inspection, field
@@ -35,14 +35,16 @@ def inspect_saved_model(folder: Path) -> Inspection:
     kind = "SavedModel"
     try:
         program = read_meta_graph(folder)
-        record = read_record(folder)
+        record = read_record(folder) or ExportRecord()
     except UnfreezeError as error:
         return Inspection(folder, kind, (), [str(error)])
     unknown, nodes = _operations(folder / "saved_model.pb")
     variables, variables_bytes, problems = _variables(folder)
-    constants = has_constant_weights(record)
     missing = file_checks.file_mismatches(
-        folder, file_checks.file_digests(folder) if record else {}, record.get("files", {}), constants=constants
+        folder,
+        file_checks.file_digests(folder) if record.files else {},
+        record.files,
+        constants=record.has_constant_weights,
     )
     problems = [*missing, *(problems if not missing else [])]
     frozen = not variables and program.constants_bytes > 0
@@ -222,10 +224,10 @@ def _graph_told(program: MetaGraph, nodes: int) -> str:
     return f"{amount(nodes, 'node')}, {size}, of these {constants} are constants"
 
 
-def _writer(program: MetaGraph, record: Mapping[str, Any]) -> str:
+def _writer(program: MetaGraph, record: ExportRecord) -> str:
     """Who wrote it: from export.json, or by the names that the two original exporters give their tensors."""
-    if record.get("unfreeze"):
-        return f"unfreeze {record['unfreeze']}"
+    if record.unfreeze:
+        return f"unfreeze {record.unfreeze}"
     serving = program.signatures.get("serving_default")
     if serving is None or not set(DETECTION) <= set(serving.outputs):
         return "unknown"
@@ -236,30 +238,28 @@ def _writer(program: MetaGraph, record: Mapping[str, Any]) -> str:
     return "unknown"
 
 
-def _weights_field(record: Mapping[str, Any]) -> list[Field]:
+def _weights_field(record: ExportRecord) -> list[Field]:
     """How the weights of an export reach its network."""
-    binding = record.get("binding")
-    return [field("weights", binding, BINDING_DESCRIPTIONS[binding])] if binding in BINDING_DESCRIPTIONS else []
+    description = BINDING_DESCRIPTIONS.get(record.binding or "")
+    return [field("weights", record.binding, description)] if description else []
 
 
-def _record_fields(record: Mapping[str, Any]) -> list[Field]:
+def _record_fields(record: ExportRecord) -> list[Field]:
     """The summary of export.json, of which a graph's has less than a checkpoint's."""
-    if not record:
+    if record == ExportRecord():
         return []
-    checkpoint = record.get("checkpoint", {})
-    verified = bool(record.get("verified"))
-    passed = sum(check.get("status") == "passed" for check in record.get("checks", []))
-    told = f"yes, {amount(passed, 'check')} passed" if verified else "no: run `unfreeze verify`"
+    passed = sum(check.status == "passed" for check in record.checks)
+    verified = f"yes, {amount(passed, 'check')} passed" if record.verified else "no: run `unfreeze verify`"
     fields = [
-        field("model", record.get("model")),
-        field("feature_extractor", record.get("feature_extractor")),
-        field("num_classes", record.get("num_classes")),
-        field("checkpoint", checkpoint.get("prefix")),
-        field("step", checkpoint.get("step"), str(checkpoint.get("step"))),
-        field("from_graph", record.get("graph", {}).get("path")),
-        field("exported_at", record.get("exported_at")),
+        field("model", record.model),
+        field("feature_extractor", record.feature_extractor),
+        field("num_classes", record.num_classes),
+        field("checkpoint", record.checkpoint and record.checkpoint.prefix),
+        field("step", record.checkpoint and record.checkpoint.step, str(record.checkpoint and record.checkpoint.step)),
+        field("from_graph", record.graph and record.graph.path),
+        field("exported_at", record.exported_at),
     ]
-    return [*(each for each in fields if each.value is not None), field("verified", verified, told)]
+    return [*(each for each in fields if each.value is not None), field("verified", record.verified, verified)]
 
 
 def _signature_problems(program: MetaGraph) -> list[str]:

@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from unfreeze.export_record import RECORD, read_record
+from unfreeze.export_record import RECORD, ExportRecord, parse_record, read_record
 from unfreeze.publishing.base_paths import BasePath
 
 PUBLISHED = "published.json"
@@ -22,20 +22,18 @@ def records_to_publish(saved_model: Path, *, copy_of: int | None = None) -> dict
         published["copy_of"] = copy_of
     files = {PUBLISHED: (json.dumps(published) + "\n").encode()}
     record = read_record(saved_model)
-    if record:
-        files[RECORD] = (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode()
+    if record is not None:
+        files[RECORD] = record.to_json().encode()
     return files
 
 
-def export_records(base: BasePath) -> list[Mapping[str, Any]]:
-    """Returns the export.json of each version that has one, the oldest version first."""
-    records: list[Mapping[str, Any]] = []
-    for name in base.versions().values():
-        with contextlib.suppress(ValueError):
-            record = json.loads(base.read(f"{name}/{RECORD}") or b"{}")
-            if isinstance(record, dict) and record:
-                records.append(record)
-    return records
+def export_records(base: BasePath) -> list[ExportRecord]:
+    """Returns the export record of each version that has one, the oldest version first.
+
+    Raises: SavedModelError if one cannot be read, or was written by a newer version.
+    """
+    texts = {name: base.read(f"{name}/{RECORD}") for name in base.versions().values()}
+    return [parse_record(text, f"{base}/{name}/{RECORD}") for name, text in texts.items() if text]
 
 
 def original_version(base: BasePath, versions: Mapping[int, str], version: int) -> int:

@@ -148,9 +148,11 @@ def _new_checkpoints(
 def _published_steps(folder: Path, base: BasePath) -> Iterator[int]:
     """Yields the step of each version that was made from a checkpoint of this folder."""
     for record in export_records(base):
-        checkpoint = record.get("checkpoint", {})
-        if checkpoint.get("step") is not None and Path(checkpoint["prefix"]).absolute().parent == folder.absolute():
-            yield checkpoint["step"]
+        checkpoint = record.checkpoint
+        if checkpoint is None or checkpoint.step is None:
+            continue
+        if Path(checkpoint.prefix).absolute().parent == folder.absolute():
+            yield checkpoint.step
 
 
 def _index_problem(prefix: Path) -> str:

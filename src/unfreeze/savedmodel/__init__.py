@@ -2,7 +2,7 @@
 
 from unfreeze.savedmodel.graph_saved_model import as_tensor, doors, input_types, write_unfrozen
 from unfreeze.savedmodel.objects import variable_key
-from unfreeze.savedmodel.signatures import IMAGE_AND_BOXES, INPUT_TYPES
+from unfreeze.savedmodel.signatures import IMAGE_AND_BOXES, INPUT_TYPES, signatures_to_write
 from unfreeze.savedmodel.writer import Exportable, save_tensors, trace, write_fingerprint, write_saved_model
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "doors",
     "input_types",
     "save_tensors",
+    "signatures_to_write",
     "trace",
     "variable_key",
     "write_fingerprint",

@@ -32,6 +32,15 @@ IMAGE_AND_BOXES = "image_and_boxes_tensor"
 BOXES = tf.TensorSpec([None, None, 4], name="boxes")
 
 
+def signatures_to_write(asked: Sequence[str], possible: Sequence[str], default: Sequence[str]) -> tuple[str, ...]:
+    """Returns the input types that get a signature, that of `serving_default` first.
+
+    If several are asked for, only these; else all that are possible, with the one asked for, or `default`, in front.
+    """
+    first = asked[:1] or default[:1]
+    return tuple(dict.fromkeys([*first, *(asked if len(asked) > 1 else possible)]))
+
+
 def signature(detector: Detector, detect: Detect, input_type: str, input_shape: Shape | None) -> Any:
     """The traced function of one input type: pixels `[N, H, W, 3]`, or strings `[N]`, to the detector's outputs.
 

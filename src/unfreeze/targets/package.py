@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from unfreeze.errors import OutputError, SavedModelError
-from unfreeze.export_record import has_constant_weights, read_record
+from unfreeze.export_record import has_constant_weights
 from unfreeze.model_paths import saved_model_folder
 from unfreeze.onednn import server_environment
 from unfreeze.prediction.class_names import find_label_map
@@ -165,7 +165,7 @@ def package_sagemaker(
 def _checked(saved_model: str | Path, target: ServerVersion) -> tuple[Path, ServerVersion]:
     """The folder of a SavedModel that is whole, and that the runtime loads."""
     folder = saved_model_folder(saved_model)
-    problems = file_mismatches(folder, file_digests(folder), {}, constants=has_constant_weights(read_record(folder)))
+    problems = file_mismatches(folder, file_digests(folder), {}, constants=has_constant_weights(folder))
     if problems:
         raise SavedModelError(f"{folder}: {problems[0]}")
     require_known_operations(folder, (target,))

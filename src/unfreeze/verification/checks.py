@@ -5,6 +5,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
+from unfreeze.export_record import FileDigest, GraphSource
 from unfreeze.formatting import megabytes
 from unfreeze.verification import file_checks, weight_digests
 from unfreeze.verification import sample_inputs as trials
@@ -29,7 +30,7 @@ SHOWN = 4  # problems of one check that are told; the others are counted
 
 
 def check_files(
-    folder: Path, evidence: Evidence, digests: Mapping[str, Mapping[str, Any]], recorded: Mapping[str, Any]
+    folder: Path, evidence: Evidence, digests: Mapping[str, FileDigest], recorded: Mapping[str, FileDigest]
 ) -> Check:
     """All files are there and whole, each tensor's checksum holds, and the weights are in the graph only if they are
     meant to be.
@@ -43,9 +44,9 @@ def check_files(
     variables_bytes = sum(each.size_bytes for each in readable(reply).values())
     if not evidence.constants and not any(file_checks.FROZEN in problem for problem in problems):
         problems += file_checks.frozen_mismatches(evidence.program, variables_bytes)
-    size_bytes = sum(file["size_bytes"] for file in digests.values())
+    size_bytes = sum(file.size_bytes for file in digests.values())
     fingerprint = "with" if "fingerprint.pb" in digests else "without"
-    graph_bytes = digests["saved_model.pb"]["size_bytes"]
+    graph_bytes = digests["saved_model.pb"].size_bytes
     return checked(
         "files",
         problems,
@@ -55,7 +56,7 @@ def check_files(
     )
 
 
-def check_signature(program: MetaGraph, graph: Mapping[str, Any] | None = None) -> Check:
+def check_signature(program: MetaGraph, graph: GraphSource | None = None) -> Check:
     """The serving signature is what clients of the original expect, and every output is batched, in every signature.
 
     One that was a frozen graph takes and gives what that did.
@@ -83,13 +84,13 @@ def check_signature(program: MetaGraph, graph: Mapping[str, Any] | None = None) 
     )
 
 
-def graph_mismatches(serving: Signature, graph: Mapping[str, Any]) -> list[str]:
+def graph_mismatches(serving: Signature, graph: GraphSource) -> list[str]:
     """Say what is missing of the inputs and outputs of the frozen graph, and what is new."""
     return [
         f"{SERVING} has the {what} {', '.join(sorted(here)) or 'none'}, the frozen graph {', '.join(sorted(there))}"
         for what, here, there in (
-            ("inputs", serving.inputs, graph["inputs"]),
-            ("outputs", serving.outputs, graph["outputs"]),
+            ("inputs", serving.inputs, graph.inputs),
+            ("outputs", serving.outputs, graph.outputs),
         )
         if set(here) != set(there)
     ]
@@ -204,7 +205,7 @@ def check_batch(folder: Path, evidence: Evidence, workers: WorkerProcesses) -> C
     ]
     if evidence.graph and problems:  # it was made so
         return Check("batch", SKIPPED, f"the frozen graph does not answer row by row: {problems[0]}")
-    if evidence.graph and evidence.graph.get(MIXES_BATCH):
+    if evidence.graph and evidence.graph.mixes_batch:
         return Check("batch", SKIPPED, f"{MIXED}, as its export has found")
     fixed = trials.fixed_batch(evidence.program.signatures[SERVING])
     if fixed is not None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from unfreeze.errors import SavedModelError
+from unfreeze.export_record import GraphSource
 from unfreeze.verification import sample_inputs as trials
 from unfreeze.verification.calls import Answers, one_line
 from unfreeze.verification.meta_graph import MetaGraph, read_meta_graph
@@ -65,7 +66,7 @@ class Evidence:
     against: "Loaded | Future[Reply[Answers]] | list[Answer] | str | None"
     in_memory: list[Answer] | str | None
     form: str | None = None
-    graph: Mapping[str, Any] | None = None
+    graph: GraphSource | None = None
     twin: Twin | None = None
     unoptimized: "Future[Pair] | None" = None
     constants: bool = False
@@ -101,7 +102,7 @@ def gather(
     form: str | None,
     against: MetaGraph | Path | Model | None,
     in_memory: Model | None,
-    graph: Mapping[str, Any] | None = None,
+    graph: GraphSource | None = None,
     constants: bool = False,
 ) -> Evidence:
     """Ask the workers everything, and meanwhile the functions in this process."""

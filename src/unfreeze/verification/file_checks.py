@@ -1,11 +1,10 @@
 """The files of a SavedModel: whether all are there, whole, and those that were exported."""
 
-import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from unfreeze.export_record import FileDigest, file_digest
 from unfreeze.formatting import megabytes
 from unfreeze.verification.meta_graph import MetaGraph
 
@@ -14,23 +13,16 @@ HALF_WRITTEN = re.compile(r"(_temp|tempstate|\.tmp|\.part)")  # what TensorFlow'
 FROZEN = "a frozen export: the weights are constants in saved_model.pb; export the checkpoint instead"
 
 
-def file_digests(saved_model: Path) -> dict[str, dict[str, Any]]:
+def file_digests(saved_model: Path) -> dict[str, FileDigest]:
     """Give size and sha256 of every file, by its path in the folder."""
-    found = {}
-    for path in sorted(path for path in saved_model.rglob("*") if path.is_file()):
-        with path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256") if hasattr(hashlib, "file_digest") else _sha256(path)
-        found[path.relative_to(saved_model).as_posix()] = {
-            "size_bytes": path.stat().st_size,
-            "sha256": sha256.hexdigest(),
-        }
-    return found
+    paths = sorted(path for path in saved_model.rglob("*") if path.is_file())
+    return {path.relative_to(saved_model).as_posix(): file_digest(path) for path in paths}
 
 
 def file_mismatches(
     saved_model: Path,
-    found: Mapping[str, Mapping[str, Any]],
-    recorded: Mapping[str, Any],
+    found: Mapping[str, FileDigest],
+    recorded: Mapping[str, FileDigest],
     *,
     constants: bool = False,
 ) -> list[str]:
@@ -40,13 +32,13 @@ def file_mismatches(
     """
     problems = [] if constants else _variables_mismatches(saved_model / "variables")
     problems += [f"{name} is left over from a write that did not end" for name in found if HALF_WRITTEN.search(name)]
-    problems += [f"{name} is empty" for name, file in found.items() if not file["size_bytes"] and "/" not in name]
+    problems += [f"{name} is empty" for name, file in found.items() if not file.size_bytes and "/" not in name]
     for name, file in recorded.items():
         if name not in found:
             problems.append(f"{name} is missing, which was exported")
-        elif found[name]["size_bytes"] != file["size_bytes"]:
-            problems.append(f"{name} has {found[name]['size_bytes']} bytes, {file['size_bytes']} were exported")
-        elif found[name]["sha256"] != file["sha256"]:
+        elif found[name].size_bytes != file.size_bytes:
+            problems.append(f"{name} has {found[name].size_bytes} bytes, {file.size_bytes} were exported")
+        elif found[name].sha256 != file.sha256:
             problems.append(f"{name} is not the file that was exported")
     return problems
 
@@ -77,12 +69,3 @@ def _variables_mismatches(variables: Path) -> list[str]:
     missing = sorted(set(range(counts[-1] if counts else 1)) - here)
     problems += [f"variables/variables.data-{k:05d}-of-{counts[-1] if counts else 1:05d} is missing" for k in missing]
     return problems
-
-
-def _sha256(path: Path) -> Any:
-    """What `hashlib.file_digest` does, for Python 3.10."""
-    state = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            state.update(chunk)
-    return state

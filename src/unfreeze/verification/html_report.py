@@ -18,6 +18,7 @@ from typing import Any
 from PIL import Image
 
 from unfreeze.errors import OutputError
+from unfreeze.export_record import ExportRecord, FileDigest, WeightRecord
 from unfreeze.formatting import megabytes
 from unfreeze.images import Detection, draw_detections
 from unfreeze.prediction.class_names import Names, class_names
@@ -34,15 +35,6 @@ MIN_SCORE = 0.3  # of detections that are drawn and listed
 ROWS = 20  # detections of a picture that are listed
 QUALITY = 85  # of JPEG
 
-# What is told of an export, by its key in export.json.
-FACTS = {
-    "model": "architecture",
-    "feature_extractor": "feature extractor",
-    "num_classes": "classes",
-    "input_types": "input types",
-    "config_override": "config override",
-    "exported_at": "exported at",
-}
 TIMINGS = {"load_s": "load", "first_s": "first answer", "last_s": "last answer"}
 
 Row = Sequence[str]  # cells of HTML
@@ -63,11 +55,11 @@ def require_writable(path: Path, *, overwrite: bool) -> None:
         raise OutputError(f"--report {path}: {path.parent} cannot be written to; choose another place")
 
 
-def write_html_report(path: Path, report: Report, record: Mapping[str, Any], *, place: Path) -> None:
+def write_html_report(path: Path, report: Report, record: ExportRecord | None, *, place: Path) -> None:
     """Write the report, whole or not at all.
 
     Args:
-        record: what export.json says, or nothing.
+        record: the record of the export, if there is one.
         place: where the SavedModel is, or was to be.
 
     Raises: OutputError.
@@ -82,18 +74,18 @@ def write_html_report(path: Path, report: Report, record: Mapping[str, Any], *, 
         raise OutputError(f"--report {path}: cannot be written: {error.strerror or error}") from None
 
 
-def html_report(report: Report, record: Mapping[str, Any], names: Names, place: Path) -> str:
+def html_report(report: Report, record: ExportRecord | None, names: Names, place: Path) -> str:
     """The page."""
     verdict = "Verified" if report.passed else "Verification failed"
     title = f"{verdict}: {place}"
     sections = [
         _head(verdict, report, place),
-        _section("What it is", _facts(record)),
+        _section("What it is", _facts(record or ExportRecord())),
         _section("Checks", _checks(report)),
         _section("Pictures", "".join(_figure(seen, names) for seen in report.seen)),
         _section("Timings", _timings(report)),
-        _section("Weights", _weights(report.record.get("weights", {}))),
-        _section("Files", _files(report.record.get("files", {}))),
+        _section("Weights", _weights(report.record.weights)),
+        _section("Files", _files(report.record.files)),
     ]
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -121,24 +113,29 @@ def _section(title: str, body: str) -> str:
     return f"<section>\n<h2>{title}</h2>\n{body}</section>\n" if body else ""
 
 
-def _facts(record: Mapping[str, Any]) -> str:
+def _facts(record: ExportRecord) -> str:
     rows: list[tuple[str, Any]] = []
-    checkpoint = record.get("checkpoint") or {}
-    if checkpoint:
-        step = f", step {checkpoint['step']:,}" if checkpoint.get("step") is not None else ""
-        rows.append(("checkpoint", f"{checkpoint.get('prefix')}{step} ({checkpoint.get('format')})"))
-        rows += [(f"sha256 of {name}", file["sha256"]) for name, file in checkpoint.get("files", {}).items()]
-    config = record.get("pipeline_config") or {}
-    if config:
-        rows += [("pipeline.config", config.get("path")), ("sha256 of it", config.get("sha256"))]
-    rows += [(told, record[key]) for key, told in FACTS.items() if record.get(key) not in (None, "", [])]
-    averages = record.get("moving_averages") or {}
-    if averages.get("used"):
-        rows.append(("moving averages", f"taken for {averages['used']} variables"))
-    if record.get("unused"):
-        rows.append(("not used of the checkpoint", record["unused"]))
-    if record.get("unfreeze"):
-        rows.append(("made by", f"unfreeze {record['unfreeze']}, TensorFlow {record.get('tensorflow')}"))
+    if checkpoint := record.checkpoint:
+        step = f", step {checkpoint.step:,}" if checkpoint.step is not None else ""
+        rows.append(("checkpoint", f"{checkpoint.prefix}{step} ({checkpoint.format})"))
+        rows += [(f"sha256 of {name}", file.sha256) for name, file in checkpoint.files.items()]
+    if config := record.pipeline_config:
+        rows += [("pipeline.config", config.path), ("sha256 of it", config.sha256)]
+    facts = [
+        ("architecture", record.model),
+        ("feature extractor", record.feature_extractor),
+        ("classes", record.num_classes),
+        ("input types", record.input_types),
+        ("config override", record.config_override),
+        ("exported at", record.exported_at),
+    ]
+    rows += [(title, value) for title, value in facts if value not in (None, "", (), [])]
+    if record.moving_averages and record.moving_averages.used:
+        rows.append(("moving averages", f"used for {record.moving_averages.used} variables"))
+    if record.unused:
+        rows.append(("unused tensors of the checkpoint", record.unused))
+    if record.unfreeze:
+        rows.append(("made by", f"unfreeze {record.unfreeze}, TensorFlow {record.tensorflow}"))
     return _table((), ((_row_title(name), _cell(_told(value))) for name, value in rows), "facts")
 
 
@@ -205,21 +202,21 @@ def _timings(report: Report) -> str:
     return _table(("loader", *TIMINGS.values()), rows, "timings") + note if rows else ""
 
 
-def _weights(weights: Mapping[str, Mapping[str, Any]]) -> str:
+def _weights(weights: Mapping[str, WeightRecord]) -> str:
     if not weights:
         return ""
     rows = []
     for key, held in weights.items():
-        name, source = held["variable"].removesuffix(VALUE), "moving average" if key.endswith(AVERAGE) else "variable"
-        shape = " x ".join(map(str, held["shape"])) or "scalar"
-        rows.append((_cell(name), _cell(source), _cell(held["dtype"]), _cell(shape), _digest(held["sha256"], 12)))
+        name, source = held.variable.removesuffix(VALUE), "moving average" if key.endswith(AVERAGE) else "variable"
+        shape = " x ".join(map(str, held.shape)) or "scalar"
+        rows.append((_cell(name), _cell(source), _cell(held.dtype), _cell(shape), _digest(held.sha256, 12)))
     table = _table(("variable", "from the checkpoint's", "dtype", "shape", "sha256"), rows, "weights")
     return f"<p>{len(rows)} variables.</p>\n<details><summary>all of them</summary>\n{table}</details>\n"
 
 
-def _files(files: Mapping[str, Mapping[str, Any]]) -> str:
+def _files(files: Mapping[str, FileDigest]) -> str:
     rows = (
-        (_cell(name), _cell(megabytes(file["size_bytes"])), _digest(file["sha256"], len(file["sha256"])))
+        (_cell(name), _cell(megabytes(file.size_bytes)), _digest(file.sha256, len(file.sha256)))
         for name, file in files.items()
     )
     return _table(("file", "size", "sha256"), rows, "files")

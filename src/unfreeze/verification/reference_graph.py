@@ -4,12 +4,12 @@ The runtime's optimizer of graphs folds constants into each other, but not varia
 Without it the two are the same sums in the same order, and must be equal to the last bit.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from unfreeze.export_record import GraphSource
 from unfreeze.verification import sample_inputs as trials
 from unfreeze.verification.calls import Answers
 from unfreeze.verification.output_comparison import furthest
@@ -31,7 +31,7 @@ class Twin:
 
     folder: Path
     path: Path
-    graph: Mapping[str, Any]
+    graph: GraphSource
     workers: WorkerProcesses
 
     def ask(self, asked: Sequence[Asked]) -> "Future[Pair]":

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from unfreeze.errors import VerificationError
+from unfreeze.export_record import ExportRecord
 
 PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
 STYLES = {PASSED: "green", FAILED: "bold red", SKIPPED: "yellow"}
@@ -56,13 +57,12 @@ class ImageResult:
 class Report:
     """All checks of a SavedModel, in order.
 
-    `record` is what export.json keeps, so that the same files can be told from others later: `weights` (key of the
-    checkpoint -> variable, dtype, shape, sha256) and `files` (path -> size_bytes, sha256).
+    `record` has the `weights` and `files` of export.json, by which the same files can be recognized later.
     """
 
     saved_model: Path
     checks: tuple[Check, ...]
-    record: Mapping[str, Any] = field(default_factory=dict)
+    record: ExportRecord = field(default_factory=ExportRecord)
     seen: tuple[ImageResult, ...] = ()
 
     @property

@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from unfreeze.export_record import GraphSource
 from unfreeze.verification.calls import Answers, Call
 from unfreeze.verification.images import (
     feeds,
@@ -95,10 +95,10 @@ def takes_numbers(signature: Signature) -> bool:
     )
 
 
-def of_graph(call: Call, graph: Mapping[str, Any]) -> Call:
+def of_graph(call: Call, graph: GraphSource) -> Call:
     """The same question to the frozen graph that a SavedModel was: its tensors are told by the same keys."""
-    side = {key: (graph["inputs"][key], feed) for key, (_, feed) in call.side.items()}
-    return Call("", call.input, graph["inputs"][call.input], graph["outputs"], call.feeds, side)
+    side = {key: (graph.inputs[key], feed) for key, (_, feed) in call.side.items()}
+    return Call("", call.input, graph.inputs[call.input], graph.outputs, call.feeds, side)
 
 
 def the_input(signature: Signature) -> tuple[str, TensorInfo]:

@@ -3,12 +3,11 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from unfreeze.errors import SavedModelError
-from unfreeze.export_record import has_constant_weights, read_record
+from unfreeze.export_record import ExportRecord, read_record
 from unfreeze.verification import checks, file_checks, weight_digests
 from unfreeze.verification import sample_inputs as trials
 from unfreeze.verification.evidence import Model, gather, read_against
@@ -28,7 +27,7 @@ def verify_saved_model(
     in_memory: Model | None = None,
     images: Sequence[str | Path | np.ndarray] = (),
     tolerances: Tolerances | None = None,
-    record: Mapping[str, Any] | None = None,
+    record: ExportRecord | None = None,
     workers: WorkerProcesses | None = None,
     on_progress: Callable[[str], None] = lambda step: None,
 ) -> Report:
@@ -42,8 +41,7 @@ def verify_saved_model(
         in_memory: the model that was saved, as such a function.
         images: pictures to try, files or uint8 `[H, W, 3]`, instead of an artificial one.
         tolerances: how far `against` may differ.
-        record: what the export said of its files (`weights`, `files`, `input_type`, `binding`, of a frozen graph
-            `graph`: its `inputs` and `outputs`, tensors by key); default: the export.json in the folder or beside it.
+        record: the record of the export; default: the export.json in the folder or beside it.
         workers: worker processes that were started earlier.
 
     Raises:
@@ -53,19 +51,19 @@ def verify_saved_model(
     folder = Path(saved_model).absolute()
     if not (folder / "saved_model.pb").is_file():
         read_meta_graph(folder)  # raises what is wrong
-    record = read_record(folder) if record is None else record
+    record = record or read_record(folder) or ExportRecord()
     other = read_against(against)
     digests = file_checks.file_digests(folder)
     try:
         program = read_meta_graph(folder)
     except SavedModelError as error:
         return unreadable(folder, str(error))
-    form, graph = record.get("input_type"), record.get("graph")
-    constants = has_constant_weights(record)
+    form, graph = record.input_type, record.graph
+    constants = record.has_constant_weights
     usual = trials.STRIDED_SIZE if graph else trials.USUAL_SIZE
     tried = trials.cases([program, other] if isinstance(other, MetaGraph) else [program], images, usual)
     if weights is None:
-        weights = weight_digests.recorded_weights(record.get("weights", {}))
+        weights = weight_digests.recorded_weights(record.weights)
     with ExitStack() as stack:
         workers = workers or stack.enter_context(WorkerProcesses())
         on_progress("loading it in processes of their own")
@@ -81,7 +79,7 @@ def verify_saved_model(
             constants=constants,
         )
         steps: dict[str, Callable[[], Check]] = {
-            "files": lambda: checks.check_files(folder, evidence, digests, record.get("files", {})),
+            "files": lambda: checks.check_files(folder, evidence, digests, record.files),
             "signature": lambda: checks.check_signature(program, graph),
             "weights": lambda: checks.check_weights(evidence, weights),
             "tf2_loader": lambda: checks.check_loader("tf2_loader", evidence, evidence.tf2_loader),
@@ -101,7 +99,7 @@ def verify_saved_model(
         stored = checks.readable(evidence.variables.result())
         seen = checks.pictures_seen(evidence)
     return Report(
-        folder, tuple(made), {"weights": weight_digests.weights_record(weights, stored), "files": digests}, seen
+        folder, tuple(made), ExportRecord(weights=weight_digests.weights_record(weights, stored), files=digests), seen
     )
 
 

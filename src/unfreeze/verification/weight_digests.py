@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from unfreeze.export_record import WeightRecord
+
 CONSTANT = "constant "  # in front of the sha256 of a constant, in place of the name of a variable
 
 
@@ -58,24 +60,19 @@ def tensor_digest(tensor: Any) -> TensorDigest:
     return TensorDigest(array.dtype.name, array.shape, hashlib.sha256(numbers.data).hexdigest(), array.nbytes)
 
 
-def weights_record(weights: Mapping[str, ExpectedWeight], found: Mapping[str, TensorDigest]) -> dict[str, Any]:
+def weights_record(weights: Mapping[str, ExpectedWeight], found: Mapping[str, TensorDigest]) -> dict[str, WeightRecord]:
     """The part of export.json that says which weight is which variable, and what its bytes are."""
     return {
-        key: {
-            "variable": weight.variable,
-            "dtype": found[weight.variable].dtype,
-            "shape": list(found[weight.variable].shape),
-            "sha256": found[weight.variable].sha256,
-        }
+        key: WeightRecord(weight.variable, stored.dtype, stored.shape, stored.sha256)
         for key, weight in sorted(weights.items())
-        if weight.variable in found
+        if (stored := found.get(weight.variable)) is not None
     }
 
 
-def recorded_weights(record: Mapping[str, Any]) -> dict[str, ExpectedWeight]:
+def recorded_weights(record: Mapping[str, WeightRecord]) -> dict[str, ExpectedWeight]:
     """Read back what `weights_record` wrote."""
     return {
-        key: ExpectedWeight(entry["variable"], TensorDigest(entry["dtype"], tuple(entry["shape"]), entry["sha256"]))
+        key: ExpectedWeight(entry.variable, TensorDigest(entry.dtype, tuple(entry.shape), entry.sha256))
         for key, entry in record.items()
     }
 

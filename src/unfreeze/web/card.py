@@ -1,24 +1,12 @@
 """What a person wants to know of a version: the names of its classes, what it was exported from, what was proved."""
 
-import json
+from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from unfreeze.config import read_label_map
 from unfreeze.errors import UnfreezeError
-
-RECORD = "export.json"
-# What is told of a record as it stands; the rest is long, or holds paths of the machine that exported.
-PLAIN = (
-    "unfreeze",
-    "tensorflow",
-    "exported_at",
-    "model",
-    "feature_extractor",
-    "num_classes",
-    "input_types",
-    "verified",
-)
+from unfreeze.export_record import RECORD, ExportRecord, parse_record
 
 
 def card(model: str, version: int, folder: Path) -> dict[str, Any]:
@@ -53,9 +41,8 @@ def export(folder: Path, problems: list[str]) -> dict[str, Any] | None:
     if path is None:
         return None
     try:
-        record = json.loads(path.read_bytes())
-        return shown(record)
-    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+        return shown(parse_record(path.read_bytes(), RECORD))
+    except (OSError, UnfreezeError) as error:
         problems.append(f"{RECORD} cannot be read: {type(error).__name__}")
         return None
 
@@ -65,20 +52,29 @@ def record_paths(folder: Path) -> list[Path]:
     return [folder / RECORD, *above]
 
 
-def shown(record: dict[str, Any]) -> dict[str, Any]:
-    """The parts of the record that say something to a person."""
-    told = {name: record[name] for name in PLAIN if name in record}
-    if checkpoint := record.get("checkpoint"):
-        told["checkpoint"] = {
-            "name": last_names(checkpoint["prefix"]),
-            "step": checkpoint["step"],
-            "format": checkpoint["format"],
-            "files": checkpoint["files"],
+def shown(record: ExportRecord) -> dict[str, Any]:
+    """Returns what a person wants to know of a record; the rest is long, or has paths of the machine that exported."""
+    shown: dict[str, Any] = {
+        "unfreeze": record.unfreeze,
+        "tensorflow": record.tensorflow,
+        "exported_at": record.exported_at,
+        "model": record.model,
+        "feature_extractor": record.feature_extractor,
+        "num_classes": record.num_classes,
+        "input_types": list(record.input_types) or None,
+        "verified": record.verified,
+    }
+    if checkpoint := record.checkpoint:
+        shown["checkpoint"] = {
+            "name": last_names(checkpoint.prefix),
+            "step": checkpoint.step,
+            "format": checkpoint.format,
+            "files": {name: asdict(file) for name, file in checkpoint.files.items()},
         }
-    if graph := record.get("graph"):
-        told["graph"] = {"name": last_names(graph["path"]), "sha256": graph["sha256"]}
-    told["checks"] = [{name: check.get(name) for name in ("name", "status", "detail")} for check in record["checks"]]
-    return told
+    if graph := record.graph:
+        shown["graph"] = {"name": last_names(graph.path), "sha256": graph.sha256}
+    shown["checks"] = [{"name": each.name, "status": each.status, "detail": each.detail} for each in record.checks]
+    return {name: value for name, value in shown.items() if value is not None}
 
 
 def last_names(path: str) -> str:

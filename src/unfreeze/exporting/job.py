@@ -1,0 +1,159 @@
+"""What every export shares: it is written aside, verified, recorded in export.json, and moved into place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from unfreeze.callbacks import OnMessage
+from unfreeze.errors import ConfigError, VerificationError
+from unfreeze.export_record import CheckRecord, ExportRecord, write_record
+from unfreeze.inspection.inspection import Inspection
+from unfreeze.staging import output_error, staged
+from unfreeze.verification import ExpectedWeight, Report, WorkerProcesses, verify_saved_model
+from unfreeze.verification.weight_digests import weights_record
+from unfreeze.version import __version__
+
+SAVED_MODEL = "saved_model"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export wrote, and the report of its verification; of a dry run, only what it would export."""
+
+    folder: Path
+    record: ExportRecord
+    report: Report | None
+    dry_run: Inspection | None = None
+
+    @property
+    def saved_model(self) -> Path:
+        return self.folder / SAVED_MODEL
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns what `unfreeze export --json` prints."""
+        if self.dry_run is not None:
+            return self.dry_run.to_dict()
+        return {"output_directory": str(self.folder), "saved_model": str(self.saved_model), **self.record.to_dict()}
+
+
+@dataclass(frozen=True)
+class ExportJob:
+    """Where an export goes, and how it is verified.
+
+    Args:
+        entries: the files and folders in `target` that it writes.
+        report_path: an HTML file for the report of the verification.
+        workers: the worker processes of the verification, if they run already.
+
+    Raises:
+        OutputError, ConfigError: the HTML report cannot be written.
+    """
+
+    target: Path
+    entries: Sequence[str]
+    overwrite: bool
+    verify: bool
+    report_path: Path | None
+    workers: WorkerProcesses | None
+    on_progress: OnMessage
+
+    def __post_init__(self) -> None:
+        if self.report_path is None:
+            return
+        if not self.verify:
+            raise ConfigError("--report shows what was verified: it cannot be combined with --no-verify")
+        from unfreeze.verification.html_report import require_writable  # it imports Pillow, which few exports need
+
+        require_writable(self.report_path, overwrite=self.overwrite)
+
+    @contextmanager
+    def staged(self) -> Iterator[StagedExport]:
+        """A folder to write into, whose entries are in `target` when the block has ended without an error."""
+        with (
+            staged(self.target, self.entries, overwrite=self.overwrite) as folder,
+            self._running_workers() as workers,
+        ):
+            yield StagedExport(self, folder, workers)
+            self.on_progress("putting it in place")
+
+    def _running_workers(self) -> AbstractContextManager[WorkerProcesses | None]:
+        if not self.verify:
+            return nullcontext(None)
+        return WorkerProcesses() if self.workers is None else nullcontext(self.workers)
+
+
+@dataclass(frozen=True)
+class StagedExport:
+    """An export that is being written."""
+
+    job: ExportJob
+    folder: Path
+    _workers: WorkerProcesses | None
+
+    @property
+    def saved_model(self) -> Path:
+        return self.folder / SAVED_MODEL
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Turns what TensorFlow and the system raise for a file that cannot be written into an OutputError."""
+        try:
+            yield
+        except (OSError, tf.errors.OpError) as error:
+            raise output_error(self.job.target, error) from None
+
+    def verify(
+        self,
+        record: ExportRecord,
+        weights: Mapping[str, ExpectedWeight],
+        *,
+        against: Path | None = None,
+        against_name: str | None = None,
+    ) -> Report | None:
+        """Returns the report of all checks; None if none are wanted."""
+        if self._workers is None:
+            return None
+        return verify_saved_model(
+            self.saved_model,
+            weights=weights,
+            against=against,
+            against_name=against_name,
+            record=record,
+            workers=self._workers,
+            on_progress=self.job.on_progress,
+        )
+
+    def finish(self, record: ExportRecord, weights: Mapping[str, ExpectedWeight], report: Report | None) -> Exported:
+        """Writes the HTML report, if one is wanted, and export.json with the results of the checks.
+
+        Raises:
+            VerificationError: a check has failed; the HTML report is there nevertheless.
+        """
+        if report is None:
+            stored = {weight.variable: weight.stored() for weight in weights.values()}
+            record = replace(record, weights=weights_record(weights, stored))
+        else:
+            checks = [CheckRecord(each.name, each.status, each.detail, each.numbers) for each in report.checks]
+            record = replace(record, verified=report.passed, checks=checks)
+            record = replace(record, weights=report.record.weights, files=report.record.files)
+        record = replace(
+            record,
+            unfreeze=__version__,
+            tensorflow=tf.__version__,
+            exported_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        )
+        if report is not None and self.job.report_path is not None:
+            from unfreeze.verification.html_report import write_html_report
+
+            write_html_report(self.job.report_path, report, record, place=self.job.target / SAVED_MODEL)
+        write_record(self.folder, record)
+        if report is not None and not report.passed:
+            raise VerificationError(f"{self.job.target}: not exported, since a check of it failed:\n{report.table()}")
+        return Exported(self.job.target, record, report)
