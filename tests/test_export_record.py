@@ -26,7 +26,7 @@ from unfreeze.export_record import (
     write_record,
 )
 
-RECORDS = Path(__file__).parent / "records"  # export.json as unfreeze 0.1.0 wrote it; of each list the first few
+RECORDS = Path(__file__).parent / "records"  # export.json as unfreeze 0.2.0 wrote it; of each list the first few
 
 RECORD = ExportRecord(
     unfreeze="1.2.3",
@@ -74,8 +74,8 @@ def test_fields_that_an_export_does_not_have_are_not_written() -> None:
     assert set(ExportRecord().to_dict()) == {"schema_version", "input_types", "verified", "checks", "weights", "files"}
 
 
-def test_the_record_of_a_checkpoint_by_version_0_1_is_read() -> None:
-    record = parse_record((RECORDS / "checkpoint_0.1.0.json").read_bytes(), "export.json")
+def test_the_record_of_a_checkpoint_by_version_0_2_is_read() -> None:
+    record = parse_record((RECORDS / "checkpoint_0.2.0.json").read_bytes(), "export.json")
     assert record.checkpoint is not None
     assert (record.checkpoint.step, record.checkpoint.format) == (8000, "tf1")
     assert record.checkpoint.files["model.ckpt-8000.index"].size_bytes > 0
@@ -89,8 +89,8 @@ def test_the_record_of_a_checkpoint_by_version_0_1_is_read() -> None:
     assert record.files["saved_model.pb"].size_bytes > 0
 
 
-def test_the_record_of_a_frozen_graph_by_version_0_1_is_read() -> None:
-    record = parse_record((RECORDS / "frozen_graph_0.1.0.json").read_bytes(), "export.json")
+def test_the_record_of_a_frozen_graph_by_version_0_2_is_read() -> None:
+    record = parse_record((RECORDS / "frozen_graph_0.2.0.json").read_bytes(), "export.json")
     assert record.graph is not None
     assert record.graph.inputs == {"inputs": "image_tensor:0"}
     assert record.graph.variables[0].name
