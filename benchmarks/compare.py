@@ -357,7 +357,7 @@ def next_number(process: subprocess.Popen[str]) -> float:
 
 
 def require_same_scores(highest: dict[str, float]) -> None:
-    """Ends the benchmark if the sides do not run the same weights."""
+    """Endpoints the benchmark if the sides do not run the same weights."""
     if max(highest.values()) - min(highest.values()) > SCORE_TOLERANCE:
         raise SystemExit(
             f"error: the sides have different weights (highest scores: {highest}). Pass an --original-saved-model that "

@@ -15,7 +15,7 @@ from unfreeze.detectors import Detector, Forms, build_detector
 from unfreeze.detectors.build import generation, suppression_form
 from unfreeze.detectors.mismatch_diagnosis import likely_causes
 from unfreeze.errors import CheckpointError, ConfigError, OutputError, UnsupportedError
-from unfreeze.model_paths import CONFIG, find_pipeline_config, means_graph, saved_model_folder
+from unfreeze.model_paths import CONFIG, find_pipeline_config, is_graph_path, saved_model_folder
 from unfreeze.savedmodel import Exportable, trace
 from unfreeze.staging import output_error, staged
 from unfreeze.weights import Checkpoint, Weights, open_checkpoint, open_export
@@ -242,7 +242,7 @@ def load_detector(
 
 def _opened(source: Path, config: str | Path | None, step: int | None) -> tuple[Checkpoint | None, Path]:
     """The checkpoint, or None for an export, and the path of its config."""
-    if not means_graph(source):
+    if not is_graph_path(source):
         checkpoint = open_checkpoint(source, step)
         return checkpoint, find_pipeline_config(checkpoint, config)
     if not source.is_dir() and source.name != "saved_model.pb":

@@ -1,4 +1,4 @@
-"""Which folder or file a person means who names a model or a checkpoint. Imports no TensorFlow."""
+"""What a path of a model or a checkpoint stands for. Imports no TensorFlow."""
 
 from pathlib import Path
 
@@ -6,43 +6,59 @@ from unfreeze.errors import ConfigError, SavedModelError, UnsupportedError
 from unfreeze.weights import Checkpoint, find_checkpoints
 
 CONFIG = "pipeline.config"
+SAVED_MODEL = "saved_model.pb"
 
 
 def saved_model_folder(path: str | Path) -> Path:
-    """The folder that has saved_model.pb: the one given, or saved_model/ in it.
+    """Returns the folder that has saved_model.pb: the path itself, or saved_model/ in it.
 
-    Raises: SavedModelError when neither has.
+    Raises:
+        SavedModelError: neither has it.
     """
     if "://" in str(path):
         raise UnsupportedError(f"not supported yet: a model behind a URL ({path}); give a SavedModel folder")
     folder = Path(path)
-    if folder.name == "saved_model.pb":
+    if folder.name == SAVED_MODEL:
         folder = folder.parent
-    for candidate in (folder, folder / "saved_model"):
-        if (candidate / "saved_model.pb").is_file():
-            return candidate
-    what = "has no saved_model.pb" if folder.is_dir() else "does not exist" if not folder.exists() else "is a file"
-    raise SavedModelError(f"{folder} {what}: give the folder that holds saved_model.pb, or the one above it")
+    found = _saved_model_in(folder)
+    if found is None:
+        what = f"has no {SAVED_MODEL}" if folder.is_dir() else "is a file" if folder.exists() else "does not exist"
+        raise SavedModelError(f"{folder} {what}: give the folder with {SAVED_MODEL}, or the one above it")
+    return found
 
 
-def means_graph(path: str | Path) -> bool:
-    """Whether a path to be exported means a graph rather than a checkpoint: a .pb file, or a SavedModel's folder.
+def is_graph_path(path: str | Path) -> bool:
+    """Whether a path stands for a graph rather than a checkpoint: a .pb file, or a folder with a SavedModel.
 
-    A folder that has checkpoints as well, as the model zoo's have, means these.
+    A folder that has checkpoints too, as those of the TensorFlow 2 model zoo, stands for its checkpoints.
     """
     path = Path(path)
     if not path.is_dir():
         return path.suffix == ".pb"
-    graph = any((folder / "saved_model.pb").is_file() for folder in (path, path / "saved_model"))
-    return graph and not find_checkpoints(path)
+    return _saved_model_in(path) is not None and not find_checkpoints(path)
 
 
-def find_pipeline_config(checkpoint: Checkpoint, given: str | Path | None) -> Path:
-    """The config that was given, or the pipeline.config beside the checkpoint or in the folder above."""
-    if given is not None:
-        return Path(given)
+def is_frozen_graph_file(path: str | Path) -> bool:
+    """Whether a path stands for a graph in a file of its own rather than a SavedModel."""
+    path = Path(path)
+    return path.suffix == ".pb" and path.name != SAVED_MODEL
+
+
+def find_pipeline_config(checkpoint: Checkpoint, pipeline_config_path: str | Path | None) -> Path:
+    """Returns the path that was given, or the pipeline.config beside the checkpoint or in the folder above.
+
+    Raises:
+        ConfigError: no path was given, and neither folder has a pipeline.config.
+    """
+    if pipeline_config_path is not None:
+        return Path(pipeline_config_path)
     folder = checkpoint.prefix.absolute().parent
     for path in (folder / CONFIG, folder.parent / CONFIG):
         if path.is_file():
             return path
     raise ConfigError(f"{folder}: no {CONFIG} here or in the folder above; give it with --pipeline-config-path")
+
+
+def _saved_model_in(folder: Path) -> Path | None:
+    folders = (folder, folder / "saved_model")
+    return next((folder for folder in folders if (folder / SAVED_MODEL).is_file()), None)

@@ -12,7 +12,7 @@ from unfreeze.cli.options import PATH, InputShape, NamedTensor, Names, Section, 
 from unfreeze.cli.terminal import format_report, print_result, progress
 
 if TYPE_CHECKING:
-    from unfreeze.exporting.record import Exported
+    from unfreeze.exporting.job import Exported
 
 
 @command("export")

@@ -17,9 +17,15 @@ from google.protobuf.message import Message
 from unfreeze.config import read_pipeline_config
 from unfreeze.errors import ConfigError, UnsupportedError
 from unfreeze.export_record import ExportRecord, WeightRecord, read_record
-from unfreeze.graphs import FrozenGraph, find_ends, find_parameters, read_frozen
-from unfreeze.graphs.endpoints import End
-from unfreeze.model_paths import CONFIG, find_pipeline_config, saved_model_folder
+from unfreeze.graphs import FrozenGraph, find_endpoints, find_parameters, read_frozen_graph
+from unfreeze.graphs.endpoints import Endpoint
+from unfreeze.model_paths import (
+    CONFIG,
+    find_pipeline_config,
+    is_frozen_graph_file,
+    is_graph_path,
+    saved_model_folder,
+)
 from unfreeze.verification.meta_graph import TensorInfo, read_meta_graph
 from unfreeze.weights import Checkpoint, open_checkpoint, read_index, training_state
 from unfreeze.weights.objects import VALUE
@@ -61,13 +67,9 @@ def read_side(path: str | Path) -> Side:
     Raises: UnfreezeError of the kind that fits, when it is none of these.
     """
     path = Path(path)
-    if path.name == "saved_model.pb" or any(
-        (each / "saved_model.pb").is_file() for each in (path, path / "saved_model")
-    ):
-        return _saved_model(saved_model_folder(path))
-    if path.suffix == ".pb":
-        return _frozen_graph(path)
-    return _checkpoint(open_checkpoint(path))
+    if not is_graph_path(path):
+        return _checkpoint(open_checkpoint(path))
+    return _frozen_graph(path) if is_frozen_graph_file(path) else _saved_model(saved_model_folder(path))
 
 
 def _checkpoint(checkpoint: Checkpoint) -> Side:
@@ -81,7 +83,7 @@ def _checkpoint(checkpoint: Checkpoint) -> Side:
 
 
 def _saved_model(folder: Path) -> Side:
-    frozen = read_frozen(folder)
+    frozen = read_frozen_graph(folder)
     signatures = {
         name: {
             **{f"input {key}": str(tensor) for key, tensor in signature.inputs.items()},
@@ -99,9 +101,9 @@ def _saved_model(folder: Path) -> Side:
 
 
 def _frozen_graph(path: Path) -> Side:
-    frozen = read_frozen(path)
+    frozen = read_frozen_graph(path)
     try:
-        ends = find_ends(frozen, {}, {})
+        ends = find_endpoints(frozen, {}, {})
     except UnsupportedError:  # which tensors are pictures and answers is nobody's concern here
         signatures = {}
     else:
@@ -117,7 +119,7 @@ def _frozen_graph(path: Path) -> Side:
     )
 
 
-def _told(end: End) -> str:
+def _told(end: Endpoint) -> str:
     shape = None if end.shape.rank is None else tuple(end.shape.as_list())
     return str(TensorInfo(end.tensor, end.dtype.name, shape))
 

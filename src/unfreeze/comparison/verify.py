@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from unfreeze import verification
 from unfreeze.errors import CheckpointError, ConfigError, SavedModelError
 from unfreeze.export_record import ExportRecord, SlimmingRecord, read_record
-from unfreeze.model_paths import CONFIG, find_pipeline_config, saved_model_folder
+from unfreeze.model_paths import CONFIG, find_pipeline_config, is_graph_path, saved_model_folder
 from unfreeze.verification.html_report import require_writable, write_html_report
 
 if TYPE_CHECKING:  # they need TensorFlow, which all but a comparison with a checkpoint leaves to the workers
@@ -58,7 +58,7 @@ def _verified(
     label_map: str | Path | None,
     say: Callable[[str], None],
 ) -> verification.Report:
-    if against is None or is_graph(Path(against)):
+    if against is None or is_graph_path(against):
         other = saved_model_folder(against) if against is not None and Path(against).is_dir() else against
         return verification.verify_saved_model(folder, against=other, images=images, on_progress=say)
     record = recorded(folder)
@@ -76,11 +76,6 @@ def _verified(
             workers=workers,
             on_progress=say,
         )
-
-
-def is_graph(path: Path) -> bool:
-    """Whether a path is a frozen graph or a SavedModel, rather than a checkpoint."""
-    return path.suffix == ".pb" or any((folder / "saved_model.pb").exists() for folder in (path, path / "saved_model"))
 
 
 def recorded(saved_model: Path) -> ExportRecord:

@@ -15,18 +15,17 @@ from unfreeze.export_record import RECORD, ExportRecord, GraphConstant, GraphSou
 from unfreeze.exporting.graph_plan import GraphPlan, describe_plan, plan_graph
 from unfreeze.exporting.job import SAVED_MODEL, Exported, ExportJob
 from unfreeze.exporting.sources import Labels, checkpoint_source, read_labels
-from unfreeze.graphs import unfrozen
+from unfreeze.graphs import constants_to_variables
 from unfreeze.memory import release_memory
 from unfreeze.savedmodel import (
     as_tensor,
-    doors,
+    possible_input_types,
     save_tensors,
     signatures_to_write,
     variable_key,
     write_fingerprint,
-    write_unfrozen,
+    write_graph_saved_model,
 )
-from unfreeze.savedmodel import input_types as possible_input_types
 from unfreeze.verification import ExpectedWeight, Report, WorkerProcesses
 from unfreeze.verification.reference_graph import MIXES_BATCH
 
@@ -106,7 +105,7 @@ def _signatures(plan: GraphPlan, input_types: Sequence[str]) -> tuple[str, ...]:
     Raises:
         UnsupportedError: the input of the graph cannot take one that is asked for.
     """
-    possible = possible_input_types(doors(plan.ends, plan.placeholders))
+    possible = possible_input_types(plan.inputs)
     for name in input_types:
         if name not in possible:
             supported = ", ".join(possible) or "none, since it has not one input for images with pixels of 0 to 255"
@@ -117,11 +116,10 @@ def _signatures(plan: GraphPlan, input_types: Sequence[str]) -> tuple[str, ...]:
 
 
 def _write_saved_model(plan: GraphPlan, folder: Path, input_types: Sequence[str], labels: Labels | None) -> None:
-    write_unfrozen(
-        plan.frozen,
-        unfrozen(plan.frozen, plan.parameters.found),
-        plan.ends,
-        doors(plan.ends, plan.placeholders),
+    write_graph_saved_model(
+        constants_to_variables(plan.frozen, plan.parameters.found),
+        plan.inputs,
+        plan.endpoints.outputs,
         plan.value,
         folder,
         input_types=input_types,
@@ -166,8 +164,8 @@ def _record(plan: GraphPlan, input_types: Sequence[str]) -> ExportRecord:
         size_bytes=digest.size_bytes,
         sha256=digest.sha256,
         producer=plan.frozen.graph.versions.producer,
-        inputs={key: end.tensor for key, end in plan.ends.inputs.items()},
-        outputs={key: end.tensor for key, end in plan.ends.outputs.items()},
+        inputs={key: end.tensor for key, end in plan.endpoints.inputs.items()},
+        outputs={key: end.tensor for key, end in plan.endpoints.outputs.items()},
         variables=[GraphConstant(p.place[1], p.place[0], p.shape, p.dtype.name, p.reason, p.name) for p in found],
         constants=[GraphConstant(k.place[1], k.place[0], k.shape, k.dtype.name, k.reason) for k in kept],
     )

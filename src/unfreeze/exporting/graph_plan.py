@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,19 +14,20 @@ from unfreeze.callbacks import OnMessage, ignore
 from unfreeze.config import read_pipeline_config
 from unfreeze.errors import ConfigError, UnsupportedError, WeightsError
 from unfreeze.graphs import (
-    Ends,
+    Endpoints,
     FrozenGraph,
     Parameters,
-    find_ends,
+    find_endpoints,
     find_parameters,
     prune,
-    read_frozen,
+    read_frozen_graph,
     require_harmless,
 )
 from unfreeze.graphs.files import Place
 from unfreeze.inspection.graphs import constant_fields
 from unfreeze.inspection.inspection import Inspection, field
 from unfreeze.model_paths import find_pipeline_config
+from unfreeze.savedmodel import GraphInput
 from unfreeze.weights import MOVING_AVERAGE, Checkpoint, open_checkpoint, training_state
 
 
@@ -34,13 +35,13 @@ from unfreeze.weights import MOVING_AVERAGE, Checkpoint, open_checkpoint, traini
 class GraphPlan:
     """What an export makes of a frozen graph.
 
-    `placeholders` are the nodes behind the inputs, by signature key. `sources` are the tensors of the checkpoint whose
-    values the variables take, by variable; empty where the variables keep the values of the graph.
+    `sources` are the tensors of the checkpoint whose values the variables take, by variable; it is empty where the
+    variables keep the values of the graph.
     """
 
     frozen: FrozenGraph
-    ends: Ends
-    placeholders: Mapping[str, str]
+    endpoints: Endpoints
+    inputs: Sequence[GraphInput]
     parameters: Parameters
     checkpoint: Checkpoint | None
     sources: Mapping[str, str]
@@ -76,18 +77,19 @@ def plan_graph(
     Raises:
         UnsupportedError, SavedModelError, CheckpointError, WeightsError.
     """
-    frozen = read_frozen(graph)
+    frozen = read_frozen_graph(graph)
     if not frozen.signatures:
         require_harmless(frozen)
-    ends = find_ends(frozen, graph_inputs or {}, graph_outputs or {})
-    placeholders = prune(frozen, ends)
+    endpoints = find_endpoints(frozen, graph_inputs, graph_outputs)
+    placeholders = prune(frozen, endpoints)
+    inputs = [GraphInput(key, placeholders[key], end.dtype, end.shape) for key, end in endpoints.inputs.items()]
     if frozen.signatures:  # a SavedModel also has operations that save and restore, which are pruned by now
         require_harmless(frozen)
     if trained_checkpoint_prefix is None:
         parameters = find_parameters(frozen)
         if not parameters.found:
             raise UnsupportedError(f"{graph}: no weights: none of its constants is a parameter of an operation")
-        return GraphPlan(frozen, ends, placeholders, parameters, None, {})
+        return GraphPlan(frozen, endpoints, inputs, parameters, None, {})
     checkpoint = open_checkpoint(trained_checkpoint_prefix, step)
     for note in checkpoint.notes:
         on_warning(note)
@@ -99,13 +101,13 @@ def plan_graph(
     parameters = find_parameters(frozen, {name: tensor.shape for name, tensor in checkpoint.tensors.items()})
     _require_same_model(frozen, parameters, checkpoint)
     averaged = _uses_moving_averages(checkpoint, pipeline_config_path)
-    return GraphPlan(frozen, ends, placeholders, parameters, checkpoint, _sources(parameters, checkpoint, averaged))
+    return GraphPlan(frozen, endpoints, inputs, parameters, checkpoint, _sources(parameters, checkpoint, averaged))
 
 
 def describe_plan(plan: GraphPlan) -> Inspection:
     """Returns what `--dry-run` prints: inputs, outputs, and each constant with the reason for its treatment."""
-    inputs = {key: f"{end.tensor} {end.dtype.name}" for key, end in plan.ends.inputs.items()}
-    outputs = {key: f"{end.tensor} {end.dtype.name}" for key, end in plan.ends.outputs.items()}
+    inputs = {key: f"{end.tensor} {end.dtype.name}" for key, end in plan.endpoints.inputs.items()}
+    outputs = {key: f"{end.tensor} {end.dtype.name}" for key, end in plan.endpoints.outputs.items()}
     constants = constant_fields(plan.parameters.found, plan.parameters.kept)
     return Inspection(
         plan.frozen.path, "frozen graph", [field("inputs", inputs), field("outputs", outputs), *constants]

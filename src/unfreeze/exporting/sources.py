@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from unfreeze.config import read_label_map
 from unfreeze.errors import SavedModelError, UnfreezeError
 from unfreeze.export_record import CheckpointSource, file_digest
-from unfreeze.model_paths import means_graph
+from unfreeze.model_paths import is_graph_path
 from unfreeze.weights import locate_checkpoint
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def find_source(
         UnfreezeError: no source, or more than one. CheckpointError, SavedModelError: nothing is at the path.
     """
     checkpoints = [path for path in (trained_checkpoint_prefix, trained_checkpoint_dir) if path]
-    graph = Path(source) if source and means_graph(source) else None
+    graph = Path(source) if source and is_graph_path(source) else None
     if source and graph is None:
         checkpoints.append(source)
     if len(checkpoints) > 1 or (graph is None and not checkpoints):

@@ -1,23 +1,25 @@
-"""A frozen graph of any architecture -> the same graph on variables."""
+"""Reads a frozen graph of any architecture, and turns the constants that were weights into variables."""
 
-from unfreeze.graphs.endpoints import Ends, find_ends
-from unfreeze.graphs.files import FrozenGraph, read_frozen
+from unfreeze.graphs.endpoints import Endpoint, Endpoints, find_endpoints
+from unfreeze.graphs.files import FrozenGraph, read_frozen_graph, read_graph_def
 from unfreeze.graphs.operations import require_harmless
 from unfreeze.graphs.parameters import Kept, Parameter, Parameters, find_parameters
 from unfreeze.graphs.pruning import prune
-from unfreeze.graphs.variables import Unfrozen, unfrozen
+from unfreeze.graphs.variables import GraphWithVariables, constants_to_variables
 
 __all__ = [
-    "Ends",
+    "Endpoint",
+    "Endpoints",
     "FrozenGraph",
+    "GraphWithVariables",
     "Kept",
     "Parameter",
     "Parameters",
-    "Unfrozen",
-    "find_ends",
+    "constants_to_variables",
+    "find_endpoints",
     "find_parameters",
     "prune",
-    "read_frozen",
+    "read_frozen_graph",
+    "read_graph_def",
     "require_harmless",
-    "unfrozen",
 ]

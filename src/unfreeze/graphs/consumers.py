@@ -1,4 +1,4 @@
-"""What a constant is to the operation that consumes it: a parameter of a network, or a number of its structure.
+"""The role of a constant in the operation that uses it: a weight of the network, or a number of its structure.
 
 Source: the input arguments of TensorFlow's operations (tensorflow/core/ops/*.cc).
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-# Operation -> the places of its inputs that are parameters, and what they are called.
+# Operation -> the inputs that are weights, by their position, and what they are called.
 _CONV = {1: "filter"}
 _NORM = {1: "scale", 2: "offset", 3: "mean", 4: "variance"}
 _RANGE = {1: "min", 2: "max"}
@@ -42,28 +42,28 @@ PARAMETERS: dict[str, dict[int, str]] = {
 }
 # Either operand of these may be the parameter.
 PRODUCTS = re.compile(r"(Sparse|_Fused)?(Batch)?MatMul(V2|V3)?|Einsum|XlaDot(V2)?|XlaEinsum|SparseTensorDenseMatMul")
-# Operations that the runtime or a converter makes out of several: all that follows the first input.
+# Operations that the runtime or a converter makes of several; every input after the first is a weight.
 FUSED = re.compile(r"_?(Fused|Mkl|OneDnn|ITEX|Quantized).*|BlockLSTM.*|(LSTM|GRU)BlockCell|CudnnRNN.*")
-# A program of another compiler, inside which nothing is seen: whatever is handed to it.
+# A program of another compiler (StableHLO), which is not read; every input is a weight.
 CALLED = "XlaCallModule"
 
-# Their first input goes through, however the others come about.
+# Operations whose output has the values of the first input, whatever the other inputs are.
 MOVES = re.compile(
     r"Identity|IdentityN|Snapshot|StopGradient|PreventGradient|CheckNumerics|EnsureShape|Cast|Bitcast|(Ref)?Switch|_SwitchN"
     r"|(Ref)?Merge|(Ref)?Enter|(Ref)?Exit|(Ref)?NextIteration|Reshape|Transpose|ConjugateTranspose|ExpandDims|Squeeze"
     r"|Tile|BroadcastTo|Slice|StridedSlice|ReverseV2|Dequantize|FakeQuant.*|QuantizeV2|QuantizeAndDequantize.*"
     r"|Pad|PadV2|SplitV|Unpack|DeepCopy|CopyHost|Copy"
 )
-# They ask for the form of a tensor only.
+# Operations that use the shape of a tensor only.
 FORMS = ("Shape", "ShapeN", "Size", "Rank", "ZerosLike", "OnesLike")
 ARITHMETIC = (
     "Mul", "Add", "AddV2", "AddN", "Sub", "RealDiv", "Div", "DivNoNan", "Maximum", "Minimum", "Pow",
     "SquaredDifference", "Prelu", "Select", "SelectV2",
 )  # fmt: skip
-# Their result holds the values of every input.
+# Operations whose output has the values of every input.
 VALUES = re.compile(r"Bitwise\w+|(Left|Right)Shift|Pack|Concat(V2)?|Split|" + "|".join(ARITHMETIC))
 
-# Where a number per channel may stand: behind these, with only such operations between that keep the channels.
+# Layers. A number per channel is applied to the output of one of them, perhaps after operations that keep channels.
 LINEAR = re.compile(
     r"_?(Fused|Quantized|Mkl|Xla)?_?(Depthwise)?Conv.*|.*MatMul.*|Einsum|.*BatchNorm.*|BiasAdd(V1)?|Dilation2D"
 )
@@ -74,8 +74,8 @@ KEEPS_CHANNELS = re.compile(
 )
 
 
-def role(op: str, place: int) -> str:
-    """What the input at `place` is to the operation, `filter` or so; empty where it is no parameter."""
+def weight_role(op: str, place: int) -> str:
+    """Returns the role of an operation's input at a position, such as `filter`; empty if it is not a weight."""
     named = PARAMETERS.get(op, {}).get(place, "")
     if named or op in PARAMETERS:
         return named

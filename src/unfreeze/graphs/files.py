@@ -1,7 +1,8 @@
-"""A frozen graph from its file, node by node, so that its weights are never in memory all at once.
+"""Reads a frozen graph from its file: a GraphDef (.pb), or a SavedModel whose weights are constants.
 
-A large constant is left in the file: the node keeps its dtype and shape, and `FrozenGraph.tensor` reads the value
-when it is asked for. The file is mapped meanwhile: of a mapped file only what is looked at comes into memory.
+`read_frozen_graph` leaves large constants in the file, so that the weights are never in memory all at once: the node
+keeps dtype and shape, and `FrozenGraph.tensor` reads the value. The file is mapped, and only the pages that are read
+come into memory. `read_graph_def` returns the complete GraphDef, for those who run the graph.
 
 Source of the field numbers: tensorflow/core/protobuf/{saved_model,meta_graph}.proto,
 tensorflow/core/framework/{graph,function}.proto.
@@ -26,21 +27,20 @@ from unfreeze import protobuf_wire as wire
 from unfreeze.errors import SavedModelError, UnsupportedError
 
 SAVED_MODEL = "saved_model.pb"
-LARGE_BYTES = 256  # of a node; smaller constants are kept in the graph
+LARGE_BYTES = 256  # constants in smaller nodes stay in the graph
 CONST = b"Const"
-VALUES = set(range(3, 32))  # the fields of a TensorProto but its dtype and shape
+VALUES = set(range(3, 32))  # the fields of a TensorProto except dtype and shape
 SERVE = "serve"
 
-# (function, node): the name of the function is empty for a node of the graph itself.
+# (function, node); the name of the function is empty for a node of the graph itself.
 Place = tuple[str, str]
 
 
 @dataclass(frozen=True)
 class FrozenGraph:
-    """A graph whose large constants are still in the file that it was read from.
+    """A graph whose large constants are still in its file.
 
-    `constants` says where each one is: the first byte of its node, and the end. `signatures` are those of a
-    SavedModel.
+    `constants` has the first byte of each one's node in the file, and the end. `signatures` are those of a SavedModel.
     """
 
     path: Path
@@ -49,40 +49,41 @@ class FrozenGraph:
     signatures: Mapping[str, Any]
 
     def tensor(self, place: Place) -> np.ndarray:
-        """The value of a constant, at an address that TensorFlow can use without a copy."""
+        """Returns the value of a constant, at an address that TensorFlow can use without a copy."""
         data = _mapped(self.path)
         start, end = _tensor_at(data, *self.constants[place])
-        told = tensor_pb2.TensorProto.FromString(wire.without(data[start:end], VALUES))
-        dtype = np.dtype(tf.as_dtype(told.dtype).as_numpy_dtype)
-        shape = [size.size for size in told.tensor_shape.dim]
-        first, last = _field(data, start, end, 4) or (0, 0)  # the bytes as they are in memory, if it is written so
+        header = tensor_pb2.TensorProto.FromString(wire.without(data[start:end], VALUES))
+        dtype = np.dtype(tf.as_dtype(header.dtype).as_numpy_dtype)
+        shape = [size.size for size in header.tensor_shape.dim]
+        first, last = _field(data, start, end, 4) or (0, 0)  # tensor_content: the bytes as they are in memory
         if last - first != math.prod(shape) * dtype.itemsize or first == last or dtype.hasobject:
             return tf.make_ndarray(self.proto(place))
         return np.frombuffer(_read(self.path, first, last - first), dtype).reshape(shape)
 
     def proto(self, place: Place) -> Any:
-        """The value of a constant as the graph holds it."""
+        """Returns the value of a constant as a TensorProto."""
         data = _mapped(self.path)
         return tensor_pb2.TensorProto.FromString(bytes(data[slice(*_tensor_at(data, *self.constants[place]))]))
 
     def emptied(self, place: Place) -> bool:
-        """Whether the value of a constant is not in the graph."""
+        """Whether the value of a constant was left in the file."""
         start, end = self.constants[place]
         return end - start > LARGE_BYTES
 
     def nodes(self, function: str = "") -> Any:
-        """The nodes of a function, or of the graph itself."""
+        """Returns the nodes of a function, or of the graph itself."""
         return self.graph.node if not function else self.functions()[function].node_def
 
     def functions(self) -> dict[str, Any]:
-        """The functions of the graph by name."""
-        return {each.signature.name: each for each in self.graph.library.function}
+        """Returns the functions of the graph by name."""
+        return {function.signature.name: function for function in self.graph.library.function}
 
 
-def read_frozen(path: str | Path) -> FrozenGraph:
-    """The graph at `path`: a GraphDef in a file, a SavedModel folder, or the folder above it.
+def read_frozen_graph(path: str | Path) -> FrozenGraph:
+    """Returns the graph at `path`: a GraphDef in a file, a SavedModel folder, or the folder above it.
 
-    Raises: SavedModelError when there is none, or when it is damaged.
+    Raises:
+        SavedModelError: nothing is there, or it is damaged. UnsupportedError: it is in text form, or TensorFlow Lite.
     """
     path = Path(path)
     if path.is_dir():
@@ -97,9 +98,34 @@ def read_frozen(path: str | Path) -> FrozenGraph:
         data = _mapped(path)
         return _saved_model(path, data) if path.name == SAVED_MODEL else _graph_file(path, data)
     except (ValueError, DecodeError) as error:
-        raise SavedModelError(
-            f"{path}: not a frozen graph, or one that is cut short ({error}): copy it again"
-        ) from None
+        raise _not_a_graph(path, error) from None
+
+
+def read_graph_def(path: Path) -> graph_pb2.GraphDef:
+    """Returns the GraphDef in a file with all its constants.
+
+    Raises:
+        SavedModelError: it is not a graph, or is damaged. UnsupportedError: it is in text form, or TensorFlow Lite.
+    """
+    if not path.is_file():
+        raise SavedModelError(f"{path}: no such file")
+    _require_binary(path)
+    graph = graph_pb2.GraphDef()
+    try:
+        graph.ParseFromString(path.read_bytes())
+        _require_nodes(graph)
+    except (ValueError, DecodeError) as error:
+        raise _not_a_graph(path, error) from None
+    return graph
+
+
+def _not_a_graph(path: Path, error: Exception) -> SavedModelError:
+    return SavedModelError(f"{path}: not a frozen graph, or one that is cut short ({error}): copy it again")
+
+
+def _require_nodes(graph: graph_pb2.GraphDef) -> None:
+    if not graph.node or not all(node.op and node.name for node in graph.node):
+        raise ValueError("it has no nodes")
 
 
 def _require_binary(path: Path) -> None:
@@ -114,53 +140,54 @@ def _require_binary(path: Path) -> None:
 
 
 def _mapped(path: Path) -> memoryview:
-    """The bytes of a file, until nothing refers to them any more.
+    """Returns the mapped bytes of a file; they stay mapped until nothing refers to them.
 
-    Raises: ValueError when it is empty.
+    Raises:
+        ValueError: the file is empty.
     """
     with path.open("rb") as file:
         return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 def _read(path: Path, start: int, size: int) -> mmap.mmap:
-    """Bytes of a file, in pages of their own: they go back to the system at once, and begin where TensorFlow wants.
+    """Returns a copy of bytes of a file, in pages of their own.
 
-    A copy, since pages of the mapped file count as memory of this process for as long as it is mapped.
+    Such pages are aligned as TensorFlow needs it, and go back to the system as soon as they are released. Pages of the
+    mapped file would count as memory of this process for as long as the file is mapped.
     """
-    room = mmap.mmap(-1, size)
+    pages = mmap.mmap(-1, size)
     with path.open("rb") as file:
         file.seek(start)
-        file.readinto(room)
-    return room
+        file.readinto(pages)
+    return pages
 
 
 def _graph_file(path: Path, data: memoryview) -> FrozenGraph:
     graph, constants = _graph(data, 0, len(data))
-    if not graph.node or not all(node.op and node.name for node in graph.node):
-        raise ValueError("it has no nodes")
+    _require_nodes(graph)
     return FrozenGraph(path, graph, constants, {})
 
 
 def _saved_model(path: Path, data: memoryview) -> FrozenGraph:
-    """The meta graph tagged `serve`, or the only one."""
-    found = [(start, end) for number, _, start, end in wire.spans(data) if number == 2]
-    metas = [(_without_graph(data[start:end]), start, end) for start, end in found]
-    chosen = [each for each in metas if SERVE in each[0].meta_info_def.tags] or metas[:1]
+    """Returns the graph of the meta graph tagged `serve`, or of the first one."""
+    spans = [(start, end) for number, _, start, end in wire.spans(data) if number == 2]
+    metas = [(_without_graph(data[start:end]), start, end) for start, end in spans]
+    chosen = [meta for meta in metas if SERVE in meta[0].meta_info_def.tags] or metas[:1]
     if not chosen:
-        raise ValueError("it holds no graph")
+        raise ValueError("it has no graph")
     meta, start, end = chosen[0]
     graph, constants = _graph(data, *(_field(data, start, end, 2) or (end, end)))
-    signatures = {name: each for name, each in sorted(meta.signature_def.items()) if not name.startswith("__")}
+    signatures = {name: value for name, value in sorted(meta.signature_def.items()) if not name.startswith("__")}
     return FrozenGraph(path, graph, constants, signatures)
 
 
 def _without_graph(meta_graph: memoryview) -> Any:
-    """A meta graph without its graph and its objects: signatures and tags."""
+    """Returns a meta graph without its graph and its object graph: signatures and tags."""
     return meta_graph_pb2.MetaGraphDef.FromString(wire.without(meta_graph, {2, 7}))
 
 
 def _graph(data: memoryview, start: int, end: int) -> tuple[Any, dict[Place, tuple[int, int]]]:
-    """The GraphDef in this part of the file, and where the constants of it and of its functions are."""
+    """Returns the GraphDef in a part of the file, and where the constants of the graph and of its functions are."""
     graph = graph_pb2.GraphDef.FromString(wire.without(data[start:end], {1, 2}))
     constants: dict[Place, tuple[int, int]] = {}
     for number, _, at, stop in wire.spans(data, start, end):
@@ -185,7 +212,7 @@ def _read_function(
 def _read_node(
     data: memoryview, start: int, end: int, node: Any, function: str, constants: dict[Place, tuple[int, int]]
 ) -> None:
-    """Read a node in place: what is copied from a message, or cleared from it, stays in its memory."""
+    """Reads a node in place: memory of a message that is copied or cleared later would not be released."""
     large = end - start > LARGE_BYTES and bytes(data[slice(*(_field(data, start, end, 2) or (0, 0)))]) == CONST
     if large:
         node.MergeFromString(wire.without(data[start:end], {5}))
@@ -199,7 +226,7 @@ def _read_node(
 
 
 def _tensor_at(data: memoryview, start: int, end: int) -> tuple[int, int]:
-    """First byte and end of the tensor in the constant at `start`: attr["value"].tensor."""
+    """Returns first byte and end of the tensor of a constant's node: attr["value"].tensor."""
     for number, _, at, stop in wire.spans(data, start, end):
         value = _field(data, at, stop, 2) if number == 5 else None
         tensor = _field(data, *value, 8) if value else None
@@ -209,5 +236,5 @@ def _tensor_at(data: memoryview, start: int, end: int) -> tuple[int, int]:
 
 
 def _field(data: memoryview, start: int, end: int, number: int) -> tuple[int, int] | None:
-    """First byte and end of a field of the message at `start`."""
-    return next(((at, stop) for each, _, at, stop in wire.spans(data, start, end) if each == number), None)
+    """Returns first byte and end of a field of the message at `start`; None if it is absent."""
+    return next(((at, stop) for found, _, at, stop in wire.spans(data, start, end) if found == number), None)

@@ -1,4 +1,4 @@
-"""What the operations of a graph do: those that are not to be run, and how their inputs and outputs are called."""
+"""The operations of a graph: which of them must not run, their inputs and outputs, and the functions they call."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tensorflow.python.framework import op_def_registry  # no public name for it
 from unfreeze.errors import UnsupportedError
 from unfreeze.graphs.files import FrozenGraph
 
-# What reads or writes files, opens connections, or runs Python, by the names of TensorFlow's operations.
+# Operations that read or write files, open connections, or run Python.
 HARMFUL = re.compile(
     r"""(?x)
     ReadFile|WriteFile|MatchingFiles|.*Reader.*|.*FileSystem.*|LoadAndRemapMatrix|GenerateVocabRemapping
@@ -28,27 +28,28 @@ HARMFUL = re.compile(
     |LoadLibrary|SdcaFprint|.*MutexLock.*
     """
 )
-# Tables of any kind: they are empty until an initializer has filled them.
+# Lookup tables, which are empty until an initializer has run.
 TABLES = re.compile(r"(Anonymous)?(Mutable)?(Dense)?HashTable(OfTensors)?(V2)?|(Initialize|Lookup)Table.*")
 VARIABLES = ("Variable", "VariableV2", "VarHandleOp", "AutoReloadVariable", "TemporaryVariable")
 
 
 def op_def(op: str) -> Any:
-    """What TensorFlow knows of an operation; None where it does not know it."""
+    """Returns TensorFlow's definition of an operation; None if it does not know it."""
     return op_def_registry.get(op)
 
 
 def require_harmless(frozen: FrozenGraph) -> None:
-    """Refuse a graph that needs operations which this TensorFlow lacks, or which do more than compute.
+    """Rejects a graph with operations that this TensorFlow does not have, or that do more than compute.
 
-    Raises: UnsupportedError with the names of all of them.
+    Raises:
+        UnsupportedError: with the names of all of them.
     """
     functions = frozen.functions()
     nodes = [*frozen.graph.node, *(node for function in functions.values() for node in function.node_def)]
     used = {node.op for node in nodes} - set(functions)
     harmful = {op for op in used if HARMFUL.fullmatch(op)} | _writes_files(nodes)
     unknown = {op for op in used - harmful if op_def(op) is None}
-    attributes = {told for node in nodes if node.op not in {*functions, *unknown} for told in _unknown_attributes(node)}
+    attributes = {name for node in nodes if node.op not in {*functions, *unknown} for name in _unknown_attributes(node)}
     variables = {op for op in used if op in VARIABLES}
     tables = {op for op in used if TABLES.fullmatch(op)}
     if harmful:
@@ -64,7 +65,7 @@ def require_harmless(frozen: FrozenGraph) -> None:
     if attributes:
         raise UnsupportedError(
             f"not supported yet: {frozen.path}: this TensorFlow ({tf.__version__}) does not know the attributes "
-            f"{_listed(attributes)}: it is older than the one that wrote the graph, perhaps"
+            f"{_listed(attributes)}; it may be older than the one that wrote the graph"
         )
     if variables:
         raise UnsupportedError(
@@ -78,7 +79,7 @@ def require_harmless(frozen: FrozenGraph) -> None:
 
 
 def _unknown_attributes(node: Any) -> list[str]:
-    """`attribute of operation` for each that the operation does not have; names with _ in front are anyone's."""
+    """Returns `ATTRIBUTE of OPERATION` for each that the operation does not have; names in `_…` are free for all."""
     known = _attributes(node.op)
     return [f"{name} of {node.op}" for name in node.attr if name not in known and not name.startswith("_")]
 
@@ -90,7 +91,7 @@ def _attributes(op: str) -> frozenset[str]:
 
 
 def without_defaults(node: Any) -> None:
-    """Take from a node what its operation has as the default, so that an older runtime need not know of it."""
+    """Removes attributes that have their default value from a node, which an older runtime may not know."""
     for name, value in _defaults(node.op).items():
         if name in node.attr and node.attr[name].SerializeToString(deterministic=True) == value:
             del node.attr[name]
@@ -109,7 +110,7 @@ def _defaults(op: str) -> dict[str, bytes]:
 
 
 def _writes_files(nodes: Iterable[Any]) -> set[str]:
-    """`PrintV2` prints, but to a file as well if it is told so."""
+    """Returns the PrintV2 nodes that print into a file."""
     return {
         f"PrintV2 to {node.attr['output_stream'].s.decode()}"
         for node in nodes
@@ -122,8 +123,8 @@ def _listed(operations: Iterable[str]) -> str:
 
 
 def output_names(node: Any, definition: Any) -> list[tuple[str, int]]:
-    """The outputs of a node, each as the name of its argument and the place in it."""
-    found = []
+    """Returns the outputs of a node, each as the name of its argument and the position in it."""
+    names = []
     for argument in definition.output_arg:
         if argument.number_attr:
             count = node.attr[argument.number_attr].i
@@ -131,42 +132,42 @@ def output_names(node: Any, definition: Any) -> list[tuple[str, int]]:
             count = len(node.attr[argument.type_list_attr].list.type)
         else:
             count = 1
-        found += [(argument.name, place) for place in range(count)]
-    return found
+        names += [(argument.name, position) for position in range(count)]
+    return names
 
 
 def output_types(node: Any, definition: Any) -> list[int]:
-    """The dtypes of the outputs of a node."""
-    found: list[int] = []
+    """Returns the dtypes of the outputs of a node."""
+    types: list[int] = []
     for argument in definition.output_arg:
         if argument.type_list_attr:
-            found += node.attr[argument.type_list_attr].list.type
+            types += node.attr[argument.type_list_attr].list.type
             continue
         default = {attr.name: attr.default_value.type for attr in definition.attr}
         dtype = argument.type or node.attr[argument.type_attr].type or default.get(argument.type_attr, 0)
-        found += [dtype] * (node.attr[argument.number_attr].i if argument.number_attr else 1)
-    return found
+        types += [dtype] * (node.attr[argument.number_attr].i if argument.number_attr else 1)
+    return types
 
 
 def functions_called(node: Any) -> list[str]:
-    """The functions that a node names in its attributes."""
-    found = []
+    """Returns the functions that a node names in its attributes."""
+    names = []
     for value in node.attr.values():
         if value.HasField("func"):
-            found.append(value.func.name)
-        found += [each.name for each in value.list.func]
-    return found
+            names.append(value.func.name)
+        names += [function.name for function in value.list.func]
+    return names
 
 
 def producer(operand: str) -> str:
-    """The node that an input comes from: `node`, `node:1`, `^node`, and in functions `node:output:0`."""
+    """Returns the node that an input comes from: `node`, `node:1`, `^node`, and in functions `node:output:0`."""
     return operand.lstrip("^").split(":")[0]
 
 
 def called_arguments(node: Any, functions: Sequence[str]) -> list[tuple[str, int]]:
-    """The functions to which a node hands its inputs one by one, and the input that is the first argument.
+    """Returns the functions that a node calls with its inputs as arguments, and the input that is the first argument.
 
-    Empty where the node calls none, or in another manner.
+    Empty if the node calls none, or passes the arguments in another way.
     """
     if node.op in functions:
         return [(node.op, 0)]

@@ -1,9 +1,9 @@
-"""Which constants of a graph were variables.
+"""Finds the constants of a graph that were variables.
 
-A graph that was only frozen says so: the original's freezing leaves `NAME` read through `NAME/read`, TensorFlow 2's
-leaves `…/ReadVariableOp/resource`. One that was optimized or converted says nothing, and its weights are told by what
-consumes them: each constant is followed through casts, transpositions and other constants to the operations that
-combine it with what depends on the input.
+A graph that was only frozen shows them by name: the freezing of TensorFlow 1 leaves `NAME` with `NAME/read` behind it,
+that of TensorFlow 2 leaves `…/ReadVariableOp/resource`. In a graph that was optimized or converted, weights are found
+by their use: each constant is followed through casts, transpositions and arithmetic with other constants to the
+operations that combine it with something that depends on the input.
 """
 
 from __future__ import annotations
@@ -11,25 +11,25 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import tensorflow as tf
 
-from unfreeze.graphs.consumers import ARITHMETIC, FORMS, KEEPS_CHANNELS, LINEAR, MOVES, VALUES, role
+from unfreeze.graphs.consumers import ARITHMETIC, FORMS, KEEPS_CHANNELS, LINEAR, MOVES, VALUES, weight_role
 from unfreeze.graphs.files import FrozenGraph, Place
 from unfreeze.graphs.operations import called_arguments, functions_called, op_def, producer
 
 READ = "/read"
 RESOURCE = re.compile(r"/(resource|ReadVariableOp(_\d+)?/resource)$")
-LARGE_ELEMENTS = 1024  # a constant of arithmetic with at least so many is a parameter, unless it has the form of boxes
-SUMS = ("bias", "filter", "operand")  # what integers can be to a layer
+LARGE_ELEMENTS = 1024  # an operand of arithmetic with at least so many is a parameter, unless it has the shape of boxes
+SUMS = ("bias", "filter", "operand")  # roles that integers can have in a layer
 BOX_SIZES = (2, 4)  # the last dimension of centers, sizes and boxes
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """A constant that becomes the variable `name`; `reason` says what told it."""
+    """A constant that becomes the variable `name`, and why."""
 
     name: str
     place: Place
@@ -58,7 +58,7 @@ class Kept:
 
 @dataclass(frozen=True)
 class Parameters:
-    """The verdict on every constant of a graph."""
+    """All constants of a graph: those that become variables, and those that stay constants."""
 
     found: Sequence[Parameter]
     kept: Sequence[Kept]
@@ -74,11 +74,11 @@ class _Use:
 
 
 def find_parameters(frozen: FrozenGraph, names: Mapping[str, tuple[int, ...]] | None = None) -> Parameters:
-    """Every constant of the graph and its functions as a parameter or as one that stays.
+    """Returns which constants of the graph and its functions are parameters.
 
     Args:
-        names: the variables of the checkpoint that the graph was frozen from, with their shapes. What has such a name
-            is one, and then nothing else is.
+        names: the variables of the checkpoint that the graph was frozen from, with their shapes. If given, these
+            constants are parameters, and no others.
     """
     flow = _Flow(frozen)
     found: list[Parameter] = []
@@ -98,7 +98,7 @@ def find_parameters(frozen: FrozenGraph, names: Mapping[str, tuple[int, ...]] | 
 
 
 def marked_name(flow: _Flow, place: Place) -> str:
-    """The name of the variable that a constant was, where freezing has left it; else empty."""
+    """Returns the name of the variable that a constant was, if freezing left it; else an empty string."""
     name = place[1]
     for use in flow.uses(place):
         if use.node.op == "Identity" and use.node.name == name + READ:
@@ -121,9 +121,9 @@ def _by_name(
 
 
 def _by_use(flow: _Flow, place: Place, dtype: tf.DType, shape: tuple[int, ...]) -> tuple[str, str]:
-    """Why a constant is a parameter, or else why it is none."""
+    """Returns why a constant is a parameter, or else why it is not."""
     if not flow.reaches_calls_only_known(place[0]):
-        return "", "in a function that is called in a manner which cannot hand it a variable"
+        return "", "in a function that is called in a way that cannot pass a variable to it"
     if marked_name(flow, place):
         return "frozen variable", ""
     if dtype.is_floating or dtype.is_quantized or dtype.is_complex or dtype in (tf.int8, tf.uint8):
@@ -141,22 +141,22 @@ def _variable_name(flow: _Flow, place: Place) -> str:
 
 
 def _distinct(found: Iterable[Parameter]) -> list[Parameter]:
-    """The same, with the function in front of a name that is there already."""
+    """Returns the parameters with distinct names: a name that is taken gets its function in front."""
     taken: set[str] = set()
     distinct = []
-    for each in found:
-        name = each.name
+    for parameter in found:
+        name = parameter.name
         if name in taken:
-            name = "/".join(part for part in each.place if part)
+            name = "/".join(part for part in parameter.place if part)
         while name in taken:
             name += "_"
         taken.add(name)
-        distinct.append(Parameter(name, each.place, each.shape, each.dtype, each.reason))
+        distinct.append(replace(parameter, name=name))
     return distinct
 
 
 class _Flow:
-    """Where the constants of a graph go, from node to node and into functions."""
+    """The data flow of a graph: where constants go, from node to node and into functions."""
 
     def __init__(self, frozen: FrozenGraph) -> None:
         self._frozen = frozen
@@ -174,44 +174,44 @@ class _Flow:
         self._dynamic = self._dependent()
 
     def constants(self) -> Iterator[tuple[Place, Any]]:
-        """Every constant with its place."""
+        """Yields every constant with its place."""
         for function, nodes in self._bodies.items():
             for node in nodes.values():
                 if node.op == "Const":
                     yield (function, node.name), node
 
     def uses(self, place: Place) -> Sequence[_Use]:
-        """The inputs that a node's outputs go to."""
+        """Returns the inputs that a node's outputs go to."""
         return self._uses.get(place, ())
 
     def reaches_calls_only_known(self, function: str) -> bool:
-        """Whether every call of the function can be given one more argument."""
+        """Whether every call of the function can pass one more argument."""
         return function not in self._opaque
 
     def read_name(self, place: Place) -> str:
-        """What TensorFlow 2 called the reading of the variable, somewhere on the way: `…/ReadVariableOp`."""
+        """Returns the name of the node that read the variable in TensorFlow 2, `…/ReadVariableOp`; empty if none."""
         for use in self._ways(place):
             if use.node.op == "Identity" and re.search(r"/ReadVariableOp(_\d+)?$", use.node.name):
                 return use.node.name
         return ""
 
     def verdict(self, place: Place, shape: tuple[int, ...]) -> tuple[str, str]:
-        """Why a constant of numbers is a parameter, or else why it is none."""
+        """Returns why a constant of floats or bytes is a parameter, or else why it is not."""
         why_not = "nothing uses it"
         single = math.prod(shape) == 1
         for use in self._ways(place, through_arithmetic=not single):
-            reason, told = self._judge(use, place, shape)
+            reason, objection = self._judge(use, shape)
             if reason:
                 return reason, ""
-            why_not = told or why_not
+            why_not = objection or why_not
         return "", why_not
 
     def integer_verdict(self, place: Place, shape: tuple[int, ...]) -> str:
-        """Why a constant of wide integers is a parameter: a bias of sums of products of bytes, or packed weights."""
+        """Returns why a constant of wide integers is a parameter: a bias of an integer layer, or packed weights."""
         if math.prod(shape) < 2:
             return ""
         for use in self._ways(place, only_values=True):
-            what = role(use.node.op, use.place)
+            what = weight_role(use.node.op, use.place)
             if what in SUMS or (what == "parameter" and LINEAR.fullmatch(use.node.op)):
                 return f"{what} of {use.node.op} {use.node.name}"
             adds = use.node.op in ARITHMETIC and self.depends(use.function, use.node.name)
@@ -219,19 +219,19 @@ class _Flow:
                 return f"number per channel of {use.node.op} {use.node.name}"
         return ""
 
-    def _judge(self, use: _Use, place: Place, shape: tuple[int, ...]) -> tuple[str, str]:
-        """What a constant is to one use of it; twice nothing where it only goes through."""
+    def _judge(self, use: _Use, shape: tuple[int, ...]) -> tuple[str, str]:
+        """Returns why a use makes a constant a parameter, or why it does not; twice empty if it only moves it."""
         node, boxes = use.node, bool(shape) and shape[-1] in BOX_SIZES and len(_wide(shape)) > 1
-        what = role(node.op, use.place)
+        what = weight_role(node.op, use.place)
         if what == "table":  # rows of boxes are gathered too, and lists of numbers
             learned = len(_wide(shape)) > 1 and not boxes
-            return (f"table of {node.op} {node.name}", "") if learned else ("", f"numbers that {node.op} chooses from")
+            return (f"table of {node.op} {node.name}", "") if learned else ("", f"numbers that {node.op} selects from")
         if what:
             return f"{what} of {node.op} {node.name}", ""
         if not self.depends(use.function, node.name):
             return "", f"one number of {node.op} {node.name}" if math.prod(shape) == 1 else ""
         if node.op in FORMS:
-            return "", "only its shape is asked for"
+            return "", "only its shape is used"
         if MOVES.fullmatch(node.op) and use.place == 0:
             return "", ""
         count = math.prod(shape)
@@ -248,7 +248,7 @@ class _Flow:
         return "", f"few numbers of {node.op} {node.name}"
 
     def _ways(self, place: Place, *, through_arithmetic: bool = True, only_values: bool = False) -> Iterator[_Use]:
-        """Every use of a constant, also of what is made of it alone, and inside the functions that it is handed to.
+        """Yields every use of a constant, of what is computed from it alone, and inside functions that it is passed to.
 
         Arithmetic with other constants makes a weight of a weight, but not of an epsilon that is added to it. Integers
         go on as values only: what takes them as a shape or as places does not make weights of them.
@@ -270,24 +270,24 @@ class _Flow:
         return bool(moved or VALUES.fullmatch(op) or called_arguments(use.node, tuple(self._functions)))
 
     def _after(self, use: _Use, through_arithmetic: bool) -> Iterator[Place]:
-        """Where a value goes on from a use that does not end its way."""
+        """Yields the places where a value goes on from a use."""
         calls = called_arguments(use.node, tuple(self._functions))
         for function, first in calls:
             arguments = self._functions[function].signature.input_arg
             if 0 <= use.place - first < len(arguments):
                 yield function, arguments[use.place - first].name
-        if calls or use.node.op in FORMS or role(use.node.op, use.place):
+        if calls or use.node.op in FORMS or weight_role(use.node.op, use.place):
             return
         moved = MOVES.fullmatch(use.node.op) and use.place == 0
         if moved or (through_arithmetic and not self.depends(use.function, use.node.name)):
             yield use.function, use.node.name
 
     def depends(self, function: str, name: str) -> bool:
-        """Whether a node is computed from an input of the graph, or from what no constant says."""
+        """Whether a node depends on an input of the graph or on state."""
         return (function, name) in self._dynamic
 
     def _dependent(self) -> set[Place]:
-        """The nodes that depend on placeholders or on state; arguments of functions count as what they are given."""
+        """Returns the nodes that depend on placeholders or on state, in functions through their arguments too."""
         dynamic: set[Place] = set()
         waiting = [
             (function, node.name)
@@ -311,7 +311,7 @@ class _Flow:
         return dynamic
 
     def _opaquely_called(self) -> set[str]:
-        """The functions that some node names without handing its inputs to them one by one, and what these call."""
+        """Returns the functions that are called without passing inputs as arguments, and those that these call."""
         waiting = []
         for nodes in self._bodies.values() if self._functions else ():
             for node in nodes.values():
@@ -328,7 +328,7 @@ class _Flow:
         return opaque
 
     def _follows_layer(self, use: _Use) -> bool:
-        """Whether what an arithmetic operation combines a constant with is the output of a layer, channels in place."""
+        """Whether an arithmetic operation combines a constant with the channels of a layer's output."""
         waiting = [
             (use.function, producer(operand))
             for place, operand in enumerate(use.node.input)
@@ -349,7 +349,7 @@ class _Flow:
 
 
 def _wide(shape: Collection[int]) -> list[int]:
-    """The dimensions above one."""
+    """Returns the dimensions above one."""
     return [size for size in shape if size > 1]
 
 

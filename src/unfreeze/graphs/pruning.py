@@ -1,4 +1,4 @@
-"""A graph reduced to what its outputs need, in place."""
+"""Reduces a graph, in place, to what its outputs need."""
 
 from __future__ import annotations
 
@@ -7,59 +7,61 @@ from pathlib import Path
 from typing import Any
 
 from unfreeze.errors import SavedModelError, UnsupportedError
-from unfreeze.graphs.endpoints import Ends
+from unfreeze.graphs.endpoints import Endpoints
 from unfreeze.graphs.files import FrozenGraph
 from unfreeze.graphs.operations import functions_called, producer
 
 
-def prune(frozen: FrozenGraph, ends: Ends) -> dict[str, str]:
-    """Reduce the graph, and tell for each input by its key the placeholder that takes it.
+def prune(frozen: FrozenGraph, endpoints: Endpoints) -> dict[str, str]:
+    """Removes what the outputs do not need, and returns the placeholder of each input by signature key.
 
-    Left are the nodes and functions that the outputs need when the inputs are given. An input that is no placeholder
-    becomes one: what made it is left out. What says on which device a node is to run, and with which other it belongs,
-    goes too: a frozen graph of a machine with a GPU has to run on one without.
+    An input that is not a placeholder becomes one, and what computed it is removed. Devices and colocation are removed
+    too, since a graph that was frozen on a machine with a GPU has to run on one without.
 
-    Raises: UnsupportedError when the outputs need a placeholder that is not among the inputs.
+    Raises:
+        UnsupportedError: the outputs need a placeholder that is not among the inputs.
     """
     graph = frozen.graph
-    inputs = {end.tensor: key for key, end in ends.inputs.items()}
+    inputs = {endpoint.tensor: key for key, endpoint in endpoints.inputs.items()}
     nodes = {node.name: node for node in graph.node}
     cut = {
         tensor: _fresh(f"input_{key}", nodes) for tensor, key in inputs.items() if not _is_placeholder(tensor, nodes)
     }
-    given = {producer(tensor) for tensor in inputs if tensor not in cut}
-    needed = given | _needed(frozen.path, nodes, [end.tensor for end in ends.outputs.values()], inputs)
-    stray = [name for name in sorted(needed - given) if nodes[name].op == "Placeholder"]
+    placeholders = {producer(tensor) for tensor in inputs if tensor not in cut}
+    needed = placeholders | _needed(
+        frozen.path, nodes, [endpoint.tensor for endpoint in endpoints.outputs.values()], inputs
+    )
+    stray = [name for name in sorted(needed - placeholders) if nodes[name].op == "Placeholder"]
     if stray:
         raise UnsupportedError(
-            f"{frozen.path}: the outputs need {', '.join(stray[:5])} too, which nothing fills: "
-            "give all inputs, --graph-input NAME=TENSOR once for each"
+            f"{frozen.path}: the outputs also need the placeholder{'s' * (len(stray) > 1)} "
+            f"{', '.join(stray[:5])}. Name each input with --graph-input NAME=TENSOR"
         )
-    del nodes  # before they are taken out
+    del nodes  # references keep removed nodes in memory
     _keep(graph.node, lambda node: node.name in needed)
     for node in graph.node:
         plain(node)
         if cut:
             _reconnect(node, cut)
-        if node.name in given:
+        if node.name in placeholders:
             _become_placeholder(node)
     for tensor, name in cut.items():
-        end = ends.inputs[inputs[tensor]]
+        endpoint = endpoints.inputs[inputs[tensor]]
         placeholder = graph.node.add(name=name, op="Placeholder")
-        placeholder.attr["dtype"].type = end.dtype.as_datatype_enum
-        placeholder.attr["shape"].shape.CopyFrom(end.shape.as_proto())
+        placeholder.attr["dtype"].type = endpoint.dtype.as_datatype_enum
+        placeholder.attr["shape"].shape.CopyFrom(endpoint.shape.as_proto())
     _prune_functions(frozen)
     return {key: cut.get(tensor, producer(tensor)) for tensor, key in inputs.items()}
 
 
-def _keep(messages: Any, wanted: Callable[[Any], bool]) -> None:
-    """Take all others out: in place, since a second graph beside the first would be a second graph in memory."""
+def _keep(messages: Any, is_kept: Callable[[Any], bool]) -> None:
+    """Removes all other messages, in place: a copy would be a second graph in memory."""
     end = len(messages)
-    for place in range(len(messages) - 1, -2, -1):
-        if place < 0 or wanted(messages[place]):
-            if place + 1 < end:
-                del messages[place + 1 : end]
-            end = place
+    for position in range(len(messages) - 1, -2, -1):
+        if position < 0 or is_kept(messages[position]):
+            if position + 1 < end:
+                del messages[position + 1 : end]
+            end = position
 
 
 def _is_placeholder(tensor: str, nodes: Mapping[str, Any]) -> bool:
@@ -67,7 +69,7 @@ def _is_placeholder(tensor: str, nodes: Mapping[str, Any]) -> bool:
 
 
 def _become_placeholder(node: Any) -> None:
-    """An input that has a default is one without, whose default nobody has to make."""
+    """Turns an input with a default into one without, so that what computes the default is not needed."""
     node.op = "Placeholder"
     node.ClearField("input")
 
@@ -79,7 +81,7 @@ def _fresh(name: str, nodes: Mapping[str, Any]) -> str:
 
 
 def _needed(path: Path, nodes: Mapping[str, Any], outputs: Iterable[str], inputs: Mapping[str, str]) -> set[str]:
-    """The nodes from which a way leads to the outputs that does not go through an input."""
+    """Returns the nodes that the outputs depend on, up to the inputs."""
     waiting = [producer(tensor) for tensor in outputs]
     needed: set[str] = set()
     while waiting:
@@ -87,7 +89,9 @@ def _needed(path: Path, nodes: Mapping[str, Any], outputs: Iterable[str], inputs
         if name in needed:
             continue
         if name not in nodes:
-            raise SavedModelError(f"{path}: not a whole graph: the node {name}, which others need, is missing")
+            raise SavedModelError(
+                f"{path}: an incomplete graph: other nodes need the node {name}, which is missing; copy it again"
+            )
         needed.add(name)
         for operand in nodes[name].input:
             if canonical(operand) not in inputs:
@@ -96,7 +100,7 @@ def _needed(path: Path, nodes: Mapping[str, Any], outputs: Iterable[str], inputs
 
 
 def canonical(operand: str) -> str:
-    """`node` as `node:0`; `^node` and `node:1` stay."""
+    """Returns `node` as `node:0`; `^node` and `node:1` stay."""
     return operand if operand.startswith("^") or ":" in operand else f"{operand}:0"
 
 
@@ -106,7 +110,7 @@ def _reconnect(node: Any, cut: Mapping[str, str]) -> None:
 
 
 def plain(node: Any) -> None:
-    """Take from a node what ties it to a machine, to other nodes, or to the Python that made it."""
+    """Removes from a node what ties it to a machine, to other nodes, or to the Python code that made it."""
     node.device = ""
     node.ClearField("experimental_debug_info")
     for name in ("_class", "_output_shapes", "_gradient_op_type", "_XlaCompile"):
@@ -115,7 +119,7 @@ def plain(node: Any) -> None:
 
 
 def _prune_functions(frozen: FrozenGraph) -> None:
-    """Leave the functions that the nodes call, and those which these call."""
+    """Keeps the functions that the nodes call, and those that these call."""
     functions = frozen.functions()
     if not functions:
         return
@@ -126,7 +130,7 @@ def _prune_functions(frozen: FrozenGraph) -> None:
         if name in needed or name not in functions:
             continue
         needed.add(name)
-        waiting += [each for node in functions[name].node_def for each in (node.op, *functions_called(node))]
+        waiting += [called for node in functions[name].node_def for called in (node.op, *functions_called(node))]
     del functions
     _keep(frozen.graph.library.function, lambda function: function.signature.name in needed)
     for function in frozen.graph.library.function:

@@ -1,7 +1,7 @@
-"""The constants that were variables, as variables again: nothing else of the graph changes.
+"""Turns the constants of a graph that were variables into variables; nothing else of the graph changes.
 
-Where the constant was, a node of the same name reads the variable, so that who consumed the one consumes the other. In
-a function it passes on an argument, which every caller fills. A constant inside a loop is read outside and brought in.
+In the place of a constant, a node of the same name reads the variable, so that its consumers stay as they are. In a
+function, the node returns an argument, which every caller passes. A variable that a loop uses is read outside of it.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from unfreeze.graphs.parameters import Parameter
 
 
 @dataclass(frozen=True)
-class Unfrozen:
-    """A graph with a VarHandleOp for each variable: node -> the parameter that it holds."""
+class GraphWithVariables:
+    """A graph with a VarHandleOp for each variable; `handles` has the parameter by the node's name."""
 
     graph: Any
     handles: Mapping[str, Parameter]
 
 
-def unfrozen(frozen: FrozenGraph, parameters: Sequence[Parameter]) -> Unfrozen:
-    """The graph with its parameters as variables, and with the values of its other constants.
+def constants_to_variables(frozen: FrozenGraph, parameters: Sequence[Parameter]) -> GraphWithVariables:
+    """Returns the graph with its parameters as variables, and with the values of its other constants.
 
-    The very graph of `frozen`, without a copy; the values of constants can still be had from there.
+    It is the graph of `frozen` itself, changed in place; `frozen.tensor` still returns the values of all constants.
     """
     graph = frozen.graph
     _fill(frozen, {parameter.place for parameter in parameters})
@@ -43,18 +43,18 @@ def unfrozen(frozen: FrozenGraph, parameters: Sequence[Parameter]) -> Unfrozen:
     reads = _Reads(graph, taken, handles)
     _replace(graph.node, {name: reads.of(p, name) for name, p in own.items()}, taken)
     if inner:
-        _hand_in(graph, inner, reads)
-    return Unfrozen(graph, handles)
+        _pass_into_functions(graph, inner, reads)
+    return GraphWithVariables(graph, handles)
 
 
 class _Reads:
-    """Nodes of the graph that read variables."""
+    """Adds nodes to the graph that read variables."""
 
     def __init__(self, graph: Any, taken: set[str], handles: dict[str, Parameter]) -> None:
         self._graph, self._taken, self._handles = graph, taken, handles
 
     def of(self, parameter: Parameter, name: str) -> _Source:
-        """The handle of a parameter, as what a constant of that name is replaced by."""
+        """Returns a new handle of a parameter, which replaces the constant of that name."""
         handle = _fresh(f"{name}/handle", self._taken)
         node = self._graph.node.add(name=handle, op="VarHandleOp")
         node.attr["dtype"].type = parameter.dtype.as_datatype_enum
@@ -64,7 +64,7 @@ class _Reads:
         return _Source(handle, parameter.dtype.as_datatype_enum, reads=True)
 
     def value(self, parameter: Parameter) -> str:
-        """A node that reads a parameter outside all loops."""
+        """Returns a new node that reads a parameter outside all loops."""
         name = _fresh(f"unfrozen/value_{len(self._handles)}", self._taken)
         source = self.of(parameter, name)
         _become(self._graph.node.add(name=name), source, [])
@@ -73,7 +73,7 @@ class _Reads:
 
 @dataclass(frozen=True)
 class _Source:
-    """What takes the place of a constant: a handle to be read, or a tensor."""
+    """What replaces a constant: a handle that has to be read, or a tensor."""
 
     operand: str
     dtype: int
@@ -81,7 +81,7 @@ class _Source:
 
 
 def _replace(nodes: Any, sources: Mapping[str, _Source], taken: set[str]) -> None:
-    """Each constant that is a key, by what reads its source."""
+    """Replaces constants by nodes that read their sources, by name."""
     around = frames(nodes)
     named = {node.name: node for node in nodes}
     for name, source in sources.items():
@@ -102,7 +102,7 @@ def _become(node: Any, source: _Source, control: Iterable[str]) -> None:
 
 
 def _inside(nodes: Any, source: _Source, frame: Frame, enters: Sequence[Any], taken: set[str]) -> _Source:
-    """The source, read outside all loops and brought into the loops of `frame` as what does not change in them."""
+    """Returns the source, read outside all loops and passed into the loops of `frame` as a loop invariant."""
     if source.reads:
         name = _fresh(f"{source.operand}/value", taken)
         _become(nodes.add(name=name), source, [])
@@ -119,8 +119,8 @@ def _inside(nodes: Any, source: _Source, frame: Frame, enters: Sequence[Any], ta
     return source
 
 
-def _hand_in(graph: Any, inner: Mapping[str, Sequence[Parameter]], reads: _Reads) -> None:
-    """Parameters inside functions: as arguments of these, from call to call down from the graph itself."""
+def _pass_into_functions(graph: Any, inner: Mapping[str, Sequence[Parameter]], reads: _Reads) -> None:
+    """Passes parameters that are used inside functions as arguments, from the graph down through all calls."""
     functions = {function.signature.name: function for function in graph.library.function}
     needed = _needed(graph, functions, inner)
     arguments = {name: {p.place: f"unfrozen_{i}" for i, p in enumerate(each)} for name, each in needed.items()}
@@ -142,9 +142,9 @@ def _hand_in(graph: Any, inner: Mapping[str, Sequence[Parameter]], reads: _Reads
 def _needed(
     graph: Any, functions: Mapping[str, Any], inner: Mapping[str, Sequence[Parameter]]
 ) -> dict[str, list[Parameter]]:
-    """The parameters that each function has to be given: its own, and those of the functions that it calls.
+    """Returns the parameters that each function needs: its own, and those of the functions that it calls.
 
-    Functions that one node calls in turn, as the branches of an If, are given the same.
+    Functions that one node calls, such as the branches of an If, get the same parameters.
     """
     needed: dict[str, dict[Any, Parameter]] = {name: {p.place: p for p in each} for name, each in inner.items()}
     everywhere = [*graph.node, *(node for function in functions.values() for node in function.node_def)]
@@ -189,7 +189,7 @@ def _replace_in_function(nodes: Any, sources: Mapping[str, _Source], taken: set[
 def _pass_on(
     nodes: Any, functions: Mapping[str, Any], needed: Mapping[str, Sequence[Parameter]], values: Mapping[Any, str]
 ) -> None:
-    """Every call of a function that needs parameters hands them over, behind its other arguments."""
+    """Adds the parameters that a function needs to the arguments of every call, after the others."""
     for node in nodes:
         wanted = next((needed[name] for name in _called(node, functions) if needed.get(name)), None)
         if not wanted:
@@ -210,7 +210,7 @@ def _pass_on(
 
 
 def _return_from_loops(graph: Any, functions: Mapping[str, Any], name: str, arguments: Mapping[Any, str]) -> None:
-    """The body of a loop gives back what it was given."""
+    """Makes the body of a loop return the new arguments, as a loop requires."""
     everywhere = [*graph.node, *(node for function in functions.values() for node in function.node_def)]
     bodies = {node.attr["body"].func.name for node in everywhere if node.op in ("While", "StatelessWhile")}
     if name not in bodies:
@@ -223,7 +223,7 @@ def _return_from_loops(graph: Any, functions: Mapping[str, Any], name: str, argu
 
 
 def _fill(frozen: FrozenGraph, parameters: set[Place]) -> None:
-    """Give large constants that stay their values back."""
+    """Reads the values of large constants that stay constants into the graph."""
     for function in ("", *frozen.functions()):
         for node in frozen.nodes(function):
             place = (function, node.name)

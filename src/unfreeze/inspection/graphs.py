@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
-from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import saved_model_pb2
 
-from unfreeze.errors import SavedModelError, UnfreezeError
+from unfreeze.errors import UnfreezeError
 from unfreeze.export_record import ExportRecord, read_record
 from unfreeze.formatting import amount, megabytes
-from unfreeze.graphs import find_parameters, read_frozen
+from unfreeze.graphs import find_parameters, read_frozen_graph, read_graph_def
 from unfreeze.inspection.inspection import Field, Inspection, field
 from unfreeze.targets.serving_responses import expected_bytes, size_findings
 from unfreeze.verification import file_checks
@@ -73,7 +72,7 @@ def inspect_graph(path: Path) -> Inspection:
 
     Raises: SavedModelError when it is not one.
     """
-    graph_def = _read_graph(path)
+    graph_def = read_graph_def(path)
     operations = {node.op for node in graph_def.node}
     unknown = _unknown(operations, {function.signature.name for function in graph_def.library.function})
     variables = sum(node.op in VARIABLES for node in graph_def.node)
@@ -103,19 +102,8 @@ def inspect_graph(path: Path) -> Inspection:
 
 def _verdicts(path: Path) -> list[Field]:
     """Which constants were variables, and why the others were not."""
-    found = find_parameters(read_frozen(path))
+    found = find_parameters(read_frozen_graph(path))
     return constant_fields(found.found, found.kept)
-
-
-def _read_graph(path: Path) -> Any:
-    graph_def = tf.compat.v1.GraphDef()
-    try:
-        graph_def.ParseFromString(path.read_bytes())
-    except DecodeError:
-        raise SavedModelError(f"{path}: not a graph, or one that is cut short: copy it again") from None
-    if not graph_def.node or not all(node.op and node.name for node in graph_def.node):
-        raise SavedModelError(f"{path}: not a graph")
-    return graph_def
 
 
 def _ends(graph_def: Any, problems: list[str]) -> tuple[dict[str, TensorInfo], dict[str, TensorInfo]]:

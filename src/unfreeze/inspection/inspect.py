@@ -70,7 +70,7 @@ def _folder(folder: Path) -> Inspection:
 def _graph_or_none(path: Path) -> Inspection | None:
     try:
         return inspect_graph(path)
-    except SavedModelError:
+    except (SavedModelError, UnsupportedError):
         return None
 
 

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from unfreeze.errors import SavedModelError
 from unfreeze.formatting import first_line
+from unfreeze.graphs import read_graph_def
 from unfreeze.onednn import assume_frozen_weights_of_graph
 from unfreeze.runtimes.model import OPTIONAL_OUTPUTS, REQUIRED_OUTPUTS, Outputs, require_detections
 from unfreeze.runtimes.tensorflow_settings import has_gpu, limit_threads
@@ -53,9 +54,8 @@ def load_model(path: Path, threads: int | None) -> FrozenGraph:
     depend on the request while oneDNN is set to reuse those of the first.
     """
     limit_threads(threads)
-    graph_def = tf.compat.v1.GraphDef()
+    graph_def = read_graph_def(path)
     try:
-        graph_def.ParseFromString(path.read_bytes())
         nodes = {node.name for node in graph_def.node}
         outputs = {name: f"{name}:0" for name in (*REQUIRED_OUTPUTS, *OPTIONAL_OUTPUTS) if name in nodes}
         assume_frozen_weights_of_graph(path, graph_def, [f"{INPUT}:0"], list(outputs.values()))
@@ -64,6 +64,6 @@ def load_model(path: Path, threads: int | None) -> FrozenGraph:
         call = function.prune(f"{INPUT}:0", outputs)
     except SavedModelError:
         raise
-    except Exception as error:  # an unreadable file, unknown operations or tensors: OSError, DecodeError, KeyError …
+    except Exception as error:  # unknown operations or tensors: ValueError, KeyError …
         raise SavedModelError(f"{path}: not a frozen detector that takes {INPUT}: {first_line(error)}") from None
     return FrozenGraph(path, call, has_gpu())

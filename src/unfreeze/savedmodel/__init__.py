@@ -1,6 +1,11 @@
-"""Signatures around a detector, and the folder they are written to."""
+"""Writes SavedModels: signatures, object graph, variables and files."""
 
-from unfreeze.savedmodel.graph_saved_model import as_tensor, doors, input_types, write_unfrozen
+from unfreeze.savedmodel.graph_saved_model import (
+    GraphInput,
+    as_tensor,
+    possible_input_types,
+    write_graph_saved_model,
+)
 from unfreeze.savedmodel.objects import variable_key
 from unfreeze.savedmodel.signatures import IMAGE_AND_BOXES, INPUT_TYPES, signatures_to_write
 from unfreeze.savedmodel.writer import Exportable, save_tensors, trace, write_fingerprint, write_saved_model
@@ -9,14 +14,14 @@ __all__ = [
     "IMAGE_AND_BOXES",
     "INPUT_TYPES",
     "Exportable",
+    "GraphInput",
     "as_tensor",
-    "doors",
-    "input_types",
+    "possible_input_types",
     "save_tensors",
     "signatures_to_write",
     "trace",
     "variable_key",
     "write_fingerprint",
+    "write_graph_saved_model",
     "write_saved_model",
-    "write_unfrozen",
 ]

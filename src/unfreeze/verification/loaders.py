@@ -11,6 +11,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 from unfreeze.errors import SavedModelError
+from unfreeze.graphs import read_graph_def
 from unfreeze.memory import release_memory
 from unfreeze.verification.calls import Answers, Call, answers, one_line
 from unfreeze.verification.images import Feed, feeds, side_feeds
@@ -137,11 +138,7 @@ def frozen_graph(path: str, pictures: Sequence[np.ndarray]) -> Answers:
 
 def _read(path: str) -> Any:
     """The graph in a file, free of the machine that it was made for: devices, and neighbours on the same device."""
-    graph_def = tf.compat.v1.GraphDef()
-    try:
-        graph_def.ParseFromString(Path(path).read_bytes())
-    except Exception as error:
-        raise SavedModelError(f"{path}: not a frozen graph: {error}") from error
+    graph_def = read_graph_def(Path(path))
     for node in graph_def.node:
         node.device = ""
         node.attr.pop("_class", None)  # a tool that renames nodes can leave the old names here

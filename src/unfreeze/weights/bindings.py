@@ -294,8 +294,13 @@ def _together(parts: Sequence[Any | None], sizes: Sequence[int], otherwise: floa
     return tf.concat(filled, 0)
 
 
+def anonymous_variable(dtype: tf.DType, shape: Sequence[int | None]) -> tf.Tensor:
+    """Returns a new handle of a variable that no other handle shares."""
+    return tf.raw_ops.VarHandleOp(dtype=dtype, shape=shape, shared_name=ANONYMOUS, container="")
+
+
 def _new_resource() -> tf.Tensor:
-    return tf.raw_ops.VarHandleOp(dtype=tf.float32, shape=[None], shared_name=ANONYMOUS, container="")
+    return anonymous_variable(tf.float32, [None])
 
 
 def _function(call: Callable[[], tf.Tensor]) -> Any:
