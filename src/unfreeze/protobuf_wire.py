@@ -1,16 +1,16 @@
-"""The protobuf wire format: enough to read a graph without its weights, and to write a large message in pieces."""
+"""The protobuf wire format, to read a graph without its weights and to write a large message in pieces."""
 
 from collections.abc import Iterator, Sequence
 
 Value = int | memoryview
-VARINT, BYTES = 0, 2  # kinds of fields; the others are numbers of fixed length
+VARINT, BYTES = 0, 2  # wire types; the others are numbers of fixed length
 
 
 def spans(message: bytes | memoryview, start: int = 0, end: int | None = None) -> Iterator[tuple[int, int, int, int]]:
-    """Yield number, kind, first byte and end of the value of each field between `start` and `end`.
+    """Yields number, wire type, first byte and end of the value of each field between `start` and `end`.
 
     Raises:
-        ValueError: the message is cut short, or is no protobuf message.
+        ValueError: the message is cut short, or is not a protobuf message.
     """
     data, at = memoryview(message), start
     end = len(data) if end is None else end
@@ -24,7 +24,7 @@ def spans(message: bytes | memoryview, start: int = 0, end: int | None = None) -
         elif kind in (1, 5):
             size = 8 if kind == 1 else 4
         else:
-            raise ValueError(f"byte {at} is no field of a protobuf message")
+            raise ValueError(f"byte {at} is not a field of a protobuf message")
         if number == 0 or at + size > end:
             raise ValueError(f"a field of {size} bytes at byte {at} does not fit into {end} bytes")
         yield number, kind, at, at + size
@@ -32,10 +32,10 @@ def spans(message: bytes | memoryview, start: int = 0, end: int | None = None) -
 
 
 def fields(message: bytes | memoryview) -> Iterator[tuple[int, Value]]:
-    """Yield the number and the value of each field: an int for a varint, the bytes for anything else.
+    """Yields number and value of each field: an int for a varint, else the bytes.
 
     Raises:
-        ValueError: the message is cut short, or is no protobuf message.
+        ValueError: the message is cut short, or is not a protobuf message.
     """
     data = memoryview(message)
     for number, kind, start, end in spans(data):
@@ -43,25 +43,25 @@ def fields(message: bytes | memoryview) -> Iterator[tuple[int, Value]]:
 
 
 def parts(message: bytes | memoryview, number: int) -> Iterator[memoryview]:
-    """Yield every length-delimited value of one field: submessages, strings, bytes."""
+    """Yields every length-delimited value of one field: submessages, strings, bytes."""
     for found, value in fields(message):
         if found == number and isinstance(value, memoryview):
             yield value
 
 
 def text(message: bytes | memoryview, number: int) -> str:
-    """The last string of a field, `""` where it is absent."""
+    """Returns the last string of a field; `""` if it is absent."""
     return bytes(([memoryview(b""), *parts(message, number)])[-1]).decode("utf-8")
 
 
 def entries(message: bytes | memoryview, number: int) -> Iterator[tuple[str, memoryview]]:
-    """Yield key and value of a map field whose keys are strings."""
+    """Yields key and value of a map field whose keys are strings."""
     for entry in parts(message, number):
         yield text(entry, 1), ([memoryview(b""), *parts(entry, 2)])[-1]
 
 
 def without(message: bytes | memoryview, numbers: set[int]) -> bytes:
-    """The message without some of its fields, which is a message again."""
+    """Returns the message without some of its fields, which is a valid message too."""
     data, kept, at = memoryview(message), [], 0
     for number, _, _, end in spans(data):
         if number not in numbers:
@@ -71,12 +71,12 @@ def without(message: bytes | memoryview, numbers: set[int]) -> bytes:
 
 
 def field(number: int, value: bytes) -> bytes:
-    """One length-delimited field, as it stands in a message."""
+    """Returns a length-delimited field as it is in a message."""
     return _head(number, len(value)) + value
 
 
 def nested(number: int, pieces: Sequence[bytes]) -> list[bytes]:
-    """The same of a value in pieces, which are not put together, so that a large one is in memory once."""
+    """Returns such a field in pieces, for a value in pieces: joined, a large value would be in memory twice."""
     return [_head(number, sum(map(len, pieces))), *pieces]
 
 

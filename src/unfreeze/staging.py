@@ -1,4 +1,4 @@
-"""Outputs that are there whole or not at all: written aside, moved into place at the end, cleared away on failure."""
+"""Writes outputs completely or not at all: in a hidden folder, moved into place at the end, removed on failure."""
 
 from __future__ import annotations
 
@@ -13,53 +13,54 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unfreeze.errors import OutputError
+from unfreeze.formatting import first_line
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
-PREFIX = ".unfreeze-"  # hidden, and no number: no model server takes it for a version
-# What the system says of a write for which there is no room.
-NO_ROOM = {errno.ENOSPC, errno.EFBIG, *([errno.EDQUOT] if hasattr(errno, "EDQUOT") else [])}
+PREFIX = ".unfreeze-"  # hidden and not a number, so that no model server takes it for a version
+# Error numbers of a write to a full disk, or beyond a quota.
+NO_SPACE = {errno.ENOSPC, errno.EFBIG, *([errno.EDQUOT] if hasattr(errno, "EDQUOT") else [])}
 
 
 @contextlib.contextmanager
 def staged(
     target: Path, entries: Sequence[str], *, overwrite: bool, advice: str = "choose another --output-directory"
 ) -> Iterator[Path]:
-    """A folder to write `entries` into, which are moved to `target` when the block ends well.
+    """Yields a folder to write `entries` into, which are moved to `target` when the block ends without an error.
 
-    It lies on the file system of `target`, so that moving is renaming. What else is in `target` is left alone.
+    The folder is on the file system of `target`, so that moving is renaming. Other files in `target` are not touched.
 
-    Raises: OutputError when an entry exists and `overwrite` is false, when the folder cannot be written, or when
-    there is no room for what the block writes.
+    Raises:
+        OutputError: an entry exists and `overwrite` is false, the folder cannot be written, or the disk is full.
     """
     present = [name for name in entries if os.path.lexists(target / name)]
     if present and not overwrite:
         raise OutputError(
             f"{target / present[0]} exists already: give --overwrite, or {advice.removeprefix('choose ')}"
         )
-    made: list[Path] = []
+    created: list[Path] = []
     staging: Path | None = None
     try:
-        with _told(target, advice):
-            made = [folder for folder in (*target.parents[::-1], target) if not folder.exists()]
+        with _as_output_error(target, advice):
+            created = [folder for folder in (*target.parents[::-1], target) if not folder.exists()]
             target.mkdir(parents=True, exist_ok=True)
             staging = Path(tempfile.mkdtemp(prefix=PREFIX, dir=target))
-        with _told(target, advice, NO_ROOM):
+        with _as_output_error(target, advice, NO_SPACE):
             yield staging
-        with _told(target, advice):
+        with _as_output_error(target, advice):
             _move(staging, target, entries)
-        made = []
+        created = []
     finally:
         if staging is not None:
             shutil.rmtree(staging, ignore_errors=True)
-        for folder in reversed(made):
+        for folder in reversed(created):
             with contextlib.suppress(OSError):
                 folder.rmdir()
 
 
 def _move(staging: Path, target: Path, entries: Sequence[str]) -> None:
-    """Each entry into place; what it replaces is put aside first. If a move fails, all of them are undone."""
+    """Moves each entry into place, and what it replaces aside. If a move fails, all are undone."""
     aside = staging / "replaced"
     aside.mkdir()
     moved: list[tuple[Path, Path]] = []
@@ -76,8 +77,8 @@ def _move(staging: Path, target: Path, entries: Sequence[str]) -> None:
 
 
 @contextlib.contextmanager
-def _told(target: Path, advice: str, numbers: Collection[int] | None = None) -> Iterator[None]:
-    """An OSError, of these numbers if they are given, as an OutputError."""
+def _as_output_error(target: Path, advice: str, numbers: Collection[int] | None = None) -> Iterator[None]:
+    """Turns an OSError, only one of these numbers if they are given, into an OutputError."""
     try:
         yield
     except OSError as error:
@@ -89,13 +90,12 @@ def _told(target: Path, advice: str, numbers: Collection[int] | None = None) -> 
 def output_error(
     folder: Path, error: OSError | tf.errors.OpError, advice: str = "choose another --output-directory"
 ) -> OutputError:
-    """What to raise where an export cannot be written; a full disk is an error of either kind, by the file it hits."""
+    """Returns the error to raise for output that cannot be written; a full disk is an error of either type."""
     return OutputError(f"{folder}: cannot be written: {_reason(error)}; {advice}")
 
 
 def _reason(error: OSError | tf.errors.OpError) -> str:
-    """What the system said: of TensorFlow's `{{node}} PATH; No space left on device [Op:SaveV2]` the middle."""
+    """Returns the system's message, also from TensorFlow's `{{node}} PATH; No space left on device [Op:SaveV2]`."""
     if isinstance(error, OSError):
         return error.strerror or str(error)
-    line = (error.message.splitlines() or [type(error).__name__])[0]
-    return re.sub(r"\s*\[Op:\w+\].*$", "", line).rsplit("; ", 1)[-1]
+    return re.sub(r"\s*\[Op:\w+\].*$", "", first_line(error, limit=10_000)).rsplit("; ", 1)[-1]

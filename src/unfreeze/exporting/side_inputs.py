@@ -1,4 +1,4 @@
-"""Side inputs: what a Context R-CNN takes besides pictures, as the original's flags tell it.
+"""Side inputs: what a Context R-CNN takes besides images, in the form of the Object Detection API's flags.
 
 Source: object_detection/exporter.py (parse_side_inputs, build_detection_graph).
 """
@@ -12,81 +12,94 @@ from typing import TYPE_CHECKING, NamedTuple
 from unfreeze.errors import ConfigError, UnfreezeError
 
 if TYPE_CHECKING:
+    import tensorflow as tf
+
     from unfreeze.detectors import Detector
 
-# As the TF1 script and as the TF2 script tells them; both know strings too, which no model takes.
+# Types as the TF1 script and as the TF2 script name them; both also know strings, which no model takes.
 TYPES = {"float": "float32", "int": "int32", "tf.float32": "float32", "tf.int32": "int32"}
 
 
 class SideInput(NamedTuple):
-    """What an input takes: dtype, and shape with None where any size will do."""
+    """The dtype and shape of a side input; a size of None is open."""
 
     dtype: str
     shape: tuple[int | None, ...]
 
 
 def parse_side_inputs(shapes: str | None, names: str | None, types: str | None) -> dict[str, SideInput]:
-    """`1,2000,2057/1`, `context_features,valid_context_size` and `float,int` to side inputs by name.
+    """Returns side inputs by name for `1,2000,2057/1`, `context_features,valid_context_size` and `float,int`.
 
     Raises:
         UnfreezeError: one of them is missing, wrong, or not as long as the others.
     """
-    for flag, value in (("shapes", shapes), ("names", names), ("types", types)):
-        if not value:
-            raise UnfreezeError(f"--use-side-inputs needs --side-input-{flag}")
-    told = (shapes or "").split("/")
-    keys, dtypes = (names or "").split(","), (types or "").split(",")
-    if not len(told) == len(keys) == len(dtypes):
+    if not shapes:
+        raise UnfreezeError("--use-side-inputs needs --side-input-shapes")
+    if not names:
+        raise UnfreezeError("--use-side-inputs needs --side-input-names")
+    if not types:
+        raise UnfreezeError("--use-side-inputs needs --side-input-types")
+    each_shape, each_name, each_type = shapes.split("/"), names.split(","), types.split(",")
+    if not len(each_shape) == len(each_name) == len(each_type):
         raise UnfreezeError(
-            f"--side-input-shapes tells {len(told)} shapes (with / between them), --side-input-names {len(keys)} names "
-            f"and --side-input-types {len(dtypes)} types; give one of each for every side input"
+            f"--side-input-shapes has {len(each_shape)} shapes (with / between them), --side-input-names "
+            f"{len(each_name)} names and --side-input-types {len(each_type)} types; give one of each per side input"
         )
-    for name in dtypes:
+    for name in each_type:
         if name not in TYPES:
             raise UnfreezeError(f"--side-input-types: {name!r} is not one of {', '.join(TYPES)}")
-    return {key: SideInput(TYPES[name], _shape(shape)) for key, name, shape in zip(keys, dtypes, told, strict=True)}
+    return {
+        name: SideInput(TYPES[dtype], _parse_shape(shape))
+        for name, dtype, shape in zip(each_name, each_type, each_shape, strict=True)
+    }
 
 
 def with_side_inputs(
-    detector: Detector, given: Mapping[str, SideInput] | None, input_shape: Sequence[int | None] | None
+    detector: Detector, side_inputs: Mapping[str, SideInput] | None, input_shape: Sequence[int | None] | None
 ) -> Detector:
-    """The detector with its side inputs shaped as given; where that leaves a size open, its own counts.
+    """Returns the detector with these shapes of its side inputs; sizes that they leave open are the detector's.
 
     Raises:
-        ConfigError: they are not those that the model takes, or do not fit them or the pictures.
+        ConfigError: they are not the side inputs of the model, or do not fit them or `input_shape`.
     """
+    expected = detector.side_inputs
+    if side_inputs is not None and set(side_inputs) != set(expected):
+        takes = f"the side inputs {' and '.join(expected)}" if expected else "no side inputs"
+        raise ConfigError(f"--side-input-names: {', '.join(side_inputs)}; this model takes {takes}")
+    shaped = dict(expected)
+    for name, side_input in (side_inputs or {}).items():
+        shaped[name] = _shaped(name, expected[name], side_input)
+    counts = {spec.shape[0] for spec in shaped.values()} | ({input_shape[0]} if shaped and input_shape else set())
+    if len(counts - {None}) > 1:
+        numbers = ", ".join(map(str, sorted(count for count in counts if count)))
+        raise ConfigError(f"--side-input-shapes and --input-shape ask for different numbers of images: {numbers}")
+    return replace(detector, side_inputs=shaped)
+
+
+def _shaped(name: str, spec: tf.TensorSpec, side_input: SideInput) -> tf.TensorSpec:
+    """Returns the spec of a side input with the shape that is asked for."""
     import tensorflow as tf
 
-    expected = detector.side_inputs
-    if given is not None and set(given) != set(expected):
-        takes = f"the side inputs {' and '.join(expected)}" if expected else "no side inputs"
-        raise ConfigError(f"--side-input-names: {', '.join(given)}; this model takes {takes}")
-    made = {}
-    for name, spec in expected.items():
-        dtype, shape = given[name] if given else SideInput(spec.dtype.name, tuple(spec.shape))
-        if dtype != spec.dtype.name:
-            raise ConfigError(f"--side-input-types: {name} is {dtype}; it has to be {spec.dtype.name}")
-        if not spec.shape.is_compatible_with(shape):
-            raise ConfigError(
-                f"--side-input-shapes: {name} is {_told(shape)}; this model takes {_told(spec.shape)} (-1: any)"
-            )
-        made[name] = tf.TensorSpec(spec.shape.merge_with(shape), spec.dtype, name=name)
-    sizes = {spec.shape[0] for spec in made.values()} | ({input_shape[0]} if made and input_shape else set())
-    if len(sizes - {None}) > 1:
-        told = ", ".join(map(str, sorted(size for size in sizes if size)))
-        raise ConfigError(f"--side-input-shapes and --input-shape ask for different numbers of images: {told}")
-    return replace(detector, side_inputs=made)
+    dtype, shape = side_input
+    if dtype != spec.dtype.name:
+        raise ConfigError(f"--side-input-types: {name} is {dtype}; it has to be {spec.dtype.name}")
+    if not spec.shape.is_compatible_with(shape):
+        raise ConfigError(
+            f"--side-input-shapes: {name} is {_format_shape(shape)}; this model takes {_format_shape(spec.shape)} "
+            "(-1: any)"
+        )
+    return tf.TensorSpec(spec.shape.merge_with(shape), spec.dtype, name=name)
 
 
-def _shape(told: str) -> tuple[int | None, ...]:
+def _parse_shape(text: str) -> tuple[int | None, ...]:
     try:
-        sizes = [int(size) for size in told.split(",")]
+        sizes = [int(size) for size in text.split(",")]
     except ValueError:
         sizes = [0]
     if any(size < 1 and size != -1 for size in sizes):
-        raise UnfreezeError(f"--side-input-shapes: {told!r} is not a list of sizes such as 1,2000,2057 or 1,-1,2057")
+        raise UnfreezeError(f"--side-input-shapes: {text!r} is not a list of sizes such as 1,2000,2057 or 1,-1,2057")
     return tuple(None if size == -1 else size for size in sizes)
 
 
-def _told(shape: Sequence[int | None]) -> str:
+def _format_shape(shape: Sequence[int | None]) -> str:
     return ",".join("-1" if size is None else str(size) for size in shape)

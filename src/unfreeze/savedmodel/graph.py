@@ -1,4 +1,4 @@
-"""The graph of a SavedModel, which the TF1 loader and the C++ loader of TensorFlow Serving run."""
+"""Builds the graph of a SavedModel, which the TF1 loader and the C++ loader of TensorFlow Serving run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tensorflow.core.protobuf import meta_graph_pb2, saver_pb2
 
 
 class MainGraph:
-    """Nodes that hold the variables, call the signatures' functions, and save, restore and initialize."""
+    """Nodes for the variables, for calls of the signatures' functions, and to save, restore and initialize."""
 
     INITIALIZER = "init"
 
@@ -20,7 +20,7 @@ class MainGraph:
         self.saver_def = saver_pb2.SaverDef()
 
     def handle(self, name: str, dtype: tf.DType, shape: Any) -> str:
-        """A variable; returns its node."""
+        """Adds a variable; returns its node."""
         node = self._add(self.safe(name), "VarHandleOp")
         node.attr["shared_name"].s = name.encode()
         node.attr["dtype"].type = dtype.as_datatype_enum
@@ -28,33 +28,33 @@ class MainGraph:
         return node.name
 
     def placeholder(self, name: str, dtype: tf.DType, shape: Any) -> str:
-        """An input; returns its node."""
+        """Adds an input; returns its node."""
         node = self._add(name, "Placeholder")
         node.attr["dtype"].type = dtype.as_datatype_enum
         node.attr["shape"].shape.CopyFrom(tf.TensorShape(shape).as_proto())
         return node.name
 
     def signature(self, name: str, concrete: Any, captured: Sequence[str]) -> meta_graph_pb2.SignatureDef:
-        """A call of a signature's function on inputs of its own; returns what loaders are told of it."""
-        told = meta_graph_pb2.SignatureDef(method_name="tensorflow/serving/predict")
+        """Adds a call of a signature's function on new inputs; returns the SignatureDef."""
+        signature = meta_graph_pb2.SignatureDef(method_name="tensorflow/serving/predict")
         inputs = concrete.inputs[: len(concrete.inputs) - len(captured)]
-        fed = []
+        placeholders = []
         for tensor in inputs:
             key = tensor.op.get_attr("_user_specified_name").decode()
-            fed.append(self.placeholder(f"{name}_{key}", tensor.dtype, tensor.shape))
-            _tell(told.inputs[key], f"{fed[-1]}:0", tensor)
-        self._call(f"{name}_call", concrete, [*fed, *captured])
+            placeholders.append(self.placeholder(f"{name}_{key}", tensor.dtype, tensor.shape))
+            _describe(signature.inputs[key], f"{placeholders[-1]}:0", tensor)
+        self._call(f"{name}_call", concrete, [*placeholders, *captured])
         for i, key in enumerate(sorted(concrete.structured_outputs)):
-            _tell(told.outputs[key], f"{name}_call:{i}", concrete.structured_outputs[key])
-        return told
+            _describe(signature.outputs[key], f"{name}_call:{i}", concrete.structured_outputs[key])
+        return signature
 
     def initializer(self, concrete: Any, captured: Sequence[str]) -> None:
-        """The node that every loader runs once the variables are restored."""
+        """Adds the node that every loader runs after the variables are restored."""
         self._call("init_call", concrete, captured)
         self._add(self.INITIALIZER, "NoOp", "^init_call")
 
     def saver(self, variables: Mapping[str, tuple[str, tf.DType]]) -> None:
-        """One operation to save all variables and one to restore them: {key in variables/: (node, dtype)}."""
+        """Adds one operation to save all variables and one to restore them; `variables`: key -> (node, dtype)."""
         filename = self.placeholder("saver_filename", tf.string, [])
         keys = sorted(variables)
         types = [variables[key][1].as_datatype_enum for key in keys]
@@ -91,7 +91,7 @@ class MainGraph:
         self.saver_def.version = saver_pb2.SaverDef.V2
 
     def finished(self, concretes: Sequence[Any]) -> graph_pb2.GraphDef:
-        """The graph with the functions that it calls, and those which they call."""
+        """Returns the graph with the functions that it calls, directly or not."""
         holder = tf.Graph()
         for concrete in concretes:
             concrete.add_to_graph(holder)
@@ -100,7 +100,7 @@ class MainGraph:
         self._graph.versions.CopyFrom(library.versions)
         for function in self._graph.library.function:
             for node in function.node_def:
-                # Shapes are inferred again on loading; where Python built a node is nobody's concern then.
+                # Shapes are inferred again on loading, and the Python location of a node is of no use then.
                 node.attr.pop("_output_shapes", None)
                 node.ClearField("experimental_debug_info")
             share_constants(function)
@@ -108,9 +108,9 @@ class MainGraph:
 
     @staticmethod
     def safe(name: str) -> str:
-        """A checkpoint's name as the name of a node, which may not begin with "_" or hold other signs than these."""
-        kept = "".join(sign if sign.isalnum() or sign in "_.\\/-" else "_" for sign in name)
-        return kept if kept[:1].isalnum() else f"v{kept}"
+        """Returns a valid node name for a name of the checkpoint: only some characters, and no "_" in front."""
+        valid = "".join(char if char.isalnum() or char in "_.\\/-" else "_" for char in name)
+        return valid if valid[:1].isalnum() else f"v{valid}"
 
     def _call(self, name: str, concrete: Any, inputs: Sequence[str]) -> None:
         node = self._add(name, "StatefulPartitionedCall", *inputs)
@@ -128,34 +128,34 @@ class MainGraph:
 
 
 def share_constants(function: function_pb2.FunctionDef) -> None:
-    """Keeps one of each set of equal constants: half of a traced network are axes and sizes, again and again."""
+    """Keeps one of each set of equal constants; half of the nodes of a traced network are repeated axes and sizes."""
     kept: dict[bytes, str] = {}
-    twins: dict[str, str] = {}
+    replaced: dict[str, str] = {}
     nodes = []
     for node in function.node_def:
         if node.op == "Const" and not node.input:
             first = kept.setdefault(node.attr["value"].SerializeToString(deterministic=True), node.name)
             if first != node.name:
-                twins[node.name] = first
+                replaced[node.name] = first
                 continue
         nodes.append(node)
     for node in nodes:
-        for place, name in enumerate(node.input):
-            node.input[place] = _renamed(name, twins)
+        for position, name in enumerate(node.input):
+            node.input[position] = _renamed(name, replaced)
     for key, name in function.ret.items():
-        function.ret[key] = _renamed(name, twins)
+        function.ret[key] = _renamed(name, replaced)
     del function.node_def[:]
     function.node_def.extend(nodes)
 
 
-def _renamed(name: str, twins: Mapping[str, str]) -> str:
-    """An input as functions write it, `node:output:0` or `^node`, from the twin of its node if that has one."""
+def _renamed(name: str, replaced: Mapping[str, str]) -> str:
+    """Returns an input of a function's node, `node:output:0` or `^node`, with its node replaced."""
     control = name[:1] == "^"
     node, colon, output = name[control:].partition(":")
-    return f"{'^' * control}{twins.get(node, node)}{colon}{output}"
+    return f"{'^' * control}{replaced.get(node, node)}{colon}{output}"
 
 
-def _tell(info: Any, name: str, tensor: Any) -> None:
+def _describe(info: Any, name: str, tensor: Any) -> None:
     info.name = name
     info.dtype = tensor.dtype.as_datatype_enum
     info.tensor_shape.CopyFrom(tensor.shape.as_proto())

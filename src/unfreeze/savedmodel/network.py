@@ -1,7 +1,7 @@
-"""A graph with variables as one function, which signatures call: the form in which every loader takes it.
+"""Writes a graph with variables as one function, which signatures call; every loader accepts this form.
 
-Loops and branches of TensorFlow 1 (Enter, Switch, Merge, …) stay as they are: the runtime runs them in a function as it
-does in a graph.
+TensorFlow 1 loops and branches (Enter, Switch, Merge, …) stay as they are; the runtime executes them in a function
+as it does in a graph.
 
 Source: tensorflow/core/framework/function.proto, framework/graph_to_functiondef.cc.
 """
@@ -23,7 +23,7 @@ NODE_DEF = 3  # of FunctionDef
 
 @dataclass(frozen=True)
 class WrittenFunction:
-    """A FunctionDef as it stands in a file, and the operations of its nodes."""
+    """A serialized FunctionDef in pieces, and the operations of its nodes."""
 
     name: str
     pieces: Sequence[bytes]
@@ -37,21 +37,21 @@ def network_function(
     outputs: Sequence[tuple[str, int]],
     output_names: Callable[[Any], Sequence[tuple[str, int]]],
 ) -> WrittenFunction:
-    """The function of a graph. It is made node by node: as a message it would be the graph in memory once more.
+    """Returns the function of a graph, serialized node by node: as a message it would be a second graph in memory.
 
     Args:
         arguments: the nodes that become its arguments, in order: placeholders, and handles of variables.
-        outputs: its results, in order: the tensor (`node:0`) and its dtype.
-        output_names: for a node the name of the argument, and the place in it, of each of its outputs.
+        outputs: its outputs, in order: the tensor (`node:0`) and its dtype.
+        output_names: returns for each output of a node the name of its argument and the position in it.
     """
     function = function_pb2.FunctionDef()
     function.signature.name = name
     function.signature.is_stateful = True
     named = {node.name: node for node in graph.node}
-    renamed = {node: _argument(function, named, node, place) for place, node in enumerate(arguments)}
+    renamed = {node: _argument(function, named, node, position) for position, node in enumerate(arguments)}
     tensors = _Tensors(named, renamed, output_names)
-    for place, (tensor, dtype) in enumerate(outputs):
-        result = f"unfrozen_output_{place}"
+    for position, (tensor, dtype) in enumerate(outputs):
+        result = f"unfrozen_output_{position}"
         function.signature.output_arg.add(name=result, type=dtype)
         function.ret[result] = tensors.of(tensor)
     nodes = (node for node in graph.node if node.name not in renamed)
@@ -59,7 +59,7 @@ def network_function(
 
 
 def written(function: Any, nodes: Iterable[Any]) -> WrittenFunction:
-    """A function and its nodes; what the function itself has of these is left out."""
+    """Returns a serialized function with these nodes in the place of its own."""
     pieces, operations = [], set()
     for node in nodes:
         without_defaults(node)
@@ -71,7 +71,7 @@ def written(function: Any, nodes: Iterable[Any]) -> WrittenFunction:
 
 
 def _connected(node: Any, tensors: _Tensors) -> Any:
-    """The node in the function, where tensors have other names."""
+    """Returns a copy of the node with the names that tensors have in a function."""
     copy = node_def_pb2.NodeDef()
     copy.CopyFrom(node)
     copy.ClearField("input")
@@ -79,9 +79,9 @@ def _connected(node: Any, tensors: _Tensors) -> Any:
     return copy
 
 
-def _argument(function: Any, named: Mapping[str, Any], node: str, place: int) -> str:
-    """Add the argument that takes the place of a node; a handle knows what it holds."""
-    name = f"unfrozen_argument_{place}"
+def _argument(function: Any, named: Mapping[str, Any], node: str, position: int) -> str:
+    """Adds the argument that replaces a node; the argument of a handle has the dtype and shape of its variable."""
+    name = f"unfrozen_argument_{position}"
     while name in named:
         name += "_"
     dtype, shape = named[node].attr["dtype"].type, named[node].attr["shape"].shape
@@ -94,7 +94,7 @@ def _argument(function: Any, named: Mapping[str, Any], node: str, place: int) ->
 
 
 class _Tensors:
-    """What tensors of a graph are called in a function: `node:1` as `node:argument:0`."""
+    """The names of a graph's tensors in a function: `node:argument:0` for `node:1`."""
 
     def __init__(
         self,
@@ -105,11 +105,11 @@ class _Tensors:
         self._named, self._renamed, self._output_names = named, renamed, output_names
 
     def of(self, operand: str) -> str:
-        """The input of a node; empty where it only waits for an argument."""
+        """Returns an input of a node; empty for a control dependency on an argument."""
         if operand.startswith("^"):
             return "" if operand[1:] in self._renamed else operand
         name, _, number = operand.partition(":")
         if name in self._renamed:
             return self._renamed[name]
-        argument, place = self._output_names(self._named[name])[int(number or 0)]
-        return f"{name}:{argument}:{place}"
+        argument, position = self._output_names(self._named[name])[int(number or 0)]
+        return f"{name}:{argument}:{position}"

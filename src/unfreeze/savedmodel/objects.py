@@ -1,4 +1,4 @@
-"""The object graph of a SavedModel, from which `tf.saved_model.load` makes Python objects.
+"""Writes the object graph of a SavedModel, from which `tf.saved_model.load` creates Python objects.
 
 Source: tensorflow/core/protobuf/saved_object_graph.proto and python/saved_model/{load,save}.py.
 """
@@ -17,13 +17,13 @@ SUFFIX = "/.ATTRIBUTES/" + VARIABLE_VALUE
 
 
 def variable_key(name: str) -> str:
-    """The key in variables/ of the variable that the checkpoint calls `name`."""
+    """Returns the key in variables/ of the variable that is `name` in the checkpoint."""
     return name.removesuffix(SUFFIX) + SUFFIX
 
 
 @dataclass(frozen=True)
 class Handle:
-    """A variable that need not be in memory: its handle, which functions capture, and what it holds."""
+    """A variable whose value need not be in memory: its handle, which functions capture, its dtype and shape."""
 
     handle: tf.Tensor
     dtype: tf.DType
@@ -32,7 +32,7 @@ class Handle:
 
 
 class ObjectGraph:
-    """The objects of a SavedModel, by number; 0 is the root."""
+    """The objects of a SavedModel by number; 0 is the root."""
 
     def __init__(self) -> None:
         self.saved = saved_object_graph_pb2.SavedObjectGraph()
@@ -41,20 +41,20 @@ class ObjectGraph:
         self._captured: dict[int, int] = {}
 
     def child(self, parent: int, name: str, number: int) -> int:
-        """Makes object `number` the attribute `name` of object `parent`."""
+        """Makes object `number` the attribute `name` of object `parent`; returns `number`."""
         self.saved.nodes[parent].children.add(node_id=number, local_name=name)
         self.trackable.nodes[parent].children.add(node_id=number, local_name=name)
         return number
 
     def user_object(self, identifier: str) -> int:
-        """A plain object, a `trackable_list_wrapper` or a `signature_map`."""
+        """Adds a plain object, a `trackable_list_wrapper` or a `signature_map`; returns its number."""
         number, node = self._add()
         node.user_object.identifier = identifier
         node.user_object.version.producer = node.user_object.version.min_consumer = 1
         return number
 
     def variable(self, name: str, variable: tf.Variable | Handle) -> int:
-        """A variable, restored from variables/ under `variable_key(name)`."""
+        """Adds a variable that is restored from variables/ under `variable_key(name)`; returns its number."""
         number, node = self._add()
         node.variable.dtype = variable.dtype.as_datatype_enum
         node.variable.shape.CopyFrom(variable.shape.as_proto())
@@ -67,10 +67,10 @@ class ObjectGraph:
         return number
 
     def computed_variable(self, handle: tf.Tensor, size: int) -> int:
-        """A float32 variable `[size]` that has nothing in variables/: an initializer fills it.
+        """Adds a float32 variable `[size]` that an initializer fills and variables/ does not have; returns its number.
 
-        A variable, since a function keeps those that it captures alive, as it does not keep other resources: a
-        signature has to answer after the model that it was taken from is gone.
+        A function keeps captured variables alive, but no other resources, and a signature has to work after the model
+        that it was taken from is released.
         """
         number, node = self._add()
         node.variable.dtype = tf.float32.as_datatype_enum
@@ -80,7 +80,7 @@ class ObjectGraph:
         return number
 
     def initializer(self, create: Any, initialize: Any) -> int:
-        """What a loader makes and runs once the variables are restored: an otherwise idle resource."""
+        """Adds a resource whose creation and initialization a loader runs after restoring; returns its number."""
         number, node = self._add()
         node.resource.device = ""
         self.child(number, "_create_resource", self.function(create, []))
@@ -88,13 +88,13 @@ class ObjectGraph:
         return number
 
     def asset(self) -> int:
-        """The first file of the assets."""
+        """Adds the first file of the assets; returns its number."""
         number, node = self._add()
         node.asset.asset_file_def_index = 0
         return number
 
     def function(self, concrete: Any, arguments: Sequence[str]) -> int:
-        """A function that takes its arguments by place or by name."""
+        """Adds a function that takes its arguments by position or by name; returns its number."""
         number, node = self._add()
         node.function.concrete_functions.append(_name(concrete))
         node.function.function_spec.fullargspec.CopyFrom(_argument_names(arguments))
@@ -103,7 +103,7 @@ class ObjectGraph:
         return number
 
     def signature(self, concrete: Any) -> int:
-        """A signature, which takes its inputs by name."""
+        """Adds a signature, which takes its inputs by name; returns its number."""
         number, node = self._add()
         node.bare_concrete_function.concrete_function_name = _name(concrete)
         node.bare_concrete_function.argument_keywords.extend(spec.tensor_spec_value.name for spec in _specs(concrete))
@@ -112,7 +112,7 @@ class ObjectGraph:
         return number
 
     def captured(self, concrete: Any) -> list[int]:
-        """The objects whose handles a function takes besides its arguments."""
+        """Returns the objects whose handles a function captures."""
         return [self._captured[id(handle)] for handle in concrete.captured_inputs]
 
     def _add(self) -> tuple[int, Any]:
@@ -121,23 +121,23 @@ class ObjectGraph:
 
     def _concrete(self, concrete: Any, *, by_name: bool) -> None:
         if _name(concrete) in self.saved.concrete_functions:
-            return  # serving_default and the input type that it is share their function
-        told = self.saved.concrete_functions[_name(concrete)]
-        told.bound_inputs.extend(self.captured(concrete))
-        places, names = (told.canonicalized_input_signature.tuple_value.values.add() for _ in range(2))
-        places.tuple_value.SetInParent()
-        names.dict_value.SetInParent()
+            return  # serving_default and its input type share their function
+        function = self.saved.concrete_functions[_name(concrete)]
+        function.bound_inputs.extend(self.captured(concrete))
+        positional, named = (function.canonicalized_input_signature.tuple_value.values.add() for _ in range(2))
+        positional.tuple_value.SetInParent()
+        named.dict_value.SetInParent()
         for spec in _specs(concrete):
             if by_name:
-                names.dict_value.fields[spec.tensor_spec_value.name].CopyFrom(spec)
+                named.dict_value.fields[spec.tensor_spec_value.name].CopyFrom(spec)
             else:
-                places.tuple_value.values.append(spec)
+                positional.tuple_value.values.append(spec)
         outputs = concrete.structured_outputs
         if isinstance(outputs, Mapping):
             for name in sorted(outputs):
-                told.output_signature.dict_value.fields[name].CopyFrom(_spec(name, outputs[name]))
+                function.output_signature.dict_value.fields[name].CopyFrom(_spec(name, outputs[name]))
         else:
-            told.output_signature.CopyFrom(_spec("unknown", outputs))
+            function.output_signature.CopyFrom(_spec("unknown", outputs))
 
 
 def _name(concrete: Any) -> str:
@@ -145,9 +145,9 @@ def _name(concrete: Any) -> str:
 
 
 def _specs(concrete: Any) -> list[Any]:
-    """The arguments of a function, captured ones left out, as the object graph tells them."""
-    taken = concrete.inputs[: len(concrete.inputs) - len(concrete.captured_inputs)]
-    return [_spec(tensor.op.get_attr("_user_specified_name").decode(), tensor) for tensor in taken]
+    """Returns the arguments of a function, without captured ones, as values of the object graph."""
+    arguments = concrete.inputs[: len(concrete.inputs) - len(concrete.captured_inputs)]
+    return [_spec(tensor.op.get_attr("_user_specified_name").decode(), tensor) for tensor in arguments]
 
 
 def _spec(name: str, tensor: Any) -> Any:
@@ -159,7 +159,7 @@ def _spec(name: str, tensor: Any) -> Any:
 
 
 def _argument_names(arguments: Sequence[str]) -> Any:
-    """Python's `FullArgSpec` of a function with these arguments."""
+    """Returns Python's `FullArgSpec` of a function with these arguments."""
     value = struct_pb2.StructuredValue()
     value.named_tuple_value.name = "FullArgSpec"
     fields = {key: value.named_tuple_value.values.add(key=key).value for key in _FULL_ARG_SPEC}

@@ -1,4 +1,4 @@
-"""The ways to hand a picture to a detector, one signature each. Source: object_detection/exporter.py."""
+"""The input types of a detector, each with its signature. Source: object_detection/exporter.py."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Shape = Sequence[int | None]
 Detect = Callable[..., dict[str, tf.Tensor]]
 ANY_SHAPE = (None, None, None, 3)
 
-# Each input type: dtype, and how a picture comes out of a string (None: it comes as pixels).
+# Input type -> dtype, and the function that decodes a string to an image (None for pixels).
 INPUT_TYPES: dict[str, tuple[tf.DType, Callable[[tf.Tensor], tf.Tensor] | None]] = {
     "image_tensor": (tf.uint8, None),
     "float_image_tensor": (tf.float32, None),
@@ -27,7 +27,7 @@ INPUT_TYPES: dict[str, tuple[tf.DType, Callable[[tf.Tensor], tf.Tensor] | None]]
 }
 
 
-# Pictures with boxes: where a detector has masks for any box, these are the masks of theirs.
+# Images with boxes: the detector returns masks of these boxes.
 IMAGE_AND_BOXES = "image_and_boxes_tensor"
 BOXES = tf.TensorSpec([None, None, 4], name="boxes")
 
@@ -42,58 +42,58 @@ def signatures_to_write(asked: Sequence[str], possible: Sequence[str], default: 
 
 
 def signature(detector: Detector, detect: Detect, input_type: str, input_shape: Shape | None) -> Any:
-    """The traced function of one input type: pixels `[N, H, W, 3]`, or strings `[N]`, to the detector's outputs.
+    """Returns the traced function of an input type: pixels `[N, H, W, 3]` or strings `[N]` -> the detector's outputs.
 
-    `input_shape` fixes the pixels' shape; a decoded picture is then resized to its height and width first. What else
-    the detector takes, its side inputs, comes behind them; if their N is fixed, so is that of the pictures.
+    `input_shape` fixes the shape of the pixels; decoded images are resized to its height and width first. The side
+    inputs of the detector are further arguments; if their N is fixed, so is that of the images.
     """
     dtype, decode = INPUT_TYPES[input_type]
     side = list(detector.side_inputs.values())
     num_images = input_shape[0] if input_shape else next((spec.shape[0] for spec in side if spec.shape[0]), None)
     if decode is None:
         spec = tf.TensorSpec([num_images, *(input_shape or ANY_SHAPE)[1:]], dtype, name=detector.input_name)
-        return by_name(lambda images, *given: detect(*detector.preprocess(images), *given), [spec, *side])
+        return by_name(lambda images, *side: detect(*detector.preprocess(images), *side), [spec, *side])
     preprocess = detector.preprocess if input_shape is None else partial(_resized_first, detector, input_shape[1:3])
     spec = tf.TensorSpec([num_images], dtype, name=detector.input_name)
 
-    def call(strings: tf.Tensor, *given: tf.Tensor) -> dict[str, tf.Tensor]:
-        return detect(*ops.decoded_batch(strings, decode, preprocess, detector.preprocessed_shape), *given)
+    def call(strings: tf.Tensor, *side: tf.Tensor) -> dict[str, tf.Tensor]:
+        return detect(*ops.decoded_batch(strings, decode, preprocess, detector.preprocessed_shape), *side)
 
     return by_name(call, [spec, *side])
 
 
 def with_boxes(detector: Detector) -> Detector:
-    """The detector for `IMAGE_AND_BOXES`: boxes [N, B, 4], relative to the picture, are its side input."""
+    """Returns the detector for `IMAGE_AND_BOXES`, with normalized boxes `[N, B, 4]` as its side input."""
     return replace(detector, side_inputs={"boxes": BOXES})
 
 
 def named(function: Any, names: Mapping[int, str]) -> Any:
-    """The same signature with `detection_class_names` (string `[N, D]`); padding rows and unknown ids have ""."""
+    """Returns a signature with `detection_class_names` (string `[N, D]`) too; "" for padding rows and unknown ids."""
     table = ["", *(names.get(number, "") for number in range(1, max(names, default=0) + 1))]
 
     def call(*inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         outputs = function(*inputs)
         rows = tf.range(tf.shape(outputs["detection_scores"])[1])
-        found = rows[tf.newaxis] < tf.cast(outputs["num_detections"], tf.int32)[:, tf.newaxis]
+        is_detection = rows[tf.newaxis] < tf.cast(outputs["num_detections"], tf.int32)[:, tf.newaxis]
         numbers = tf.cast(outputs["detection_classes"], tf.int32)
-        known = tf.where(found & (numbers < len(table)), numbers, 0)
+        known = tf.where(is_detection & (numbers < len(table)), numbers, 0)
         return outputs | {"detection_class_names": tf.gather(tf.constant(table), known)}
 
     return traced(call, specs_of(function))
 
 
 def called(function: Any, arguments: Sequence[str]) -> Any:
-    """The same function again, for `__call__` of the loaded model, whose arguments may be given by place."""
+    """Returns the function for `__call__` of the loaded model, whose arguments may be passed by position."""
     specs = {spec.name: spec for spec in specs_of(function)}
-    places = [list(arguments).index(name) for name in specs]
-    return traced(lambda *inputs: function(*(inputs[i] for i in places)), [specs[name] for name in arguments])
+    positions = [list(arguments).index(name) for name in specs]
+    return traced(lambda *inputs: function(*(inputs[i] for i in positions)), [specs[name] for name in arguments])
 
 
 def by_name(call: Detect, specs: Sequence[tf.TensorSpec]) -> Any:
-    """With its arguments in the order of their names: so a loader hands them to a signature."""
+    """Returns the traced function with its arguments sorted by name, as loaders pass them to a signature."""
     order = sorted(range(len(specs)), key=lambda i: specs[i].name)
-    places = [order.index(i) for i in range(len(specs))]
-    return traced(lambda *inputs: call(*(inputs[i] for i in places)), [specs[i] for i in order])
+    positions = [order.index(i) for i in range(len(specs))]
+    return traced(lambda *inputs: call(*(inputs[i] for i in positions)), [specs[i] for i in order])
 
 
 def traced(call: Detect, specs: Sequence[tf.TensorSpec]) -> Any:
@@ -107,6 +107,6 @@ def specs_of(function: Any) -> Sequence[tf.TensorSpec]:
 
 def _resized_first(detector: Detector, size: Shape, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     height, width = (
-        asked if asked is not None else tf.shape(images)[axis] for axis, asked in zip((1, 2), size, strict=True)
+        length if length is not None else tf.shape(images)[axis] for axis, length in zip((1, 2), size, strict=True)
     )
     return detector.preprocess(ops.resize(images, (height, width), resize_method="BILINEAR"))

@@ -1,8 +1,8 @@
-"""A traced detector to a SavedModel folder: one network, all signatures, the checkpoint's variables.
+"""Writes a traced detector as a SavedModel: one network, all signatures, the checkpoint's variables.
 
-`tf.saved_model.save` would do, but it traces functions that save and restore each variable by itself, and wraps each
+`tf.saved_model.save` also works, but it traces functions that save and restore each variable separately, and wraps each
 signature once more. For a detector that is half of `saved_model.pb`, most of the time to write it and much of the time
-to load it. Here one SaveV2 and one RestoreV2 do the same, and the variables keep the checkpoint's names.
+to load it. Here one SaveV2 and one RestoreV2 do the same, and the variables keep the names of the checkpoint.
 
 Source: tensorflow/core/protobuf/{saved_model,meta_graph,saver}.proto and python/saved_model/save.py.
 """
@@ -25,18 +25,18 @@ from unfreeze.savedmodel.network import WrittenFunction
 from unfreeze.savedmodel.objects import Handle, ObjectGraph, variable_key
 from unfreeze.savedmodel.signatures import BOXES, IMAGE_AND_BOXES, Shape, called, named, signature, with_boxes
 
-if TYPE_CHECKING:  # a graph that is unfrozen needs no detector
+if TYPE_CHECKING:  # the export of a frozen graph imports no detector
     from unfreeze.detectors import Detector
 
 OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 INITIALIZER = "__saved_model_init_op"
-PART_BYTES = 8 << 20  # of variables/, of which no more is in memory at once
+PART_BYTES = 8 << 20  # how much of variables/ is in memory at once
 
-Values = Callable[[Sequence[str]], Sequence[Any]]  # names of variables to their values
+Values = Callable[[Sequence[str]], Sequence[Any]]  # names of variables -> their values
 
 
 class Derived(Protocol):
-    """A float32 variable `[size]` that is not saved: a loader creates a resource, and runs the initializer."""
+    """A float32 variable `[size]` that is not saved; a loader creates it and runs the initializer."""
 
     @property
     def handle(self) -> tf.Tensor: ...
@@ -53,11 +53,11 @@ class Derived(Protocol):
 
 @dataclass(frozen=True)
 class Exportable:
-    """A detector whose network is traced: from here on every weight that it needs has been asked for."""
+    """A detector whose network is traced, so that all weights that it needs are known."""
 
     detector: Detector
-    detect: Any  # the traced network, preprocessed images and true shapes to outputs
-    masks_of_boxes: Any = None  # the same with boxes, to their masks; None where the detector has none
+    detect: Any  # the traced network: preprocessed images and true shapes -> outputs
+    masks_of_boxes: Any = None  # the same with boxes -> masks of the boxes; None if the detector has none
 
 
 def trace(detector: Detector) -> Exportable:
@@ -66,7 +66,7 @@ def trace(detector: Detector) -> Exportable:
     specs += detector.side_inputs.values()
     if detector.masks_of_boxes is None:
         return Exportable(detector, _traced(detector.detect, specs))
-    # Two ends of one network: it is in the graph once.
+    # Two traced functions call one network, which is in the graph once.
     network = _traced(detector.predict, specs)
     masks_of_boxes = detector.masks_of_boxes
     return Exportable(
@@ -93,13 +93,13 @@ def write_saved_model(
 ) -> None:
     """Writes the SavedModel into `folder`.
 
-    The first of `input_types` is `serving_default` as well. `label_map` is a file, which goes to `assets/`, and the
-    class names in it, which the signature `named` adds to the detections. `values` are those of the variables,
-    `derived` are the tensors that a loader computes from the variables.
+    The first of `input_types` is `serving_default` too. `label_map` is a file, which is copied to `assets/`, and the
+    class names in it, which the signature `named` adds to the detections. `values` returns those of the variables;
+    `derived` is what a loader computes from the variables.
     """
-    made = {name: _signature(exportable, name, input_shape) for name in input_types}
-    serving = made[input_types[0]]
-    signatures = {"serving_default": serving, **made}
+    by_type = {name: _signature(exportable, name, input_shape) for name in input_types}
+    serving = by_type[input_types[0]]
+    signatures = {"serving_default": serving, **by_type}
     if label_map is not None:
         signatures["named"] = named(serving, label_map[1])
     serving_boxes = input_types[0] == IMAGE_AND_BOXES
@@ -120,15 +120,15 @@ def write_signatures(
     functions: Callable[[], Iterable[WrittenFunction]] = tuple,
     label_map: tuple[Path, Mapping[int, str]] | None = None,
 ) -> None:
-    """Writes traced functions on one set of variables as the signatures of a SavedModel, all but its fingerprint.
+    """Writes traced functions on one set of variables as the signatures of a SavedModel, except its fingerprint.
 
     Args:
-        signatures: `serving_default` among them, which is the model's `__call__` too.
+        signatures: must include `serving_default`, which is the model's `__call__` too.
         arguments: the order in which `__call__` takes its inputs.
-        variables: by the name that each has in variables/; the signatures have captured their handles.
-        values: gives what is saved for some of the variables, by their names; or what `save_values` has returned.
-        derived: a variable that a loader fills once the variables are restored.
-        functions: gives functions that the signatures call by name; asked for last.
+        variables: by their names in variables/; the signatures have captured their handles.
+        values: returns the values of variables by name; or what `save_values` returned.
+        derived: a variable that a loader fills after the variables are restored.
+        functions: returns functions that the signatures call by name; called last.
     """
     objects, graph = ObjectGraph(), MainGraph()
     nodes = _variables(objects, graph, variables)
@@ -144,22 +144,22 @@ def write_signatures(
     meta_graph = meta_graph_pb2.MetaGraphDef()
     for name, concrete in signatures.items():
         objects.child(signature_map, name, objects.signature(concrete))
-        twin = next((other for other in meta_graph.signature_def if signatures[other] is concrete), None)
-        if twin is not None:  # the same nodes: a session that has run the one need not prepare for the other
-            meta_graph.signature_def[name].CopyFrom(meta_graph.signature_def[twin])
+        same = next((known for known in meta_graph.signature_def if signatures[known] is concrete), None)
+        if same is not None:  # with the same nodes, a session prepares both at once
+            meta_graph.signature_def[name].CopyFrom(meta_graph.signature_def[same])
             continue
-        captured = [nodes[each] for each in objects.captured(concrete)]
+        captured = [nodes[number] for number in objects.captured(concrete)]
         meta_graph.signature_def[name].CopyFrom(graph.signature(name, concrete, captured))
     if derived is not None:
-        graph.initializer(derived.initializer, [nodes[each] for each in objects.captured(derived.initializer)])
-        _tell_initializer(meta_graph)
+        graph.initializer(derived.initializer, [nodes[number] for number in objects.captured(derived.initializer)])
+        _declare_initializer(meta_graph)
     _add_label_map(objects, graph, meta_graph, folder, label_map)
     if variables:
         _write_variables(folder, objects, variables, values)
-    else:  # as the Object Detection API leaves it: what has no object graph is loaded as a model of TensorFlow 1
+    else:  # as in exports of the Object Detection API: without an object graph it is loaded as a TensorFlow 1 model
         (folder / "variables").mkdir(parents=True, exist_ok=True)
         objects.saved.Clear()
-    distinct = {id(each): each for each in (call, *concretes)}
+    distinct = {id(concrete): concrete for concrete in (call, *concretes)}
     _finish(meta_graph, graph, objects, list(distinct.values()), functions(), folder / "saved_model.pb")
 
 
@@ -170,11 +170,11 @@ def _signature(exportable: Exportable, input_type: str, input_shape: Shape | Non
 
 
 def _variables(objects: ObjectGraph, graph: MainGraph, variables: Mapping[str, tf.Variable | Handle]) -> dict[int, str]:
-    """Each variable as an object and as a node of the graph; objects to nodes."""
-    held = objects.child(0, "weights", objects.user_object("trackable_list_wrapper"))
+    """Adds each variable as an object and as a node of the graph; returns the nodes by object number."""
+    weights = objects.child(0, "weights", objects.user_object("trackable_list_wrapper"))
     nodes = {}
     for i, (name, variable) in enumerate(variables.items()):
-        number = objects.child(held, str(i), objects.variable(name, variable))
+        number = objects.child(weights, str(i), objects.variable(name, variable))
         nodes[number] = graph.handle(name, variable.dtype, variable.shape)
     if variables:
         graph.saver({variable_key(name): (graph.safe(name), variable.dtype) for name, variable in variables.items()})
@@ -206,13 +206,13 @@ def _finish(
     functions: Iterable[WrittenFunction],
     path: Path,
 ) -> None:
-    """Fills the meta graph with all but the other functions, and writes it with these."""
+    """Completes the meta graph, and writes it with the functions that it does not contain."""
     others = list(functions)
     small = graph.finished(concretes)
     own = len(small.library.function)
-    operations = {operation for other in others for operation in other.operations} - {other.name for other in others}
+    operations = {op for function in others for op in function.operations} - {function.name for function in others}
     small.library.function.append(_one_node_each(operations))
-    # For the list of operations: with it, an older runtime knows which attributes are newer than itself.
+    # export_meta_graph lists the operations; by this list an older runtime recognizes attributes newer than itself.
     with tf.Graph().as_default():
         exported = tf.compat.v1.train.export_meta_graph(graph_def=small, strip_default_attrs=True)
     del exported.graph_def.library.function[own:]
@@ -226,7 +226,7 @@ def _finish(
 
 
 def _one_node_each(operations: Iterable[str]) -> Any:
-    """A function that has a node of each of these operations: the list of operations is made from nodes."""
+    """Returns a function with a node of each operation, since the list of operations is made from nodes."""
     function = function_pb2.FunctionDef()
     function.signature.name = "operations_of_other_functions"
     for operation in sorted(operations):
@@ -234,7 +234,7 @@ def _one_node_each(operations: Iterable[str]) -> Any:
     return function
 
 
-def _tell_initializer(meta_graph: Any) -> None:
+def _declare_initializer(meta_graph: Any) -> None:
     name = MainGraph.INITIALIZER
     meta_graph.collection_def["saved_model_main_op"].node_list.value.append(name)
     meta_graph.signature_def[INITIALIZER].outputs[INITIALIZER].name = name
@@ -247,48 +247,48 @@ def save_values(
     values: Values,
     besides: Mapping[str, tf.Tensor] | None = None,
 ) -> list[str]:
-    """Writes the values of variables in parts of about PART_BYTES, of which one at a time is in memory.
+    """Writes the values of variables in parts of about PART_BYTES, one of which is in memory; returns their prefixes.
 
-    Returns the prefixes of the parts. The largest values come first: room that one leaves in memory fits the next. The
-    first part holds the tensors in `besides` too, by their keys.
+    The largest values come first, so that each fits into the memory that the one before it has released. The first part
+    contains the tensors in `besides` too, by key.
     """
     (folder / "variables").mkdir(parents=True, exist_ok=True)
-    sizes_bytes = {name: each.dtype.size * each.shape.num_elements() for name, each in variables.items()}
-    written: list[str] = []
+    sizes_bytes = {name: variable.dtype.size * variable.shape.num_elements() for name, variable in variables.items()}
+    prefixes: list[str] = []
     for names in _parts(sizes_bytes, PART_BYTES):
         tensors = dict(zip(map(variable_key, names), values(names), strict=True))
-        if not written:
+        if not prefixes:
             tensors |= besides or {}
-        written.append(str(folder / "variables" / f"variables_part_{len(written)}"))
-        save_tensors(written[-1], tensors)
-        del tensors  # before the next are made
-    return written
+        prefixes.append(str(folder / "variables" / f"variables_part_{len(prefixes)}"))
+        save_tensors(prefixes[-1], tensors)
+        del tensors  # before the next are read
+    return prefixes
 
 
 def _write_variables(
     folder: Path, objects: ObjectGraph, variables: Mapping[str, tf.Variable | Handle], values: Values | Sequence[str]
 ) -> None:
-    """The object graph and the values under one prefix."""
+    """Writes the object graph and the values under one prefix."""
     prefix = str(folder / "variables" / "variables")
-    held = {OBJECT_GRAPH: tf.constant(objects.trackable.SerializeToString(deterministic=True))}
+    object_graph = {OBJECT_GRAPH: tf.constant(objects.trackable.SerializeToString(deterministic=True))}
     if callable(values):
-        parts = save_values(folder, variables, values, besides=held)
+        parts = save_values(folder, variables, values, besides=object_graph)
     else:
         parts = [*values, f"{prefix}_objects"]
-        save_tensors(parts[-1], held)
+        save_tensors(parts[-1], object_graph)
     tf.raw_ops.MergeV2Checkpoints(checkpoint_prefixes=parts, destination_prefix=prefix, delete_old_dirs=False)
 
 
 def _parts(sizes_bytes: Mapping[str, int], part_bytes: int) -> list[list[str]]:
-    """Names of variables, the largest first, in lists of `part_bytes` together, or of one."""
+    """Returns names of variables, the largest first, in lists of at most `part_bytes` together, or of one name."""
     parts: list[list[str]] = [[]]
-    held_bytes = 0
+    total_bytes = 0
     for name in sorted(sizes_bytes, key=lambda name: -sizes_bytes[name]):
-        if parts[-1] and held_bytes + sizes_bytes[name] > part_bytes:
+        if parts[-1] and total_bytes + sizes_bytes[name] > part_bytes:
             parts.append([])
-            held_bytes = 0
+            total_bytes = 0
         parts[-1].append(name)
-        held_bytes += sizes_bytes[name]
+        total_bytes += sizes_bytes[name]
     return parts
 
 
@@ -301,21 +301,21 @@ def save_tensors(prefix: str, tensors: Mapping[str, Any]) -> None:
 
 
 def _write_graph(path: Path, meta_graph: Any, others: Sequence[WrittenFunction]) -> None:
-    """The message of saved_model.proto in pieces, innermost first: whole, it would be in memory several times."""
+    """Writes a SavedModel message in pieces; as one message it would be in memory several times."""
     library = [meta_graph.graph_def.library.SerializeToString(deterministic=True)]
-    for other in others:
-        library += wire.nested(1, other.pieces)
+    for function in others:
+        library += wire.nested(1, function.pieces)
     meta_graph.graph_def.ClearField("library")
     graph = [meta_graph.graph_def.SerializeToString(deterministic=True), *wire.nested(2, library)]
     meta_graph.ClearField("graph_def")
-    whole = [meta_graph.SerializeToString(deterministic=True), *wire.nested(2, graph)]
+    meta_graph_pieces = [meta_graph.SerializeToString(deterministic=True), *wire.nested(2, graph)]
     version = saved_model_pb2.SavedModel(saved_model_schema_version=1).SerializeToString()
     with path.open("wb") as file:
-        file.writelines([version, *wire.nested(2, whole)])
+        file.writelines([version, *wire.nested(2, meta_graph_pieces)])
 
 
 def write_fingerprint(folder: Path) -> None:
-    """Writes fingerprint.pb; TensorFlow parses saved_model.pb for it, which takes several times its size in memory."""
+    """Writes fingerprint.pb; TensorFlow parses saved_model.pb for it, in several times the memory of its size."""
     from tensorflow.python.saved_model import fingerprinting_utils  # no public name for it
 
     fingerprinting_utils.write_fingerprint(str(folder))
