@@ -1,4 +1,4 @@
-"""The whole export of a detector that was really trained, held against what the original answers to its scenes."""
+"""The export of a trained detector, compared with the recorded detections of the Object Detection API."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def numpy(outputs: dict[str, tf.Tensor]) -> dict[str, np.ndarray]:
     return {name: output.numpy() for name, output in outputs.items()}
 
 
-def test_scenes_get_the_originals_answers(model: Any) -> None:
+def test_detections_are_those_of_the_object_detection_api(model: Any) -> None:
     recorded = np.load(DIGITS / "answers.npz")
     assert len(SCENES) == 12
     for path in SCENES:
@@ -62,7 +62,7 @@ def test_scenes_get_the_originals_answers(model: Any) -> None:
         assert not found.only_theirs
 
 
-def test_every_check_passed(exported: Exported) -> None:
+def test_every_check_passes(exported: Exported) -> None:
     assert exported.report is not None
     states = {check.name: check.status for check in exported.report.checks}
     assert {name for name, state in states.items() if state != "passed"} == {"against"}
@@ -94,54 +94,54 @@ def test_moving_averages_are_applied_once(exported: Exported) -> None:
 
 
 def test_signatures_agree(model: Any) -> None:
-    picture = scene(SCENES[0])
-    encoded = tf.io.encode_png(picture).numpy()
+    image = scene(SCENES[0])
+    encoded = tf.io.encode_png(image).numpy()
     feature = tf.train.Feature(bytes_list=tf.train.BytesList(value=[encoded]))
     example = tf.train.Example(features=tf.train.Features(feature={"image/encoded": feature})).SerializeToString()
     inputs = {
-        "image_tensor": picture[np.newaxis],
-        "float_image_tensor": picture[np.newaxis].astype(np.float32),
+        "image_tensor": image[np.newaxis],
+        "float_image_tensor": image[np.newaxis].astype(np.float32),
         "encoded_image_string_tensor": np.array([encoded]),
         "tf_example": np.array([example]),
-        "named": picture[np.newaxis],
+        "named": image[np.newaxis],
     }
     assert set(model.signatures) == {"serving_default", *inputs}
-    answers = {name: numpy(model.signatures[name](inputs=tf.constant(value))) for name, value in inputs.items()}
-    reference = numpy(model(picture[np.newaxis]))
-    for name, answer in answers.items():
-        assert compare_detections(answer, reference).ok, name
+    by_signature = {name: numpy(model.signatures[name](inputs=tf.constant(value))) for name, value in inputs.items()}
+    reference = numpy(model(image[np.newaxis]))
+    for name, outputs in by_signature.items():
+        assert compare_detections(outputs, reference).ok, name
 
 
-def test_encoded_pictures_of_different_sizes_in_one_batch(model: Any) -> None:
-    pictures = [scene(SCENES[0]), np.asarray(Image.open(SCENES[1]).convert("RGB").resize((200, 120)))]
-    strings = tf.constant([tf.io.encode_png(picture).numpy() for picture in pictures])
+def test_encoded_images_of_different_sizes_in_one_batch(model: Any) -> None:
+    images = [scene(SCENES[0]), np.asarray(Image.open(SCENES[1]).convert("RGB").resize((200, 120)))]
+    strings = tf.constant([tf.io.encode_png(image).numpy() for image in images])
     together = numpy(model.signatures["encoded_image_string_tensor"](inputs=strings))
-    for i, picture in enumerate(pictures):
-        alone = numpy(model.signatures["image_tensor"](inputs=picture[np.newaxis]))
+    for i, image in enumerate(images):
+        alone = numpy(model.signatures["image_tensor"](inputs=image[np.newaxis]))
         assert compare_detections({name: output[i : i + 1] for name, output in together.items()}, alone).ok
 
 
-def test_a_signature_answers_when_its_model_is_gone(exported: Exported, model: Any) -> None:
-    picture = tf.constant(scene(SCENES[0])[np.newaxis])
+def test_a_signature_works_after_its_model_is_released(exported: Exported, model: Any) -> None:
+    image = tf.constant(scene(SCENES[0])[np.newaxis])
     signature = tf.saved_model.load(str(exported.saved_model)).signatures["serving_default"]
     gc.collect()
-    assert compare_detections(numpy(signature(inputs=picture)), numpy(model(picture))).ok
+    assert compare_detections(numpy(signature(inputs=image)), numpy(model(image))).ok
 
 
 def test_class_names_come_from_the_label_map(exported: Exported, model: Any) -> None:
-    answer = numpy(model.signatures["named"](inputs=scene(SCENES[0])[np.newaxis]))
-    count = int(answer["num_detections"][0])
-    classes = answer["detection_classes"][0, :count].astype(int)
+    outputs = numpy(model.signatures["named"](inputs=scene(SCENES[0])[np.newaxis]))
+    count = int(outputs["num_detections"][0])
+    classes = outputs["detection_classes"][0, :count].astype(int)
     labels = read_label_map(DIGITS / "label_map.pbtxt")
-    assert [name.decode() for name in answer["detection_class_names"][0, :count]] == [
+    assert [name.decode() for name in outputs["detection_class_names"][0, :count]] == [
         labels.text(number) for number in classes
     ]
     assert count > 10
-    assert not any(answer["detection_class_names"][0, count:])
+    assert not any(outputs["detection_class_names"][0, count:])
     assert (exported.saved_model / "assets" / "label_map.pbtxt").is_file()
 
 
-def test_export_json_says_what_was_exported(exported: Exported) -> None:
+def test_export_json_records_what_was_exported(exported: Exported) -> None:
     record = json.loads((exported.folder / "export.json").read_text())
     assert record["checkpoint"]["step"] == 8000
     assert record["feature_extractor"] == "ssd_mobilenet_v1"
@@ -156,7 +156,7 @@ def test_nothing_is_replaced_without_overwrite(exported: Exported) -> None:
         export(DIGITS / "run", output_directory=exported.folder)
 
 
-def test_overwrite_leaves_other_files_alone(tmp_path: Path) -> None:
+def test_overwrite_does_not_touch_other_files(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     for _ in range(2):
         export(DIGITS / "run", output_directory=tmp_path, overwrite=True, verify=False, step=5500)
@@ -184,18 +184,18 @@ def test_input_type_and_shape(tmp_path: Path) -> None:
     assert (serving.dtype, serving.shape) == (tf.string, [1])
     assert (pixels.dtype, pixels.shape) == (tf.uint8, [1, 160, 160, 3])
     larger = Image.open(SCENES[0]).convert("RGB").resize((320, 200))
-    answer = signatures["serving_default"](inputs=tf.constant([tf.io.encode_png(np.asarray(larger)).numpy()]))
-    assert answer["detection_boxes"].shape == [1, 100, 4]
+    outputs = signatures["serving_default"](inputs=tf.constant([tf.io.encode_png(np.asarray(larger)).numpy()]))
+    assert outputs["detection_boxes"].shape == [1, 100, 4]
 
 
-def test_an_unknown_input_type_is_refused() -> None:
+def test_an_unknown_input_type_is_rejected() -> None:
     with pytest.raises(UnsupportedError, match="--input-type image; supported: image_tensor"):
         export(DIGITS / "run", input_types=["image"])
     with pytest.raises(ConfigError, match="--input-type image_and_boxes_tensor: this model has no masks for boxes"):
         export(DIGITS / "run", input_types=["image_and_boxes_tensor"])
 
 
-def test_equal_constants_of_a_function_are_kept_once() -> None:
+def test_equal_constants_of_a_function_are_merged() -> None:
     @tf.function(input_signature=[tf.TensorSpec([None, 4])])
     def call(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         total, largest = tf.reduce_sum(x, tf.constant(1)) + 2.0, tf.reduce_max(x, tf.constant(1))

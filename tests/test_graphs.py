@@ -1,4 +1,4 @@
-"""Frozen graphs become unfrozen: weights are found, nothing else changes, and what must not be run is refused."""
+"""Exports of frozen graphs: weights are found, nothing else changes, and graphs that must not run are rejected."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FROZEN = DIGITS / "frozen_inference_graph.pb"
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The frozen graph of digits, unfrozen."""
+    """The export of the frozen graph of digits."""
     folder = tmp_path_factory.mktemp("digits")
     export_frozen_graph(FROZEN, output_directory=folder, write_checkpoint=True, verify=False)
     return folder
@@ -35,17 +35,19 @@ def written(graph: tf.Graph, path: Path) -> Path:
     return path
 
 
-def test_every_weight_is_the_checkpoints_under_its_own_name(digits: Path) -> None:
+def test_weights_have_the_values_and_names_of_the_checkpoint(digits: Path) -> None:
     """The config of digits asks for the moving averages, so these are what was frozen."""
-    original = tf.train.load_checkpoint(str(DIGITS / "run" / "model.ckpt-8000"))
+    trained = tf.train.load_checkpoint(str(DIGITS / "run" / "model.ckpt-8000"))
     made = tf.train.load_checkpoint(str(digits / "model.ckpt"))
     names = set(made.get_variable_to_shape_map())
-    shadows = {name for name in original.get_variable_to_shape_map() if name.endswith("/ExponentialMovingAverage")}
-    assert {name.removesuffix("/ExponentialMovingAverage") for name in shadows} <= names
+    moving_averages = {
+        name for name in trained.get_variable_to_shape_map() if name.endswith("/ExponentialMovingAverage")
+    }
+    assert {name.removesuffix("/ExponentialMovingAverage") for name in moving_averages} <= names
     for name in names:
         shadow = f"{name}/ExponentialMovingAverage"
-        source = shadow if shadow in shadows else name
-        np.testing.assert_array_equal(made.get_tensor(name), original.get_tensor(source), err_msg=name)
+        source = shadow if shadow in moving_averages else name
+        np.testing.assert_array_equal(made.get_tensor(name), trained.get_tensor(source), err_msg=name)
 
 
 def test_the_checkpoint_gives_the_weights_of_another_step(tmp_path: Path) -> None:
@@ -58,7 +60,7 @@ def test_the_checkpoint_gives_the_weights_of_another_step(tmp_path: Path) -> Non
         np.testing.assert_array_equal(plan.value(name), held.get_tensor(source))
 
 
-def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_model_is_rejected(tmp_path: Path) -> None:
     tf.raw_ops.SaveV2(
         prefix=str(tmp_path / "model.ckpt"), tensor_names=["w"], shape_and_slices=[""], tensors=[tf.zeros([3])]
     )
@@ -76,7 +78,7 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path) -> None:
         ("PrintV2 to file:", lambda x: tf.print(x, output_stream="file:///tmp/none")),
     ],
 )
-def test_a_graph_that_does_more_than_compute_is_refused(operation: str, make, tmp_path: Path) -> None:
+def test_a_graph_that_does_more_than_compute_is_rejected(operation: str, make, tmp_path: Path) -> None:
     with tf.Graph().as_default() as graph:
         x = tf.compat.v1.placeholder(tf.float32, [None, 8, 8, 3], name="image_tensor")
         make(tf.identity(x))
@@ -85,7 +87,7 @@ def test_a_graph_that_does_more_than_compute_is_refused(operation: str, make, tm
         plan_graph(written(graph, tmp_path / "graph.pb"))
 
 
-def test_a_graph_with_a_table_is_refused(tmp_path: Path) -> None:
+def test_a_graph_with_a_lookup_table_is_rejected(tmp_path: Path) -> None:
     with tf.Graph().as_default() as graph:
         x = tf.compat.v1.placeholder(tf.float32, [None, 8, 8, 3], name="image_tensor")
         names = tf.lookup.KeyValueTensorInitializer(tf.constant([1], tf.int64), tf.constant(["one"]))
@@ -97,7 +99,7 @@ def test_a_graph_with_a_table_is_refused(tmp_path: Path) -> None:
         plan_graph(written(graph, tmp_path / "graph.pb"))
 
 
-def test_a_file_that_is_cut_short(tmp_path: Path) -> None:
+def test_a_truncated_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "graph.pb").write_bytes(FROZEN.read_bytes()[:100_000])
     with pytest.raises(SavedModelError, match="cut short"):
         plan_graph(tmp_path / "graph.pb")
@@ -199,12 +201,12 @@ def optimized(make) -> tf.Graph:
     """What the runtime's optimizer makes of a graph: constants folded, operations fused, and names that say nothing."""
     with tf.Graph().as_default() as graph:
         tf.graph_util.import_graph_def(graph_of(make).as_graph_def(), name="")
-        told = tf.compat.v1.train.export_meta_graph(graph=graph)
+        meta_graph = tf.compat.v1.train.export_meta_graph(graph=graph)
     ends = ("image_tensor", "detection_boxes", "detection_scores")
-    told.collection_def["train_op"].node_list.value.extend(ends)
+    meta_graph.collection_def["train_op"].node_list.value.extend(ends)
     config = tf.compat.v1.ConfigProto()
     config.graph_options.rewrite_options.optimizers.extend(["constfold", "arithmetic", "remap", "dependency"])
-    made = tf_optimizer.OptimizeGraph(config, told)
+    made = tf_optimizer.OptimizeGraph(config, meta_graph)
     names = {node.name: node.name if node.name in ends else f"n{i}" for i, node in enumerate(made.node)}
     for node in made.node:
         node.name = names[node.name]
@@ -259,13 +261,13 @@ def asked(graph: tf.Graph, images: np.ndarray) -> dict[str, np.ndarray]:
 def asked_saved(saved_model: Path, images: np.ndarray) -> dict[str, np.ndarray]:
     with tf.Graph().as_default(), unoptimized() as session:
         loaded = tf.compat.v1.saved_model.load(session, ["serve"], str(saved_model))
-        told = loaded.signature_def["serving_default"]
-        outputs = {key: tensor.name for key, tensor in told.outputs.items()}
-        return session.run(outputs, {told.inputs["inputs"].name: images})
+        signature = loaded.signature_def["serving_default"]
+        outputs = {key: tensor.name for key, tensor in signature.outputs.items()}
+        return session.run(outputs, {signature.inputs["inputs"].name: images})
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_a_graph_without_marks_answers_to_the_bit_as_before(name: str, tmp_path: Path) -> None:
+def test_outputs_of_a_graph_without_marks_are_equal_bit_for_bit(name: str, tmp_path: Path) -> None:
     make, weights = SMALL[name]
     graph = make()
     images = np.random.RandomState(0).randint(0, 256, (2, 24, 32, 3)).astype(np.uint8)
@@ -281,7 +283,7 @@ def test_a_graph_without_marks_answers_to_the_bit_as_before(name: str, tmp_path:
         np.testing.assert_array_equal(made[key], value)
 
 
-def test_anchors_and_numbers_of_the_structure_stay_constants(tmp_path: Path) -> None:
+def test_anchors_and_structural_numbers_stay_constants(tmp_path: Path) -> None:
     plan = plan_graph(written(SMALL["float32"][0](), tmp_path / "graph.pb"))
     reasons = {kept.shape: kept.reason for kept in plan.parameters.kept}
     assert reasons[100, 4].startswith("boxes or points of Mul")
@@ -289,7 +291,7 @@ def test_anchors_and_numbers_of_the_structure_stay_constants(tmp_path: Path) -> 
     assert all("a shape, an axis" in kept.reason for kept in plan.parameters.kept if not kept.dtype.is_floating)
 
 
-def test_what_a_program_of_another_compiler_is_handed_are_weights(tmp_path: Path) -> None:
+def test_constant_inputs_of_an_xla_program_are_weights(tmp_path: Path) -> None:
     def called(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         handed = [images, tf.constant(numbers(3, 3, 3, 8)), tf.constant(numbers(8)), tf.constant([1, 2])]
         made = {"Tout": [tf.float32, tf.float32], "Sout": [tf.TensorShape([None, 4]), tf.TensorShape([None, 5])]}
@@ -299,8 +301,8 @@ def test_what_a_program_of_another_compiler_is_handed_are_weights(tmp_path: Path
     assert [parameter.shape for parameter in plan.parameters.found] == [(3, 3, 3, 8), (8,)]
 
 
-def two_pictures() -> tf.Graph:
-    """From two pictures to a number for all of them, and a row for each place of both."""
+def two_images() -> tf.Graph:
+    """Two images -> a number for the batch, and a row for each place of both."""
     with tf.Graph().as_default() as graph:
         left, right = (tf.compat.v1.placeholder(tf.float32, [None, 16, 16, 3], name) for name in ("left", "right"))
         moved = tf.nn.conv2d(left, tf.constant(numbers(3, 3, 3, 2)), 1, "SAME") - right[..., :2]
@@ -319,18 +321,18 @@ def ranges_of_the_batch() -> tf.Graph:
     return graph
 
 
-def lone_picture() -> tf.Graph:
-    """From a picture without a batch, which must not be too small, to a row for each place that is found."""
+def single_image() -> tf.Graph:
+    """An image without a batch dimension, of a minimum size -> a row for each place that is found."""
     with tf.Graph().as_default() as graph:
-        picture = tf.compat.v1.placeholder(tf.float32, [None, None, 3], "picture")
-        net = tf.nn.conv2d(picture[tf.newaxis], tf.constant(numbers(12, 12, 3, 5)), 4, "VALID")
+        image = tf.compat.v1.placeholder(tf.float32, [None, None, 3], "image")
+        net = tf.nn.conv2d(image[tf.newaxis], tf.constant(numbers(12, 12, 3, 5)), 4, "VALID")
         found = tf.reshape(net, [-1, 5])
         tf.boolean_mask(found, found[:, 0] > 0, name="boxes")
     return graph
 
 
 def switches() -> tf.Graph:
-    """From a picture and what training left open: a choice and a number, which are no lists."""
+    """An image and two scalars that training left open: a switch and a rate."""
     with tf.Graph().as_default() as graph:
         images = tf.compat.v1.placeholder(tf.float32, [None, 16, 16, 3], "images")
         training, keep = (
@@ -345,7 +347,7 @@ def switches() -> tf.Graph:
 
 
 def sequence() -> tf.Graph:
-    """From numbers that are no picture."""
+    """Input that is not an image."""
     with tf.Graph().as_default() as graph:
         tokens = tf.compat.v1.placeholder(tf.int32, [None, 6], "tokens")
         keep = tf.compat.v1.placeholder_with_default(tf.constant(1.0), [], "keep")
@@ -355,7 +357,7 @@ def sequence() -> tf.Graph:
 
 
 def hourglass() -> tf.Graph:
-    """Of pictures whose sides 32 must divide, to a map of a cell for each."""
+    """Images whose sides must be multiples of 32 -> a map with a cell for each."""
     with tf.Graph().as_default() as graph:
         images = tf.compat.v1.placeholder(tf.float32, [None, None, None, 3], "images")
         net = tf.nn.space_to_depth(tf.nn.conv2d(images, tf.constant(numbers(3, 3, 3, 2)), 1, "SAME"), 32)
@@ -364,8 +366,8 @@ def hourglass() -> tf.Graph:
 
 
 OTHER_ENDS = {
-    "two pictures": (two_pictures, {"left": "left", "right": "right"}, ["total", "flow"]),
-    "a lone picture": (lone_picture, {"picture": "picture"}, ["boxes/GatherV2"]),
+    "two images": (two_images, {"left": "left", "right": "right"}, ["total", "flow"]),
+    "a single image": (single_image, {"image": "image"}, ["boxes/GatherV2"]),
     "switches": (switches, {name: name for name in ("images", "training", "keep")}, ["answer"]),
     "a sequence": (sequence, {"tokens": "tokens"}, ["answer"]),
     "a size that fits": (hourglass, {"images": "images"}, ["answer"]),
@@ -373,7 +375,7 @@ OTHER_ENDS = {
 
 
 @pytest.mark.parametrize("name", OTHER_ENDS)
-def test_a_graph_whose_ends_are_no_detectors_is_verified(name: str, tmp_path: Path) -> None:
+def test_a_graph_with_other_endpoints_than_a_detector_is_verified(name: str, tmp_path: Path) -> None:
     make, inputs, outputs = OTHER_ENDS[name]
     path = written(make(), tmp_path / "graph.pb")
     exported = export_frozen_graph(
@@ -383,24 +385,24 @@ def test_a_graph_whose_ends_are_no_detectors_is_verified(name: str, tmp_path: Pa
         graph_outputs={name.split("/")[0]: name for name in outputs},
     )
     assert exported.report is not None
-    told = {check.name: check for check in exported.report.checks}
-    assert "equal bit for bit" in told["against"].detail
-    assert all(f"{output.split('/')[0]}: largest" in told["against"].detail for output in outputs)
-    assert told["batch"].status == ("skipped" if name in ("two pictures", "a lone picture") else "passed")
+    checks = {check.name: check for check in exported.report.checks}
+    assert "equal bit for bit" in checks["against"].detail
+    assert all(f"{output.split('/')[0]}: largest" in checks["against"].detail for output in outputs)
+    assert checks["batch"].status == ("skipped" if name in ("two images", "a single image") else "passed")
 
 
-def test_a_graph_that_mixes_the_pictures_of_a_batch_is_left_so(tmp_path: Path) -> None:
+def test_a_graph_that_mixes_the_images_of_a_batch_is_exported_and_recorded_so(tmp_path: Path) -> None:
     path = written(ranges_of_the_batch(), tmp_path / "graph.pb")
     exported = export_frozen_graph(path, output_directory=tmp_path / "out", graph_inputs={"left": "left"})
-    told = {check.name: check for check in exported.report.checks}
-    assert told["batch"].status == "skipped"
-    assert told["batch"].detail.startswith("the frozen graph itself answers otherwise to a batch")
+    checks = {check.name: check for check in exported.report.checks}
+    assert checks["batch"].status == "skipped"
+    assert checks["batch"].detail.startswith("the frozen graph itself answers otherwise to a batch")
     assert exported.record.graph.mixes_batch
     again = {check.name: check for check in verify_saved_model(exported.saved_model).checks}
     assert (again["batch"].status, again["tf1_loader"].status) == ("skipped", "passed")
 
 
-def test_what_the_optimizer_moves_is_held_against_the_graph_as_it_is_written(tmp_path: Path) -> None:
+def test_outputs_that_the_optimizer_changes_are_compared_with_the_unoptimized_graph(tmp_path: Path) -> None:
     """Of two constants it makes one, of variables it does not; what follows makes much of a last bit. No sums."""
     with tf.Graph().as_default() as graph:
         images = tf.compat.v1.placeholder(tf.float32, [None, 16, 16, 3], "images")
@@ -408,13 +410,13 @@ def test_what_the_optimizer_moves_is_held_against_the_graph_as_it_is_written(tmp
         tf.math.floormod(tf.floor(net * 2.0**20), 2.0, name="answer")
     path = written(graph, tmp_path / "graph.pb")
     exported = export_frozen_graph(path, output_directory=tmp_path / "out", graph_outputs={"answer": "answer"})
-    [told] = [check for check in exported.report.checks if check.name == "against"]
-    assert told.status == "passed"
-    assert "equal bit for bit; with it the frozen graph moves: " in told.detail
-    assert "against it as it is written: largest difference 0.0e+00" in told.detail
+    [check] = [check for check in exported.report.checks if check.name == "against"]
+    assert check.status == "passed"
+    assert "equal bit for bit; with it the frozen graph moves: " in check.detail
+    assert "against it as it is written: largest difference 0.0e+00" in check.detail
 
 
-def test_a_graph_that_was_made_for_another_machine(tmp_path: Path) -> None:
+def test_a_graph_that_was_frozen_for_another_device(tmp_path: Path) -> None:
     """Its nodes want a GPU, and to be where nodes are which the tool that renamed them knew by other names."""
     graph = tf.compat.v1.GraphDef.FromString(FROZEN.read_bytes())
     for node in graph.node:
@@ -422,11 +424,11 @@ def test_a_graph_that_was_made_for_another_machine(tmp_path: Path) -> None:
         node.attr["_class"].list.s.append(b"loc:@gone")
     (tmp_path / "graph.pb").write_bytes(graph.SerializeToString())
     exported = export_frozen_graph(tmp_path / "graph.pb", output_directory=tmp_path / "out")
-    told = {check.name: check for check in exported.report.checks}
-    assert "equal bit for bit" in told["against"].detail
+    checks = {check.name: check for check in exported.report.checks}
+    assert "equal bit for bit" in checks["against"].detail
 
 
-def test_a_graph_that_takes_another_size_can_be_verified_with_a_picture_of_it(tmp_path: Path) -> None:
+def test_a_graph_of_an_unusual_input_size_is_verified_with_an_image_of_that_size(tmp_path: Path) -> None:
     with tf.Graph().as_default() as graph:
         pixels = tf.compat.v1.placeholder(tf.float32, [None, None, None, 3], "pixels")
         net = tf.nn.conv2d(pixels, tf.constant(numbers(3, 3, 3, 2)), 4, "SAME")
@@ -435,11 +437,11 @@ def test_a_graph_that_takes_another_size_can_be_verified_with_a_picture_of_it(tm
     with pytest.raises(VerificationError, match=r"it\s+cannot\s+answer\s+either;\s+if\s+it\s+takes"):
         export_frozen_graph(path, output_directory=tmp_path / "out")
     exported = export_frozen_graph(path, output_directory=tmp_path / "out", verify=False)
-    picture = np.random.RandomState(0).randint(0, 256, (32, 32, 3)).astype(np.uint8)
-    report = verify_saved_model(exported.saved_model, against=path, images=[picture])
-    told = {check.name: check for check in report.checks}
-    assert told["against"].status == "passed", told["against"].detail
-    assert "equal bit for bit" in told["against"].detail
+    image = np.random.RandomState(0).randint(0, 256, (32, 32, 3)).astype(np.uint8)
+    report = verify_saved_model(exported.saved_model, against=path, images=[image])
+    checks = {check.name: check for check in report.checks}
+    assert checks["against"].status == "passed", checks["against"].detail
+    assert "equal bit for bit" in checks["against"].detail
 
 
 FROZEN_GRAPHS = sorted(path.name.removesuffix(".pb.gz") for path in (reference.HERE / "frozen").glob("*.pb.gz"))
@@ -447,7 +449,7 @@ FROZEN_GRAPHS = sorted(path.name.removesuffix(".pb.gz") for path in (reference.H
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FROZEN_GRAPHS)
-def test_a_graph_that_the_original_froze(name: str, tmp_path: Path) -> None:
+def test_a_graph_that_the_object_detection_api_froze(name: str, tmp_path: Path) -> None:
     """Every weight has its own name and value, and every output is the frozen graph's to the last bit."""
     path = tmp_path / "frozen_inference_graph.pb"
     path.write_bytes(reference.frozen_graph(name))
@@ -462,9 +464,9 @@ def test_a_graph_that_the_original_froze(name: str, tmp_path: Path) -> None:
     for key, (shape, dtype) in weights.items():
         np.testing.assert_array_equal(made.get_tensor(key), reference.weight(key, shape, dtype, golden.gains), key)
 
-    picture = np.random.RandomState(0).randint(0, 256, (1, 48, 48, 3)).astype(np.uint8)
+    image = np.random.RandomState(0).randint(0, 256, (1, 48, 48, 3)).astype(np.uint8)
     outputs = dict.fromkeys(exported.record.graph.outputs, "")
-    call = Call("serving_default", "inputs", "", outputs, [picture])
+    call = Call("serving_default", "inputs", "", outputs, [image])
     there = of_graph(call, exported.record.graph)
     pair = loaders.unoptimized(str(exported.saved_model), [call], str(path), [there])
     ours, theirs = (answers.answers[0] for answers in pair)

@@ -1,4 +1,4 @@
-"""What a Context R-CNN takes besides pictures: the flags, what fits the model, and an export with them."""
+"""Side inputs of a Context R-CNN: the flags, what the model accepts, and an export with them."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def shaped(
     return {name: spec.shape.as_list() for name, spec in made.items()}
 
 
-def test_the_originals_flags() -> None:
+def test_flags_of_the_object_detection_api() -> None:
     assert parse_side_inputs("1,12,20/1", NAMES, "float,int") == given()
     assert parse_side_inputs("-1,-1,20/-1", NAMES, "float,int") == given((None, None, 20), (None,))
 
 
 @pytest.mark.parametrize(
-    ("shapes", "names", "types", "told"),
+    ("shapes", "names", "types", "message"),
     [
         (None, NAMES, "float,int", "needs --side-input-shapes"),
         ("1,12,20/1", "", "float,int", "needs --side-input-names"),
@@ -54,19 +54,19 @@ def test_the_originals_flags() -> None:
         ("1,0,20/1", NAMES, "float,int", "'1,0,20' is not a list of sizes"),
     ],
 )
-def test_flags_that_are_wrong(shapes: str | None, names: str, types: str | None, told: str) -> None:
-    with pytest.raises(UnfreezeError, match=told):
+def test_wrong_flags_are_reported(shapes: str | None, names: str, types: str | None, message: str) -> None:
+    with pytest.raises(UnfreezeError, match=message):
         parse_side_inputs(shapes, names, types)
 
 
-def test_a_size_that_is_left_open_is_the_models() -> None:
+def test_an_open_size_is_that_of_the_model() -> None:
     assert shaped(given((2, None, None), (None,))) == {"context_features": [2, None, 20], "valid_context_size": [None]}
     assert shaped(None) == {"context_features": [None, None, 20], "valid_context_size": [None]}
     assert shaped(None, {}, (1, 100, 100, 3)) == {}
 
 
 @pytest.mark.parametrize(
-    ("side_inputs", "expected", "input_shape", "told"),
+    ("side_inputs", "expected", "input_shape", "message"),
     [
         (given(), {}, None, "this model takes no side inputs"),
         ({"x": SideInput("float32", (1,))}, CONTEXT, None, "takes the side inputs context_features and valid_context"),
@@ -77,18 +77,18 @@ def test_a_size_that_is_left_open_is_the_models() -> None:
         (given(), CONTEXT, (4, None, None, 3), "different numbers of images: 1, 4"),
     ],
 )
-def test_side_inputs_that_do_not_fit(
+def test_side_inputs_that_do_not_fit_are_reported(
     side_inputs: dict[str, SideInput],
     expected: dict[str, tf.TensorSpec],
     input_shape: tuple[int | None, ...] | None,
-    told: str,
+    message: str,
 ) -> None:
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=message):
         shaped(side_inputs, expected, input_shape)
 
 
 @pytest.mark.slow
-def test_an_export_takes_them_in_every_signature(tmp_path: Path) -> None:
+def test_every_signature_of_an_export_takes_side_inputs(tmp_path: Path) -> None:
     golden = reference.golden("v_context_rcnn_resnet50")
     reference.write_checkpoint(golden, tmp_path / "run")
     exported = export(tmp_path / "run", output_directory=tmp_path / "out", side_inputs=given((1, None, 20)))
@@ -97,12 +97,12 @@ def test_an_export_takes_them_in_every_signature(tmp_path: Path) -> None:
     taken = {name: set(signature.structured_input_signature[1]) for name, signature in model.signatures.items()}
     assert list(taken.values()) == [{"inputs", *CONTEXT}] * 5
     assert model.signatures["tf_example"].structured_input_signature[1]["inputs"].shape == [1]
-    picture = tf.constant(reference.image(*reference.IMAGES["a"])[np.newaxis])
+    image = tf.constant(reference.image(*reference.IMAGES["a"])[np.newaxis])
     side = [tf.constant(reference.side_input(*like)) for like in golden.side_inputs.values()]
     recorded = golden.answers()["a/detection_scores"]
-    by_name = model.signatures["serving_default"](inputs=picture, **dict(zip(CONTEXT, side, strict=True)))
+    by_name = model.signatures["serving_default"](inputs=image, **dict(zip(CONTEXT, side, strict=True)))
     np.testing.assert_allclose(by_name["detection_scores"], recorded, atol=1e-4)
-    np.testing.assert_allclose(model(picture, *side)["detection_scores"], recorded, atol=1e-4)
+    np.testing.assert_allclose(model(image, *side)["detection_scores"], recorded, atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Fewer outputs and rows: which stay, in which order, and what stands in the rows that are left over."""
+"""Fewer outputs and rows: which are kept, in which order, and what the padding rows contain."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SCORES = np.array([[0.9, 0.2, 0.5, 0.8], [0.4, 0.3, 0.0, 0.0]], np.float32)
 
 
 def outputs() -> dict[str, tf.Tensor]:
-    """Four rows of which the second picture has two; a row's box tells which it is."""
+    """Four rows, of which the second image uses two; the box of a row has its number."""
     row = np.arange(4, dtype=np.float32)
     return {
         "detection_boxes": tf.constant(np.tile(row[np.newaxis, :, np.newaxis], (2, 1, 4)) + 1),
@@ -25,12 +25,12 @@ def outputs() -> dict[str, tf.Tensor]:
     }
 
 
-def test_nothing_asked_nothing_changed() -> None:
+def test_outputs_are_unchanged_by_default() -> None:
     given = outputs()
     assert slim(given, Slimming()) is given
 
 
-def test_outputs() -> None:
+def test_outputs_that_are_not_kept_are_removed() -> None:
     four = {"detection_boxes", "detection_classes", "detection_scores", "num_detections"}
     assert set(slim(outputs(), Slimming(("detection_masks",)))) == {*four, "detection_masks"}
     assert set(slim(outputs(), Slimming(("num_detections",)))) == four
@@ -38,7 +38,7 @@ def test_outputs() -> None:
         slim(outputs(), Slimming(("detection_keypoints",)))
 
 
-def test_rows_below_the_threshold_are_taken_out_wherever_they_are() -> None:
+def test_rows_below_the_threshold_are_removed_wherever_they_are() -> None:
     found = slim(outputs(), Slimming(score_threshold=0.4))
     assert found["num_detections"].numpy().tolist() == [3, 1]
     np.testing.assert_array_equal(found["detection_scores"], np.array([[0.9, 0.5, 0.8, 0], [0.4, 0, 0, 0]], np.float32))
@@ -48,7 +48,7 @@ def test_rows_below_the_threshold_are_taken_out_wherever_they_are() -> None:
     assert found["raw_detection_scores"].shape == (2, 7, 3)
 
 
-def test_no_more_rows_than_asked() -> None:
+def test_at_most_max_detections_rows_are_kept() -> None:
     found = slim(outputs(), Slimming(score_threshold=0.3, max_detections=2))
     assert found["num_detections"].numpy().tolist() == [2, 2]
     assert found["detection_classes"].numpy().tolist() == [[1, 3], [1, 2]]
@@ -56,13 +56,13 @@ def test_no_more_rows_than_asked() -> None:
     assert slim(outputs(), Slimming(max_detections=9))["detection_boxes"].shape == (2, 4, 4)
 
 
-def test_rows_that_were_padding_are_zero_even_without_a_threshold() -> None:
+def test_padding_rows_are_zero_even_without_a_threshold() -> None:
     found = slim(outputs(), Slimming(score_threshold=0.0))
     assert found["num_detections"].numpy().tolist() == [4, 2]
     assert found["detection_classes"].numpy().tolist() == [[1, 2, 3, 4], [1, 2, 0, 0]]
 
 
-def test_an_unknown_number_of_rows() -> None:
+def test_the_number_of_rows_may_be_unknown() -> None:
     specs = {name: tf.TensorSpec([None, None, *tensor.shape[2:]]) for name, tensor in outputs().items()}
     specs["num_detections"] = tf.TensorSpec([None])
 
@@ -74,6 +74,6 @@ def test_an_unknown_number_of_rows() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"score_threshold": 1.5}, {"score_threshold": -0.1}, {"max_detections": 0}])
-def test_numbers_out_of_range(wrong: dict[str, float]) -> None:
+def test_numbers_out_of_range_are_rejected(wrong: dict[str, float]) -> None:
     with pytest.raises(UnsupportedError):
         Slimming(**wrong)

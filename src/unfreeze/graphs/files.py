@@ -57,7 +57,7 @@ class FrozenGraph:
         shape = [size.size for size in header.tensor_shape.dim]
         first, last = _field(data, start, end, 4) or (0, 0)  # tensor_content: the bytes as they are in memory
         if last - first != math.prod(shape) * dtype.itemsize or first == last or dtype.hasobject:
-            return tf.make_ndarray(self.proto(place))
+            return np.asarray(tf.make_ndarray(self.proto(place)))
         return np.frombuffer(_read(self.path, first, last - first), dtype).reshape(shape)
 
     def proto(self, place: Place) -> Any:

@@ -39,7 +39,7 @@ class Parameter:
 
     @property
     def size_bytes(self) -> int:
-        return math.prod(self.shape) * self.dtype.size
+        return math.prod(self.shape) * int(self.dtype.size)
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Kept:
 
     @property
     def size_bytes(self) -> int:
-        return math.prod(self.shape) * max(self.dtype.size, 1)
+        return math.prod(self.shape) * max(int(self.dtype.size), 1)
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ class _Flow:
         """Returns the name of the node that read the variable in TensorFlow 2, `…/ReadVariableOp`; empty if none."""
         for use in self._ways(place):
             if use.node.op == "Identity" and re.search(r"/ReadVariableOp(_\d+)?$", use.node.name):
-                return use.node.name
+                return str(use.node.name)
         return ""
 
     def verdict(self, place: Place, shape: tuple[int, ...]) -> tuple[str, str]:

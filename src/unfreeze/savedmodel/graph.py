@@ -25,14 +25,14 @@ class MainGraph:
         node.attr["shared_name"].s = name.encode()
         node.attr["dtype"].type = dtype.as_datatype_enum
         node.attr["shape"].shape.CopyFrom(tf.TensorShape(shape).as_proto())
-        return node.name
+        return str(node.name)
 
     def placeholder(self, name: str, dtype: tf.DType, shape: Any) -> str:
         """Adds an input; returns its node."""
         node = self._add(name, "Placeholder")
         node.attr["dtype"].type = dtype.as_datatype_enum
         node.attr["shape"].shape.CopyFrom(tf.TensorShape(shape).as_proto())
-        return node.name
+        return str(node.name)
 
     def signature(self, name: str, concrete: Any, captured: Sequence[str]) -> meta_graph_pb2.SignatureDef:
         """Adds a call of a signature's function on new inputs; returns the SignatureDef."""

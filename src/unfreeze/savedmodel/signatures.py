@@ -72,7 +72,7 @@ def named(function: Any, names: Mapping[int, str]) -> Any:
     table = ["", *(names.get(number, "") for number in range(1, max(names, default=0) + 1))]
 
     def call(*inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-        outputs = function(*inputs)
+        outputs: dict[str, tf.Tensor] = function(*inputs)
         rows = tf.range(tf.shape(outputs["detection_scores"])[1])
         is_detection = rows[tf.newaxis] < tf.cast(outputs["num_detections"], tf.int32)[:, tf.newaxis]
         numbers = tf.cast(outputs["detection_classes"], tf.int32)
@@ -101,7 +101,7 @@ def traced(call: Detect, specs: Sequence[tf.TensorSpec]) -> Any:
 
 
 def specs_of(function: Any) -> Sequence[tf.TensorSpec]:
-    specs, _ = function.structured_input_signature
+    specs: Sequence[tf.TensorSpec] = function.structured_input_signature[0]
     return specs
 
 
