@@ -45,8 +45,8 @@ def test_weights_have_the_values_and_names_of_the_checkpoint(digits: Path) -> No
     }
     assert {name.removesuffix("/ExponentialMovingAverage") for name in moving_averages} <= names
     for name in names:
-        shadow = f"{name}/ExponentialMovingAverage"
-        source = shadow if shadow in moving_averages else name
+        moving_average = f"{name}/ExponentialMovingAverage"
+        source = moving_average if moving_average in moving_averages else name
         np.testing.assert_array_equal(made.get_tensor(name), trained.get_tensor(source), err_msg=name)
 
 
