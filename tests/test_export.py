@@ -72,20 +72,20 @@ def test_every_check_passes(exported: Exported) -> None:
 def test_variables_are_the_checkpoints_bytes(exported: Exported) -> None:
     checkpoint = tf.train.load_checkpoint(str(DIGITS / "run" / "model.ckpt-8000"))
     written = tf.train.load_checkpoint(str(exported.saved_model / "variables" / "variables"))
-    names = checkpoint.get_variable_to_shape_map()
+    stored = checkpoint.get_variable_to_shape_map()
     names = [
         key.removesuffix(KEY) for key in written.get_variable_to_shape_map() if key != "_CHECKPOINTABLE_OBJECT_GRAPH"
     ]
     averaged = 0
     for name in names:
         moving_average = f"{name}/ExponentialMovingAverage"
-        averaged += moving_average in names
-        value = checkpoint.get_tensor(moving_average if moving_average in names else name)
+        averaged += moving_average in stored
+        value = checkpoint.get_tensor(moving_average if moving_average in stored else name)
         assert written.get_tensor(name + KEY).tobytes() == value.tobytes(), name
     assert set(names) == {
-        name for name in names if not name.endswith(("ExponentialMovingAverage", "Momentum", "global_step"))
+        name for name in stored if not name.endswith(("ExponentialMovingAverage", "Momentum", "global_step"))
     }
-    assert averaged == sum(name.endswith("ExponentialMovingAverage") for name in names)
+    assert averaged == sum(name.endswith("ExponentialMovingAverage") for name in stored)
 
 
 def test_moving_averages_are_applied_once(exported: Exported) -> None:
