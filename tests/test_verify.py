@@ -12,6 +12,7 @@ import tensorflow as tf
 from unfreeze import cli, verification
 from unfreeze.comparison import verify as verb
 from unfreeze.errors import CheckpointError, ConfigError, SavedModelError
+from unfreeze.export_record import ExportRecord, MovingAverages
 from unfreeze.exporting import from_checkpoint as export_verb
 
 DIGITS = Path(__file__).parents[1] / "examples" / "digits"
@@ -145,6 +146,6 @@ def test_does_not_answer_as_another_step(digits: Path, tmp_path: Path, capsys: p
 
 
 def test_moving_averages_are_taken_again_as_they_were() -> None:
-    assert verb.averaged({"moving_averages": {"used": 3, "missing": []}})
-    assert verb.averaged({"moving_averages": {"used": 0, "missing": ["conv/weights"]}})
-    assert not verb.averaged({"moving_averages": {"used": 0, "missing": []}})
+    assert verb.averaged(ExportRecord(moving_averages=MovingAverages(3)))
+    assert verb.averaged(ExportRecord(moving_averages=MovingAverages(0, ("conv/weights",))))
+    assert not verb.averaged(ExportRecord(moving_averages=MovingAverages()))
