@@ -15,10 +15,11 @@ from typing import Any
 
 import pytest
 
-from unfreeze import __version__, cli, export_inference_graph, exporter_main_v2, verification, weights
+from unfreeze import __version__, cli, export_inference_graph, exporter_main_v2, verification
 from unfreeze.cli import terminal
 from unfreeze.cli.quiet_tensorflow import stderr_dropped
 from unfreeze.errors import CheckpointError, UnfreezeError, VerificationError
+from unfreeze.exporting import sources
 from unfreeze.exporting.sources import find_source
 
 DIGITS = Path(__file__).parents[1] / "examples" / "digits"
@@ -55,7 +56,7 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     module = ModuleType("unfreeze.exporting.export")
     module.export = recorder.export  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "unfreeze.exporting.export", module)
-    monkeypatch.setattr(weights, "locate_checkpoint", lambda checkpoint, step: None)
+    monkeypatch.setattr(sources, "locate_checkpoint", lambda checkpoint, step: None)
     monkeypatch.setattr(verification, "WorkerProcesses", lambda **_: nullcontext("worker processes"))
     monkeypatch.delenv("UNFREEZE_TRACEBACK", raising=False)
     return recorder

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from unfreeze.errors import ConfigError, OutputError
-from unfreeze.export_record import CheckpointSource, ExportRecord
+from unfreeze.export_record import CheckpointSource, ExportRecord, FileDigest, WeightRecord
 from unfreeze.exporting.export import export
 from unfreeze.verification import Check, ImageResult, Report
 from unfreeze.verification.html_report import html_report, require_writable
@@ -23,12 +23,9 @@ ANSWER = {
     "detection_classes": np.array([1.0, 2.0], np.float32),
 }
 WEIGHTS = {
-    "a/weights/ExponentialMovingAverage": {
-        "variable": f"a/{HOSTILE}/.ATTRIBUTES/VARIABLE_VALUE",
-        "dtype": "float32",
-        "shape": [3, 3, 8, 16],
-        "sha256": "ab" * 32,
-    }
+    "a/weights/ExponentialMovingAverage": WeightRecord(
+        f"a/{HOSTILE}/.ATTRIBUTES/VARIABLE_VALUE", "float32", (3, 3, 8, 16), "ab" * 32
+    )
 }
 
 
@@ -55,7 +52,7 @@ def page(*checks: Check, other: Any = None) -> str:
     report = Report(
         Path("/models/staged"),
         checks or (Check("files", "passed", "all there"),),
-        {"weights": WEIGHTS, "files": {"saved_model.pb": {"size_bytes": 2_000_000, "sha256": "cd" * 32}}},
+        ExportRecord(weights=WEIGHTS, files={"saved_model.pb": FileDigest(2_000_000, "cd" * 32)}),
         (ImageResult(HOSTILE, picture, ANSWER, other),),
     )
     record = ExportRecord(checkpoint=CheckpointSource("run/model.ckpt-8000", 8000, "tf1"), num_classes=2)
@@ -108,6 +105,6 @@ def test_places_that_cannot_be_written(tmp_path: Path) -> None:
 def test_no_report_of_what_is_not_verified(tmp_path: Path) -> None:
     digits = Path(__file__).parents[1] / "examples" / "digits"
     options = {"pipeline_config_path": digits / "pipeline.config", "output_directory": tmp_path / "out"}
-    with pytest.raises(ConfigError, match="--report tells what was verified: it does not go with --no-verify"):
+    with pytest.raises(ConfigError, match="--report shows what was verified: it cannot be combined with --no-verify"):
         export(digits / "run", **options, verify=False, report_path=tmp_path / "report.html")
     assert list(tmp_path.iterdir()) == []

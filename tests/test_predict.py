@@ -326,7 +326,7 @@ def test_frozen_graph_has_the_detections_of_its_export(tmp_path: Path) -> None:
 
 def test_frozen_graph_that_is_not_a_detector_is_reported(tmp_path: Path, image: Path) -> None:
     (tmp_path / "text.pb").write_text("not a graph")
-    with pytest.raises(SavedModelError, match=r"text\.pb: not a frozen detector that takes image_tensor"):
+    with pytest.raises(SavedModelError, match=r"text\.pb: not a frozen graph"):
         predict(tmp_path / "text.pb", [image])
     with tf.Graph().as_default() as graph:
         tf.compat.v1.placeholder(tf.uint8, [1, None, None, 3], "image_tensor")
