@@ -243,13 +243,13 @@ def _decoded(kind: Any, value: Any, where: str) -> Any:
         return _decoded_fields(kind, value, where)
     if origin is Mapping:
         _require(isinstance(value, dict), "an object", value, where)
-        return {key: _decoded(arguments[1], each, f"{where}.{key}") for key, each in value.items()}
+        return {key: _decoded(arguments[1], element, f"{where}.{key}") for key, element in value.items()}
     if origin is Sequence:
         _require(isinstance(value, list), "a list", value, where)
-        return tuple(_decoded(arguments[0], each, where) for each in value)
+        return tuple(_decoded(arguments[0], element, where) for element in value)
     if origin is tuple:
         _require(isinstance(value, list) and len(value) == len(arguments), f"a list of {len(arguments)}", value, where)
-        return tuple(_decoded(each, element, where) for each, element in zip(arguments, value, strict=True))
+        return tuple(_decoded(type_, element, where) for type_, element in zip(arguments, value, strict=True))
     if kind is float:
         _require(type(value) in (int, float), "a number", value, where)
     else:
@@ -259,9 +259,9 @@ def _decoded(kind: Any, value: Any, where: str) -> Any:
 
 def _decoded_fields(kind: type, value: Mapping[str, Any], where: str) -> Any:
     missing = [
-        each.name
-        for each in fields(kind)
-        if each.default is MISSING and each.default_factory is MISSING and each.name not in value
+        member.name
+        for member in fields(kind)
+        if member.default is MISSING and member.default_factory is MISSING and member.name not in value
     ]
     if missing:
         raise ValueError(f"{where.lstrip('.')} has no {', '.join(missing)}")

@@ -140,7 +140,7 @@ class StagedExport:
             stored = {weight.variable: weight.stored() for weight in weights.values()}
             record = replace(record, weights=weights_record(weights, stored))
         else:
-            checks = [CheckRecord(each.name, each.status, each.detail, each.numbers) for each in report.checks]
+            checks = [CheckRecord(check.name, check.status, check.detail, check.numbers) for check in report.checks]
             record = replace(record, verified=report.passed, checks=checks)
             record = replace(record, weights=report.record.weights, files=report.record.files)
         record = replace(

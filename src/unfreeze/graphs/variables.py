@@ -123,9 +123,9 @@ def _pass_into_functions(graph: Any, inner: Mapping[str, Sequence[Parameter]], r
     """Passes parameters that are used inside functions as arguments, from the graph down through all calls."""
     functions = {function.signature.name: function for function in graph.library.function}
     needed = _needed(graph, functions, inner)
-    arguments = {name: {p.place: f"unfrozen_{i}" for i, p in enumerate(each)} for name, each in needed.items()}
-    for name, each in needed.items():
-        _add_arguments(functions[name], [(arguments[name][p.place], p) for p in each])
+    arguments = {name: {p.place: f"unfrozen_{i}" for i, p in enumerate(added)} for name, added in needed.items()}
+    for name, added in needed.items():
+        _add_arguments(functions[name], [(arguments[name][p.place], p) for p in added])
         taken = {node.name for node in functions[name].node_def} | set(arguments[name].values())
         sources = {
             p.place[1]: _Source(arguments[name][p.place], p.dtype.as_datatype_enum, reads=False)
@@ -146,7 +146,7 @@ def _needed(
 
     Functions that one node calls, such as the branches of an If, get the same parameters.
     """
-    needed: dict[str, dict[Any, Parameter]] = {name: {p.place: p for p in each} for name, each in inner.items()}
+    needed: dict[str, dict[Any, Parameter]] = {name: {p.place: p for p in own} for name, own in inner.items()}
     everywhere = [*graph.node, *(node for function in functions.values() for node in function.node_def)]
     groups = [_called(node, functions) for node in everywhere]
     calls = [(name, _called(node, functions)) for name, function in functions.items() for node in function.node_def]
@@ -162,7 +162,7 @@ def _needed(
                 if needed.get(name):
                     needed.setdefault(caller, {}).update(needed[name])
         changed = sum(map(len, needed.values())) > before
-    return {name: [each[place] for place in sorted(each)] for name, each in needed.items()}
+    return {name: [by_place[place] for place in sorted(by_place)] for name, by_place in needed.items()}
 
 
 def _called(node: Any, functions: Mapping[str, Any]) -> list[str]:
