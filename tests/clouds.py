@@ -1,4 +1,4 @@
-"""Object stores on this machine: moto's S3 and an emulator of Google's, found through the environment."""
+"""Object stores on this machine: moto's S3 and an emulator of Google Cloud Storage, found through the environment."""
 
 import json
 import os
@@ -16,7 +16,7 @@ KEYS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS
 
 @dataclass(frozen=True)
 class Bucket:
-    """An object store's bucket; `listed` asks its server, past the client that is tested."""
+    """A bucket of an object store; `listed` lists its keys without the client that is tested."""
 
     url: str
     listed: Callable[[], list[str]]
@@ -24,7 +24,7 @@ class Bucket:
 
 @contextmanager
 def moto_server() -> Iterator[dict[str, str]]:
-    """Moto's S3 and SageMaker, empty, on a port of this machine, and the environment in which boto3 finds them."""
+    """Yields the environment in which boto3 uses an empty S3 and SageMaker on this machine, by moto."""
     server = pytest.importorskip("moto.server").ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
     server.start()
     end = time.monotonic() + 60
@@ -33,7 +33,7 @@ def moto_server() -> Iterator[dict[str, str]]:
     _, port = server.get_host_and_port()
     address = f"http://127.0.0.1:{port}"
     try:
-        # All servers of a process share their state: what an earlier one was told would be here as well.
+        # All servers of a process share their state, so that of an earlier server must be deleted.
         urllib.request.urlopen(f"{address}/moto-api/reset", data=b"", timeout=60).close()
         yield {"AWS_ENDPOINT_URL": address, **KEYS}
     finally:
@@ -46,16 +46,16 @@ def s3_bucket(name: str) -> Iterator[Bucket]:
     with moto_server() as environment, mock.patch.dict(os.environ, environment):
         client = boto3.client("s3")
         client.create_bucket(Bucket=name)
-        s3fs.S3FileSystem.clear_instance_cache()  # one of before asks another port
+        s3fs.S3FileSystem.clear_instance_cache()  # an earlier one uses another port
         yield Bucket(
-            f"s3://{name}", lambda: [found["Key"] for found in client.list_objects_v2(Bucket=name).get("Contents", [])]
+            f"s3://{name}", lambda: [item["Key"] for item in client.list_objects_v2(Bucket=name).get("Contents", [])]
         )
         s3fs.S3FileSystem.clear_instance_cache()
 
 
 @contextmanager
 def gs_bucket(name: str) -> Iterator[Bucket]:
-    with mock.patch.dict(os.environ, {"GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false"}):  # it asks what no emulator knows
+    with mock.patch.dict(os.environ, {"GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false"}):  # unknown to emulators
         gcsfs = pytest.importorskip("gcsfs")
     emulator = pytest.importorskip("gcp_storage_emulator.server")
     server = emulator.create_server("127.0.0.1", 0, in_memory=True, default_bucket=name)
@@ -63,8 +63,8 @@ def gs_bucket(name: str) -> Iterator[Bucket]:
     address = f"http://127.0.0.1:{server._api._httpd.server_address[1]}"
 
     def keys() -> list[str]:
-        with urllib.request.urlopen(f"{address}/storage/v1/b/{name}/o", timeout=60) as answer:
-            return [found["name"] for found in json.loads(answer.read()).get("items", [])]
+        with urllib.request.urlopen(f"{address}/storage/v1/b/{name}/o", timeout=60) as response:
+            return [item["name"] for item in json.loads(response.read()).get("items", [])]
 
     try:
         with mock.patch.dict(os.environ, {"STORAGE_EMULATOR_HOST": address}):

@@ -1,4 +1,4 @@
-"""Which weights depend on the request, and in which processes oneDNN may keep those of the first."""
+"""Tests which weights depend on the request, and in which processes oneDNN may keep those of the first request."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ import tensorflow as tf
 from unfreeze import onednn
 from unfreeze.cached_weights import request_dependent_weights, request_dependent_weights_of_graph
 from unfreeze.exporting.export import export
-from unfreeze.targets.package import package_kserve, package_sagemaker, package_tensorflow_serving
+from unfreeze.targets.kserve import package_kserve
+from unfreeze.targets.sagemaker import package_sagemaker
+from unfreeze.targets.tensorflow_serving import package_tensorflow_serving
 
 IMAGES = tf.TensorSpec([None, 8, 8, 3], name="images")
 FILTER = tf.constant(0.1, shape=[3, 3, 3, 3])
@@ -26,7 +28,7 @@ BOTH = {onednn.ENABLE: "1", onednn.ASSUME_FROZEN_WEIGHTS: "1"}
 
 
 @pytest.fixture(autouse=True)
-def without_the_setting_of_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_onednn_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(onednn.ENABLE, raising=False)  # see conftest.py
 
 
@@ -35,7 +37,7 @@ def conv(x: tf.Tensor, kernel: Any) -> tf.Tensor:
 
 
 def from_input(x: tf.Tensor) -> tf.Tensor:
-    """A filter `[3, 3, 3, 3]` that depends on the images."""
+    """Returns a filter `[3, 3, 3, 3]` that depends on the images."""
     return FILTER * tf.reduce_mean(x)
 
 
@@ -47,7 +49,7 @@ class Weights(tf.Module):
 
 
 def written(folder: Path, network: Callable[[tf.Tensor, Weights], tf.Tensor]) -> Path:
-    """A SavedModel of a network."""
+    """Writes a SavedModel of a network."""
     weights = Weights()
     call = tf.function(lambda images: {"y": network(images, weights)}, input_signature=[IMAGES], autograph=False)
     tf.saved_model.save(weights, str(folder), signatures={"serving_default": call})
@@ -60,7 +62,7 @@ def conv_in_function(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
 
 
 def repeated(x: tf.Tensor, kernel: tf.Tensor, changes: bool) -> tf.Tensor:
-    """A loop whose filter stays, or changes from step to step."""
+    """Returns the result of a loop whose filter stays the same, or changes in each step."""
 
     def body(step: tf.Tensor, y: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         return step + 1, conv(y, kernel), 2 * kernel if changes else kernel
@@ -69,7 +71,7 @@ def repeated(x: tf.Tensor, kernel: tf.Tensor, changes: bool) -> tf.Tensor:
 
 
 def matrix_product(x: tf.Tensor) -> tf.Tensor:
-    """A constant matrix times pixels, as interpolation has it: `[8, 8 * 3]` of the first image."""
+    """Returns a constant matrix times pixels, as in interpolation: `[8, 8 * 3]` of the first image."""
     return tf.matmul(tf.ones([8, 8]), tf.reshape(x[0], [8, 24]))
 
 
@@ -97,7 +99,7 @@ FROZEN: dict[str, Callable[[tf.Tensor, Weights], tf.Tensor]] = {
     "a separable convolution": lambda x, w: tf.nn.depthwise_conv2d(x, w.kernel, [1, 1, 1, 1], "SAME"),
 }
 
-# What is named, and the network.
+# The operation that is reported, and the network.
 CHANGING: dict[str, tuple[str, Callable[[tf.Tensor, Weights], tf.Tensor]]] = {
     "of the input": ("Conv2D ", lambda x, w: conv(x, from_input(x))),
     "through a function": ("Conv2D Conv2D in function ", lambda x, w: conv_in_function(x, from_input(x))),
@@ -127,20 +129,20 @@ CHANGING: dict[str, tuple[str, Callable[[tf.Tensor, Weights], tf.Tensor]]] = {
 
 
 @pytest.mark.parametrize("case", FROZEN)
-def test_weights_that_are_the_same_at_each_request(case: str, tmp_path: Path) -> None:
+def test_weights_that_are_the_same_in_every_request(case: str, tmp_path: Path) -> None:
     assert request_dependent_weights(written(tmp_path, FROZEN[case])) is None
 
 
 @pytest.mark.parametrize("case", CHANGING)
 def test_weights_that_depend_on_the_request(case: str, tmp_path: Path) -> None:
-    named, network = CHANGING[case]
-    found = request_dependent_weights(written(tmp_path, network))
-    assert found is not None
-    assert found.startswith(named)
+    expected, network = CHANGING[case]
+    operation = request_dependent_weights(written(tmp_path, network))
+    assert operation is not None
+    assert operation.startswith(expected)
 
 
 @pytest.mark.parametrize("changes", [False, True])
-def test_loops_of_tensorflow_1(changes: bool) -> None:
+def test_tensorflow_1_loops(changes: bool) -> None:
     """Enter, Merge, Switch, NextIteration, Exit, as in frozen graphs."""
     v1 = tf.compat.v1
     with tf.Graph().as_default() as graph:
@@ -151,8 +153,8 @@ def test_loops_of_tensorflow_1(changes: bool) -> None:
         finally:
             v1.enable_control_flow_v2()
         assert {"Enter", "Merge", "NextIteration"} <= {operation.type for operation in graph.get_operations()}
-    found = request_dependent_weights_of_graph(graph.as_graph_def(), [(["x:0"], [y.name])])
-    assert found == ("Conv2D while/Conv2D" if changes else None)
+    operation = request_dependent_weights_of_graph(graph.as_graph_def(), [(["x:0"], [y.name])])
+    assert operation == ("Conv2D while/Conv2D" if changes else None)
 
 
 @pytest.mark.parametrize(
@@ -171,7 +173,7 @@ def test_exports_have_no_weights_that_depend_on_the_request(generation: str, nam
     assert request_dependent_weights(exported.saved_model) is None
 
 
-def test_a_malformed_graph_is_named() -> None:
+def test_malformed_node_is_reported() -> None:
     graph = tf.compat.v1.GraphDef()
     graph.node.add(name="x", op="Placeholder")
     graph.node.add(name="y", op="Switch")
@@ -180,7 +182,7 @@ def test_a_malformed_graph_is_named() -> None:
 
 
 def run(program: str, *arguments: object, **environment: str) -> Any:
-    """What a program in a process of its own prints as JSON."""
+    """Returns what a program prints as JSON in a new process."""
     inherited = {name: value for name, value in os.environ.items() if name not in BOTH}
     command = [sys.executable, "-c", f"import json, os, sys\n{program}", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, env={**inherited, **environment})
@@ -192,7 +194,7 @@ PRINT = f"print(json.dumps([os.environ.get(name) for name in {tuple(BOTH)!r}]))\
 
 
 def detector(folder: Path, kernel: Callable[[tf.Tensor], tf.Tensor]) -> Path:
-    """A detector whose one score is a convolution of the image with this filter."""
+    """Writes a detector whose only score is a convolution of the image with this filter."""
 
     def detect(images: tf.Tensor) -> dict[str, tf.Tensor]:
         pixels = tf.cast(images, tf.float32) / 255
@@ -227,7 +229,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_the_library_sets_nothing(good: Path, image: Path) -> None:
+def test_library_sets_no_variable(good: Path, image: Path) -> None:
     program = "import unfreeze\nunfreeze.predict(sys.argv[1], sys.argv[2], draw=False)\n" + PRINT
     assert run(program, good, image) == [None, None]
 
@@ -241,18 +243,18 @@ except SystemExit as done:
 {PRINT}"""
 
 
-def test_a_command_that_runs_a_model_sets_both(good: Path, image: Path) -> None:
+def test_command_that_runs_a_model_sets_both(good: Path, image: Path) -> None:
     assert run(COMMAND, "predict", good, image, "--no-draw") == ["1", "1"]
 
 
-def test_the_second_is_not_set_for_a_model_that_does_not_allow_it(bad: Path, image: Path) -> None:
+def test_second_is_not_set_for_a_model_that_does_not_allow_it(bad: Path, image: Path) -> None:
     assert run(COMMAND, "predict", bad, image, "--no-draw") == ["1", None]
 
 
-@pytest.mark.parametrize("given", [{onednn.ENABLE: "0"}, {onednn.ASSUME_FROZEN_WEIGHTS: "0"}])
-def test_what_the_user_set_stays(given: dict[str, str], good: Path, image: Path) -> None:
-    expected = [given.get(onednn.ENABLE, "1"), given.get(onednn.ASSUME_FROZEN_WEIGHTS)]
-    assert run(COMMAND, "predict", good, image, "--no-draw", **given) == expected
+@pytest.mark.parametrize("setting", [{onednn.ENABLE: "0"}, {onednn.ASSUME_FROZEN_WEIGHTS: "0"}])
+def test_settings_of_the_user_stay(setting: dict[str, str], good: Path, image: Path) -> None:
+    expected = [setting.get(onednn.ENABLE, "1"), setting.get(onednn.ASSUME_FROZEN_WEIGHTS)]
+    assert run(COMMAND, "predict", good, image, "--no-draw", **setting) == expected
 
 
 LOAD = """
@@ -273,20 +275,20 @@ print(json.dumps([printed, os.environ.get(onednn.ASSUME_FROZEN_WEIGHTS)]))
 """
 
 
-def test_a_server_refuses_what_would_be_answered_wrongly(good: Path, other_good: Path, bad: Path) -> None:
-    """A version with other weights is answered by its own."""
-    (first, second, refused, again), value = run(LOAD, good, other_good, bad, good)
+def test_server_rejects_a_model_with_request_dependent_weights(good: Path, other_good: Path, bad: Path) -> None:
+    """A version with other weights uses its own."""
+    (first, second, error, again), value = run(LOAD, good, other_good, bad, good)
     assert value == "1"
     assert second == pytest.approx([score / 2 for score in first])
     assert again == first
-    assert re.sub(r"__inference_detect_\d+", "detect", refused) == (
+    assert re.sub(r"__inference_detect_\d+", "detect", error) == (
         f"Failure FAILED_PRECONDITION: {bad}: the weights of Conv2D Conv2D in function detect depend on the request, "
-        "and with TF_ONEDNN_ASSUME_FROZEN_WEIGHTS=1, which is in effect in this process, those of the first request "
-        "would be reused. Start with TF_ONEDNN_ASSUME_FROZEN_WEIGHTS=0."
+        "and with TF_ONEDNN_ASSUME_FROZEN_WEIGHTS=1, which is in effect in this process, the weights of the first "
+        "request would be reused. Set TF_ONEDNN_ASSUME_FROZEN_WEIGHTS=0."
     )
 
 
-def test_the_variable_stays_unset_once_a_model_does_not_allow_it(good: Path, bad: Path) -> None:
+def test_variable_stays_unset_after_a_model_that_does_not_allow_it(good: Path, bad: Path) -> None:
     (changing, frozen), value = run(LOAD, bad, good)
     assert value is None
     assert changing[1] == pytest.approx(4 * changing[0], rel=1e-3)
@@ -294,7 +296,7 @@ def test_the_variable_stays_unset_once_a_model_does_not_allow_it(good: Path, bad
     assert run(LOAD, bad, good, **{onednn.ASSUME_FROZEN_WEIGHTS: "0"}) == [[changing, frozen], "0"]
 
 
-def test_evaluate_refuses_a_frozen_graph_that_would_be_answered_wrongly(good: Path, tmp_path: Path) -> None:
+def test_evaluate_rejects_a_frozen_graph_with_request_dependent_weights(good: Path, tmp_path: Path) -> None:
     v1 = tf.compat.v1
     with tf.Graph().as_default() as graph:
         images = v1.placeholder(tf.uint8, [None, None, None, 3], "image_tensor")
@@ -317,20 +319,20 @@ except Exception as error:
 
 
 def environments(saved_model: Path, folder: Path) -> list[dict[str, str]]:
-    """What `package` writes for each server."""
+    """Returns the variables that `package` writes for each server."""
     yaml = pytest.importorskip("yaml")
     package_tensorflow_serving(saved_model, folder / "serving")
     package_kserve(saved_model, folder / "kserve")
     compose = yaml.safe_load((folder / "serving" / "compose.yaml").read_text())
-    made = {each["kind"]: each for each in yaml.safe_load_all((folder / "serving" / "kubernetes.yaml").read_text())}
+    objects = {item["kind"]: item for item in yaml.safe_load_all((folder / "serving" / "kubernetes.yaml").read_text())}
     service = yaml.safe_load((folder / "kserve" / "inference-service.yaml").read_text())
     containers = [
-        made["Deployment"]["spec"]["template"]["spec"]["containers"][0],
+        objects["Deployment"]["spec"]["template"]["spec"]["containers"][0],
         service["spec"]["predictor"]["model"],
     ]
     return [
         compose["services"]["serving"]["environment"],
-        *({each["name"]: each["value"] for each in container["env"]} for container in containers),
+        *({variable["name"]: variable["value"] for variable in container["env"]} for container in containers),
     ]
 
 
@@ -338,14 +340,14 @@ def test_packages_set_both(good: Path, tmp_path: Path) -> None:
     assert environments(good, tmp_path) == [BOTH] * 3
     packaged = package_kserve(good, tmp_path / "again")
     assert packaged.to_dict()["environment"] == BOTH
-    assert "left out" not in str(packaged)
+    assert "is not set" not in str(packaged)
 
 
-def test_packages_leave_the_second_out_for_a_model_that_does_not_allow_it(bad: Path, tmp_path: Path) -> None:
+def test_packages_omit_the_second_for_a_model_that_does_not_allow_it(bad: Path, tmp_path: Path) -> None:
     assert environments(bad, tmp_path) == [{onednn.ENABLE: "1"}] * 3
     packaged = package_kserve(bad, tmp_path / "again")
     last = str(packaged).splitlines()[-1]
-    assert last.startswith("TF_ONEDNN_ASSUME_FROZEN_WEIGHTS is left out: the weights of Conv2D Conv2D in function ")
+    assert last.startswith("TF_ONEDNN_ASSUME_FROZEN_WEIGHTS is not set: the weights of Conv2D Conv2D in function ")
     assert packaged.to_dict()["note"] == last
 
 
@@ -365,7 +367,7 @@ def test_packages_for_sagemaker(frozen: bool, tmp_path: Path) -> None:
     assert container["Environment"] == {"SAGEMAKER_TFS_DEFAULT_MODEL_NAME": "digits", **expected}
 
 
-def test_workers_get_what_the_user_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_get_the_settings_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in BOTH:
         monkeypatch.delenv(name, raising=False)
     assert onednn.worker_environment() == {onednn.ENABLE: "1"}

@@ -1,6 +1,6 @@
-"""With oneDNN on, and with frozen weights assumed, a detector answers the second image as if there had been no first.
+"""Tests with oneDNN on, with and without frozen weights assumed, that outputs do not depend on the image before.
 
-In CI a sample of the goldens; `UNFREEZE_ALL_GOLDENS=1 scripts/test tests/test_onednn_goldens.py` runs all of them.
+CI runs a sample of the goldens; `UNFREEZE_ALL_GOLDENS=1 scripts/test tests/test_onednn_goldens.py` runs all of them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ RUN = [case for case in CASES if ALL or case.name in SAMPLE]
     "case",
     [pytest.param(case, id=case.name, marks=[] if case.name in QUICK else [pytest.mark.slow]) for case in RUN],
 )
-def test_an_image_is_not_answered_with_weights_of_the_one_before(case: Case, frozen: bool, tmp_path: Path) -> None:
+def test_outputs_do_not_depend_on_the_image_before(case: Case, frozen: bool, tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != ASSUME_FROZEN_WEIGHTS}
     environment |= {ENABLE: "1", **({ASSUME_FROZEN_WEIGHTS: "1"} if frozen else {})}
     program = f"import sys; sys.path.insert(0, {str(reference.HERE)!r}); import test_onednn_goldens as goldens; "
@@ -54,16 +54,17 @@ def test_every_golden_is_in_the_full_list() -> None:
 
 
 def compare(name: str, folder: str) -> None:
-    """Run one image, one of another size, and the first again; compare the second with what the golden recorded of it,
-    and the two outputs for the first with each other.
+    """Runs an image, one of another size, and the first again, and compares the outputs.
+
+    Those of the second image must be the recorded ones, and those of the first must be the same both times.
 
     Raises: AssertionError.
     """
     case = next(case for case in CASES if case.name == name)
     golden = reference.golden(case.name, case.generation)
     config = with_keypoint_labels(parse_pipeline_config(golden.config), reference.HERE / "data")
-    prefix = reference.write_checkpoint(golden, Path(folder))
-    weights = Weights(open_checkpoint(prefix), moving_averages=config.eval_config.use_moving_averages)
+    checkpoint = open_checkpoint(reference.write_checkpoint(golden, Path(folder)))
+    weights = Weights(checkpoint, moving_averages=config.eval_config.use_moving_averages)
     exportable = trace(build_detector(config, weights))
     weights.fill()
     proposals = config.model.HasField("faster_rcnn")
@@ -83,11 +84,12 @@ def compare(name: str, folder: str) -> None:
 
     first, second = "ab" if "b" in case.pictures else "ba"
     before, values, after = run(first), run(second), run(first)
-    theirs = {key.removeprefix(f"{second}/"): value for key, value in recorded.items() if key.startswith(f"{second}/")}
+    prefix = f"{second}/"
+    expected = {key.removeprefix(prefix): value for key, value in recorded.items() if key.startswith(prefix)}
     if case.generation == "tf2" and proposals:
-        theirs.pop("detection_anchor_indices")
-    ours = kept(values, theirs, proposals)
+        expected.pop("detection_anchor_indices")
+    actual = kept(values, expected, proposals)
     if case.tied:
-        del ours["detection_multiclass_scores"], theirs["detection_multiclass_scores"]
-    assert_same(ours, theirs, case.noise)
+        del actual["detection_multiclass_scores"], expected["detection_multiclass_scores"]
+    assert_same(actual, expected, case.noise)
     assert_same(after, before, case.noise)

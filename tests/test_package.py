@@ -1,4 +1,4 @@
-"""What `package` writes: the same bytes each time, documents that AWS's and TensorFlow Serving's own schemas take."""
+"""Tests `package`: reproducible archives, files with the schemas of AWS and TensorFlow Serving, scripts that run."""
 
 from __future__ import annotations
 
@@ -21,20 +21,23 @@ import tensorflow as tf
 from clouds import moto_server
 
 from unfreeze.errors import OutputError, SavedModelError, UnsupportedError
-from unfreeze.targets.package import Packaged, package_kserve, package_sagemaker, package_tensorflow_serving
+from unfreeze.targets.kserve import package_kserve
+from unfreeze.targets.packaged import Packaged
+from unfreeze.targets.sagemaker import package_sagemaker
+from unfreeze.targets.tensorflow_serving import package_tensorflow_serving
 
 LABELS = 'item { id: 1 name: "zero" }\nitem { id: 2 name: "one" }\n'
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A detector that finds two things in any picture."""
+    """Writes a detector that finds two objects in any image."""
     folder = tmp_path_factory.mktemp("detector")
     module = tf.Module()
     module.scores = tf.Variable([0.9, 0.6, 0.1])
 
-    def detect(pictures: tf.Tensor) -> dict[str, tf.Tensor]:
-        rows = tf.shape(pictures)[0]
+    def detect(images: tf.Tensor) -> dict[str, tf.Tensor]:
+        rows = tf.shape(images)[0]
         return {
             "detection_boxes": tf.tile(tf.constant([[[0.1, 0.2, 0.3, 0.4]] * 3]), [rows, 1, 1]),
             "detection_classes": tf.tile([[1.0, 2.0, 1.0]], [rows, 1]),
@@ -60,7 +63,7 @@ def document(packaged: Packaged, name: str) -> Any:
     return json.loads((packaged.folder / name).read_text())
 
 
-def test_the_archive_is_reproducible(model: Path, sagemaker: Packaged, tmp_path: Path) -> None:
+def test_archive_is_reproducible(model: Path, sagemaker: Packaged, tmp_path: Path) -> None:
     for path in model.rglob("*"):
         os.utime(path, (1, 1))
     (model / "export.json").write_text("{}")
@@ -73,7 +76,7 @@ def test_the_archive_is_reproducible(model: Path, sagemaker: Packaged, tmp_path:
         assert (sagemaker.folder / name).read_bytes() == (again.folder / name).read_bytes(), name
 
 
-def test_what_the_archive_holds(sagemaker: Packaged) -> None:
+def test_content_of_the_archive(sagemaker: Packaged) -> None:
     with tarfile.open(sagemaker.folder / "model.tar.gz") as tar:
         entries = tar.getmembers()
     names = [entry.name for entry in entries]
@@ -83,7 +86,7 @@ def test_what_the_archive_holds(sagemaker: Packaged) -> None:
     assert {(entry.mtime, entry.uid, entry.gid, entry.mode, entry.uname) for entry in entries} == {(0, 0, 0, 0o644, "")}
 
 
-def test_documents_are_arguments_of_boto3(sagemaker: Packaged) -> None:
+def test_documents_are_valid_arguments_of_boto3(sagemaker: Packaged) -> None:
     botocore = pytest.importorskip("botocore.session")
     from botocore.validate import validate_parameters
 
@@ -97,11 +100,11 @@ def test_documents_are_arguments_of_boto3(sagemaker: Packaged) -> None:
         "transform-job.json": "CreateTransformJob",
     }
     for name, operation in calls.items():
-        told = document(sagemaker, name)
-        if "ExecutionRoleArn" in told:
-            assert told["ExecutionRoleArn"] == "${ROLE_ARN}"  # until deploy.py is given one
-            told["ExecutionRoleArn"] = "arn:aws:iam::123456789012:role/sagemaker"
-        validate_parameters(told, client.operation_model(operation).input_shape)
+        arguments = document(sagemaker, name)
+        if "ExecutionRoleArn" in arguments:
+            assert arguments["ExecutionRoleArn"] == "${ROLE_ARN}"  # deploy.py replaces it
+            arguments["ExecutionRoleArn"] = "arn:aws:iam::123456789012:role/sagemaker"
+        validate_parameters(arguments, client.operation_model(operation).input_shape)
     container = document(sagemaker, "create-model.json")["PrimaryContainer"]
     assert container["Image"] == "763104351884.dkr.ecr.us-east-1.amazonaws.com/tensorflow-inference:2.19.0-cpu"
     assert container["Environment"]["SAGEMAKER_TFS_DEFAULT_MODEL_NAME"] == "digits"
@@ -123,32 +126,32 @@ def script(sagemaker: Packaged, tmp_path_factory: pytest.TempPathFactory) -> Mod
     return module
 
 
-def test_the_script_needs_only_what_the_container_has(script: ModuleType) -> None:
-    """Its image has neither TensorFlow nor Pillow, and packages are not installed at its start."""
+def test_script_imports_only_what_the_container_has(script: ModuleType) -> None:
+    """The container has neither TensorFlow nor Pillow, and installs no packages when it starts."""
     tree = ast.parse(Path(str(script.__file__)).read_text())
     imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
-    named = {
+    imported = {
         name.split(".")[0]
         for node in imports
         for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names])
     }
-    assert named <= sys.stdlib_module_names | {"requests"}
-    assert "requests" in named
+    assert imported <= sys.stdlib_module_names | {"requests"}
+    assert "requests" in imported
 
 
 def context(content_type: str | None, **more: Any) -> Any:
     return SimpleNamespace(request_content_type=content_type, custom_attributes=None, **more)
 
 
-def answer(**outputs: Any) -> Any:
+def response(**outputs: Any) -> Any:
     row = {"detection_boxes": [[0, 0, 1, 1]] * 3, "detection_classes": [1.0, 2.0, 7.0], **outputs}
     row.setdefault("detection_scores", [0.9, 0.5, 0.2])
     return SimpleNamespace(status_code=200, json=lambda: {"predictions": [row]})
 
 
-def test_a_picture_goes_in_encoded(script: ModuleType) -> None:
-    request = json.loads(script.input_handler(io.BytesIO(b"\xff\xd8picture"), context("application/x-image")))
-    text = base64.b64encode(b"\xff\xd8picture").decode()
+def test_image_is_sent_encoded(script: ModuleType) -> None:
+    request = json.loads(script.input_handler(io.BytesIO(b"\xff\xd8image"), context("application/x-image")))
+    text = base64.b64encode(b"\xff\xd8image").decode()
     assert request == {"signature_name": "encoded_image_string_tensor", "instances": [{"b64": text}]}
 
 
@@ -163,13 +166,13 @@ def test_a_picture_goes_in_encoded(script: ModuleType) -> None:
         {"inputs": {"inputs": [{"b64": "aGk="}]}},
     ],
 )
-def test_encoded_pictures_in_json(script: ModuleType, body: Any) -> None:
+def test_encoded_images_in_json(script: ModuleType, body: Any) -> None:
     request = json.loads(script.input_handler(io.BytesIO(json.dumps(body).encode()), context("application/json")))
     assert request["instances"] == [{"b64": "aGk="}]
     assert request["signature_name"] == "encoded_image_string_tensor"
 
 
-def test_pixels_in_json_and_pictures_in_lines(script: ModuleType) -> None:
+def test_pixels_in_json_and_images_in_json_lines(script: ModuleType) -> None:
     pixels = [[[1, 2, 3]]]
     request = json.loads(script.input_handler(json.dumps({"instances": [pixels]}), context("application/json")))
     assert request == {"signature_name": "image_tensor", "instances": [pixels]}
@@ -179,70 +182,82 @@ def test_pixels_in_json_and_pictures_in_lines(script: ModuleType) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "content_type", "told"),
+    ("body", "content_type", "message"),
     [
-        (b"", "application/x-image", "400: empty body"),
+        (b"", "application/x-image", "400: the body is empty"),
         (b"x", "text/csv", "415: Unsupported Media Type: text/csv"),
         (b"{", "application/json", "400: the body is not JSON"),
-        (b"\xff\xd8\xff", "application/json", "400: the body is not UTF-8 text; send a picture as application/x-image"),
+        (
+            b"\xff\xd8\xff",
+            "application/json",
+            "400: the body is not UTF-8 text; send an image file as",
+        ),
         (b'{"b64": "###"}', "application/json", '400: "b64" is not base64'),
         (b'{"b64": 3}', "application/json", '400: "b64" is not base64'),
-        (b"3", "application/json", "400: a picture is"),
-        (b'{"instances": []}', "application/json", "400: give pictures"),
-        (b'{"instances": [{"b64": "aGk="}, [[[1, 2, 3]]]]}', "application/json", "400: give pictures, all as"),
+        (b"3", "application/json", "400: an image is"),
+        (b'{"instances": []}', "application/json", "400: send at least one image"),
+        (
+            b'{"instances": [{"b64": "aGk="}, [[[1, 2, 3]]]]}',
+            "application/json",
+            "400: send at least one image; all",
+        ),
         (b'{"b64": "aGk="}\nrubbish', "application/jsonlines", "400: line 2 is not JSON"),
     ],
 )
-def test_what_the_script_refuses(script: ModuleType, body: bytes, content_type: str, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_requests_that_the_script_rejects(script: ModuleType, body: bytes, content_type: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         script.input_handler(io.BytesIO(body), context(content_type))
 
 
 def test_detections_above_the_threshold_have_names(script: ModuleType) -> None:
-    told, content_type = script.output_handler(answer(num_detections=3.0), context("application/x-image"))
+    body, content_type = script.output_handler(response(num_detections=3.0), context("application/x-image"))
     assert content_type == "application/json"
     box = [0, 0, 1, 1]
-    assert json.loads(told) == {
+    assert json.loads(body) == {
         "detections": [
             {"box": box, "class_id": 1, "class_name": "zero", "score": 0.9},
             {"box": box, "class_id": 2, "class_name": "one", "score": 0.5},
         ]
     }
     lower = SimpleNamespace(request_content_type="application/json", custom_attributes="min_score=0.1")
-    told, _ = script.output_handler(answer(num_detections=3.0), lower)
-    assert [each["class_name"] for each in json.loads(told)["predictions"][0]["detections"]] == ["zero", "one", "7"]
-    told, content_type = script.output_handler(answer(num_detections=1.0), context("application/jsonlines"))
-    assert (content_type, told.count("\n"), len(json.loads(told)["detections"])) == ("application/jsonlines", 1, 1)
+    body, _ = script.output_handler(response(num_detections=3.0), lower)
+    assert [detection["class_name"] for detection in json.loads(body)["predictions"][0]["detections"]] == [
+        "zero",
+        "one",
+        "7",
+    ]
+    body, content_type = script.output_handler(response(num_detections=1.0), context("application/jsonlines"))
+    assert (content_type, body.count("\n"), len(json.loads(body)["detections"])) == ("application/jsonlines", 1, 1)
 
 
-def test_what_tensorflow_serving_refuses_is_told(script: ModuleType) -> None:
-    refused = SimpleNamespace(status_code=400, json=lambda: {"error": "no such signature"})
+def test_errors_of_tensorflow_serving_are_passed_on(script: ModuleType) -> None:
+    rejected = SimpleNamespace(status_code=400, json=lambda: {"error": "no such signature"})
     with pytest.raises(ValueError, match="400: no such signature"):
-        script.output_handler(refused, context("application/x-image"))
-    broken = SimpleNamespace(status_code=500, json=lambda: json.loads(r'{"error": "\'"}'), text="what it said")
-    with pytest.raises(ValueError, match="500: what it said"):
+        script.output_handler(rejected, context("application/x-image"))
+    broken = SimpleNamespace(status_code=500, json=lambda: json.loads(r'{"error": "\'"}'), text="its text")
+    with pytest.raises(ValueError, match="500: its text"):
         script.output_handler(broken, context("application/x-image"))
 
 
-def test_a_model_without_encoded_pictures_is_refused(tmp_path: Path) -> None:
+def test_model_without_encoded_images_is_rejected(tmp_path: Path) -> None:
     module = tf.Module()
     module.one = tf.Variable(1.0)
     call = tf.function(lambda x: {"y": x * module.one}, input_signature=[tf.TensorSpec([None], name="x")])
     tf.saved_model.save(module, str(tmp_path / "m"), signatures={"serving_default": call})
-    with pytest.raises(SavedModelError, match="takes encoded pictures"):
+    with pytest.raises(SavedModelError, match="no signature takes encoded images"):
         package_sagemaker(tmp_path / "m", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", ["../up", "a/b", "-a", "a" * 60, "", "a b", "a\n"])
-def test_names_that_would_climb_out(model: Path, tmp_path: Path, name: str) -> None:
+def test_names_that_are_not_allowed(model: Path, tmp_path: Path, name: str) -> None:
     for package in (package_sagemaker, package_tensorflow_serving, package_kserve):
         with pytest.raises(OutputError, match="--name"):
             package(model, tmp_path / "out", name=name)
     assert not (tmp_path / "out").exists()
 
 
-def test_what_exists_is_not_replaced(model: Path, sagemaker: Packaged) -> None:
+def test_existing_files_are_not_replaced(model: Path, sagemaker: Packaged) -> None:
     with pytest.raises(OutputError, match="--overwrite"):
         package_sagemaker(model, sagemaker.folder)
 
@@ -254,20 +269,23 @@ def test_tensorflow_serving(model: Path, tmp_path: Path) -> None:
     assert (folder / "models" / "digits" / "1" / "saved_model.pb").is_file()
     compose = yaml.safe_load((folder / "compose.yaml").read_text())["services"]["serving"]
     assert compose["image"] == packaged.image == "tensorflow/serving:2.18.1"
-    assert "--enable_batching=true" not in compose["command"]  # pixels of any size do not fit together
-    made = {each["kind"]: each for each in yaml.safe_load_all((folder / "kubernetes.yaml").read_text())}
-    assert set(made) == {
+    assert "--enable_batching=true" not in compose["command"]  # images of different sizes do not fit into one batch
+    objects = {item["kind"]: item for item in yaml.safe_load_all((folder / "kubernetes.yaml").read_text())}
+    assert set(objects) == {
         *("ConfigMap", "PersistentVolumeClaim", "Deployment", "Service", "HorizontalPodAutoscaler"),
     }
-    assert made["ConfigMap"]["data"]["models.config"] == (folder / "models.config").read_text()
-    assert made["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]["name"] == made["Deployment"]["metadata"]["name"]
-    container = made["Deployment"]["spec"]["template"]["spec"]["containers"][0]
+    assert objects["ConfigMap"]["data"]["models.config"] == (folder / "models.config").read_text()
+    assert (
+        objects["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]["name"]
+        == objects["Deployment"]["metadata"]["name"]
+    )
+    container = objects["Deployment"]["spec"]["template"]["spec"]["containers"][0]
     assert container["readinessProbe"]["httpGet"] == {"path": "/v1/models/digits/metadata", "port": "rest"}
-    joined = package_tensorflow_serving(model, tmp_path / "joined", batching=True)
-    assert "--enable_batching=true" in (joined.folder / "compose.yaml").read_text()
+    batched = package_tensorflow_serving(model, tmp_path / "batched", batching=True)
+    assert "--enable_batching=true" in (batched.folder / "compose.yaml").read_text()
 
 
-def test_configs_are_those_of_the_official_schema(model: Path, tmp_path: Path) -> None:
+def test_configs_have_the_official_schema(model: Path, tmp_path: Path) -> None:
     stubs = pytest.importorskip("tensorflow_serving.config.model_server_config_pb2")
     from google.protobuf import text_format
 
@@ -275,8 +293,8 @@ def test_configs_are_those_of_the_official_schema(model: Path, tmp_path: Path) -
     parsed = text_format.Parse((folder / "models.config").read_text(), stubs.ModelServerConfig())
     assert parsed.model_config_list.config[0].base_path == "/models/digits"
     monitoring = pytest.importorskip("tensorflow_serving.config.monitoring_config_pb2")
-    told = text_format.Parse((folder / "monitoring.config").read_text(), monitoring.MonitoringConfig())
-    assert told.prometheus_config.enable
+    parsed = text_format.Parse((folder / "monitoring.config").read_text(), monitoring.MonitoringConfig())
+    assert parsed.prometheus_config.enable
 
 
 def test_kserve(model: Path, tmp_path: Path) -> None:
@@ -284,9 +302,9 @@ def test_kserve(model: Path, tmp_path: Path) -> None:
     packaged = package_kserve(model, tmp_path, name="digits", server="2.19", storage_uri="s3://bucket/models/digits")
     service = yaml.safe_load((tmp_path / "inference-service.yaml").read_text())
     assert (service["kind"], service["metadata"]["name"]) == ("InferenceService", "digits")
-    told = service["spec"]["predictor"]["model"]
-    assert (told["storageUri"], told["runtimeVersion"]) == ("s3://bucket/models/digits", "2.19.1")
-    assert packaged.runtime.tensorflow == "2.19"
+    spec = service["spec"]["predictor"]["model"]
+    assert (spec["storageUri"], spec["runtimeVersion"]) == ("s3://bucket/models/digits", "2.19.1")
+    assert packaged.model.server.tensorflow == "2.19"
     with pytest.raises(OutputError, match="--storage-uri"):
         package_kserve(model, tmp_path / "x", server="2.19", storage_uri="s3://a\n  evil: true")
     with pytest.raises(UnsupportedError, match=r"versions of kserve are 2\.6"):
@@ -304,19 +322,22 @@ def run(packaged: Packaged, environment: dict[str, str], *arguments: str) -> sub
     return subprocess.run(program, env={**os.environ, **environment}, capture_output=True, text=True)
 
 
-def test_deploying_is_dry_by_default(sagemaker: Packaged) -> None:
+def test_deploy_prints_the_calls_by_default(sagemaker: Packaged) -> None:
     nowhere = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
     done = run(sagemaker, nowhere, "--role", "arn:aws:iam::1:role/r", "--bucket", "b", "--mode", "async")
     assert done.returncode == 0, done.stderr
-    assert "nothing was done: give --yes" in done.stdout
+    assert "nothing was done: run with --yes" in done.stdout
     assert [line.split("(")[0] for line in done.stdout.splitlines() if line.startswith(("s3.", "sagemaker."))] == [
         *("s3.upload_file", "sagemaker.create_model", "sagemaker.create_endpoint_config", "sagemaker.create_endpoint"),
     ]
     missing = run(sagemaker, nowhere, "--bucket", "b")
-    assert (missing.returncode, missing.stderr.strip()) == (1, "error: create-model.json needs --role")
+    assert (missing.returncode, missing.stderr.strip()) == (
+        1,
+        "error: create-model.json: --role is missing. Run deploy.py with --role.",
+    )
 
 
-def test_deploying_to_s3_and_sagemaker(sagemaker: Packaged, aws: dict[str, str]) -> None:
+def test_deploy_to_s3_and_sagemaker(sagemaker: Packaged, aws: dict[str, str]) -> None:
     boto3 = pytest.importorskip("boto3")
     session = {
         "region_name": "us-east-1",
@@ -326,8 +347,8 @@ def test_deploying_to_s3_and_sagemaker(sagemaker: Packaged, aws: dict[str, str])
     }
     s3, client = boto3.client("s3", **session), boto3.client("sagemaker", **session)
     s3.create_bucket(Bucket="models")
-    given = ("--role", "arn:aws:iam::123456789012:role/sagemaker", "--bucket", "models", "--yes")
-    done = run(sagemaker, aws, *given)
+    arguments = ("--role", "arn:aws:iam::123456789012:role/sagemaker", "--bucket", "models", "--yes")
+    done = run(sagemaker, aws, *arguments)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "endpoint digits"
     assert client.describe_endpoint(EndpointName="digits")["EndpointStatus"] == "InService"
@@ -335,16 +356,16 @@ def test_deploying_to_s3_and_sagemaker(sagemaker: Packaged, aws: dict[str, str])
     url = client.describe_model(ModelName=name)["PrimaryContainer"]["ModelDataUrl"]
     body = s3.get_object(Bucket="models", Key=url.removeprefix("s3://models/"))["Body"].read()
     assert body == (sagemaker.folder / "model.tar.gz").read_bytes()
-    again = run(sagemaker, aws, *given, "--no-wait")
+    again = run(sagemaker, aws, *arguments, "--no-wait")
     assert again.returncode == 0, again.stderr
-    assert f"there already: {name}" in again.stdout
-    serverless = run(sagemaker, aws, *given, "--mode", "serverless", "--no-wait")
+    assert f"exists already: {name}" in again.stdout
+    serverless = run(sagemaker, aws, *arguments, "--mode", "serverless", "--no-wait")
     assert serverless.returncode == 0, serverless.stderr
     config = client.describe_endpoint(EndpointName="digits-serverless")["EndpointConfigName"]
     assert config == document(sagemaker, "endpoint-config-serverless.json")["EndpointConfigName"]
-    batch = run(sagemaker, aws, *given, "--mode", "batch")
+    batch = run(sagemaker, aws, *arguments, "--mode", "batch")
     assert batch.returncode == 0, batch.stderr
     assert client.describe_transform_job(TransformJobName=name)["ModelName"] == name
-    refused = run(sagemaker, aws, "--role", "arn:aws:iam::123456789012:role/r", "--bucket", "absent", "--yes")
-    assert refused.returncode == 1
-    assert refused.stderr.startswith("error: ")
+    failed = run(sagemaker, aws, "--role", "arn:aws:iam::123456789012:role/r", "--bucket", "absent", "--yes")
+    assert failed.returncode == 1
+    assert failed.stderr.startswith("error: ")

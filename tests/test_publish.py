@@ -231,14 +231,14 @@ def test_publish_to_an_object_store(models: list[Path], monkeypatch: pytest.Monk
 def test_object_store_is_cleaned_up_after_a_crash(models: list[Path]) -> None:
     fsspec = pytest.importorskip("fsspec")
     memory = fsspec.filesystem("memory")
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
     import socket
 
     top = "/bucket/models/crashed"
     memory.pipe_file(f"{top}/1/saved_model.pb", b"")
     memory.pipe_file(f"{top}/2/variables/variables.index", b"")
-    claim = {"host": socket.gethostname(), "process": gone.pid}
+    claim = {"host": socket.gethostname(), "process": ended.pid}
     memory.pipe_file(f"{top}/.unfreeze-claim-2-abc", json.dumps(claim).encode())
     memory.pipe_file(f"{top}/.unfreeze-claim-3-def", json.dumps({"host": "elsewhere", "process": 1}).encode())
     assert publish(models[0], f"memory:/{top}", verify=False).version == 4  # 3 is being published elsewhere

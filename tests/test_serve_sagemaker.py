@@ -271,7 +271,7 @@ ROOT = Path(__file__).parents[1]
 def test_what_unfreeze_packages_is_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     boto3 = pytest.importorskip("boto3")
     from unfreeze import export, predict
-    from unfreeze.targets.package import package_sagemaker
+    from unfreeze.targets.sagemaker import package_sagemaker
 
     digits = ROOT / "examples" / "digits"
     export(digits / "run", output_directory=tmp_path / "digits", label_map=digits / "label_map.pbtxt", verify=False)

@@ -59,8 +59,8 @@ def write_checkpoint(folder: Path, step: int) -> Path:
 
 def versions(base: Path) -> dict[str, int]:
     """Returns the step that each version was exported from."""
-    found = sorted(path for path in base.iterdir() if path.name.isdigit())
-    return {path.name: json.loads((path / "export.json").read_text())["checkpoint"]["step"] for path in found}
+    folders = sorted(path for path in base.iterdir() if path.name.isdigit())
+    return {path.name: json.loads((path / "export.json").read_text())["checkpoint"]["step"] for path in folders}
 
 
 def test_each_step_is_published_once_after_restarts(exports: Exports, tmp_path: Path) -> None:

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from unfreeze.publishing.rollback import rollback
     from unfreeze.publishing.watch import watch
     from unfreeze.server.serve import serve, start_server
-    from unfreeze.targets.package import package_kserve, package_sagemaker, package_tensorflow_serving
+    from unfreeze.targets.kserve import package_kserve
+    from unfreeze.targets.sagemaker import package_sagemaker
+    from unfreeze.targets.tensorflow_serving import package_tensorflow_serving
 
 
 __all__ = [
@@ -63,9 +65,9 @@ VERBS = {
     "LoadedDetector": "unfreeze.loaded_detector",
     "labels": "unfreeze.publishing.labels",
     "load_detector": "unfreeze.loaded_detector",
-    "package_kserve": "unfreeze.targets.package",
-    "package_sagemaker": "unfreeze.targets.package",
-    "package_tensorflow_serving": "unfreeze.targets.package",
+    "package_kserve": "unfreeze.targets.kserve",
+    "package_sagemaker": "unfreeze.targets.sagemaker",
+    "package_tensorflow_serving": "unfreeze.targets.tensorflow_serving",
     "predict": "unfreeze.prediction.predict",
     "predict_many": "unfreeze.prediction.predict_many",
     "prune": "unfreeze.publishing.prune",

@@ -1,13 +1,13 @@
-"""Finds operations whose weights oneDNN would keep from the first request although they depend on each request.
+"""Finds operations whose weights depend on the request, which oneDNN would keep from the first request.
 
 With TF_ONEDNN_ASSUME_FROZEN_WEIGHTS=1 some kernels reorder their second operand at the first call and use that copy at
-every later one. That is right where the operand comes from constants and variables only.
+every later one. That is correct if the operand comes from constants and variables only.
 
 Which kernels do so, from the callers of `AreWeightsFrozen()` in tensorflow/core/kernels/mkl: mkl_conv_ops.cc (Conv2D,
 DepthwiseConv2dNative, Conv3D, fused or not), mkl_matmul_op_fused.cc (MatMul fused with a bias) and mkl_qmatmul_op.cc.
 Measured with TensorFlow 2.21, two calls with different operands: Conv2D, depthwise and Conv3D keep the first, as do
 MatMul + BiasAdd and MatMul + a vector; MatMul alone or with Relu, BatchMatMulV2 (fused too), Einsum and
-Conv2DBackpropInput do not. The last is checked too, since another TensorFlow may cache there as well.
+Conv2DBackpropInput do not. The last is checked too, since other versions of TensorFlow may cache there as well.
 
 A MatMul is fused by Grappler's remapper if a BiasAdd, or an addition of a vector, consumes its result
 (`FindContractionWithBias`, tensorflow/core/grappler/optimizers/remapper.cc). Other optimizers run before, so
@@ -56,7 +56,7 @@ INPUTS = {"Placeholder", "PlaceholderV2", "PlaceholderWithDefault", "_Arg"}
 SERVE = "serve"
 NOT_FOR_REQUESTS = {"__saved_model_init_op", "__saved_model_train_op"}
 
-# What a tensor is: the number of a value that is the same at every request, or None if it may differ.
+# The number of a value that is the same in every request; None for a value that may differ.
 Value = int | None
 Values = list[Value] | Value
 
@@ -86,7 +86,7 @@ def request_dependent_weights(saved_model: str | os.PathLike[str]) -> str | None
 def request_dependent_weights_of_graph(
     graph_def: Any, signatures: Iterable[tuple[Sequence[str], Sequence[str]]]
 ) -> str | None:
-    """Returns the first such operation of a GraphDef, or None; `signatures` are the tensors fed and fetched."""
+    """Returns the first such operation of a GraphDef, or None; `signatures` are the names of inputs and outputs."""
     functions = [_Graph.from_function(function) for function in graph_def.library.function]
     main = _Graph("", {node.name: node for node in graph_def.node})
     walk = _Walk({function.name: function for function in functions}, main)
@@ -101,7 +101,7 @@ def request_dependent_weights_of_graph(
 
 
 def _tensor_names(infos: Iterable[Any]) -> Iterator[str]:
-    """The names of the tensors of a signature, also of sparse and composite ones."""
+    """Yields the names of the tensors of a signature, including those of sparse and composite tensors."""
     for info in infos:
         kind = info.WhichOneof("encoding")
         if kind == "coo_sparse":
@@ -115,7 +115,7 @@ def _tensor_names(infos: Iterable[Any]) -> Iterator[str]:
 
 @dataclass
 class _Graph:
-    """The nodes of a graph, or of a function with the names of its arguments and the tensors it returns."""
+    """The nodes of a graph or of a function; a function also has the names of its arguments and returned tensors."""
 
     name: str
     nodes: Mapping[str, Any]
@@ -133,15 +133,15 @@ class _Graph:
             [function.ret[output.name] for output in signature.output_arg],
         )
 
-    def kept_arguments(self) -> set[int]:
-        """The positions at which the function returns its own argument of that position."""
+    def unchanged_arguments(self) -> set[int]:
+        """Returns the positions at which the function returns its own argument of that position."""
         positions = {name: position for position, name in enumerate(self.arguments)}
         return {
             index for index, reference in enumerate(self.returns) if positions.get(self._source(reference)) == index
         }
 
     def _source(self, reference: str) -> str:
-        """The node or argument that a tensor comes from, before operations that only forward it."""
+        """Returns the node or argument that a tensor comes from, before operations that only forward it."""
         node = self.nodes.get(_node_of(reference))
         while node is not None and node.op in FORWARDING:
             index = _index_of(reference) if node.op == "IdentityN" else 0
@@ -150,7 +150,7 @@ class _Graph:
         return _node_of(reference)
 
     def rank_behind(self, node: Any, rank: int | None) -> int | None:
-        """The rank of the result of one of TRANSPARENT, where its input has this rank, or None if it is not known."""
+        """Returns the rank of the output of a TRANSPARENT operation with an input of this rank, None if unknown."""
         if node.op == "Reshape":
             shape = self.nodes.get(self._source(node.input[1]))
             if shape is not None and shape.op == "Const":
@@ -168,12 +168,12 @@ class _Graph:
         return self._consumers.get(node, [])
 
     def ordered(self, roots: Iterable[str] | None, fed: set[str]) -> list[Any]:
-        """The nodes that the roots need (None: all nodes), each behind its inputs; loops are cut at NextIteration."""
+        """Returns the nodes that the roots need (None: all), each after its inputs; loops are cut at NextIteration."""
         order: list[Any] = []
-        state: dict[str, bool] = {}  # False while its inputs are visited, True when it is in `order`
-        later = list(self.nodes if roots is None else map(_node_of, roots))
-        while later:
-            stack = [later.pop()]
+        state: dict[str, bool] = {}  # False while its inputs are visited, True once it is in `order`
+        pending = list(self.nodes if roots is None else map(_node_of, roots))
+        while pending:
+            stack = [pending.pop()]
             while stack:
                 name = stack[-1]
                 node = self.nodes.get(name)
@@ -186,10 +186,12 @@ class _Graph:
                 else:
                     state[name] = False
                     inputs = [] if name in fed else [_node_of(reference) for reference in node.input]
-                    cut = node.op in ("Merge", "RefMerge")
-                    back = [each for each in inputs if cut and each in self.nodes and _is_next(self.nodes[each])]
-                    later += back
-                    stack += [each for each in inputs if each not in state and each not in back]
+                    is_merge = node.op in ("Merge", "RefMerge")
+                    loop_ends = [
+                        name for name in inputs if is_merge and name in self.nodes and _is_next(self.nodes[name])
+                    ]
+                    pending += loop_ends
+                    stack += [name for name in inputs if name not in state and name not in loop_ends]
         return order
 
 
@@ -198,12 +200,12 @@ def _is_next(node: Any) -> bool:
 
 
 def _node_of(reference: str) -> str:
-    """The node of `^node`, `node`, `node:1` or, in a function, `node:output:1`."""
+    """Returns the node of `^node`, `node`, `node:1` or, in a function, `node:output:1`."""
     return reference.lstrip("^").partition(":")[0]
 
 
 def _data_inputs(node: Any) -> list[str]:
-    """The tensors that a node takes, without its control inputs."""
+    """Returns the inputs of a node that are tensors, without its control inputs."""
     return [reference for reference in node.input if not reference.startswith("^")]
 
 
@@ -213,10 +215,10 @@ def _index_of(reference: str) -> int:
 
 
 class _Walk:
-    """Follows values through a graph and its functions, and notes the first operation with changing weights.
+    """Follows values through a graph and its functions, and records the first operation with changing weights.
 
-    A value that is the same at every request has a number, which is equal for equal computations. A function's kernels
-    may be shared by its callers, so an operation that gets weights of two numbers counts as changing.
+    A value that is the same in every request has a number, which is equal for equal computations. Callers of a function
+    may share its kernels, so an operation that gets weights with two numbers counts as changing.
     """
 
     def __init__(self, functions: Mapping[str, _Graph], main: _Graph) -> None:
@@ -224,11 +226,11 @@ class _Walk:
         self.offender: str | None = None
         self.written: set[Value] = set()  # the handles of variables that a request assigns
         self._numbers: dict[Hashable, int] = {}
-        self._shared_names: dict[Value, str] = {}  # of variables: operations of one name share a variable
+        self._shared_names: dict[Value, str] = {}  # of variables: operations with one shared name share a variable
         self.forget()
 
     def forget(self) -> None:
-        """Start again, but remember which variables are written."""
+        """Starts again, but remembers which variables are written."""
         self._weights: dict[tuple[str, str], Value] = {}
         self._results: dict[tuple[str, tuple[Value, ...]], list[Value]] = {}
         self._active: list[str] = []
@@ -239,7 +241,7 @@ class _Walk:
     def _visit(
         self, graph: _Graph, arguments: dict[str, Value], roots: Iterable[str] | None, fed: set[str]
     ) -> dict[str, Values]:
-        """The values of each node: a list has one for each output, a single one stands for the whole operation."""
+        """Returns the values of each node: a list has one for each output, a single value is for all outputs."""
         values: dict[str, Values] = {name: [value] for name, value in arguments.items()}
         for node in graph.ordered(roots, fed):
             if node.name in fed:
@@ -250,7 +252,7 @@ class _Walk:
                 self._note_write(graph, node, inputs)
                 self._check_weights(graph, node, inputs)
                 values[node.name] = self._values(graph, node, inputs)
-            except (IndexError, KeyError, ValueError):  # a malformed node, at which the loader stops
+            except (IndexError, KeyError, ValueError):  # a malformed node, which the loader rejects
                 self._offend(graph, node)
                 values[node.name] = None
         return values
@@ -270,7 +272,7 @@ class _Walk:
             return
         producer = graph.nodes.get(_node_of(node.input[0]))
         if inputs[0] is not None or producer is None or producer.op not in VARIABLES:
-            self.written.add(inputs[0])  # None: a variable that cannot be told from the others
+            self.written.add(inputs[0])  # None: it is not known which variable
 
     def _check_weights(self, graph: _Graph, node: Any, inputs: Sequence[Value]) -> None:
         product = node.op == "MatMul"
@@ -286,8 +288,8 @@ class _Walk:
         self.offender = self.offender or f"{node.op} {node.name}{place}"
 
     def _is_added_to(self, graph: _Graph, product: Any) -> bool:
-        """Whether Grappler may fuse an addition into a MatMul: whether one takes its result while it is a matrix."""
-        places: list[tuple[str, int | None]] = [(product.name, 2)]  # a node, and the rank of its result if it is known
+        """Whether Grappler may fuse an addition into a MatMul: whether one uses its result while it is a matrix."""
+        places: list[tuple[str, int | None]] = [(product.name, 2)]  # a node and the rank of its result
         seen = set(places)
         returned = {_node_of(reference) for reference in graph.returns}
         while places:
@@ -304,7 +306,7 @@ class _Walk:
         return False
 
     def _called(self, node: Any) -> list[str]:
-        """The functions that a node runs."""
+        """Returns the functions that a node runs."""
         names = [value.func.name for value in node.attr.values() if value.HasField("func")]
         names += [function.name for value in node.attr.values() for function in value.list.func]
         return [node.op, *names] if node.op in self.functions else names
@@ -345,24 +347,24 @@ class _Walk:
         return self._number(op, tuple(attributes), tuple(inputs))
 
     def _is_written(self, variable: Value) -> bool:
-        written = {self._shared_names.get(each) for each in self.written}  # None: one that cannot be told from others
+        written = {self._shared_names.get(handle) for handle in self.written}  # None: it is not known which
         name = self._shared_names.get(variable)
         return bool(written) and (None in written or name is None or name in written)
 
     def _merged(self, graph: _Graph, node: Any, inputs: Sequence[Value]) -> Value:
-        """The end of a conditional, or the variable of a TensorFlow 1 loop, which is the same if the loop keeps it."""
+        """Returns the value of a Merge: the end of a conditional, or a loop variable that may be unchanged."""
         references = _data_inputs(node)
-        back = [each for each in references if _is_next(graph.nodes[_node_of(each)])]
-        if not back:
+        loop_ends = [reference for reference in references if _is_next(graph.nodes[_node_of(reference)])]
+        if not loop_ends:
             return inputs[0] if len(set(inputs)) == 1 else None
-        [first] = [value for value, each in zip(inputs, references, strict=True) if each not in back]
-        source = graph.nodes[_node_of(back[0])]
+        [first] = [value for value, name in zip(inputs, references, strict=True) if name not in loop_ends]
+        source = graph.nodes[_node_of(loop_ends[0])]
         while source.op in FORWARDING or _is_next(source) or source.op in ("Switch", "RefSwitch"):
             source = graph.nodes[_node_of(source.input[0])]
         return first if source.name == node.name else None
 
     def _call(self, name: str, arguments: Sequence[Value]) -> list[Value]:
-        """What a function returns."""
+        """Returns the values that a function returns."""
         graph = self.functions.get(name)
         if graph is None or name in self._active:  # a gradient, say, or a recursion
             return []
@@ -375,10 +377,10 @@ class _Walk:
         return self._results[key]
 
     def _loop(self, node: Any, inputs: Sequence[Value]) -> list[Value]:
-        """What a loop carries is the same at each request if the body returns it as it came."""
+        """Returns the values of loop variables: those that the body returns unchanged are the same in every request."""
         body = self.functions.get(node.attr["body"].func.name)
-        kept = body.kept_arguments() if body else set()
-        carried = [value if index in kept else None for index, value in enumerate(inputs)]
+        unchanged = body.unchanged_arguments() if body else set()
+        carried = [value if index in unchanged else None for index, value in enumerate(inputs)]
         for function in ("cond", "body"):
             self._call(node.attr[function].func.name, carried)
         return carried
@@ -386,11 +388,13 @@ class _Walk:
     def _branches(self, node: Any, inputs: Sequence[Value]) -> list[Value]:
         results = [self._call(name, inputs[1:]) for name in self._called(node)]
         outputs = [tuple(values) for values in zip(*results, strict=False)]
-        return [None if inputs[0] is None or None in each else self._number("If", inputs[0], each) for each in outputs]
+        return [
+            None if inputs[0] is None or None in values else self._number("If", inputs[0], values) for values in outputs
+        ]
 
 
 def _is_stateful(op: str) -> bool:
-    """Whether an operation may give something else each time; so may one that is not registered."""
+    """Whether the results of an operation may differ between calls; unregistered operations count as stateful."""
     from tensorflow.python.framework import op_def_registry  # no public name for it
 
     definition = op_def_registry.get(op)

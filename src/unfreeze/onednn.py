@@ -1,11 +1,12 @@
-"""Lets oneDNN keep reordered weights in processes that run a model and never train it.
+"""Lets oneDNN keep reordered weights in processes that run a model and do not train it.
 
 Where TensorFlow computes with oneDNN, it reorders the weights of a convolution at each call, unless they are constants
 of the graph or TF_ONEDNN_ASSUME_FROZEN_WEIGHTS=1 is set. TensorFlow reads TF_ENABLE_ONEDNN_OPTS when it is imported,
-and the other variable once, when the first kernel that heeds it is made (`AreWeightsFrozen` in
-tensorflow/core/util/onednn_env_vars.cc). So the second may be set after the import, once the model is known.
+and the other variable once, when it creates the first kernel that uses it (`AreWeightsFrozen` in
+tensorflow/core/util/onednn_env_vars.cc). So the second may be set after the import, when the model is known.
 
-Both are set only in a process of unfreeze's own commands: a user's Python may train variables, which would go unseen.
+Both are set only in processes of unfreeze's own commands: a user's Python program may train the variables, and oneDNN
+would not notice.
 """
 
 from __future__ import annotations
@@ -22,17 +23,17 @@ from unfreeze.errors import SavedModelError
 
 ENABLE = "TF_ENABLE_ONEDNN_OPTS"
 ASSUME_FROZEN_WEIGHTS = "TF_ONEDNN_ASSUME_FROZEN_WEIGHTS"
-OTHER_FORMS = ("saved_model.pbtxt", "saved_model.cpb")  # that TensorFlow loads too, and that are not checked
+OTHER_FORMS = ("saved_model.pbtxt", "saved_model.cpb")  # TensorFlow loads these too; they are not checked
 
 _lock = threading.Lock()
 _owned = False
-_declined = False  # a model that does not allow it runs in this process
+_declined = False  # whether a model that does not allow it runs in this process
 
 
 def enable_for_command() -> None:
-    """Turn oneDNN on in this process, which runs a command of unfreeze, unless the user set the variable.
+    """Turns oneDNN on in this process, which runs a command of unfreeze, unless the user set the variable.
 
-    Does nothing where TensorFlow is imported already: the process is then someone else's, and it would be too late.
+    Does nothing if TensorFlow is imported already: then the process is not a command's, and it would be too late.
     """
     if "tensorflow" not in sys.modules:
         os.environ.setdefault(ENABLE, "1")
@@ -40,19 +41,19 @@ def enable_for_command() -> None:
 
 
 def own_process() -> None:
-    """Note that this process runs models for unfreeze and nothing else."""
+    """Declares that this process only runs models for unfreeze, so the variables may be set in it."""
     global _owned
     _owned = True
 
 
 def worker_environment() -> dict[str, str]:
-    """The variables for a process that unfreeze starts to run a model: 1, or what the user set here."""
-    given = {name: os.environ[name] for name in (ENABLE, ASSUME_FROZEN_WEIGHTS) if name in os.environ}
-    return {ENABLE: "1", **given}
+    """Returns the variables for a process that unfreeze starts to run a model: 1, or what the user set here."""
+    set_here = {name: os.environ[name] for name in (ENABLE, ASSUME_FROZEN_WEIGHTS) if name in os.environ}
+    return {ENABLE: "1", **set_here}
 
 
 def server_environment(saved_model: str | os.PathLike[str]) -> tuple[dict[str, str], str | None]:
-    """The variables for a server of a SavedModel, and why the second is left out, or None if it is not.
+    """Returns the variables for a server of a SavedModel, and why the second is not set, None if it is.
 
     Raises: SavedModelError if saved_model.pb cannot be read.
     """
@@ -61,17 +62,17 @@ def server_environment(saved_model: str | os.PathLike[str]) -> tuple[dict[str, s
     try:
         operation = request_dependent_weights(saved_model)
     except (OSError, DecodeError) as error:
-        raise SavedModelError(f"{saved_model}: saved_model.pb cannot be read: {error}") from error
+        raise SavedModelError(f"{saved_model}: saved_model.pb cannot be read ({error})") from error
     if operation is None:
         return {ENABLE: "1", ASSUME_FROZEN_WEIGHTS: "1"}, None
-    return {ENABLE: "1"}, f"{ASSUME_FROZEN_WEIGHTS} is left out: {depends_on_request(operation)}"
+    return {ENABLE: "1"}, f"{ASSUME_FROZEN_WEIGHTS} is not set: {depends_on_request(operation)}"
 
 
 def assume_frozen_weights(saved_model: str | os.PathLike[str]) -> None:
-    """Set TF_ONEDNN_ASSUME_FROZEN_WEIGHTS=1 if this is a command's process and the model that it loads allows it.
+    """Sets TF_ONEDNN_ASSUME_FROZEN_WEIGHTS=1 if this is a command's process and the model to be loaded allows it.
 
-    To be called before each load. Does nothing if the user set the variable to 0, or if an earlier model did not allow
-    it. A folder that is no SavedModel is left to the loader, which reports it.
+    Must be called before each load. Does nothing if the user set the variable to 0, or if an earlier model did not
+    allow it, or if the folder is not a SavedModel, which the loader reports.
 
     Raises: SavedModelError if the variable is 1 already and the model does not allow it.
     """
@@ -84,7 +85,7 @@ def assume_frozen_weights(saved_model: str | os.PathLike[str]) -> None:
 def assume_frozen_weights_of_graph(
     path: str | os.PathLike[str], graph_def: Any, inputs: Sequence[str], outputs: Sequence[str]
 ) -> None:
-    """As `assume_frozen_weights`, for a GraphDef of which these tensors are fed and fetched; the error names `path`."""
+    """Does the same as `assume_frozen_weights` for a GraphDef with these inputs and outputs; errors name `path`."""
 
     def problem() -> str | None:
         operation = request_dependent_weights_of_graph(graph_def, [(inputs, outputs)])
@@ -94,7 +95,7 @@ def assume_frozen_weights_of_graph(
 
 
 def _decide(model: str | os.PathLike[str], find_problem: Callable[[], str | None]) -> None:
-    """Set the variable, or keep it unset for this process; `find_problem` returns why a model does not allow it."""
+    """Sets the variable, or keeps it unset in this process; `find_problem` returns why a model does not allow it."""
     from google.protobuf.message import DecodeError
 
     global _declined
@@ -109,11 +110,11 @@ def _decide(model: str | os.PathLike[str], find_problem: Callable[[], str | None
         if problem is None and value is None:
             os.environ[ASSUME_FROZEN_WEIGHTS] = "1"
         elif problem and value is None:
-            _declined = True  # a later model may not set it either: kernels of this one may be made after that
+            _declined = True  # nor may a later model set it: kernels of this one may be created after that
         elif problem:
             raise SavedModelError(
-                f"{model}: {problem}, and with {ASSUME_FROZEN_WEIGHTS}=1, which is in effect in this process, those "
-                f"of the first request would be reused. Start with {ASSUME_FROZEN_WEIGHTS}=0."
+                f"{model}: {problem}, and with {ASSUME_FROZEN_WEIGHTS}=1, which is in effect in this process, the "
+                f"weights of the first request would be reused. Set {ASSUME_FROZEN_WEIGHTS}=0."
             )
 
 
@@ -125,7 +126,7 @@ def _problem(folder: Path) -> str | None:
 
 
 def depends_on_request(operation: str) -> str:
-    """Why a model with this operation does not allow it."""
+    """Returns why a model with this operation does not allow it."""
     return f"the weights of {operation} depend on the request"
 
 

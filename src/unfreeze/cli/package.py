@@ -12,7 +12,7 @@ from unfreeze.cli.options import CONTEXT_SETTINGS, PATH, Section, command, optio
 from unfreeze.cli.terminal import print_result, progress
 
 if TYPE_CHECKING:
-    from unfreeze.targets.package import Packaged
+    from unfreeze.targets.packaged import Packaged
 
 
 @click.group(context_settings=CONTEXT_SETTINGS)
@@ -109,7 +109,7 @@ def package_tensorflow_serving(saved_model: str, as_json: bool, quiet: bool, **s
 
     The folder has the model, TensorFlow Serving's config files, compose.yaml and kubernetes.yaml.
     """
-    from unfreeze.targets.package import package_tensorflow_serving
+    from unfreeze.targets.tensorflow_serving import package_tensorflow_serving
 
     run_packaging(lambda: package_tensorflow_serving(saved_model, **settings), quiet, as_json)
 
@@ -125,7 +125,7 @@ def package_tensorflow_serving(saved_model: str, as_json: bool, quiet: bool, **s
 @memory
 def package_kserve(saved_model: str, as_json: bool, quiet: bool, **settings: Any) -> None:
     """Write a KServe InferenceService, as inference-service.yaml."""
-    from unfreeze.targets.package import package_kserve
+    from unfreeze.targets.kserve import package_kserve
 
     run_packaging(lambda: package_kserve(saved_model, **settings), quiet, as_json)
 
@@ -156,6 +156,6 @@ def package_sagemaker(saved_model: str, as_json: bool, quiet: bool, **settings: 
 
     The folder has model.tar.gz, the JSON documents of SageMaker's API, and deploy.py, which uploads and deploys them.
     """
-    from unfreeze.targets.package import package_sagemaker
+    from unfreeze.targets.sagemaker import package_sagemaker
 
     run_packaging(lambda: package_sagemaker(saved_model, **settings), quiet, as_json)

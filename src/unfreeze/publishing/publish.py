@@ -9,7 +9,7 @@ from typing import Any
 
 from unfreeze.callbacks import OnMessage, ignore
 from unfreeze.errors import VerificationError
-from unfreeze.export_record import read_record
+from unfreeze.export_record import ExportRecord, read_record
 from unfreeze.model_paths import saved_model_folder
 from unfreeze.publishing.base_paths import open_base_path
 from unfreeze.publishing.labels import read_labels, write_labels
@@ -77,13 +77,14 @@ def publish(
     folder = saved_model_folder(saved_model)
     base = open_base_path(model_base_path)
     new_labels = [require_label(label) for label in labels]
-    require_deployable(folder, [parse_server_version(runtime) for runtime in runtimes])
+    record = read_record(folder)
+    require_deployable(folder, record, [parse_server_version(runtime) for runtime in runtimes])
     next_version(base.versions(), version, base)  # fails early; the number is chosen when the copy is complete
     from unfreeze.targets.warmup import check_warmup  # imports TensorFlow, which takes seconds
 
     on_progress(f"copying {folder}")
-    with base.staged(folder, records_to_publish(folder)) as staged:
-        report = _verified(staged.folder, folder, on_progress) if verify else None
+    with base.staged(folder, records_to_publish(record)) as staged:
+        report = _verified(staged.folder, folder, record, on_progress) if verify else None
         on_progress(f"replaying the warm-up requests of {folder}")
         response = check_warmup(staged.folder, on_warning)
         on_progress(f"adding a version to {base}")
@@ -94,8 +95,8 @@ def publish(
     return Published(str(base), number, all_labels, report, response)
 
 
-def _verified(staged: Path, source: Path, on_progress: OnMessage) -> Report:
-    report = verify_saved_model(staged, record=read_record(source), on_progress=on_progress)
+def _verified(copy: Path, source: Path, record: ExportRecord | None, on_progress: OnMessage) -> Report:
+    report = verify_saved_model(copy, record=record, on_progress=on_progress)
     if not report.passed:
         raise VerificationError(f"{source}: not published, since a check failed:\n{report.table()}")
     return report

@@ -9,6 +9,7 @@ from typing import Any
 
 from unfreeze.callbacks import OnMessage, ignore
 from unfreeze.errors import OutputError, SavedModelError
+from unfreeze.export_record import read_record
 from unfreeze.publishing.base_paths import BasePath, open_base_path
 from unfreeze.publishing.labels import read_labels, write_labels
 from unfreeze.publishing.publish import Published
@@ -63,7 +64,7 @@ def rollback(
 
     with base.local_copy(source) as folder:
         on_progress(f"copying version {source}")
-        records = records_to_publish(folder, copy_of=original_version(base, versions, source))
+        records = records_to_publish(read_record(folder), copy_of=original_version(base, versions, source))
         with base.staged(folder, records) as staged:
             check_warmup(staged.folder)
             with base.locked():

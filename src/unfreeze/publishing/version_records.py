@@ -6,34 +6,35 @@ import contextlib
 import json
 from collections.abc import Mapping
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import Any
 
-from unfreeze.export_record import RECORD, ExportRecord, parse_record, read_record
+from unfreeze.errors import SavedModelError
+from unfreeze.export_record import RECORD, ExportRecord, parse_record
 from unfreeze.publishing.base_paths import BasePath
 
 PUBLISHED = "published.json"
 
 
-def records_to_publish(saved_model: Path, *, copy_of: int | None = None) -> dict[str, bytes]:
-    """Returns name and content of the records to publish with a SavedModel; `copy_of` is set after a rollback."""
+def records_to_publish(export_record: ExportRecord | None, *, copy_of: int | None = None) -> dict[str, bytes]:
+    """Returns name and content of the records to publish with a SavedModel; `copy_of` is set in a rollback."""
     published: dict[str, Any] = {"published_at": datetime.now(timezone.utc).isoformat(timespec="seconds")}
     if copy_of is not None:
         published["copy_of"] = copy_of
     files = {PUBLISHED: (json.dumps(published) + "\n").encode()}
-    record = read_record(saved_model)
-    if record is not None:
-        files[RECORD] = record.to_json().encode()
+    if export_record is not None:
+        files[RECORD] = export_record.to_json().encode()
     return files
 
 
 def export_records(base: BasePath) -> list[ExportRecord]:
-    """Returns the export record of each version that has one, the oldest version first.
-
-    Raises: SavedModelError if one cannot be read, or was written by a newer version.
-    """
-    texts = {name: base.read(f"{name}/{RECORD}") for name in base.versions().values()}
-    return [parse_record(text, f"{base}/{name}/{RECORD}") for name, text in texts.items() if text]
+    """Returns the export record of each version that has a valid one, the oldest version first."""
+    records = []
+    for name in base.versions().values():
+        text = base.read(f"{name}/{RECORD}")
+        if text:
+            with contextlib.suppress(SavedModelError):  # one broken record must not end `watch`
+                records.append(parse_record(text, f"{base}/{name}/{RECORD}"))
+    return records
 
 
 def original_version(base: BasePath, versions: Mapping[int, str], version: int) -> int:

@@ -1,1 +1,1 @@
-"""A SavedModel folder -> where it serves: versions, TensorFlow Serving, SageMaker, KServe."""
+"""Deploys a SavedModel folder: TensorFlow Serving, KServe, SageMaker. Nothing here knows a detector's config."""

@@ -1,154 +1,156 @@
-"""What SageMaker wants: a model.tar.gz, the documents of its interface, and a script that deploys them.
+"""Packages a model for SageMaker: model.tar.gz, the arguments of SageMaker's API as JSON, and deploy.py.
 
-Source: scripts/docker/tensorflow/inference/sagemaker of aws/deep-learning-containers for the layout (`NAME/1/…`, and
-`code/` at the root); the documents are the arguments of boto3's `create_model`, `create_endpoint_config` and so on.
+Source: scripts/docker/tensorflow/inference/sagemaker of aws/deep-learning-containers for the layout of the archive
+(`NAME/1/…`, and `code/` at its root).
 """
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import io
 import json
 import re
 import shutil
-import tarfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from unfreeze.errors import OutputError
-from unfreeze.targets.server_versions import ServerVersion
+from unfreeze.errors import OutputError, SavedModelError
+from unfreeze.prediction.class_names import find_label_map
+from unfreeze.staging import staged
+from unfreeze.targets.packaged import Packaged, read_served_model, require_version_number
+from unfreeze.targets.sagemaker_archive import ARCHIVE, InferenceSettings, model_archive
+from unfreeze.targets.sagemaker_documents import BUCKET, ROLE, Deployment, documents
+from unfreeze.verification.meta_graph import Signature, read_meta_graph
 
-ARCHIVE = "model.tar.gz"
-NEEDED = ("detection_boxes", "detection_scores", "detection_classes")
-NOT_SERVED = {"export.json", "published.json"}  # of a version, but with the time in it
-SERVERLESS_MB = 4096
+TARGET = "sagemaker"
+ENTRIES = (
+    ARCHIVE,
+    "create-model.json",
+    "endpoint-config-real-time.json",
+    "endpoint-config-serverless.json",
+    "endpoint-config-async.json",
+    "endpoint.json",
+    "transform-job.json",
+    "deploy.py",
+)
+ENCODED_IMAGES = ("encoded_image_string_tensor",)  # signatures that take encoded images, and those that take pixels
+PIXELS = ("image_tensor", "float_image_tensor")
+REQUIRED_OUTPUTS = ("detection_boxes", "detection_scores", "detection_classes")
 _NAME = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,49}", re.ASCII)
+_REGION = re.compile(r"[a-z]{2}(-[a-z]+)+-\d", re.ASCII)
 
 
-@dataclass(frozen=True)
-class Options:
-    """What a package for SageMaker is made with; role and bucket may come later, from whoever deploys it."""
+def package_sagemaker(
+    saved_model: str | Path,
+    output_directory: str | Path = TARGET,
+    *,
+    name: str = "detector",
+    server: str = TARGET,
+    version: int = 1,
+    label_map: str | Path | None = None,
+    min_score: float = 0.5,
+    region: str = "us-east-1",
+    role: str | None = None,
+    bucket: str | None = None,
+    instance_type: str = "ml.m5.xlarge",
+    overwrite: bool = False,
+) -> Packaged:
+    """Writes a model.tar.gz with code/inference.py, the arguments of SageMaker's API as JSON files, and deploy.py.
 
-    name: str
-    version: int = 1
-    min_score: float = 0.5
-    region: str = "us-east-1"
-    role: str = "${ROLE_ARN}"
-    bucket: str = "${BUCKET}"
-    instance_type: str = "ml.m5.xlarge"
-    environment: Mapping[str, str] = field(default_factory=dict)
+    Args:
+        saved_model: the folder with saved_model.pb, or the folder of the export above it.
+        output_directory: the folder to write.
+        name: the name of the model and of the endpoint.
+        server: the version of SageMaker's TensorFlow container, such as `sagemaker:2.19`.
+        version: the version number of the model.
+        label_map: class names (.pbtxt); by default the label map in the SavedModel's assets/.
+        min_score: the endpoint returns detections with at least this score.
+        region: the AWS region, whose container image is used.
+        role: ARN of the role that SageMaker assumes; by default an argument of deploy.py.
+        bucket: S3 bucket for the archive; by default an argument of deploy.py.
+        instance_type: the machine of an endpoint.
+        overwrite: whether to replace existing files.
+
+    Raises:
+        UnsupportedError, SavedModelError: the version of the server is not known, or it cannot serve the model.
+        OutputError: an argument is not valid, or the output exists or cannot be written.
+    """
+    require_sagemaker_name(name)
+    require_region(region)
+    require_version_number(version)
+    model = read_served_model(saved_model, server, target=TARGET)
+    encoded_signature, pixel_signature = image_signatures(model.folder)
+    settings = InferenceSettings(encoded_signature, pixel_signature, class_names(model.folder, label_map), min_score)
+    archive = model_archive(model.folder, f"{name}/{version}", settings)
+    image = model.server.image(region)
+    deployment = Deployment(
+        name=name,
+        image=image,
+        archive_sha256=hashlib.sha256(archive).hexdigest(),
+        environment=model.environment,
+        role=role or ROLE,
+        bucket=bucket or BUCKET,
+        instance_type=instance_type,
+    )
+    with staged(Path(output_directory), ENTRIES, overwrite=overwrite) as folder:
+        (folder / ARCHIVE).write_bytes(archive)
+        for file_name, document in documents(deployment).items():
+            (folder / file_name).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        shutil.copyfile(Path(__file__).with_name("sagemaker_deploy.py"), folder / "deploy.py")
+    return Packaged(Path(output_directory), tuple(sorted(ENTRIES)), image, model)
 
 
-def name_of(name: str) -> str:
-    """The same name, if SageMaker takes it.
+def require_sagemaker_name(name: str) -> str:
+    """Returns the name if SageMaker accepts it.
 
-    Raises: OutputError when it does not.
+    Raises: OutputError if it does not.
     """
     if not _NAME.fullmatch(name):
-        raise OutputError(f"--name {name}: letters, digits and - between them, at most 50, for SageMaker")
+        raise OutputError(f"--name {name}: SageMaker accepts letters, digits and - between them, at most 50 characters")
     return name
 
 
-def write_package(
-    folder: Path, saved_model: Path, model: Mapping[str, Any], runtime: ServerVersion, options: Options
-) -> list[str]:
-    """Writes everything into `folder`; returns the names. `model` is what inference.py has to know."""
-    archive = model_archive(saved_model, model, options)
-    (folder / ARCHIVE).write_bytes(archive)
-    for name, document in documents(hashlib.sha256(archive).hexdigest(), runtime, options).items():
-        (folder / name).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    shutil.copyfile(Path(__file__).with_name("sagemaker_deploy.py"), folder / "deploy.py")
-    return sorted(path.name for path in folder.iterdir())
+def require_region(region: str) -> str:
+    """Returns the name of an AWS region.
+
+    Raises: OutputError if it is not one.
+    """
+    if not _REGION.fullmatch(region):
+        raise OutputError(f"--region {region}: must be an AWS region, such as eu-west-1")
+    return region
 
 
-def model_archive(saved_model: Path, model: Mapping[str, Any], options: Options) -> bytes:
-    """`NAME/VERSION/…` and `code/…`; the same model gives the same bytes, whenever and by whomever it is packed."""
-    entries = {
-        f"{options.name}/{options.version}/{path.relative_to(saved_model).as_posix()}": path.read_bytes()
-        for path in saved_model.rglob("*")
-        if path.is_file() and _served(path.relative_to(saved_model))
-    }
-    entries["code/inference.py"] = Path(__file__).with_name("sagemaker_inference.py").read_bytes()
-    entries["code/model.json"] = json.dumps(model, indent=1, sort_keys=True, ensure_ascii=False).encode()
-    packed = io.BytesIO()
-    with (
-        gzip.GzipFile(filename="", mode="wb", fileobj=packed, mtime=0) as zipped,
-        tarfile.open(fileobj=zipped, mode="w", format=tarfile.PAX_FORMAT) as tar,
-    ):
-        for name in sorted(entries):
-            entry = tarfile.TarInfo(name)  # owner 0, time 0
-            entry.size, entry.mode = len(entries[name]), 0o644
-            tar.addfile(entry, io.BytesIO(entries[name]))
-    return packed.getvalue()
+def image_signatures(saved_model: Path) -> tuple[str, str | None]:
+    """Returns the signature that takes encoded images, and the one that takes pixels, None if there is none.
+
+    Raises: SavedModelError if no signature takes encoded images, or its outputs are not detections.
+    """
+    signatures = read_meta_graph(saved_model).signatures
+    encoded = _find_signature(signatures, ENCODED_IMAGES, "string")
+    if encoded is None:
+        raise SavedModelError(
+            f"{saved_model}: no signature takes encoded images, as requests with application/x-image need it. "
+            "Export with --input-type encoded_image_string_tensor."
+        )
+    missing = [name for name in REQUIRED_OUTPUTS if name not in signatures[encoded].outputs]
+    if missing:
+        raise SavedModelError(
+            f"{saved_model}: signature {encoded} has no output {', '.join(missing)}. Export with these outputs."
+        )
+    return encoded, _find_signature(signatures, PIXELS, "uint8")
 
 
-def documents(sha256: str, runtime: ServerVersion, options: Options) -> dict[str, Any]:
-    """File name -> the arguments of a call. Names carry the archive's hash: another model is another name."""
-    name = f"{options.name}-{sha256[:8]}"
-    data = f"s3://{options.bucket}/{options.name}"
-    instance = {"VariantName": "AllTraffic", "ModelName": name, "InitialVariantWeight": 1.0}
-    machine = {"InitialInstanceCount": 1, "InstanceType": options.instance_type}
-    variants: dict[str, dict[str, Any]] = {
-        "real-time": {"ProductionVariants": [instance | machine]},
-        "serverless": {
-            "ProductionVariants": [
-                instance | {"ServerlessConfig": {"MemorySizeInMB": SERVERLESS_MB, "MaxConcurrency": 5}}
-            ]
-        },
-        "async": {
-            "ProductionVariants": [instance | machine],
-            "AsyncInferenceConfig": {
-                "OutputConfig": {"S3OutputPath": f"{data}/async-output"},
-                "ClientConfig": {"MaxConcurrentInvocationsPerInstance": 2},
-            },
-        },
-    }
-    written: dict[str, Any] = {
-        "create-model.json": {
-            "ModelName": name,
-            "ExecutionRoleArn": options.role,
-            "PrimaryContainer": {
-                "Image": runtime.image(options.region),
-                "ModelDataUrl": f"{data}/{sha256[:8]}/{ARCHIVE}",
-                "Environment": {"SAGEMAKER_TFS_DEFAULT_MODEL_NAME": options.name, **options.environment},
-            },
-        },
-        "transform-job.json": _transform_job(name, data, options),
-    }
-    for mode, variant in variants.items():
-        digest = hashlib.sha256(json.dumps(variant, sort_keys=True).encode()).hexdigest()[:6]
-        config = f"{name}-{digest}"
-        written[f"endpoint-config-{mode}.json"] = {"EndpointConfigName": config, **variant}
-    real_time = written["endpoint-config-real-time.json"]["EndpointConfigName"]
-    written["endpoint.json"] = {"EndpointName": options.name, "EndpointConfigName": real_time}
-    return written
+def class_names(saved_model: Path, label_map: str | Path | None) -> dict[str, str]:
+    """Returns the name of each class id, from a label map or by default from the one in the SavedModel's assets/."""
+    labels = find_label_map(Path(label_map) if label_map is not None else None, saved_model)
+    return {str(class_id): labels.text(class_id) for class_id in labels.names} if labels else {}
 
 
-def _transform_job(name: str, data: str, options: Options) -> dict[str, Any]:
-    """Batch transform: each picture below `batch-input` is one request."""
-    return {
-        "TransformJobName": name,
-        "ModelName": name,
-        "MaxConcurrentTransforms": 2,
-        "MaxPayloadInMB": 6,
-        "BatchStrategy": "SingleRecord",
-        "TransformInput": {
-            "DataSource": {"S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": f"{data}/batch-input"}},
-            "ContentType": "application/x-image",
-            "CompressionType": "None",
-            "SplitType": "None",
-        },
-        "TransformOutput": {
-            "S3OutputPath": f"{data}/batch-output",
-            "Accept": "application/json",
-            "AssembleWith": "None",
-        },
-        "TransformResources": {"InstanceType": options.instance_type, "InstanceCount": 1},
-    }
-
-
-def _served(path: Path) -> bool:
-    return path.as_posix() not in NOT_SERVED and not any(part.startswith(".") for part in path.parts)
+def _find_signature(signatures: Mapping[str, Signature], names: tuple[str, ...], dtype: str) -> str | None:
+    """Returns the first of the names that is a signature, else serving_default if its only input has this dtype."""
+    for name in names:
+        if name in signatures:
+            return name
+    if "serving_default" not in signatures or "tf_example" in signatures:
+        return None
+    dtypes = [tensor.dtype for tensor in signatures["serving_default"].inputs.values()]
+    return "serving_default" if dtypes == [dtype] else None

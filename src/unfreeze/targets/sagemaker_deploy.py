@@ -1,126 +1,142 @@
-"""Uploads model.tar.gz and creates what serves it on SageMaker, from the documents beside this file.
+"""Uploads model.tar.gz and creates the SageMaker resources that serve it, from the JSON files beside this script.
 
-    python deploy.py --role ROLE_ARN --bucket BUCKET                         tells what would be done
-    python deploy.py --role ROLE_ARN --bucket BUCKET --yes                   does it
-    python deploy.py ... --mode serverless | async | batch                   instead of a real-time endpoint
+    python deploy.py --role ROLE_ARN --bucket BUCKET          prints the API calls
+    python deploy.py --role ROLE_ARN --bucket BUCKET --yes    makes them
+    python deploy.py ... --mode serverless | async | batch    instead of a real-time endpoint
 
-Needs boto3 and AWS credentials for --yes, and nothing else.
+With --yes it needs boto3 and AWS credentials.
 """
 
 import argparse
 import json
 import os
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 MODES = ("real-time", "serverless", "async", "batch")
+NAME_KEYS = {
+    "create_model": "ModelName",
+    "create_endpoint_config": "EndpointConfigName",
+    "create_endpoint": "EndpointName",
+}
+
+
+class Call(NamedTuple):
+    """A call of boto3: `boto3.client(service).method(**arguments)`."""
+
+    service: str
+    method: str
+    arguments: "dict[str, Any]"
 
 
 def main() -> None:
-    """Tells or makes the calls, in order."""
-    options = _options()
+    """Prints the API calls, or makes them with --yes."""
+    options = _parse_options()
     try:
         calls = _calls(options)
-        if not options.yes:
-            for service, name, arguments in calls:
-                print(f"{service}.{name}({json.dumps(arguments, indent=2)})")
-            print("nothing was done: give --yes to do it")
+        if options.yes:
+            _make(calls, options)
             return
-        _carry_out(calls, options)
+        for call in calls:
+            print(f"{call.service}.{call.method}({json.dumps(call.arguments, indent=2)})")
+        print("nothing was done: run with --yes to make these calls")
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
-        told = str(error).splitlines() or [type(error).__name__]
-        sys.exit(f"error: {told[0]}")
+        lines = str(error).splitlines() or [type(error).__name__]
+        sys.exit(f"error: {lines[0]}")
 
 
-def _options() -> argparse.Namespace:
+def _parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--role", help="ARN of the role that SageMaker assumes")
-    parser.add_argument("--bucket", help="S3 bucket for model.tar.gz, and for what async and batch read and write")
-    parser.add_argument("--mode", choices=MODES, default="real-time")
-    parser.add_argument("--yes", action="store_true", help="do it, instead of telling it")
-    parser.add_argument("--no-wait", action="store_true", help="do not wait until the endpoint answers")
+    parser.add_argument("--role", help="ARN of the IAM role that SageMaker assumes")
+    parser.add_argument("--bucket", help="S3 bucket for model.tar.gz and for the input and output of async and batch")
+    parser.add_argument("--mode", choices=MODES, default="real-time", help="what to create (default: real-time)")
+    parser.add_argument("--yes", action="store_true", help="make the API calls instead of printing them")
+    parser.add_argument("--no-wait", action="store_true", help="do not wait until the endpoint is in service")
     return parser.parse_args()
 
 
-def _document(name: str, options: argparse.Namespace) -> Any:
-    """A document beside this file, with the role and the bucket put in."""
+def _read_document(name: str, options: argparse.Namespace) -> Any:
+    """Returns the content of a JSON file beside this script, with the role and the bucket filled in."""
     with open(os.path.join(HERE, name), encoding="utf-8") as file:
         text = file.read()
-    for key, value in (("${ROLE_ARN}", options.role), ("${BUCKET}", options.bucket)):
-        if key in text:
+    for placeholder, flag, value in (
+        ("${ROLE_ARN}", "--role", options.role),
+        ("${BUCKET}", "--bucket", options.bucket),
+    ):
+        if placeholder in text:
             if not value:
-                flag = "--role" if "ROLE" in key else "--bucket"
-                raise ValueError(f"{name} needs {flag}")
-            text = text.replace(key, json.dumps(value)[1:-1])
+                raise ValueError(f"{name}: {flag} is missing. Run deploy.py with {flag}.")
+            text = text.replace(placeholder, json.dumps(value)[1:-1])
     return json.loads(text)
 
 
-def _calls(options: argparse.Namespace) -> list:
-    """Each call: the service, the name of boto3's method, its arguments."""
-    model = _document("create-model.json", options)
+def _calls(options: argparse.Namespace) -> "list[Call]":
+    """Returns the API calls in order."""
+    model = _read_document("create-model.json", options)
     bucket, key = model["PrimaryContainer"]["ModelDataUrl"][len("s3://") :].split("/", 1)
     archive = os.path.join(HERE, "model.tar.gz")
     calls = [
-        ("s3", "upload_file", {"Filename": archive, "Bucket": bucket, "Key": key}),
-        ("sagemaker", "create_model", model),
+        Call("s3", "upload_file", {"Filename": archive, "Bucket": bucket, "Key": key}),
+        Call("sagemaker", "create_model", model),
     ]
     if options.mode == "batch":
-        return [*calls, ("sagemaker", "create_transform_job", _document("transform-job.json", options))]
-    config = _document(f"endpoint-config-{options.mode}.json", options)
-    endpoint = dict(_document("endpoint.json", options), EndpointConfigName=config["EndpointConfigName"])
-    if options.mode != "real-time":  # an endpoint cannot change its kind
+        return [*calls, Call("sagemaker", "create_transform_job", _read_document("transform-job.json", options))]
+    config = _read_document(f"endpoint-config-{options.mode}.json", options)
+    endpoint = dict(_read_document("endpoint.json", options), EndpointConfigName=config["EndpointConfigName"])
+    if options.mode != "real-time":  # an endpoint cannot change its mode, so each mode has its own
         endpoint["EndpointName"] += "-" + options.mode
     return [
         *calls,
-        ("sagemaker", "create_endpoint_config", config),
-        ("sagemaker", "create_endpoint", endpoint),
+        Call("sagemaker", "create_endpoint_config", config),
+        Call("sagemaker", "create_endpoint", endpoint),
     ]
 
 
-def _carry_out(calls: list, options: argparse.Namespace) -> None:
+def _make(calls: "list[Call]", options: argparse.Namespace) -> None:
+    """Makes the calls, except those that would create what exists, and waits for the endpoint."""
     import boto3
 
-    region = _document("create-model.json", options)["PrimaryContainer"]["Image"].split(".")[3]
+    region = _read_document("create-model.json", options)["PrimaryContainer"]["Image"].split(".")[3]
     clients = {service: boto3.client(service, region_name=region) for service in ("s3", "sagemaker")}
-    for service, name, arguments in calls:
-        there = _described(clients[service], name, arguments)
-        if there is not None and name == "create_endpoint" and not _same_config(there, arguments):
-            name = "update_endpoint"  # to the new configuration, without a pause
-        elif there is not None:
-            print(f"there already: {next(iter(arguments.values()))}")
+    for service, method, arguments in calls:
+        client = clients[service]
+        existing = _existing(client, method, arguments)
+        if existing is not None and method == "create_endpoint" and not _has_same_config(existing, arguments):
+            method = "update_endpoint"  # switches to the new configuration without downtime
+        elif existing is not None:
+            print(f"exists already: {arguments[NAME_KEYS[method]]}")
             continue
-        print(f"{service}.{name}")
-        getattr(clients[service], name)(**arguments)
+        print(f"{service}.{method}")
+        getattr(client, method)(**arguments)
     if options.mode == "batch":
-        job = calls[-1][2]["TransformJobName"]
-        print(f"transform job {job} started")
+        print(f"transform job {calls[-1].arguments['TransformJobName']} started")
         return
-    endpoint = calls[-1][2]["EndpointName"]
+    endpoint = calls[-1].arguments["EndpointName"]
     if not options.no_wait:
-        print(f"waiting for {endpoint}")
+        print(f"waiting until {endpoint} is in service")
         clients["sagemaker"].get_waiter("endpoint_in_service").wait(EndpointName=endpoint)
     print(f"endpoint {endpoint}")
 
 
-def _described(client: Any, name: str, arguments: dict) -> Any:
-    """What a call would create, if it is there already by its name, else None."""
-    kind = name[len("create_") :]
-    key = {"model": "ModelName", "endpoint_config": "EndpointConfigName", "endpoint": "EndpointName"}.get(kind)
-    if not name.startswith("create_") or key is None:
+def _existing(client: Any, method: str, arguments: "dict[str, Any]") -> Any:
+    """Returns the description of what a call would create if it exists by that name, else None."""
+    key = NAME_KEYS.get(method)
+    if key is None:
         return None
+    describe = getattr(client, method.replace("create_", "describe_"))
     try:
-        return getattr(client, "describe_" + kind)(**{key: arguments[key]})
+        return describe(**{key: arguments[key]})
     except client.exceptions.ClientError as error:
         if error.response["Error"]["Code"] in ("ValidationException", "ResourceNotFound"):
-            return None  # how SageMaker says that there is none
+            return None  # SageMaker's errors for a name that does not exist
         raise
 
 
-def _same_config(there: dict, wanted: dict) -> bool:
-    return bool(there["EndpointConfigName"] == wanted["EndpointConfigName"])
+def _has_same_config(endpoint: Any, arguments: "dict[str, Any]") -> bool:
+    return bool(endpoint["EndpointConfigName"] == arguments["EndpointConfigName"])
 
 
 if __name__ == "__main__":

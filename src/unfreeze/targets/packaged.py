@@ -1,0 +1,81 @@
+"""What `package` writes for a server, and what all servers need for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unfreeze.errors import OutputError
+from unfreeze.export_record import read_record
+from unfreeze.model_paths import saved_model_folder
+from unfreeze.onednn import server_environment
+from unfreeze.targets.deployable import require_deployable
+from unfreeze.targets.server_versions import ServerVersion, parse_server_version
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A SavedModel that a server can load, with the server's environment variables for oneDNN.
+
+    `note` says why one of the variables is not set.
+    """
+
+    folder: Path
+    server: ServerVersion
+    environment: Mapping[str, str]
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class Packaged:
+    """The files that were written for a server, and the container image that they use."""
+
+    folder: Path
+    files: tuple[str, ...]
+    image: str
+    model: ServedModel
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "output_directory": str(self.folder),
+            "server": str(self.model.server),
+            "image": self.image,
+            "files": list(self.files),
+            "environment": dict(self.model.environment),
+            **({"note": self.model.note} if self.model.note else {}),
+        }
+
+    def __str__(self) -> str:
+        packaged = f"packaged for {self.model.server} ({self.image}) in {self.folder}: {', '.join(self.files)}"
+        return f"{packaged}\n{self.model.note}" if self.model.note else packaged
+
+
+def read_served_model(saved_model: str | Path, server: str, *, target: str) -> ServedModel:
+    """Returns a SavedModel that was checked against a server.
+
+    Args:
+        saved_model: the folder with saved_model.pb, or the folder of the export above it.
+        server: `TARGET:VERSION`, `VERSION`, or `TARGET` for its default version.
+        target: the server to package for, such as `kserve`.
+
+    Raises:
+        UnsupportedError: the version of the server is not known.
+        SavedModelError: there is no SavedModel, its files are not complete, or the server cannot load it.
+    """
+    folder = saved_model_folder(saved_model)
+    server_version = parse_server_version(server if server.startswith(target) else f"{target}:{server}")
+    require_deployable(folder, read_record(folder), [server_version])
+    environment, note = server_environment(folder)
+    return ServedModel(folder, server_version, environment, note)
+
+
+def require_version_number(version: int) -> int:
+    """Returns the version if it can be the name of a version folder.
+
+    Raises: OutputError if it is less than 1.
+    """
+    if version < 1:
+        raise OutputError(f"--version {version}: must be at least 1")
+    return version
