@@ -196,12 +196,6 @@ def read_record(saved_model: Path) -> ExportRecord | None:
     return None
 
 
-def has_constant_weights(saved_model: Path) -> bool:
-    """Whether the record of a SavedModel says that its weights are constants of the graph."""
-    record = read_record(saved_model)
-    return record is not None and record.has_constant_weights
-
-
 def parse_record(text: str | bytes, path: str) -> ExportRecord:
     """Returns the record in the text of an export.json; `path` is for messages.
 
