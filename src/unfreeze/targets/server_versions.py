@@ -63,10 +63,12 @@ def require_known_operations(saved_model: Path, servers: Sequence[ServerVersion]
     from unfreeze.targets.serving_operations import unknown_operations
 
     problems = [
-        f"{server}: {line}" for server in servers for line in unknown_operations(saved_model, server.tensorflow)
+        f"{server} cannot load the graph. {'. '.join(unknown)}."
+        for server in servers
+        if (unknown := unknown_operations(saved_model, server.tensorflow))
     ]
     if problems:
-        raise SavedModelError(f"{saved_model}: the graph does not load in that server: {'; '.join(problems)}")
+        raise SavedModelError(f"{saved_model}: {' '.join(problems)}")
 
 
 class _Server(TypedDict, total=False):
