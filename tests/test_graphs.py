@@ -16,7 +16,7 @@ from unfreeze.exporting.from_frozen_graph import export_frozen_graph
 from unfreeze.exporting.graph_plan import plan_graph
 from unfreeze.verification import loaders, verify_saved_model
 from unfreeze.verification.calls import Call
-from unfreeze.verification.sample_inputs import of_graph
+from unfreeze.verification.sample_calls import call_of_source_graph
 
 DIGITS = Path(__file__).parents[1] / "examples" / "digits"
 FROZEN = DIGITS / "frozen_inference_graph.pb"
@@ -396,7 +396,7 @@ def test_a_graph_that_mixes_the_images_of_a_batch_is_exported_and_recorded_so(tm
     exported = export_frozen_graph(path, output_directory=tmp_path / "out", graph_inputs={"left": "left"})
     checks = {check.name: check for check in exported.report.checks}
     assert checks["batch"].status == "skipped"
-    assert checks["batch"].detail.startswith("the frozen graph itself answers otherwise to a batch")
+    assert checks["batch"].detail.startswith("the source graph itself returns other outputs for a batch")
     assert exported.record.graph.mixes_batch
     again = {check.name: check for check in verify_saved_model(exported.saved_model).checks}
     assert (again["batch"].status, again["tf1_loader"].status) == ("skipped", "passed")
@@ -412,8 +412,8 @@ def test_outputs_that_the_optimizer_changes_are_compared_with_the_unoptimized_gr
     exported = export_frozen_graph(path, output_directory=tmp_path / "out", graph_outputs={"answer": "answer"})
     [check] = [check for check in exported.report.checks if check.name == "against"]
     assert check.status == "passed"
-    assert "equal bit for bit; with it the frozen graph moves: " in check.detail
-    assert "against it as it is written: largest difference 0.0e+00" in check.detail
+    assert "equal bit for bit; with it: " in check.detail
+    assert "compared with the source graph without it: largest difference 0.0e+00" in check.detail
 
 
 def test_a_graph_that_was_frozen_for_another_device(tmp_path: Path) -> None:
@@ -467,9 +467,9 @@ def test_a_graph_that_the_object_detection_api_froze(name: str, tmp_path: Path) 
     image = np.random.RandomState(0).randint(0, 256, (1, 48, 48, 3)).astype(np.uint8)
     outputs = dict.fromkeys(exported.record.graph.outputs, "")
     call = Call("serving_default", "inputs", "", outputs, [image])
-    there = of_graph(call, exported.record.graph)
-    pair = loaders.unoptimized(str(exported.saved_model), [call], str(path), [there])
-    ours, theirs = (answers.answers[0] for answers in pair)
+    source_call = call_of_source_graph(call, exported.record.graph)
+    pair = loaders.run_unoptimized_pair(str(exported.saved_model), [call], str(path), [source_call])
+    ours, theirs = (results.outputs[0] for results in pair)
     assert set(ours) == set(theirs) == set(golden.outputs)
     for key, value in theirs.items():
         np.testing.assert_array_equal(ours[key], value, key)

@@ -259,7 +259,7 @@ def test_an_export_and_what_it_was_made_from(tmp_path: Path) -> None:
     assert (found.path, found["written_by"], found["verified"]) == (tmp_path / "saved_model", "unfreeze 0.1.0", True)
     assert (found["checkpoint"], found["step"], found["num_classes"]) == ("run/model.ckpt-9", 9, 3)
     assert "yes, 2 checks passed" in str(found)
-    assert "gone.txt is missing, which was exported" in found.problems
+    assert "gone.txt is missing, but export.json lists it" in found.problems
     (tmp_path / "export.json").write_text(json.dumps(record | {"verified": False}))
     assert "no: run `unfreeze verify`" in str(inspect(tmp_path))
     (tmp_path / "export.json").write_text(json.dumps({"unfreeze": "0.1.0", "graph": {"path": "frozen.pb"}}))

@@ -45,7 +45,7 @@ def stored_in(path: Path, saved_model: Path) -> dict[str, verification.TensorDig
     record = verb.recorded(saved_model)
     weights = verb.weights_of(verb.exported_checkpoint(path, record), record)
     assert {key: weight.variable for key, weight in weights.items()} == {"conv/weights": VARIABLE}
-    return {key: weight.stored() for key, weight in weights.items()}
+    return {key: weight.digest() for key, weight in weights.items()}
 
 
 def test_the_checkpoints_weights(export: Path, tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_answers_as_the_checkpoint_exported_again(digits: Path, tmp_path: Path) 
     checks = {check.name: check for check in report.checks}
     assert (checks["weights"].status, checks["against"].status) == ("passed", "passed")
     assert checks["against"].detail.startswith(f"{DIGITS / 'run' / 'model.ckpt-8000'}: ")
-    (case,) = checks["against"].numbers["cases"].values()
+    (case,) = checks["against"].numbers["samples"].values()
     assert case["matched"] == case["detections"] > 5
 
 

@@ -27,7 +27,6 @@ from unfreeze.savedmodel import (
     write_graph_saved_model,
 )
 from unfreeze.verification import ExpectedWeight, Report, WorkerProcesses
-from unfreeze.verification.reference_graph import MIXES_BATCH
 
 CHECKPOINT = "model.ckpt"
 ENTRIES = (SAVED_MODEL, RECORD)
@@ -178,5 +177,5 @@ def _record(plan: GraphPlan, input_types: Sequence[str]) -> ExportRecord:
 
 def _with_batch_finding(record: ExportRecord, report: Report | None) -> ExportRecord:
     """Returns the record with what the verification found about the graph: whether it mixes the images of a batch."""
-    mixes_batch = report is not None and any(MIXES_BATCH in check.numbers for check in report.checks)
+    mixes_batch = report is not None and report.mixes_batch
     return replace(record, graph=record.graph and replace(record.graph, mixes_batch=mixes_batch))

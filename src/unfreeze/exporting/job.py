@@ -137,7 +137,7 @@ class StagedExport:
             VerificationError: a check has failed; the HTML report is there nevertheless.
         """
         if report is None:
-            stored = {weight.variable: weight.stored() for weight in weights.values()}
+            stored = {weight.variable: weight.digest() for weight in weights.values()}
             record = replace(record, weights=weights_record(weights, stored))
         else:
             checks = [CheckRecord(check.name, check.status, check.detail, check.numbers) for check in report.checks]

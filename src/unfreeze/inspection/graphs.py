@@ -17,8 +17,8 @@ from unfreeze.graphs import find_parameters, read_frozen_graph, read_graph_def
 from unfreeze.inspection.inspection import Field, Inspection, field
 from unfreeze.targets.serving_responses import expected_bytes, size_findings
 from unfreeze.verification import file_checks
-from unfreeze.verification.checks import batch_mismatches
 from unfreeze.verification.meta_graph import MetaGraph, Signature, TensorInfo, read_meta_graph
+from unfreeze.verification.signature_checks import batch_mismatches
 from unfreeze.weights import read_index
 from unfreeze.weights.bindings import BINDING_DESCRIPTIONS
 

@@ -1,8 +1,11 @@
-"""A SavedModel folder, or a function -> trust. Nothing here imports TensorFlow; the worker processes do."""
+"""Verifies a SavedModel: loads it with three loaders in worker processes, runs it, and compares the outputs.
 
-from unfreeze.verification.images import sample_images
+No module that the parent process needs imports TensorFlow; only the worker processes do.
+"""
+
 from unfreeze.verification.output_comparison import Comparison, Difference, Tolerances, compare_detections
-from unfreeze.verification.report import Check, ImageResult, Report
+from unfreeze.verification.report import Check, ImageResult, Report, Status
+from unfreeze.verification.sample_inputs import sample_images
 from unfreeze.verification.verification import verify_saved_model
 from unfreeze.verification.weight_digests import ExpectedWeight, TensorDigest, expected_constant, tensor_digest
 from unfreeze.verification.workers import WorkerProcesses
@@ -14,11 +17,11 @@ __all__ = [
     "ExpectedWeight",
     "ImageResult",
     "Report",
+    "Status",
     "TensorDigest",
     "Tolerances",
     "WorkerProcesses",
     "compare_detections",
-    "digest",
     "expected_constant",
     "sample_images",
     "tensor_digest",

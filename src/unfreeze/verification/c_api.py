@@ -1,4 +1,4 @@
-"""TensorFlow's C API through ctypes: the C++ SavedModel loader, which servers use, without TensorFlow's Python.
+"""The C++ SavedModel loader, which model servers use, through TensorFlow's C API, without TensorFlow's Python package.
 
 Source: the headers in the wheel, tensorflow/include/tensorflow/c/{c_api,tf_tensor,tf_status,tf_tstring}.h.
 """
@@ -7,6 +7,7 @@ import ctypes
 import importlib.util
 import os
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from unfreeze.errors import SavedModelError, UnsupportedError
-from unfreeze.verification.images import Feed
+from unfreeze.verification.calls import Call, Outputs, Results, run_calls
+from unfreeze.verification.feeds import Feed
 
 DTYPES: dict[int, np.dtype[Any]] = {
     1: np.dtype(np.float32),
@@ -49,7 +51,7 @@ class _Output(ctypes.Structure):
     _fields_ = (("operation", _Pointer), ("index", ctypes.c_int))
 
 
-# Function -> what it returns, what it takes.
+# Function -> the types of its result and of its arguments.
 FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "TF_NewStatus": (_Pointer, ()),
     "TF_DeleteStatus": (None, (_Pointer,)),
@@ -101,35 +103,42 @@ FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
 }
 
 
-def tensorflow_library() -> ctypes.CDLL:
-    """Load the C API out of the installed TensorFlow wheel, which is not imported.
+def run_with_cpp_loader(library: ctypes.CDLL, saved_model: str, calls: Sequence[Call]) -> Results:
+    """Loads with `TF_LoadSessionFromSavedModel`, as TensorFlow Serving does."""
+    start = time.perf_counter()
+    with Session(library, saved_model) as session:
+        load_s = time.perf_counter() - start
+        return run_calls(lambda call, feed: session.run(call.fed_by_tensor(feed), call.outputs), calls, load_s)
 
-    Raises:
-        UnsupportedError: this platform's wheel has no such library.
+
+def tensorflow_library() -> ctypes.CDLL:
+    """Opens the C API of the installed TensorFlow wheel without importing TensorFlow.
+
+    Raises: UnsupportedError if this platform's wheel has no such library.
     """
     patterns = PATTERNS.get(sys.platform)
     if patterns is None:
-        raise UnsupportedError(f"TensorFlow's wheel for {sys.platform} exports no C API")
+        raise UnsupportedError(f"not run: TensorFlow's wheel for {sys.platform} has no C API")
     spec = importlib.util.find_spec("tensorflow")
     folders = [Path(folder) for folder in (spec.submodule_search_locations if spec else None) or ()]
     libraries = []
     for pattern in patterns:
-        found = [path for folder in folders for path in sorted(folder.glob(pattern))]
-        if not found:
-            raise UnsupportedError(f"no {pattern} in the installed TensorFlow")
-        libraries.append(ctypes.CDLL(os.fspath(found[0]), mode=ctypes.RTLD_GLOBAL))
+        paths = [path for folder in folders for path in sorted(folder.glob(pattern))]
+        if not paths:
+            raise UnsupportedError(f"not run: the installed TensorFlow has no {pattern}")
+        libraries.append(ctypes.CDLL(os.fspath(paths[0]), mode=ctypes.RTLD_GLOBAL))
     library = libraries[-1]
     for name, (result, arguments) in FUNCTIONS.items():
         try:
             function = getattr(library, name)
         except AttributeError:
-            raise UnsupportedError(f"the installed TensorFlow's C API has no {name}") from None
+            raise UnsupportedError(f"not run: the C API of the installed TensorFlow has no {name}") from None
         function.restype, function.argtypes = result, list(arguments)
     return library
 
 
 class Session:
-    """A SavedModel in the C++ runtime, from its load to its close."""
+    """A SavedModel that the C++ runtime has loaded; a context manager that closes it."""
 
     def __init__(self, library: ctypes.CDLL, saved_model: str) -> None:
         self._library = library
@@ -145,58 +154,57 @@ class Session:
             library.TF_DeleteSessionOptions(options)
 
     def __enter__(self) -> "Session":
-        """Give itself."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close and free what it holds."""
+        """Closes the session and frees its memory."""
         with self._status() as status:
             self._library.TF_CloseSession(self._session, status)
         with self._status() as status:
             self._library.TF_DeleteSession(self._session, status)
         self._library.TF_DeleteGraph(self._graph)
 
-    def run(self, feeds: Mapping[str, Feed], fetches: Mapping[str, str]) -> dict[str, np.ndarray]:
-        """Feed tensors by name, and fetch others by name.
+    def run(self, feeds: Mapping[str, Feed], fetches: Mapping[str, str]) -> Outputs:
+        """Returns the tensors named in `fetches`, by its keys, for the values of the tensors in `feeds`.
 
-        Raises:
-            SavedModelError: no such tensor, or the graph fails.
+        Raises: SavedModelError if there is no such tensor, or the graph fails.
         """
         library = self._library
-        given = (_Output * len(feeds))(*(self._output(tensor) for tensor in feeds))
-        wanted = (_Output * len(fetches))(*(self._output(tensor) for tensor in fetches.values()))
-        made = [
-            _strings(library, each) if isinstance(each, list) else _numbers(library, each) for each in feeds.values()
+        input_places = (_Output * len(feeds))(*(self._output(tensor) for tensor in feeds))
+        output_places = (_Output * len(fetches))(*(self._output(tensor) for tensor in fetches.values()))
+        tensors = [
+            _strings(library, feed) if isinstance(feed, list) else _numbers(library, feed) for feed in feeds.values()
         ]
-        values = (_Pointer * len(made))(*made)
+        values = (_Pointer * len(tensors))(*tensors)
         results = (_Pointer * len(fetches))()
         try:
             with self._status() as status:
                 library.TF_SessionRun(
-                    *(self._session, None, given, values, len(made), wanted, results, len(fetches)),
+                    *(self._session, None, input_places, values, len(tensors)),
+                    *(output_places, results, len(fetches)),
                     *(None, 0, None, status),
                 )
             return {key: _array(library, result) for key, result in zip(fetches, results, strict=True)}
         finally:
-            for tensor, feed in zip(made, feeds.values(), strict=True):
+            for tensor, feed in zip(tensors, feeds.values(), strict=True):
                 if isinstance(feed, list):
-                    for place in _places(library, tensor):
-                        library.TF_StringDealloc(place)  # only those we made: a result may share the graph's own
-            for tensor in (*made, *filter(None, results)):
+                    for address in _string_addresses(library, tensor):
+                        library.TF_StringDealloc(address)  # of inputs only: a result may share the graph's strings
+            for tensor in (*tensors, *filter(None, results)):
                 library.TF_DeleteTensor(tensor)
 
     def _output(self, name: str) -> _Output:
         operation, _, index = name.partition(":")
-        found = self._library.TF_GraphOperationByName(self._graph, operation.encode())
-        if not found:
+        pointer = self._library.TF_GraphOperationByName(self._graph, operation.encode())
+        if not pointer:
             raise SavedModelError(f"the graph has no operation {operation}")
-        return _Output(found, int(index or 0))
+        return _Output(pointer, int(index or 0))
 
     @contextmanager
     def _status(self) -> Iterator[int]:
-        """Raise what went wrong in a call that takes a status."""
+        """Gives a status to a call; raises SavedModelError if the call sets it to an error."""
         status = self._library.TF_NewStatus()
         try:
             yield status
@@ -207,11 +215,12 @@ class Session:
 
 
 def _allocate(library: ctypes.CDLL, dtype: int, shape: Sequence[int], size: int) -> int:
-    return library.TF_AllocateTensor(dtype, (ctypes.c_int64 * len(shape))(*shape), len(shape), size)
+    tensor: int = library.TF_AllocateTensor(dtype, (ctypes.c_int64 * len(shape))(*shape), len(shape), size)
+    return tensor
 
 
 def _numbers(library: ctypes.CDLL, array: np.ndarray) -> int:
-    shape, array = array.shape, np.ascontiguousarray(array)  # which makes a list of a single number
+    shape, array = array.shape, np.ascontiguousarray(array)  # which makes a scalar an array of one
     dtype = next(number for number, dtype in DTYPES.items() if dtype == array.dtype)
     tensor = _allocate(library, dtype, shape, array.nbytes)
     ctypes.memmove(library.TF_TensorData(tensor), array.ctypes.data, array.nbytes)
@@ -220,9 +229,9 @@ def _numbers(library: ctypes.CDLL, array: np.ndarray) -> int:
 
 def _strings(library: ctypes.CDLL, strings: Sequence[bytes]) -> int:
     tensor = _allocate(library, STRING, [len(strings)], STRING_BYTES * len(strings))
-    for place, string in zip(_places(library, tensor), strings, strict=True):
-        library.TF_StringInit(place)
-        library.TF_StringCopy(place, string, len(string))
+    for address, string in zip(_string_addresses(library, tensor), strings, strict=True):
+        library.TF_StringInit(address)
+        library.TF_StringCopy(address, string, len(string))
     return tensor
 
 
@@ -231,19 +240,19 @@ def _array(library: ctypes.CDLL, tensor: int) -> np.ndarray:
     number = library.TF_TensorType(tensor)
     if number == STRING:
         strings = [
-            ctypes.string_at(library.TF_StringGetDataPointer(place), library.TF_StringGetSize(place))
-            for place in _places(library, tensor)
+            ctypes.string_at(library.TF_StringGetDataPointer(address), library.TF_StringGetSize(address))
+            for address in _string_addresses(library, tensor)
         ]
         array = np.empty(len(strings), object)
         array[:] = strings
         return array.reshape(shape)
     if number not in DTYPES:
-        raise UnsupportedError(f"not supported yet: an output of TensorFlow's dtype {number}")
+        raise UnsupportedError(f"not supported yet: an output of TensorFlow's data type {number}")
     data = ctypes.string_at(library.TF_TensorData(tensor), library.TF_TensorByteSize(tensor))
     return np.frombuffer(data, DTYPES[number]).reshape(shape)
 
 
-def _places(library: ctypes.CDLL, tensor: int) -> range:
+def _string_addresses(library: ctypes.CDLL, tensor: int) -> range:
     """The address of each string of a tensor."""
     start = library.TF_TensorData(tensor) or 0
     return range(start, start + library.TF_TensorByteSize(tensor), STRING_BYTES)

@@ -1,4 +1,4 @@
-"""What a worker is asked, and what it answers."""
+"""One call of a loaded model, and what it returns. The worker processes receive calls and send back results."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -6,17 +6,20 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from unfreeze.verification.images import Feed
+from unfreeze.verification.failures import Failure
+from unfreeze.verification.feeds import Feed
 
-HEADINGS = ("Graph execution error:", "Detected at node", "Node: ")  # lines of TensorFlow above what is wrong
+Outputs = dict[str, np.ndarray]
+Batch = tuple[int, ...]  # which images of a sample input are in the batch
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Call:
-    """A question to a loaded SavedModel.
+    """One call of a signature, with a batch of images of one sample input.
 
-    `input_tensor` and the values of `outputs` are names in the graph. Of the `feeds` the first that is understood is
-    used: one string may be a picture or a tf.Example. `side` are the other inputs: tensor and value by key.
+    `input_tensor` and the values of `outputs` are names in the graph. `feeds` are the forms that the batch can have,
+    since a string may be an encoded image or a tf.Example: the first one that the model accepts is used. `side_inputs`
+    are the other inputs: tensor and value by key. Two calls are never equal, even with the same arguments.
     """
 
     signature: str
@@ -24,47 +27,57 @@ class Call:
     input_tensor: str
     outputs: Mapping[str, str]
     feeds: Sequence[Feed]
-    side: Mapping[str, tuple[str, Feed]] = field(default_factory=dict)
+    side_inputs: Mapping[str, tuple[str, Feed]] = field(default_factory=dict)
+    sample: str = ""
+    batch: Batch = (0,)
 
-    def fed(self, feed: Feed) -> dict[str, Feed]:
-        """Every input by the name of its tensor."""
-        return {self.input_tensor: feed, **dict(self.side.values())}
+    def fed_by_key(self, feed: Feed) -> dict[str, Feed]:
+        """Returns the value of every input by its key in the signature."""
+        return {self.input: feed, **{key: value for key, (_, value) in self.side_inputs.items()}}
+
+    def fed_by_tensor(self, feed: Feed) -> dict[str, Feed]:
+        """Returns the value of every input by the name of its tensor."""
+        return {self.input_tensor: feed, **dict(self.side_inputs.values())}
 
 
 @dataclass(frozen=True)
-class Answers:
-    """What a loader gave: for each call its answer, or what went wrong, and how long it all took."""
+class Results:
+    """What one model returned: the outputs or the failure of each call, and how long loading and calling took."""
 
-    answers: list[dict[str, np.ndarray] | str]
+    outputs: list[Outputs | Failure]
     load_s: float
     first_s: float
     last_s: float
 
+    def all_outputs(self) -> list[Outputs] | Failure:
+        """Returns the outputs of all calls, or the first failure."""
+        outputs: list[Outputs] = []
+        for result in self.outputs:
+            if isinstance(result, Failure):
+                return result
+            outputs.append(result)
+        return outputs
 
-def answers(run: Callable[[Call, Feed], dict[str, np.ndarray]], calls: Sequence[Call], load_s: float) -> Answers:
-    """Ask every call; one that fails does not keep the others from being asked."""
+
+Run = Callable[[Call, Feed], Outputs]
+
+
+def run_calls(run: Run, calls: Sequence[Call], load_s: float) -> Results:
+    """Runs every call; one that fails does not stop the others."""
     times: list[float] = []
-    given: list[dict[str, np.ndarray] | str] = []
+    outputs: list[Outputs | Failure] = []
     for call in calls:
         start = time.perf_counter()
-        given.append(_answer(run, call))
+        outputs.append(_run_first_accepted_feed(run, call))
         times.append(time.perf_counter() - start)
-    return Answers(given, load_s, times[0] if times else 0.0, times[-1] if times else 0.0)
+    return Results(outputs, load_s, times[0] if times else 0.0, times[-1] if times else 0.0)
 
 
-def one_line(error: BaseException) -> str:
-    """What an error says in its first line, at a readable length; of a session's the one behind its headings."""
-    lines = [line.strip() for line in str(getattr(error, "message", "") or error).splitlines() if line.strip()]
-    lines = [line for line in lines if not line.startswith(HEADINGS)] or lines
-    text = f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
-    return text if len(text) <= 300 else text[:297] + "..."
-
-
-def _answer(run: Callable[[Call, Feed], dict[str, np.ndarray]], call: Call) -> dict[str, np.ndarray] | str:
-    problem = "it takes no picture"
-    for place, feed in enumerate(call.feeds):
+def _run_first_accepted_feed(run: Run, call: Call) -> Outputs | Failure:
+    failures = []
+    for feed in call.feeds:
         try:
             return run(call, feed)
         except Exception as error:
-            problem = one_line(error) if place == 0 else problem
-    return problem
+            failures.append(Failure.of(error))
+    return failures[0] if failures else Failure("the input takes no images")

@@ -1,4 +1,4 @@
-"""The files of a SavedModel: whether all are there, whole, and those that were exported."""
+"""The files of a SavedModel: whether they are complete, and equal to those that were exported."""
 
 import re
 from collections.abc import Mapping
@@ -9,47 +9,52 @@ from unfreeze.formatting import megabytes
 from unfreeze.verification.meta_graph import MetaGraph
 
 SHARD = re.compile(r"variables\.data-(\d{5})-of-(\d{5})")
-HALF_WRITTEN = re.compile(r"(_temp|tempstate|\.tmp|\.part)")  # what TensorFlow's savers and copying programs leave
-FROZEN = "a frozen export: the weights are constants in saved_model.pb; export the checkpoint instead"
+HALF_WRITTEN = re.compile(r"(_temp|tempstate|\.tmp|\.part)")  # names that TensorFlow and copying programs use meanwhile
+FROZEN = "a frozen export: the weights are constants in saved_model.pb. Export the checkpoint instead"
 
 
 def file_digests(saved_model: Path) -> dict[str, FileDigest]:
-    """Give size and sha256 of every file, by its path in the folder."""
-    paths = sorted(path for path in saved_model.rglob("*") if path.is_file())
-    return {path.relative_to(saved_model).as_posix(): file_digest(path) for path in paths}
+    """Returns size and hash of every file, by its path in the folder."""
+    return {
+        path.relative_to(saved_model).as_posix(): file_digest(path)
+        for path in sorted(path for path in saved_model.rglob("*") if path.is_file())
+    }
 
 
 def file_mismatches(
     saved_model: Path,
-    found: Mapping[str, FileDigest],
+    files: Mapping[str, FileDigest],
     recorded: Mapping[str, FileDigest],
     *,
     constants: bool = False,
 ) -> list[str]:
-    """Say what is wrong with the files, as far as it shows without reading variables.
+    """Describes what is wrong with the files, as far as that can be seen without reading variables.
 
-    With `constants` the weights are in the graph, and there need not be variables.
+    Args:
+        files: those of the folder.
+        recorded: those in export.json.
+        constants: the weights are constants of the graph, so that there need not be variables.
     """
     problems = [] if constants else _variables_mismatches(saved_model / "variables")
-    problems += [f"{name} is left over from a write that did not end" for name in found if HALF_WRITTEN.search(name)]
-    problems += [f"{name} is empty" for name, file in found.items() if not file.size_bytes and "/" not in name]
+    problems += [f"{name} is left over from an interrupted write" for name in files if HALF_WRITTEN.search(name)]
+    problems += [f"{name} is empty" for name, file in files.items() if not file.size_bytes and "/" not in name]
     for name, file in recorded.items():
-        if name not in found:
-            problems.append(f"{name} is missing, which was exported")
-        elif found[name].size_bytes != file.size_bytes:
-            problems.append(f"{name} has {found[name].size_bytes} bytes, {file.size_bytes} were exported")
-        elif found[name].sha256 != file.sha256:
-            problems.append(f"{name} is not the file that was exported")
+        if name not in files:
+            problems.append(f"{name} is missing, but export.json lists it")
+        elif files[name].size_bytes != file.size_bytes:
+            problems.append(f"{name} has {files[name].size_bytes} bytes (export.json: {file.size_bytes})")
+        elif files[name].sha256 != file.sha256:
+            problems.append(f"{name} is not the file that was exported: its SHA-256 differs from export.json")
     return problems
 
 
-def frozen_mismatches(program: MetaGraph, variables_bytes: int) -> list[str]:
-    """Say so when the constants in the graph outweigh the variables."""
-    if program.constants_bytes <= max(variables_bytes, 1 << 16):
+def frozen_mismatches(meta_graph: MetaGraph, variables_bytes: int) -> list[str]:
+    """Describes a graph whose constants are larger than the variables."""
+    if meta_graph.constants_bytes <= max(variables_bytes, 1 << 16):
         return []
     return [
-        f"saved_model.pb holds {megabytes(program.constants_bytes)} of constants, "
-        f"variables/ {megabytes(variables_bytes)}: {FROZEN}"
+        f"saved_model.pb has {megabytes(meta_graph.constants_bytes)} of constants, "
+        f"variables/ has {megabytes(variables_bytes)}: {FROZEN}"
     ]
 
 
@@ -64,8 +69,8 @@ def _variables_mismatches(variables: Path) -> list[str]:
     shards = [match for name in names if (match := SHARD.fullmatch(name))]
     counts = sorted({int(match[2]) for match in shards})
     if len(counts) > 1:
-        problems.append(f"variables/ holds shards of {' and of '.join(map(str, counts))}: two writes mixed")
-    here = {int(match[1]) for match in shards}
-    missing = sorted(set(range(counts[-1] if counts else 1)) - here)
-    problems += [f"variables/variables.data-{k:05d}-of-{counts[-1] if counts else 1:05d} is missing" for k in missing]
-    return problems
+        problems.append(f"variables/ has shards of {' and of '.join(map(str, counts))}: two writes are mixed")
+    present = {int(match[1]) for match in shards}
+    count = counts[-1] if counts else 1
+    missing = sorted(set(range(count)) - present)
+    return problems + [f"variables/variables.data-{k:05d}-of-{count:05d} is missing" for k in missing]

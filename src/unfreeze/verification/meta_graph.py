@@ -1,4 +1,4 @@
-"""What saved_model.pb says of itself: its signatures, and how much of it is constants. TensorFlow is not needed for it.
+"""Reads saved_model.pb without TensorFlow: the signatures, and how many bytes of it are constants.
 
 Source of the field numbers: tensorflow/core/protobuf/{saved_model,meta_graph}.proto and
 tensorflow/core/framework/{graph,function,node_def,attr_value,tensor_shape,types}.proto.
@@ -31,14 +31,14 @@ DTYPES = {
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """A tensor of a signature: its name in the graph, dtype, and static shape (`None`: unknown dimension, or rank)."""
+    """A tensor of a signature: its name in the graph, data type, and static shape (None: unknown size or rank)."""
 
     name: str
     dtype: str
     shape: tuple[int | None, ...] | None
 
     def __str__(self) -> str:
-        """Give `float32 [?, 100, 4]`."""
+        """Returns `float32 [?, 100, 4]`."""
         if self.shape is None:
             return f"{self.dtype} of unknown shape"
         return f"{self.dtype} [{', '.join('?' if size is None else str(size) for size in self.shape)}]"
@@ -55,7 +55,7 @@ class Signature:
 
 @dataclass(frozen=True)
 class MetaGraph:
-    """The graph of a SavedModel that is tagged `serve`, as far as a check needs it."""
+    """The graph of a SavedModel that has the tag `serve`; `path` is the saved_model.pb."""
 
     path: Path
     signatures: dict[str, Signature]
@@ -63,41 +63,44 @@ class MetaGraph:
     tensorflow_version: str
 
     def is_serving(self, name: str) -> bool:
-        """Whether a signature has the very tensors of `serving_default`: another name for it."""
+        """Whether a signature has the same tensors as `serving_default`, and so is another name for it."""
         own, serving = self.signatures[name], self.signatures.get("serving_default")
         return serving is not None and (own.inputs, own.outputs) == (serving.inputs, serving.outputs)
 
 
 def read_meta_graph(saved_model: Path) -> MetaGraph:
-    """Read saved_model.pb.
+    """Returns the graph in the saved_model.pb of a folder.
 
     Raises:
-        SavedModelError: no such folder, no saved_model.pb in it, or one that does not parse.
-        UnsupportedError: a SavedModel in text form.
+        SavedModelError: the folder does not exist, has no saved_model.pb, or one that cannot be parsed.
+        UnsupportedError: the SavedModel is in text form.
     """
     path = saved_model / "saved_model.pb"
     if not saved_model.exists():
         raise SavedModelError(f"{saved_model}: no such folder")
     if not path.is_file():
         if (saved_model / "saved_model.pbtxt").is_file():
-            raise UnsupportedError(f"not supported yet: {saved_model}: a SavedModel in text form (saved_model.pbtxt)")
-        raise SavedModelError(f"{saved_model}: not a SavedModel, it holds no saved_model.pb; name the folder that does")
+            raise UnsupportedError(f"not supported yet: {saved_model} is a SavedModel in text form (saved_model.pbtxt)")
+        raise SavedModelError(
+            f"{saved_model}: not a SavedModel, since it has no saved_model.pb. Pass the folder with it."
+        )
     try:
-        return _program(path)
+        return _parse(path)
     except (ValueError, UnicodeDecodeError) as error:
-        raise SavedModelError(f"{path}: damaged, or no SavedModel: {error}") from error
+        raise SavedModelError(f"{path}: damaged, or not a SavedModel: {error}") from error
 
 
-def _program(path: Path) -> MetaGraph:
+def _parse(path: Path) -> MetaGraph:
     graphs = list(wire.parts(path.read_bytes(), 2))
     serving = [graph for graph in graphs if "serve" in _tags(graph)]
     if not serving:
-        raise ValueError(f"it has no graph tagged serve (tags: {', '.join(sorted(set().union(*map(_tags, graphs))))})")
+        tags = ", ".join(sorted(set().union(*map(_tags, graphs))))
+        raise ValueError(f"it has no graph with the tag serve (tags: {tags})")
     graph = serving[0]
     signatures = {
         name: Signature(name, _tensors(signature, 1), _tensors(signature, 2))
         for name, signature in wire.entries(graph, 5)
-        if not name.startswith("__")  # __saved_model_init_op is the loader's own
+        if not name.startswith("__")  # __saved_model_init_op is for loaders
     }
     info = next(wire.parts(graph, 1), memoryview(b""))
     return MetaGraph(path, signatures, sum(_constants_bytes(graph)), wire.text(info, 5))
@@ -133,7 +136,7 @@ def _shape(message: memoryview) -> tuple[int | None, ...] | None:
 
 
 def _constants_bytes(graph: memoryview) -> Iterator[int]:
-    """Yield the size of each constant, in the graph itself and in its functions."""
+    """Yields the size of each constant of the graph and of its functions."""
     for graph_def in wire.parts(graph, 2):
         nodes = list(wire.parts(graph_def, 1))
         for library in wire.parts(graph_def, 2):

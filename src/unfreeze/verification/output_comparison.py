@@ -1,4 +1,4 @@
-"""Hold two answers of a detector against each other: output by output, and detection by detection."""
+"""Compares the outputs of two detectors for the same images: output by output, and detection by detection."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,15 +6,15 @@ from typing import Any
 
 import numpy as np
 
-Answer = Mapping[str, np.ndarray]
+Outputs = Mapping[str, np.ndarray]
 
 DETECTION = ("num_detections", "detection_boxes", "detection_scores", "detection_classes")
-ROWS_TO_SORT = 512  # that many raw rows are looked for elsewhere when they are not where they should be
+ROWS_TO_SORT = 512  # raw rows that differ and are looked for at other places; with more, the order is not searched
 
 
 @dataclass(frozen=True)
 class Tolerances:
-    """What two answers may differ by.
+    """How far the outputs of two models may differ.
 
     `boxes` is for coordinates of boxes and keypoints, `scores` for scores, both absolute. `other` is for every other
     output, relative to the largest value of that output where this is above 1.
@@ -25,13 +25,13 @@ class Tolerances:
     other: float = 1e-4
 
     def of(self, output: str, values: np.ndarray) -> float:
-        """What an output of these values may differ by."""
+        """Returns the tolerance for an output with these values."""
         if (
             output in ("num_detections", "detection_classes", "detection_anchor_indices")
             or values.dtype.kind not in "fiu"
         ):
             return 0.0
-        if output.endswith(("boxes", "keypoints")) and output != "proposal_boxes":  # those are in pixels
+        if output.endswith(("boxes", "keypoints")) and output != "proposal_boxes":  # proposals are in pixels
             return self.boxes
         if output in ("detection_scores", "detection_multiclass_scores"):
             return self.scores
@@ -40,7 +40,7 @@ class Tolerances:
 
 @dataclass(frozen=True)
 class Difference:
-    """How far one output is off, beside what is allowed."""
+    """How far one output differs, and the tolerance."""
 
     output: str
     largest: float
@@ -49,21 +49,21 @@ class Difference:
 
     @property
     def ok(self) -> bool:
-        """Whether it is within the tolerance; NaN is not."""
+        """Whether the difference is within the tolerance; NaN is not."""
         return self.largest <= self.tolerance
 
     def __str__(self) -> str:
-        """Give `detection_boxes differs by 0.2, 0.0001 is allowed`."""
-        return f"{self.output} differs by {self.largest:.2g}, {self.tolerance:.2g} is allowed"
+        """Returns `detection_boxes differs by 0.2 (allowed: 0.0001)`."""
+        return f"{self.output} differs by {self.largest:.2g} (allowed: {self.tolerance:.2g})"
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare_detections` found.
+    """The result of `compare_detections`.
 
-    Of the `detections` of all images, `matched` have a partner, `swapped` of these at another place (near-ties), and
+    Of the `detections` of all images, `matched` have a match, `swapped` of these at another place (near-ties), and
     `cut` have none because their score ties with the last one kept. `only_ours` and `only_theirs` name the outputs
-    that one side alone has: that is told, not judged. `problems` says what is wrong, one line each.
+    that only one of the models has, which is not a problem. `problems` has one line for each.
     """
 
     differences: tuple[Difference, ...]
@@ -77,15 +77,15 @@ class Comparison:
 
     @property
     def ok(self) -> bool:
-        """Whether the answers are the same, within the tolerances."""
+        """Whether the outputs are equal within the tolerances."""
         return not self.problems
 
     def largest(self, *outputs: str) -> float:
-        """The largest difference of these outputs; without a name, of all."""
-        return max((each.largest for each in self.differences if not outputs or each.output in outputs), default=0.0)
+        """Returns the largest difference of these outputs; without a name, of all."""
+        return max((d.largest for d in self.differences if not outputs or d.output in outputs), default=0.0)
 
     def to_json(self) -> dict[str, Any]:
-        """Everything but the problems, as JSON can hold it."""
+        """Returns everything but the problems as JSON data."""
         return {
             "detections": self.detections,
             "matched": self.matched,
@@ -94,44 +94,56 @@ class Comparison:
             "only_ours": list(self.only_ours),
             "only_theirs": list(self.only_theirs),
             "outputs": {
-                each.output: {
-                    "largest": each.largest if np.isfinite(each.largest) else None,
-                    "mean": each.mean if np.isfinite(each.mean) else None,
-                    "tolerance": each.tolerance,
+                difference.output: {
+                    "largest": difference.largest if np.isfinite(difference.largest) else None,
+                    "mean": difference.mean if np.isfinite(difference.mean) else None,
+                    "tolerance": difference.tolerance,
                 }
-                for each in self.differences
+                for difference in self.differences
             },
         }
 
 
-def compare_detections(ours: Answer, theirs: Answer, tolerances: Tolerances | None = None) -> Comparison:
-    """Compare two answers to the same batch of N images; every array has N as its first dimension.
+def compare_detections(ours: Outputs, theirs: Outputs, tolerances: Tolerances | None = None) -> Comparison:
+    """Compares the outputs of two models for the same N images; every array has N as its first dimension.
 
     The first `num_detections` rows of each image are matched one to one: same class, score and box within tolerance,
-    at any place (which can differ only between near-ties). Where both answers are full, a detection whose score ties
-    with the last one kept may be there or not. Of the rows after them only the scores are compared. `raw_*` outputs
-    are compared row by row, and as sets of rows where their order differs (near-tied proposals).
+    at any place (which can differ only between near-ties). Where both models return the maximum number of detections, a
+    detection whose score ties with the last one kept may be missing. Of the rows after the detections only the scores
+    are compared. `raw_*` outputs are compared row by row, and as sets of rows where their order differs (near-tied
+    proposals).
     """
     tolerances = tolerances or Tolerances()
     matching = all(name in ours and name in theirs for name in DETECTION)
-    alike = [name for name in ours if name in theirs and _fits(ours[name], theirs[name], matching and _is_row(name))]
-    problems = [
-        f"{name} is {_form(ours[name])} on one side, {_form(theirs[name])} on the other"
+    comparable = [
+        name
         for name in ours
-        if name in theirs and name not in alike
+        if name in theirs and _have_comparable_shapes(ours[name], theirs[name], matching and _is_per_detection(name))
     ]
-    if not alike:
-        problems.append("the answers have no output in common")
-    if matching and all(name in alike for name in DETECTION):
-        per_detection = [name for name in alike if _is_row(name)]
+    problems = [
+        f"{name} is {_dtype_and_shape(ours[name])} in one model, {_dtype_and_shape(theirs[name])} in the other"
+        for name in ours
+        if name in theirs and name not in comparable
+    ]
+    if not comparable:
+        problems.append("the two models have no output in common")
+    if matching and all(name in comparable for name in DETECTION):
+        per_detection = [name for name in comparable if _is_per_detection(name)]
         matches = [_match(ours, theirs, image, tolerances) for image in range(len(ours["num_detections"]))]
     else:
         per_detection, matches = [], []
-    differences = [_of_pairs(name, ours[name], theirs[name], matches, tolerances) for name in per_detection]
-    differences += _of_rows([name for name in alike if name not in per_detection], ours, theirs, tolerances)
-    lost = [problem for match in matches for problem in match.problems]
-    problems += lost
-    problems += [str(each) for each in differences if not each.ok and not (lost and each.output in DETECTION)]
+    differences = [
+        _difference_of_matches(name, ours[name], theirs[name], matches, tolerances) for name in per_detection
+    ]
+    others = [name for name in comparable if name not in per_detection]
+    differences += _differences_of_rows(others, ours, theirs, tolerances)
+    unmatched = [problem for match in matches for problem in match.problems]
+    problems += unmatched
+    problems += [
+        str(difference)
+        for difference in differences
+        if not difference.ok and not (unmatched and difference.output in DETECTION)
+    ]
     return Comparison(
         differences=tuple(differences),
         detections=int(sum(match.count for match in matches)),
@@ -146,7 +158,7 @@ def compare_detections(ours: Answer, theirs: Answer, tolerances: Tolerances | No
 
 @dataclass
 class _Match:
-    """Which row of ours is which row of theirs, in one image; `nearest` pairs up what has no true partner."""
+    """Which detection of ours is which of theirs, in one image; `nearest` pairs those that have no match."""
 
     count: int
     pairs: list[tuple[int, int]] = field(default_factory=list)
@@ -155,13 +167,13 @@ class _Match:
     problems: list[str] = field(default_factory=list)
 
 
-def _match(ours: Answer, theirs: Answer, image: int, tolerances: Tolerances) -> _Match:
+def _match(ours: Outputs, theirs: Outputs, image: int, tolerances: Tolerances) -> _Match:
     boxes, scores, classes = (ours[name][image] for name in DETECTION[1:])
     their_boxes, their_scores, their_classes = (theirs[name][image] for name in DETECTION[1:])
-    count, their_count = (int(side["num_detections"][image]) for side in (ours, theirs))
+    count, their_count = (int(outputs["num_detections"][image]) for outputs in (ours, theirs))
     match = _Match(count)
     if count != their_count:
-        match.problems.append(f"image {image} has {count} detections on one side, {their_count} on the other")
+        match.problems.append(f"image {image} has {count} detections in one model, {their_count} in the other")
     gaps = _gaps(boxes[:count], their_boxes[:their_count]) / tolerances.boxes
     gaps = np.maximum(gaps, np.abs(scores[:count, None] - their_scores[None, :their_count]) / tolerances.scores)
     gaps[classes[:count, None] != their_classes[None, :their_count]] = np.inf
@@ -176,16 +188,16 @@ def _match(ours: Answer, theirs: Answer, image: int, tolerances: Tolerances) -> 
     match.nearest = [(left[i], their_left[j]) for i, j in _pairs(gaps[np.ix_(left, their_left)], limit=np.inf)]
     for i in left:
         near = [j for k, j in match.nearest if k == i]
-        best = (
+        nearest = (
             f"the nearest has score {their_scores[near[0]]:.5f} and box {_box(their_boxes[near[0]])}"
             if near
-            else "none is near"
+            else "no other one of its class is left"
         )
-        what = f"class {classes[i]:g}, score {scores[i]:.5f}, box {_box(boxes[i])}"
-        match.problems.append(f"image {image}: detection {i} ({what}) has no match: {best}")
+        detection = f"class {classes[i]:g}, score {scores[i]:.5f}, box {_box(boxes[i])}"
+        match.problems.append(f"image {image}: detection {i} ({detection}) has no match: {nearest}")
     if len(their_left) > len(left):
         match.problems.append(
-            f"image {image}: {len(their_left) - len(left)} detections of the other side have no match"
+            f"image {image}: {len(their_left) - len(left)} detections of the other model have no match"
         )
     rest = min(len(scores), len(their_scores))
     if (
@@ -198,11 +210,12 @@ def _match(ours: Answer, theirs: Answer, image: int, tolerances: Tolerances) -> 
 
 def _gaps(boxes: np.ndarray, their_boxes: np.ndarray) -> np.ndarray:
     """`[I, 4], [J, 4] -> [I, J]`: the largest difference of a coordinate."""
-    return np.abs(boxes[:, None].astype(np.float64) - their_boxes[None]).max(-1, initial=0)
+    gaps: np.ndarray = np.abs(boxes[:, None].astype(np.float64) - their_boxes[None]).max(-1, initial=0)
+    return gaps
 
 
 def _pairs(gaps: np.ndarray, limit: float) -> list[tuple[int, int]]:
-    """Pair rows with columns of `[I, J]`, the same index first, then the nearest; no pair is farther than `limit`."""
+    """Pairs rows with columns of `[I, J]`: the same index first, then the nearest; no pair is farther than `limit`."""
     same = [i for i in range(min(gaps.shape)) if gaps[i, i] <= min(limit, 1.0)]
     pairs = [(i, i) for i in same]
     gaps = gaps.copy()
@@ -218,7 +231,7 @@ def _pairs(gaps: np.ndarray, limit: float) -> list[tuple[int, int]]:
     return sorted(pairs)
 
 
-def _of_pairs(
+def _difference_of_matches(
     name: str, ours: np.ndarray, theirs: np.ndarray, matches: Sequence[_Match], tolerances: Tolerances
 ) -> Difference:
     gaps = [
@@ -229,26 +242,28 @@ def _of_pairs(
     return _difference(name, np.concatenate(gaps) if gaps else np.zeros(0), tolerances.of(name, theirs))
 
 
-def _of_rows(names: Sequence[str], ours: Answer, theirs: Answer, tolerances: Tolerances) -> list[Difference]:
-    """Compare what is not a detection, element by element; `raw_*` outputs which then fail, as sets of rows."""
+def _differences_of_rows(
+    names: Sequence[str], ours: Outputs, theirs: Outputs, tolerances: Tolerances
+) -> list[Difference]:
+    """Compares other outputs element by element, and `raw_*` outputs that then differ as sets of rows."""
     allowed = {name: tolerances.of(name, theirs[name]) for name in names}
-    found = {name: _difference(name, _distance(ours[name], theirs[name]), allowed[name]) for name in names}
+    differences = {name: _difference(name, _distance(ours[name], theirs[name]), allowed[name]) for name in names}
     raw = [name for name in names if name.startswith("raw_detection_") and ours[name].ndim >= 3]
-    if len({ours[name].shape[:2] for name in raw}) == 1 and not all(found[name].ok for name in raw):
+    if len({ours[name].shape[:2] for name in raw}) == 1 and not all(differences[name].ok for name in raw):
         scale = {name: max(allowed[name], np.finfo(np.float64).tiny) for name in raw}
         rows, their_rows = (
-            np.concatenate([side[name].reshape(*side[name].shape[:2], -1) / scale[name] for name in raw], -1)
-            for side in (ours, theirs)
+            np.concatenate([outputs[name].reshape(*outputs[name].shape[:2], -1) / scale[name] for name in raw], -1)
+            for outputs in (ours, theirs)
         )
         orders = [_order(rows[image], their_rows[image]) for image in range(len(rows))]
         for name in raw:
             moved = np.stack([theirs[name][image][order] for image, order in enumerate(orders)])
-            found[name] = _difference(name, _distance(ours[name], moved), allowed[name])
-    return list(found.values())
+            differences[name] = _difference(name, _distance(ours[name], moved), allowed[name])
+    return list(differences.values())
 
 
 def _order(rows: np.ndarray, their_rows: np.ndarray) -> np.ndarray:
-    """`[R, F], [R, F] -> [R]`: the order of their rows in which each stands beside ours; as it is, where none does."""
+    """`[R, F], [R, F] -> [R]`: the order of their rows that matches ours; the order that they have, if none does."""
     order = np.arange(len(rows))
     wrong = np.flatnonzero(~(np.abs(rows - their_rows).max(-1, initial=0) <= 1))
     if not 0 < len(wrong) <= ROWS_TO_SORT:
@@ -260,8 +275,8 @@ def _order(rows: np.ndarray, their_rows: np.ndarray) -> np.ndarray:
     return order
 
 
-def furthest(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """The largest difference of two arrays, element by element: 0 where they are the same to the last bit."""
+def largest_difference(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """Returns the largest difference of two arrays, element by element; infinity if it is NaN or the shapes differ."""
     if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
         return float("inf")
     if ours.tobytes() == theirs.tobytes() and ours.dtype != object:
@@ -272,8 +287,10 @@ def furthest(ours: np.ndarray, theirs: np.ndarray) -> float:
 
 def _distance(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
     if ours.dtype.kind not in "fiub" or theirs.dtype.kind not in "fiub":
-        return (np.asarray(ours) != np.asarray(theirs)).astype(np.float64)
-    return np.abs(ours.astype(np.float64) - theirs.astype(np.float64))
+        distances: np.ndarray = (np.asarray(ours) != np.asarray(theirs)).astype(np.float64)
+    else:
+        distances = np.abs(ours.astype(np.float64) - theirs.astype(np.float64))
+    return distances
 
 
 def _difference(name: str, distances: np.ndarray, tolerance: float) -> Difference:
@@ -282,19 +299,19 @@ def _difference(name: str, distances: np.ndarray, tolerance: float) -> Differenc
     return Difference(name, float(distances.max()), float(distances.mean()), tolerance)
 
 
-def _is_row(name: str) -> bool:
+def _is_per_detection(name: str) -> bool:
     """Whether an output has a row for each detection."""
     return name.startswith("detection_")
 
 
-def _fits(ours: np.ndarray, theirs: np.ndarray, padded: bool) -> bool:
-    """Whether the shapes can be compared: the same, but for the number of rows where that is only padding."""
-    if padded and min(ours.ndim, theirs.ndim) >= 2:
+def _have_comparable_shapes(ours: np.ndarray, theirs: np.ndarray, per_detection: bool) -> bool:
+    """Whether the shapes are equal; the number of rows of detections may differ, since it is only padding."""
+    if per_detection and min(ours.ndim, theirs.ndim) >= 2:
         return (*ours.shape[:1], *ours.shape[2:]) == (*theirs.shape[:1], *theirs.shape[2:])
     return ours.shape == theirs.shape
 
 
-def _form(array: np.ndarray) -> str:
+def _dtype_and_shape(array: np.ndarray) -> str:
     return f"{array.dtype} {list(array.shape)}"
 
 

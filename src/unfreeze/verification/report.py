@@ -1,56 +1,93 @@
-"""What a verification found: as a table for a person, as a dictionary for a machine."""
+"""The result of a verification: a report of checks, as a table or as JSON."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from unfreeze.errors import VerificationError
 from unfreeze.export_record import ExportRecord
 
-PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
-STYLES = {PASSED: "green", FAILED: "bold red", SKIPPED: "yellow"}
 
+class Status(str, Enum):
+    """The result of a check."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+STYLES = {Status.PASSED: "green", Status.FAILED: "bold red", Status.SKIPPED: "yellow"}
+
+# Name of a check -> its title in reports.
 TITLES = {
     "files": "files are complete",
     "signature": "signatures",
-    "weights": "weights are the checkpoint's",
-    "tf2_loader": "fresh process, TF2 loader",
-    "batch": "a batch of two is two singles",
-    "in_memory": "answers as before it was saved",
+    "weights": "weights equal the checkpoint's",
+    "tf2_loader": "TF2 loader, new process",
+    "batch": "a batch equals single images",
+    "in_memory": "outputs equal the model in memory",
     "tf1_loader": "TF1 loader",
     "cpp_loader": "C++ loader",
     "other_signatures": "other signatures agree",
-    "against": "compared",
+    "against": "comparison",
 }
+SHOWN = 4  # problems that a check describes; the others are counted
+MIXES_BATCH = "mixes_batch"  # key in the numbers of the check "batch"
 
 
 @dataclass(frozen=True)
 class Check:
-    """One check: its name (a key of `TITLES`), what came of it in words and in numbers."""
+    """One check: its name (a key of `TITLES`), its result in words (`detail`), and the numbers behind it."""
 
     name: str
-    status: str
+    status: Status
     detail: str
     numbers: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def title(self) -> str:
+        return TITLES.get(self.name, self.name)
+
     def to_dict(self) -> dict[str, Any]:
-        """The check as JSON can hold it."""
-        return {"name": self.name, "status": self.status, "detail": self.detail, "numbers": dict(self.numbers)}
+        """Returns the check as JSON data."""
+        return {"name": self.name, "status": self.status.value, "detail": self.detail, "numbers": dict(self.numbers)}
+
+
+def judged(
+    name: str,
+    problems: Sequence[str],
+    detail: str,
+    numbers: Mapping[str, Any] | None = None,
+    status: Status = Status.PASSED,
+) -> Check:
+    """Returns a failed check that describes the problems, or else one of `status` with `detail`."""
+    if not problems:
+        return Check(name, status, detail, numbers or {})
+    more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+    description = "; ".join(problems[:SHOWN]) + more
+    return Check(name, Status.FAILED, description, {**(numbers or {}), "problems": list(problems)})
 
 
 @dataclass(frozen=True)
 class ImageResult:
-    """A picture `[H, W, 3]` uint8 that was tried, and the outputs for it, without the batch; of both sides, if two."""
+    """An image `[H, W, 3]` uint8, and the outputs for it without the batch dimension.
+
+    `reference_outputs` are those of the model that the SavedModel is compared with. `generated`: the image shows no
+    real objects.
+    """
 
     name: str
-    picture: np.ndarray
-    answer: Mapping[str, np.ndarray] | None
-    other: Mapping[str, np.ndarray] | None
-    artificial: bool = False
+    image: np.ndarray
+    outputs: Mapping[str, np.ndarray] | None
+    reference_outputs: Mapping[str, np.ndarray] | None
+    generated: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,24 +100,24 @@ class Report:
     saved_model: Path
     checks: tuple[Check, ...]
     record: ExportRecord = field(default_factory=ExportRecord)
-    seen: tuple[ImageResult, ...] = ()
+    image_results: tuple[ImageResult, ...] = ()
 
     @property
     def passed(self) -> bool:
-        """Whether no check failed; a skipped one has not."""
-        return not self.failures
+        """Whether no check failed; a skipped check does not count as failed."""
+        return all(check.status is not Status.FAILED for check in self.checks)
 
     @property
-    def failures(self) -> tuple[Check, ...]:
-        """The checks that failed."""
-        return tuple(check for check in self.checks if check.status == FAILED)
+    def mixes_batch(self) -> bool:
+        """Whether the source graph's outputs for an image depend on the other images of the batch."""
+        return any(MIXES_BATCH in check.numbers for check in self.checks)
 
     def __getitem__(self, name: str) -> Check:
-        """Give the check of that name."""
+        """Returns the check of that name."""
         return next(check for check in self.checks if check.name == name)
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as JSON can hold it, without the record."""
+        """Returns the report as JSON data, without the record."""
         return {
             "saved_model": str(self.saved_model),
             "passed": self.passed,
@@ -88,26 +125,17 @@ class Report:
         }
 
     def table(self, width: int = 110, color: bool = False) -> str:
-        """The report for a person."""
+        """Returns the checks as a table for a terminal."""
         from rich.console import Console
         from rich.table import Table
         from rich.text import Text
 
         table = Table(box=None, pad_edge=False)
-        for title in ("check", "", "what was found"):
+        for title in ("check", "", "result"):
             table.add_column(title, overflow="fold")
         for check in self.checks:
-            status = Text(check.status, STYLES[check.status])
-            table.add_row(TITLES.get(check.name, check.name), status, Text(check.detail))
-        out = io.StringIO()
-        console = Console(file=out, width=width, force_terminal=color, no_color=not color, highlight=False)
+            table.add_row(check.title, Text(check.status.value, STYLES[check.status]), Text(check.detail))
+        text = io.StringIO()
+        console = Console(file=text, width=width, force_terminal=color, no_color=not color, highlight=False)
         console.print(table)
-        return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
-
-    def raise_if_failed(self) -> None:
-        """Raise VerificationError in one line if a check failed."""
-        if self.failures:
-            told = "; ".join(f"{TITLES.get(check.name, check.name)}: {check.detail}" for check in self.failures)
-            raise VerificationError(
-                f"{self.saved_model} failed {len(self.failures)} of {len(self.checks)} checks: {told}"
-            )
+        return "\n".join(line.rstrip() for line in text.getvalue().splitlines())

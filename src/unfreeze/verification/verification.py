@@ -1,4 +1,4 @@
-"""Verify a SavedModel: a list of checks, all of them made, then told together."""
+"""Verifies a SavedModel: runs every check, and collects the results in one report."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -6,15 +6,18 @@ from pathlib import Path
 
 import numpy as np
 
+from unfreeze.callbacks import OnMessage, ignore
 from unfreeze.errors import SavedModelError
 from unfreeze.export_record import ExportRecord, read_record
-from unfreeze.verification import checks, file_checks, weight_digests
-from unfreeze.verification import sample_inputs as trials
-from unfreeze.verification.evidence import Model, gather, read_against
+from unfreeze.verification import run_checks, static_checks
+from unfreeze.verification.file_checks import file_digests
 from unfreeze.verification.meta_graph import MetaGraph, read_meta_graph
 from unfreeze.verification.output_comparison import Tolerances
-from unfreeze.verification.report import FAILED, SKIPPED, TITLES, Check, Report
-from unfreeze.verification.weight_digests import ExpectedWeight
+from unfreeze.verification.reference import Model, read_reference
+from unfreeze.verification.report import TITLES, Check, Report, Status
+from unfreeze.verification.runs import Subject, start_runs
+from unfreeze.verification.sample_inputs import DETECTOR_SIZE, GRAPH_SIZE, sample_inputs
+from unfreeze.verification.weight_digests import ExpectedWeight, recorded_weights, weights_record
 from unfreeze.verification.workers import WorkerProcesses
 
 
@@ -29,81 +32,86 @@ def verify_saved_model(
     tolerances: Tolerances | None = None,
     record: ExportRecord | None = None,
     workers: WorkerProcesses | None = None,
-    on_progress: Callable[[str], None] = lambda step: None,
+    on_progress: OnMessage = ignore,
 ) -> Report:
-    """Check everything that can be checked of a SavedModel folder; a check that fails does not stop the others.
+    """Returns the report of all checks of a SavedModel folder; a check that fails does not stop the others.
 
     Args:
         weights: key of the checkpoint -> its variable and value; default: those of `record`.
-        against: a frozen graph (.pb), a SavedModel folder or a function that must answer the same. A function takes
-            uint8 pictures `[2, H, W, 3]` and gives the outputs by name.
-        against_name: what the report calls it; default: its path.
+        against: a frozen graph (.pb), a SavedModel folder or a function that must return the same outputs. A function
+            takes uint8 images `[2, H, W, 3]` and returns the outputs by name.
+        against_name: the name of `against` in the report; default: its path.
         in_memory: the model that was saved, as such a function.
-        images: pictures to try, files or uint8 `[H, W, 3]`, instead of an artificial one.
-        tolerances: how far `against` may differ.
+        images: images to run, files or uint8 `[H, W, 3]`; default: a generated image.
+        tolerances: how far the outputs may differ from those of `against`.
         record: the record of the export; default: the export.json in the folder or beside it.
         workers: worker processes that were started earlier.
 
     Raises:
-        SavedModelError: `saved_model` or `against` is not what it should be.
+        SavedModelError: `saved_model` or `against` is not a model.
         ImageError: an image cannot be read.
     """
     folder = Path(saved_model).absolute()
     if not (folder / "saved_model.pb").is_file():
         read_meta_graph(folder)  # raises what is wrong
     record = record or read_record(folder) or ExportRecord()
-    other = read_against(against)
-    digests = file_checks.file_digests(folder)
+    reference = read_reference(against)
+    files = file_digests(folder)
     try:
-        program = read_meta_graph(folder)
+        subject = read_subject(folder, record)
     except SavedModelError as error:
-        return unreadable(folder, str(error))
-    form, graph = record.input_type, record.graph
-    constants = record.has_constant_weights
-    usual = trials.STRIDED_SIZE if graph else trials.USUAL_SIZE
-    tried = trials.cases([program, other] if isinstance(other, MetaGraph) else [program], images, usual)
-    if weights is None:
-        weights = weight_digests.recorded_weights(record.weights)
+        return unreadable_report(folder, str(error))
+    expected = recorded_weights(record.weights) if weights is None else weights
+    reference_graphs = [reference] if isinstance(reference, MetaGraph) else []
+    default_size = GRAPH_SIZE if subject.source_graph else DETECTOR_SIZE
+    samples = sample_inputs([subject.meta_graph, *reference_graphs], images, default_size)
+    reference_name = against_name or ("" if callable(against) else str(against))
     with ExitStack() as stack:
-        workers = workers or stack.enter_context(WorkerProcesses())
-        on_progress("loading it in processes of their own")
-        evidence = gather(
-            folder,
-            program,
-            tried,
-            workers,
-            form=form,
-            against=other,
-            in_memory=in_memory,
-            graph=graph,
-            constants=constants,
-        )
+        on_progress("starting the loaders")
+        processes = workers or stack.enter_context(WorkerProcesses())
+        runs = start_runs(subject, samples, processes, reference=reference, in_memory=in_memory)
         steps: dict[str, Callable[[], Check]] = {
-            "files": lambda: checks.check_files(folder, evidence, digests, record.files),
-            "signature": lambda: checks.check_signature(program, graph),
-            "weights": lambda: checks.check_weights(evidence, weights),
-            "tf2_loader": lambda: checks.check_loader("tf2_loader", evidence, evidence.tf2_loader),
-            "batch": lambda: checks.check_batch(folder, evidence, workers),
-            "in_memory": lambda: checks.check_in_memory(evidence),
-            "tf1_loader": lambda: checks.check_loader("tf1_loader", evidence, evidence.tf1_loader),
-            "cpp_loader": lambda: checks.check_loader("cpp_loader", evidence, evidence.cpp_loader),
-            "other_signatures": lambda: checks.check_other_signatures(folder, evidence, workers),
-            "against": lambda: checks.check_against(evidence, against_name or against, tolerances or Tolerances()),
+            "files": lambda: static_checks.check_files(runs, files, record.files),
+            "signature": lambda: static_checks.check_signature(subject),
+            "weights": lambda: static_checks.check_weights(runs, expected),
+            "tf2_loader": lambda: run_checks.check_loader("tf2_loader", runs),
+            "batch": lambda: run_checks.check_batch(runs),
+            "in_memory": lambda: run_checks.check_in_memory(runs),
+            "tf1_loader": lambda: run_checks.check_loader("tf1_loader", runs),
+            "cpp_loader": lambda: run_checks.check_loader("cpp_loader", runs),
+            "other_signatures": lambda: run_checks.check_other_signatures(runs),
+            "against": lambda: run_checks.check_against(runs, reference_name, tolerances or Tolerances()),
         }
         if in_memory is None:
-            del steps["in_memory"]  # of use to whoever writes a SavedModel, and only there
-        made = []
-        for name, step in steps.items():
+            del steps["in_memory"]  # only a program that has just saved a model can run it
+        results = []
+        for name, check in steps.items():
             on_progress(f"checking: {TITLES[name]}")
-            made.append(step())
-        stored = checks.readable(evidence.variables.result())
-        seen = checks.pictures_seen(evidence)
-    return Report(
-        folder, tuple(made), ExportRecord(weights=weight_digests.weights_record(weights, stored), files=digests), seen
+            results.append(check())
+        stored = static_checks.readable(runs.tensors.result())
+        return Report(
+            folder,
+            tuple(results),
+            ExportRecord(weights=weights_record(expected, stored), files=files),
+            run_checks.image_results(runs),
+        )
+
+
+def read_subject(folder: Path, record: ExportRecord) -> Subject:
+    """Returns the SavedModel and what its export recorded about it.
+
+    Raises: SavedModelError if saved_model.pb cannot be read.
+    """
+    return Subject(
+        folder,
+        read_meta_graph(folder),
+        input_type=record.input_type,
+        source_graph=record.graph,
+        constants=record.has_constant_weights,
     )
 
 
-def unreadable(folder: Path, problem: str) -> Report:
-    """Report a saved_model.pb that says nothing."""
-    rest = (Check(name, SKIPPED, "saved_model.pb cannot be read") for name in TITLES if name != "files")
-    return Report(folder, (Check("files", FAILED, problem), *rest))
+def unreadable_report(folder: Path, problem: str) -> Report:
+    """Returns the report of a saved_model.pb that cannot be read: all checks but the first are skipped."""
+    skipped = (Check(name, Status.SKIPPED, "saved_model.pb cannot be read") for name in TITLES if name != "files")
+    return Report(folder, (Check("files", Status.FAILED, problem), *skipped))

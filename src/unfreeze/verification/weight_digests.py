@@ -1,4 +1,4 @@
-"""Whether the variables of an export are the checkpoint's, byte for byte."""
+"""Digests of weights: whether those of an export equal the checkpoint's, byte for byte."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -9,12 +9,12 @@ import numpy as np
 
 from unfreeze.export_record import WeightRecord
 
-CONSTANT = "constant "  # in front of the sha256 of a constant, in place of the name of a variable
+CONSTANT = "constant "  # begins the key of a constant, followed by its SHA-256; a variable has a name
 
 
 @dataclass(frozen=True)
 class TensorDigest:
-    """A tensor as a file holds it: dtype, shape, and the sha256 of its bytes in C order, little endian."""
+    """Data type, shape and SHA-256 of a tensor; its bytes are in C order, little endian."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -24,33 +24,33 @@ class TensorDigest:
 
 @dataclass(frozen=True)
 class ExpectedWeight:
-    """Where a weight of the checkpoint went: the name of its variable in variables/, and what must be there.
+    """The variable that must have a weight of the checkpoint, by its key in variables/, and the value it must have.
 
-    A function is called once, when the weight's turn comes, so that not all of them need to be in memory.
+    A function is called only when the weight is checked, so that not all weights need to be in memory.
     """
 
     variable: str
     value: TensorDigest | np.ndarray | Callable[[], np.ndarray]
 
-    def stored(self) -> TensorDigest:
-        """What must be there, by its digest."""
+    def digest(self) -> TensorDigest:
+        """Returns the digest that the variable must have."""
         if isinstance(self.value, TensorDigest):
             return self.value
         return tensor_digest(self.value if isinstance(self.value, np.ndarray) else self.value())
 
 
 def expected_constant(value: np.ndarray) -> ExpectedWeight:
-    """A weight that has to be a constant of the graph: it is found there by its bytes, not by a name."""
-    stored = tensor_digest(value)
-    return ExpectedWeight(CONSTANT + stored.sha256, stored)
+    """Returns a weight that must be a constant of the graph, where it is found by its bytes, not by a name."""
+    digest = tensor_digest(value)
+    return ExpectedWeight(CONSTANT + digest.sha256, digest)
 
 
 def tensor_digest(tensor: Any) -> TensorDigest:
-    """Describe a tensor, numbers or strings, by its bytes; of strings each one's length counts too."""
-    if isinstance(tensor, bytes):  # numpy would drop zeros at its end
+    """Returns the digest of a tensor of numbers or strings; the length of each string counts too."""
+    if isinstance(tensor, bytes):  # NumPy would drop zeros at its end
         tensor = np.array(tensor, dtype=object)
     array = np.asarray(tensor)
-    if array.dtype.names:  # a quantized number, which files hold as the integer that it is
+    if array.dtype.names:  # a quantized number, which files store as an integer
         array = array.view(array.dtype[0])
     if array.dtype.kind in "OSU":
         strings = [item if isinstance(item, bytes) else str(item).encode() for item in array.reshape(-1).tolist()]
@@ -60,37 +60,39 @@ def tensor_digest(tensor: Any) -> TensorDigest:
     return TensorDigest(array.dtype.name, array.shape, hashlib.sha256(numbers.data).hexdigest(), array.nbytes)
 
 
-def weights_record(weights: Mapping[str, ExpectedWeight], found: Mapping[str, TensorDigest]) -> dict[str, WeightRecord]:
-    """The part of export.json that says which weight is which variable, and what its bytes are."""
+def weights_record(
+    weights: Mapping[str, ExpectedWeight], stored: Mapping[str, TensorDigest]
+) -> dict[str, WeightRecord]:
+    """Returns the part of export.json that lists the variable of each weight, and the digest of the variable."""
     return {
-        key: WeightRecord(weight.variable, stored.dtype, stored.shape, stored.sha256)
+        key: WeightRecord(weight.variable, digest.dtype, digest.shape, digest.sha256)
         for key, weight in sorted(weights.items())
-        if (stored := found.get(weight.variable)) is not None
+        if (digest := stored.get(weight.variable)) is not None
     }
 
 
 def recorded_weights(record: Mapping[str, WeightRecord]) -> dict[str, ExpectedWeight]:
-    """Read back what `weights_record` wrote."""
+    """Returns the weights that `weights_record` listed."""
     return {
         key: ExpectedWeight(entry.variable, TensorDigest(entry.dtype, tuple(entry.shape), entry.sha256))
         for key, entry in record.items()
     }
 
 
-def weight_mismatches(weights: Mapping[str, ExpectedWeight], found: Mapping[str, TensorDigest]) -> list[str]:
-    """Say of each weight that is not in variables/ as it should be what is wrong with it."""
+def weight_mismatches(weights: Mapping[str, ExpectedWeight], stored: Mapping[str, TensorDigest]) -> list[str]:
+    """Describes each weight that is missing or differs from the checkpoint's."""
     problems = []
     for key, weight in weights.items():
-        here = found.get(weight.variable)
-        if here is None:
-            place = "a constant of the graph" if weight.variable.startswith(CONSTANT) else "in variables/"
+        actual = stored.get(weight.variable)
+        if actual is None:
+            place = "among the constants of the graph" if weight.variable.startswith(CONSTANT) else "in variables/"
             problems.append(f"{key} is not {place} (no {weight.variable})")
             continue
-        there = weight.stored()
-        if (there.dtype, there.shape) != (here.dtype, here.shape):
+        expected = weight.digest()
+        if (expected.dtype, expected.shape) != (actual.dtype, actual.shape):
             problems.append(
-                f"{key} is {here.dtype} {list(here.shape)}, in the checkpoint {there.dtype} {list(there.shape)}"
+                f"{key} is {actual.dtype} {list(actual.shape)} (checkpoint: {expected.dtype} {list(expected.shape)})"
             )
-        elif there != here:
-            problems.append(f"{key} has other bytes than the checkpoint's")
+        elif expected != actual:
+            problems.append(f"{key} does not equal the checkpoint's value")
     return problems

@@ -1,8 +1,8 @@
-"""A fresh process that loads SavedModels: `python -m unfreeze.verification.worker tensorflow` or `… c_api`.
+"""The program of a worker process: `python -m unfreeze.verification.worker tensorflow`, or `… c_api`.
 
-It starts with what takes long, importing TensorFlow or opening its library, and then reads requests from stdin and
-writes replies to stdout, both pickled, until stdin ends. A request is `(step, arguments)`, a reply
-`(result, problem, kind of the problem)`; the first reply says that it is ready.
+It first does what takes long, which is importing TensorFlow or opening its library. Then it reads requests from stdin
+and writes replies to stdout, both pickled, until stdin ends. A request is `(step, arguments)`; a reply is the result of
+the step or a `Failure`. The first reply says that the process is ready.
 """
 
 import gc
@@ -10,33 +10,33 @@ import os
 import pickle
 import signal
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, BinaryIO
 
 from unfreeze.memory import release_memory
-from unfreeze.verification.calls import Answers, Call, answers, one_line
+from unfreeze.verification.failures import Failure
+from unfreeze.verification.steps import Step, WorkerKind
 
-Steps = Mapping[str, Callable[..., Any]]
+Steps = Mapping[Step, Callable[..., Any]]
 
 
 def main() -> None:
-    """Serve the requests on stdin, with the replies on stdout."""
+    """Serves the requests on stdin, with the replies on stdout."""
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what TensorFlow or a model prints must not get between the replies
-    serve(sys.argv[1], sys.stdin.buffer, replies)
+    serve(WorkerKind(sys.argv[1]), sys.stdin.buffer, replies)
 
 
-def serve(kind: str, requests: BinaryIO, replies: BinaryIO) -> None:
-    """Serve requests until there are no more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # at Ctrl-C the caller ends its workers itself
+def serve(kind: WorkerKind, requests: BinaryIO, replies: BinaryIO) -> None:
+    """Serves requests until there are no more."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # at Ctrl-C the parent process ends its workers itself
     steps: Steps = {}
 
     def start() -> str:
         nonlocal steps
-        steps = tensorflow_steps() if kind == "tensorflow" else c_api_steps()
-        gc.freeze()  # what is there now stays: no collection need look at it
+        steps = tensorflow_steps() if kind is WorkerKind.TENSORFLOW else c_api_steps()
+        gc.freeze()  # all imported objects stay, so no garbage collection needs to look at them
         return "ready"
 
     reply(replies, start)
@@ -46,48 +46,40 @@ def serve(kind: str, requests: BinaryIO, replies: BinaryIO) -> None:
         except EOFError:
             return
         reply(replies, partial(steps[step], *arguments))
-        release_memory()  # what one step leaves behind must not add to the peak of the next
+        release_memory()  # the memory of one step must not add to the peak of the next
 
 
 def reply(replies: BinaryIO, work: Callable[[], Any]) -> None:
-    """Do the work and write what came of it."""
+    """Does the work and writes its result, or its failure."""
     try:
-        told: tuple[Any, str | None, str | None] = (work(), None, None)
+        result = work()
     except Exception as error:
-        told = (None, one_line(error), type(error).__name__)
-    pickle.dump(told, replies, protocol=5)
+        result = Failure.of(error)
+    pickle.dump(result, replies, protocol=5)
     replies.flush()
 
 
 def tensorflow_steps() -> Steps:
-    """The steps of the worker that imports TensorFlow."""
+    """Imports TensorFlow and returns the steps that need it."""
     from unfreeze.verification import loaders
 
     return {
-        "variables": loaders.variables,
-        "constants": loaders.constants,
-        "tf2_loader": loaders.tf2_loader,
-        "tf1_loader": loaders.tf1_loader,
-        "either_loader": loaders.either_loader,
-        "frozen_graph": loaders.frozen_graph,
-        "graph": loaders.graph,
-        "unoptimized": loaders.unoptimized,
+        Step.VARIABLES: loaders.read_variables,
+        Step.CONSTANTS: loaders.read_constants,
+        Step.TF2_LOADER: loaders.run_with_tf2_loader,
+        Step.TF1_LOADER: loaders.run_with_tf1_loader,
+        Step.ANY_LOADER: loaders.run_with_any_loader,
+        Step.GRAPH: loaders.run_graph,
+        Step.OBJECT_DETECTION_GRAPH: loaders.run_object_detection_graph,
+        Step.UNOPTIMIZED_PAIR: loaders.run_unoptimized_pair,
     }
 
 
 def c_api_steps() -> Steps:
-    """The steps of the worker that does not."""
+    """Opens TensorFlow's library and returns the step that uses it, without TensorFlow's Python package."""
     from unfreeze.verification import c_api
 
-    library = c_api.tensorflow_library()
-
-    def cpp_loader(saved_model: str, calls: Sequence[Call]) -> Answers:
-        start = time.perf_counter()
-        with c_api.Session(library, saved_model) as session:
-            load_s = time.perf_counter() - start
-            return answers(lambda call, feed: session.run(call.fed(feed), call.outputs), calls, load_s)
-
-    return {"cpp_loader": cpp_loader}
+    return {Step.CPP_LOADER: partial(c_api.run_with_cpp_loader, c_api.tensorflow_library())}
 
 
 if __name__ == "__main__":

@@ -1,0 +1,28 @@
+"""Why a part of the verification has no result."""
+
+from dataclasses import dataclass
+
+from unfreeze.errors import UnsupportedError
+from unfreeze.formatting import first_line
+
+HEADINGS = ("Graph execution error:", "Detected at node", "Node: ")  # lines that TensorFlow prints above the error
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a step, or one call of a model, has no result; `unsupported` if this machine cannot run it at all."""
+
+    message: str
+    unsupported: bool = False
+
+    def __str__(self) -> str:
+        return self.message
+
+    @classmethod
+    def of(cls, error: BaseException) -> "Failure":
+        """Returns the failure that an exception means, in one line."""
+        if isinstance(error, UnsupportedError):
+            return cls(first_line(error), unsupported=True)
+        lines = str(getattr(error, "message", "") or error).splitlines()
+        text = "\n".join(line for line in lines if not line.strip().startswith(HEADINGS))
+        return cls(f"{type(error).__name__}: {first_line(text.strip() or error)}")
