@@ -1,1 +1,1 @@
-"""Two models side by side: `diff` lists what differs, `verify` checks a model against its source."""
+"""Compares two models (`diff`), and a SavedModel with the model that it was exported from (`verify`)."""

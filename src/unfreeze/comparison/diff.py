@@ -1,24 +1,30 @@
-"""What differs between two checkpoints, SavedModels or frozen graphs, without running them."""
+"""Compares two checkpoints, SavedModels or frozen graphs without running them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from unfreeze.comparison.summaries import Held, Side, read_side
+from unfreeze.callbacks import OnMessage, ignore
+from unfreeze.comparison.model_summary import ModelSummary, StoredTensor, summarize_model
 from unfreeze.formatting import aligned, amount
 from unfreeze.weights import MOVING_AVERAGE
 
-SHOWN = 10  # rows of each list for a person; the JSON has all
+T = TypeVar("T")
+
+SHOWN = 10  # lines of each list in the text; the JSON has all
 
 
 @dataclass(frozen=True)
-class Move:
-    """How far a weight moved: the largest difference of a number, and the norm of all against that of the old ones."""
+class WeightChange:
+    """How far a weight moved: the largest difference of an element, and the norm of the difference.
+
+    `relative` is that norm divided by the norm of the old value.
+    """
 
     name: str
     largest: float
@@ -29,21 +35,21 @@ class Move:
 
 
 @dataclass(frozen=True)
-class Difference:
-    """What differs from `old` to `new`.
+class ModelDifference:
+    """What differs between two models.
 
     Attributes:
-        equal: how many weights are the same, byte for byte.
-        moved: those of one shape and dtype with other values, the farthest first.
-        reshaped: name -> shape and dtype on both sides, where these differ.
-        only_old, only_new: weights that the other side lacks.
-        signatures, operations, settings: what is another -> on both sides, None where a side has it not.
+        equal: number of weights that are equal byte for byte.
+        moved: weights of one shape and data type with other values, the farthest first.
+        reshaped: name -> old and new shape and data type, where these differ.
+        only_old, only_new: weights that only one of the models has.
+        signatures, operations, settings: name -> old and new value, where these differ; None if there is none.
     """
 
-    old: Side
-    new: Side
+    old: ModelSummary
+    new: ModelSummary
     equal: int
-    moved: tuple[Move, ...]
+    moved: tuple[WeightChange, ...]
     reshaped: Mapping[str, tuple[str, str]]
     only_old: tuple[str, ...]
     only_new: tuple[str, ...]
@@ -59,21 +65,21 @@ class Difference:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The difference as JSON can hold it."""
+        """Returns the difference as JSON data."""
         return {
             "old": {"path": str(self.old.path), "kind": self.old.kind},
             "new": {"path": str(self.new.path), "kind": self.new.kind},
             "same": self.same,
             "weights": {
                 "equal": self.equal,
-                "moved": [asdict(move) for move in self.moved],
-                "reshaped": _both(self.reshaped),
+                "moved": [asdict(change) for change in self.moved],
+                "reshaped": _old_and_new(self.reshaped),
                 "only_old": list(self.only_old),
                 "only_new": list(self.only_new),
             },
-            "signatures": _both(self.signatures),
-            "operations": _both(self.operations),
-            "settings": _both(self.settings),
+            "signatures": _old_and_new(self.signatures),
+            "operations": _old_and_new(self.operations),
+            "settings": _old_and_new(self.settings),
         }
 
     def __str__(self) -> str:
@@ -85,122 +91,126 @@ class Difference:
         if self.same:
             yield f"  no difference: {amount(self.equal, 'weight')} equal byte for byte"
             return
-        yield from aligned([(name, told) for name, told in self._rows() if told])
+        yield from aligned([(title, text) for title, text in self._rows() if text])
 
     def _rows(self) -> Iterator[tuple[str, str]]:
+        heading = ["relative    largest  weight"] if self.moved else []
         yield "weights", f"{self.equal:,} equal byte for byte, {len(self.moved):,} moved"
-        yield "", _listed(["relative    largest  of"] * bool(self.moved) + [str(move) for move in self.moved])
-        yield "of another shape", _listed([f"{name}: {old} -> {new}" for name, (old, new) in self.reshaped.items()])
-        yield "only in the old", _listed(list(self.only_old))
-        yield "only in the new", _listed(list(self.only_new))
-        for title, changes in (("signatures", self.signatures), ("settings", self.settings)):
-            yield title, "\n".join(f"{name}: {_side(old)} -> {_side(new)}" for name, (old, new) in changes.items())
-        yield "operations", _listed([f"{name}: {old} -> {new}" for name, (old, new) in self.operations.items()])
+        yield "", _first_lines(heading + [str(change) for change in self.moved])
+        yield "other shape", _first_lines(_change_lines(self.reshaped))
+        yield "only in old", _first_lines(list(self.only_old))
+        yield "only in new", _first_lines(list(self.only_new))
+        yield "signatures", "\n".join(_change_lines(self.signatures))
+        yield "settings", "\n".join(_change_lines(self.settings))
+        yield "operations", _first_lines(_change_lines(self.operations))
 
 
-def diff(old: str | Path, new: str | Path, *, on_progress: Callable[[str], None] | None = None) -> Difference:
-    """Compare two checkpoints, SavedModels or frozen graphs, of one kind or of two, by the names of their weights.
+def diff(old: str | Path, new: str | Path, *, on_progress: OnMessage = ignore) -> ModelDifference:
+    """Compares two checkpoints, SavedModels or frozen graphs, of one kind or of two, by the names of their weights.
 
-    Operations and signatures are compared where both sides have a graph, settings where both have a pipeline.config
-    beside them or thresholds in their graph.
+    Operations and signatures are compared if both have a graph, settings if both have a pipeline.config beside them
+    or thresholds in their graph.
 
-    Raises: UnfreezeError of the kind that fits, when a side is none of these.
+    Raises: UnfreezeError if one of them is not a model.
     """
-    say = on_progress or (lambda step: None)
-    say(f"reading {old}")
-    left = read_side(old)
-    say(f"reading {new}")
-    right = read_side(new)
-    ours, theirs = _paired(left.weights, right.weights)
-    equal, moved, reshaped = 0, [], {}
-    for name in [name for name in ours if name in theirs]:
-        say(f"comparing {name}")
-        one, other = ours[name], theirs[name]
-        if (one.shape, one.dtype) != (other.shape, other.dtype):
-            reshaped[name] = (_form(one), _form(other))
-            continue
-        move = _move(name, one.read(), other.read())
-        if move is None:
-            equal += 1
-        else:
-            moved.append(move)
-    return Difference(
-        left,
-        right,
-        equal,
-        tuple(sorted(moved, key=lambda move: -move.relative)),
-        reshaped,
-        tuple(name for name in ours if name not in theirs),
-        tuple(name for name in theirs if name not in ours),
-        _common_changes(_flat(left.signatures), _flat(right.signatures)),
-        _counts(left, right),
-        _common_changes(left.settings, right.settings) | _common_changes(left.thresholds, right.thresholds),
+    on_progress(f"reading {old}")
+    old_summary = summarize_model(old)
+    on_progress(f"reading {new}")
+    new_summary = summarize_model(new)
+    return compare_models(old_summary, new_summary, on_progress)
+
+
+def compare_models(old: ModelSummary, new: ModelSummary, on_progress: OnMessage = ignore) -> ModelDifference:
+    """Compares the summaries of two models; reads the values of the weights that both have."""
+    old_weights, new_weights = _named_as_in(new.weights, old.weights), _named_as_in(old.weights, new.weights)
+    equal, moved, reshaped = compare_weights(old_weights, new_weights, on_progress)
+    return ModelDifference(
+        old=old,
+        new=new,
+        equal=equal,
+        moved=moved,
+        reshaped=reshaped,
+        only_old=tuple(name for name in old_weights if name not in new_weights),
+        only_new=tuple(name for name in new_weights if name not in old_weights),
+        signatures=_changes(old.signatures, new.signatures),
+        operations=_operations_of_one(old, new),
+        settings=_changes(old.settings, new.settings) | _changes(old.thresholds, new.thresholds),
     )
 
 
-def _paired(old: Mapping[str, Held], new: Mapping[str, Held]) -> tuple[dict[str, Held], dict[str, Held]]:
-    """Both sides, each weight by the name that the other side can have for it.
+def compare_weights(
+    old: Mapping[str, StoredTensor], new: Mapping[str, StoredTensor], on_progress: OnMessage = ignore
+) -> tuple[int, tuple[WeightChange, ...], dict[str, tuple[str, str]]]:
+    """Returns how many of the weights that both have are equal, and which moved or have another shape or data type.
 
-    A checkpoint has a weight and its moving average; an export has one of them, and a frozen graph calls it by the
-    weight's name in either case.
+    Only one weight is in memory at a time.
     """
-    return dict(_named_for(new, old)), dict(_named_for(old, new))
+    equal, moved, reshaped = 0, [], {}
+    for name in [name for name in old if name in new]:
+        on_progress(f"comparing {name}")
+        before, after = old[name], new[name]
+        if (before.shape, before.dtype) != (after.shape, after.dtype):
+            reshaped[name] = (str(before), str(after))
+        elif change := _change(name, before.read(), after.read()):
+            moved.append(change)
+        else:
+            equal += 1
+    return equal, tuple(sorted(moved, key=lambda change: -change.relative)), reshaped
 
 
-def _named_for(other: Mapping[str, Held], own: Mapping[str, Held]) -> Iterator[tuple[str, Held]]:
-    for name, held in own.items():
+def _named_as_in(other: Mapping[str, StoredTensor], own: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
+    """The weights by the names under which the other model can have them.
+
+    A checkpoint has a weight and its moving average; an export has one of the two, and a frozen graph has either of
+    them under the name of the weight.
+    """
+    named = {}
+    for name, tensor in own.items():
         weight = name.removesuffix(MOVING_AVERAGE)
-        if name == weight or name in other:
-            average = name + MOVING_AVERAGE
-            other_took_the_average = name not in other and average in other and average in own
-            if not other_took_the_average:
-                yield name, held
-        elif weight not in own:
-            yield weight, held
+        average = weight + MOVING_AVERAGE
+        if name != weight and name not in other:
+            if weight not in own:
+                named[weight] = tensor
+        elif name in other or not (average in other and average in own):  # else the other has the average instead
+            named[name] = tensor
+    return named
 
 
-def _move(name: str, old: np.ndarray, new: np.ndarray) -> Move | None:
-    """How far a weight moved; None where its bytes are the same."""
+def _change(name: str, old: np.ndarray, new: np.ndarray) -> WeightChange | None:
+    """How far a weight moved; None if its bytes are equal."""
     if old.tobytes() == new.tobytes():
         return None
     if old.dtype.kind in "OSU":
-        return Move(name, float("nan"), float("nan"))
+        return WeightChange(name, float("nan"), float("nan"))
     before, after = old.astype(np.float64), new.astype(np.float64)
     norm = float(np.linalg.norm(before))
     distance = float(np.linalg.norm(after - before))
-    return Move(name, float(np.abs(after - before).max()), distance / norm if norm else float("inf"))
+    return WeightChange(name, float(np.abs(after - before).max()), distance / norm if norm else float("inf"))
 
 
-def _counts(old: Side, new: Side) -> dict[str, tuple[int, int]]:
-    """The operations that only one side has, and how often: how many of the others there are says little."""
+def _operations_of_one(old: ModelSummary, new: ModelSummary) -> dict[str, tuple[int, int]]:
+    """Old and new count of the operations that only one of the models has; other counts say little."""
     if old.operations is None or new.operations is None:
         return {}
     names = sorted(set(old.operations) ^ set(new.operations))
     return {name: (old.operations[name], new.operations[name]) for name in names}
 
 
-def _flat(signatures: Mapping[str, Mapping[str, str]] | None) -> dict[str, str]:
-    return {f"{name} {key}": told for name, ends in (signatures or {}).items() for key, told in ends.items()}
-
-
-def _common_changes(old: Mapping[str, str], new: Mapping[str, str]) -> dict[str, tuple[str | None, str | None]]:
-    """What differs, if both sides have something of the kind."""
+def _changes(old: Mapping[str, str], new: Mapping[str, str]) -> dict[str, tuple[str | None, str | None]]:
+    """Old and new value of what differs, if both models have values of the kind."""
     names = dict.fromkeys([*old, *new] if old and new else [])
     return {name: (old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)}
 
 
-def _both(changes: Mapping[str, tuple[Any, Any]]) -> dict[str, dict[str, Any]]:
+def _old_and_new(changes: Mapping[str, tuple[T, T]]) -> dict[str, dict[str, T]]:
     return {name: {"old": old, "new": new} for name, (old, new) in changes.items()}
 
 
-def _form(held: Held) -> str:
-    return f"{held.dtype} {list(held.shape)}"
+def _change_lines(changes: Mapping[str, tuple[object, object]]) -> list[str]:
+    texts = {name: ["none" if value is None else str(value) for value in values] for name, values in changes.items()}
+    return [f"{name}: {old} -> {new}" for name, (old, new) in texts.items()]
 
 
-def _side(told: str | None) -> str:
-    return "none" if told is None else told
-
-
-def _listed(lines: list[str]) -> str:
+def _first_lines(lines: list[str]) -> str:
     more = [f"and {len(lines) - SHOWN:,} more (--json has all)"] if len(lines) > SHOWN + 1 else []
     return "\n".join([*lines[: SHOWN if more else None], *more])

@@ -24,7 +24,7 @@ from unfreeze.images import Detection, draw_detections
 from unfreeze.prediction.class_names import Names, class_names
 from unfreeze.prediction.detections import parse_detections
 from unfreeze.verification.report import ImageResult, Report, Status
-from unfreeze.verification.weight_digests import CONSTANT
+from unfreeze.verification.weight_digests import CONSTANT, VALUE
 from unfreeze.version import __version__
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 TEMPLATE = Path(__file__).with_suffix(".html.jinja")
 STYLE = Path(__file__).with_suffix(".css")
 MOVING_AVERAGE = "/ExponentialMovingAverage"
-VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 MIN_SCORE = 0.3  # of detections that are drawn and listed
 ROWS = 20  # detections of an image that are listed
 QUALITY = 85  # of JPEG

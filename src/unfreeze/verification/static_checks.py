@@ -11,10 +11,9 @@ from unfreeze.verification.report import SHOWN, Check, Status, judged
 from unfreeze.verification.runs import Runs, Subject
 from unfreeze.verification.sample_calls import SERVING
 from unfreeze.verification.signature_checks import batch_mismatches, serving_mismatches, source_graph_mismatches
-from unfreeze.verification.weight_digests import ExpectedWeight, TensorDigest, weight_mismatches
+from unfreeze.verification.weight_digests import VALUE, ExpectedWeight, TensorDigest, weight_mismatches
 
 OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
-VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"  # TensorFlow's ending of every key in variables/
 
 
 def check_files(runs: Runs, files: Mapping[str, FileDigest], recorded: Mapping[str, FileDigest]) -> Check:

@@ -9,6 +9,7 @@ import numpy as np
 
 from unfreeze.export_record import WeightRecord
 
+VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"  # TensorFlow's ending of every key in variables/
 CONSTANT = "constant "  # begins the key of a constant, followed by its SHA-256; a variable has a name
 
 

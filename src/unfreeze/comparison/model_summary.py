@@ -1,0 +1,213 @@
+"""What `diff` compares of a model: its weights, signatures, operations, settings and thresholds. Nothing is run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from google.protobuf.message import Message
+
+from unfreeze.config import read_pipeline_config
+from unfreeze.errors import ConfigError, UnsupportedError
+from unfreeze.export_record import ExportRecord, read_record
+from unfreeze.graphs import FrozenGraph, find_endpoints, find_parameters, read_frozen_graph
+from unfreeze.model_paths import CONFIG, find_pipeline_config, is_graph_path
+from unfreeze.verification.meta_graph import TensorInfo
+from unfreeze.weights import Checkpoint, open_checkpoint, read_index, training_state
+from unfreeze.weights.checkpoints import VALUE
+
+# The parts of a pipeline.config that the outputs depend on; the others only say how the model was trained.
+SETTINGS = ("model", "graph_rewriter", "eval_config.use_moving_averages")
+# The inputs of TensorFlow's NonMaxSuppression operations. Source: tensorflow/core/ops/image_ops.cc.
+SUPPRESSION = {3: "iou_threshold", 4: "score_threshold", 5: "soft_nms_sigma"}
+
+Signatures = Mapping[str, str]  # "serving_default input inputs" -> "uint8 [?, ?, ?, 3]"
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A weight in a file; `read` returns its value."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    read: Callable[[], np.ndarray]
+
+    def __str__(self) -> str:
+        return f"{self.dtype} {list(self.shape)}"
+
+
+@dataclass(frozen=True)
+class ModelSummary:
+    """A checkpoint, SavedModel or frozen graph (`kind`) and what can be compared of it.
+
+    `operations` counts those of a graph; it is None for a checkpoint, which has no graph. `settings` are fields of a
+    pipeline.config by path, `thresholds` those of the non-maximum suppression in a graph.
+    """
+
+    path: Path
+    kind: str
+    weights: Mapping[str, StoredTensor]
+    signatures: Signatures = field(default_factory=dict)
+    operations: Counter[str] | None = None
+    settings: Mapping[str, str] = field(default_factory=dict)
+    thresholds: Mapping[str, str] = field(default_factory=dict)
+
+
+def summarize_model(path: str | Path) -> ModelSummary:
+    """Returns the summary of a checkpoint (prefix, folder, state file), a SavedModel or a frozen graph (.pb).
+
+    Raises: UnfreezeError if the path is none of these.
+    """
+    if not is_graph_path(path):
+        return summarize_checkpoint(open_checkpoint(path))
+    graph = read_frozen_graph(path)
+    return summarize_saved_model(graph) if graph.signatures else summarize_frozen_graph(graph)
+
+
+def summarize_checkpoint(checkpoint: Checkpoint) -> ModelSummary:
+    """Returns the summary of a checkpoint, with the settings of the pipeline.config beside it or above, if any."""
+    try:
+        settings = read_settings(find_pipeline_config(checkpoint, None))
+    except ConfigError:
+        settings = {}
+    step = "" if checkpoint.step is None else f", step {checkpoint.step:,}"
+    kind = f"TensorFlow {2 if checkpoint.format == 'tf2' else 1} checkpoint{step}"
+    return ModelSummary(checkpoint.prefix, kind, checkpoint_weights(checkpoint), settings=settings)
+
+
+def summarize_saved_model(graph: FrozenGraph) -> ModelSummary:
+    """Returns the summary of a SavedModel, whose weights are variables or constants."""
+    folder = graph.path.parent
+    variables = folder / "variables" / "variables"
+    has_variables = variables.with_name("variables.index").is_file()
+    return ModelSummary(
+        folder,
+        "SavedModel",
+        exported_weights(read_index(variables), folder) if has_variables else constant_weights(graph),
+        {
+            text: tensor
+            for name, signature in graph.signatures.items()
+            for text, tensor in signature_tensors(name, signature).items()
+        },
+        count_operations(graph),
+        read_settings(folder.parent / CONFIG),
+        suppression_thresholds(graph),
+    )
+
+
+def summarize_frozen_graph(graph: FrozenGraph) -> ModelSummary:
+    """Returns the summary of a frozen graph, without signatures if it does not show which tensors are the outputs."""
+    try:
+        endpoints = find_endpoints(graph, {}, {})
+    except UnsupportedError:
+        signatures = {}
+    else:
+        tensors = {"input": endpoints.inputs, "output": endpoints.outputs}
+        signatures = {
+            f"the graph {side} {key}": tensor_text(endpoint.dtype, endpoint.shape)
+            for side, by_key in tensors.items()
+            for key, endpoint in by_key.items()
+        }
+    return ModelSummary(
+        graph.path,
+        "frozen graph",
+        constant_weights(graph),
+        signatures,
+        count_operations(graph),
+        read_settings(graph.path.parent / CONFIG),
+        suppression_thresholds(graph),
+    )
+
+
+def signature_tensors(name: str, signature: Any) -> dict[str, str]:
+    """Returns data type and shape of each input and output of a SignatureDef."""
+    return {
+        f"{name} {side} {key}": tensor_text(tf.as_dtype(info.dtype), tf.TensorShape(info.tensor_shape))
+        for side, by_key in (("input", signature.inputs), ("output", signature.outputs))
+        for key, info in sorted(by_key.items())
+    }
+
+
+def tensor_text(dtype: tf.DType, shape: tf.TensorShape) -> str:
+    """Returns `float32 [?, 100, 4]`."""
+    return str(TensorInfo("", dtype.name, None if shape.rank is None else tuple(shape.as_list())))
+
+
+def checkpoint_weights(checkpoint: Checkpoint) -> dict[str, StoredTensor]:
+    """Returns every tensor of a checkpoint that is a weight or the moving average of one."""
+    return {
+        key.removesuffix(VALUE): StoredTensor(entry.shape, entry.dtype, partial(checkpoint.read, key))
+        for key, entry in checkpoint.tensors.items()
+        if training_state(key) in ("", "moving averages")
+    }
+
+
+def exported_weights(variables: Checkpoint, folder: Path) -> dict[str, StoredTensor]:
+    """Returns the variables of a SavedModel, by their keys in the checkpoint if export.json lists them."""
+    record = read_record(folder) or ExportRecord()
+    keys = {entry.variable: key for key, entry in record.weights.items()}
+    return {
+        keys.get(name, name).removesuffix(VALUE): StoredTensor(entry.shape, entry.dtype, partial(variables.read, name))
+        for name, entry in variables.tensors.items()
+        if not training_state(name)
+    }
+
+
+def constant_weights(graph: FrozenGraph) -> dict[str, StoredTensor]:
+    """Returns the constants of a graph that were variables before it was frozen."""
+    return {
+        parameter.name: StoredTensor(parameter.shape, parameter.dtype.name, partial(graph.tensor, parameter.place))
+        for parameter in find_parameters(graph).found
+    }
+
+
+def count_operations(graph: FrozenGraph) -> Counter[str]:
+    """Returns how often the graph and its functions have each operation."""
+    functions = graph.functions()
+    nodes = chain(graph.graph.node, *(function.node_def for function in functions.values()))
+    return Counter(node.op for node in nodes if node.op not in functions)
+
+
+def suppression_thresholds(graph: FrozenGraph) -> dict[str, str]:
+    """Returns the thresholds of TensorFlow's non-maximum suppression that are constants of the graph."""
+    constants = {node.name: node for node in graph.graph.node if node.op == "Const"}
+    thresholds: dict[str, set[float]] = {}
+    for node in graph.graph.node:
+        if not node.op.startswith("NonMaxSuppression"):
+            continue
+        for index, name in SUPPRESSION.items():
+            constant = constants.get(node.input[index].split(":")[0]) if index < len(node.input) else None
+            if constant is not None:
+                threshold = float(tf.make_ndarray(constant.attr["value"].tensor))
+                thresholds.setdefault(f"{node.op}.{name}", set()).add(threshold)
+    return {name: ", ".join(f"{value:g}" for value in sorted(values)) for name, values in thresholds.items()}
+
+
+def read_settings(config: Path) -> dict[str, str]:
+    """Returns the fields of a pipeline.config that the outputs depend on, by path; nothing if there is no such file."""
+    if not config.is_file():
+        return {}
+    message = read_pipeline_config(config, allow_unknown_fields=True, on_warning=lambda warning: None)
+    return {path: value for path, value in _fields(message, "") if path.startswith(SETTINGS)}
+
+
+def _fields(message: Any, prefix: str) -> Iterator[tuple[str, str]]:
+    """Path and value of every field that is set in a message, and in the messages within it."""
+    for descriptor, value in message.ListFields():
+        name = f"{prefix}{descriptor.name}"
+        is_repeated = not isinstance(value, (Message, str, bytes)) and hasattr(value, "__len__")
+        for index, element in enumerate(value if is_repeated else [value]):
+            path = f"{name}[{index}]" if is_repeated else name
+            if isinstance(element, Message):
+                yield from _fields(element, f"{path}.")
+            elif descriptor.enum_type is not None:
+                yield path, str(descriptor.enum_type.values_by_number[element].name)
+            else:
+                yield path, str(element)
