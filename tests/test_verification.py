@@ -398,12 +398,12 @@ def test_missing_outputs_and_wrong_dtypes_and_names_fail(verify, tmp_path):
         del outputs["num_detections"]
         return outputs | {"detection_classes": tf.cast(outputs["detection_classes"], tf.int64)}
 
-    report = verify(write(tmp_path / "saved_model", serving, tf.TensorSpec([None, None, None, 3], tf.uint8, "picture")))
+    report = verify(write(tmp_path / "saved_model", serving, tf.TensorSpec([None, None, None, 3], tf.uint8, "photo")))
     assert report["signature"].status == "failed"
     problems = report["signature"].numbers["problems"]
     assert "serving_default has no num_detections" in problems
     assert "serving_default: detection_classes is int64, not float32" in problems
-    assert "serving_default takes picture (expected: inputs or input_tensor)" in problems
+    assert "serving_default takes photo (expected: inputs or input_tensor)" in problems
 
 
 def test_batch_that_differs_from_single_images_fails(verify, tmp_path):
