@@ -27,8 +27,8 @@ from unfreeze.verification.sample_inputs import SampleInput
 
 # One model on one machine: between batch sizes and loaders only the order of sums may differ.
 SAME = Tolerances(boxes=1e-5, scores=1e-5, other=1e-5)
-# If a model is noisier than LARGEST_NOISE, noise cannot be distinguished from mixed-up images. Otherwise the outputs of a
-# batch may differ by NOISE_MARGIN times the noise.
+# If a model is noisier than LARGEST_NOISE, noise cannot be distinguished from mixed-up images. Otherwise the outputs of
+# a batch may differ by NOISE_MARGIN times the noise.
 LARGEST_NOISE, NOISE_MARGIN = 5e-4, 4.0
 MIXED = "the source graph itself returns other outputs for a batch than for each image alone"
 OTHER_SIZES = "if it takes images of other sizes only, export with --no-verify, then run unfreeze verify --image"
