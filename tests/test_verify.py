@@ -1,4 +1,4 @@
-"""`verify` of what exists already: which folder is meant, what `against` is, and an export against its checkpoint."""
+"""`unfreeze verify`: which folder is verified, what `against` can be, and an export against its checkpoint."""
 
 import json
 import shutil
@@ -9,11 +9,19 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from unfreeze import cli, verification
-from unfreeze.comparison import verify as verb
+from unfreeze import cli
+from unfreeze.comparison import verify as comparison_verify
+from unfreeze.comparison.verify import verify
+from unfreeze.comparison.verify_checkpoint import (
+    expected_weights,
+    open_exported_step,
+    require_record,
+    used_moving_averages,
+)
 from unfreeze.errors import CheckpointError, ConfigError, SavedModelError
 from unfreeze.export_record import ExportRecord, MovingAverages
-from unfreeze.exporting import from_checkpoint as export_verb
+from unfreeze.exporting.from_checkpoint import export_checkpoint
+from unfreeze.verification import TensorDigest, tensor_digest
 
 DIGITS = Path(__file__).parents[1] / "examples" / "digits"
 VARIABLE = "kernel/.ATTRIBUTES/VARIABLE_VALUE"
@@ -29,9 +37,9 @@ def write_checkpoint(prefix: Path, **tensors: np.ndarray) -> Path:
 
 @pytest.fixture
 def export(tmp_path: Path) -> Path:
-    """An export's folder, made from step 7 of run/, where training went on to step 9."""
-    stored = verification.tensor_digest(WEIGHT)
-    weight = {"variable": VARIABLE, "dtype": stored.dtype, "shape": list(stored.shape), "sha256": stored.sha256}
+    """An export folder, made from step 7 of run/, where training went on to step 9."""
+    digest = tensor_digest(WEIGHT)
+    weight = {"variable": VARIABLE, "dtype": digest.dtype, "shape": list(digest.shape), "sha256": digest.sha256}
     (tmp_path / "export" / "saved_model").mkdir(parents=True)
     (tmp_path / "export" / "saved_model" / "saved_model.pb").write_bytes(b"")
     record = {"checkpoint": {"prefix": "run/model.ckpt-7", "step": 7}, "weights": {"conv/weights": weight}}
@@ -41,74 +49,76 @@ def export(tmp_path: Path) -> Path:
     return tmp_path / "export"
 
 
-def stored_in(path: Path, saved_model: Path) -> dict[str, verification.TensorDigest]:
-    record = verb.recorded(saved_model)
-    weights = verb.weights_of(verb.exported_checkpoint(path, record), record)
+def digests_in(path: Path, saved_model: Path) -> dict[str, TensorDigest]:
+    record = require_record(saved_model)
+    weights = expected_weights(open_exported_step(path, record), record)
     assert {key: weight.variable for key, weight in weights.items()} == {"conv/weights": VARIABLE}
     return {key: weight.digest() for key, weight in weights.items()}
 
 
-def test_the_checkpoints_weights(export: Path, tmp_path: Path) -> None:
-    same = {"conv/weights": verification.tensor_digest(WEIGHT)}
-    assert stored_in(tmp_path / "run" / "model.ckpt-7", export / "saved_model") == same
-    assert stored_in(tmp_path / "run" / "model.ckpt-9", export / "saved_model") != same
+def test_weights_of_the_checkpoint(export: Path, tmp_path: Path) -> None:
+    same = {"conv/weights": tensor_digest(WEIGHT)}
+    assert digests_in(tmp_path / "run" / "model.ckpt-7", export / "saved_model") == same
+    assert digests_in(tmp_path / "run" / "model.ckpt-9", export / "saved_model") != same
 
 
-def test_of_a_folder_the_step_that_was_exported(export: Path, tmp_path: Path) -> None:
-    assert stored_in(tmp_path / "run", export / "saved_model") == {"conv/weights": verification.tensor_digest(WEIGHT)}
+def test_training_folder_means_the_exported_step(export: Path, tmp_path: Path) -> None:
+    assert digests_in(tmp_path / "run", export / "saved_model") == {"conv/weights": tensor_digest(WEIGHT)}
 
 
-def test_another_models_checkpoint(export: Path, tmp_path: Path) -> None:
+def test_checkpoint_of_another_model_is_rejected(export: Path, tmp_path: Path) -> None:
     other = write_checkpoint(tmp_path / "other" / "model.ckpt-1", **{"dense/weights": WEIGHT})
     with pytest.raises(CheckpointError, match=r"lacks 1 of the 1 weights that were exported, such as conv/weights"):
-        verb.verify(export, against=other)
+        verify(export, against=other)
 
 
-def test_a_checkpoint_without_the_exports_record(export: Path, tmp_path: Path) -> None:
+def test_checkpoint_needs_the_export_record(export: Path, tmp_path: Path) -> None:
     (export / "export.json").unlink()
     with pytest.raises(SavedModelError, match=r"has no export.json beside it"):
-        verb.verify(export, against=tmp_path / "run")
+        verify(export, against=tmp_path / "run")
 
 
-def test_a_checkpoint_without_a_config_anywhere(export: Path, tmp_path: Path) -> None:
+def test_checkpoint_needs_a_config(export: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"run: no pipeline.config here or in the folder above"):
-        verb.verify(export, against=tmp_path / "run")
+        verify(export, against=tmp_path / "run")
 
 
-@pytest.mark.parametrize("given", ["mine.pbtxt", None])
-def test_a_checkpoint_is_exported_again_with_a_label_map(
-    export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str | None
+@pytest.mark.parametrize("label_map", ["mine.pbtxt", None])
+def test_checkpoint_is_exported_again_with_a_label_map(
+    export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, label_map: str | None
 ) -> None:
     (tmp_path / "run" / "pipeline.config").write_text("")
-    carried = export / "saved_model" / "assets" / "labels.pbtxt"
-    carried.parent.mkdir(exist_ok=True)
-    carried.write_text("")
-    asked: list[dict[str, Any]] = []
+    exported_map = export / "saved_model" / "assets" / "labels.pbtxt"
+    exported_map.parent.mkdir(exist_ok=True)
+    exported_map.write_text("")
+    calls: list[dict[str, Any]] = []
 
-    def exporting(prefix: Path, **options: Any) -> Any:
-        asked.append(options)
+    def export_checkpoint(prefix: Path, **options: Any) -> Any:
+        calls.append(options)
         raise ConfigError("enough")
 
-    monkeypatch.setattr("unfreeze.exporting.from_checkpoint.export_checkpoint", exporting)
+    monkeypatch.setattr("unfreeze.comparison.verify_checkpoint.export_checkpoint", export_checkpoint)
     with pytest.raises(ConfigError, match="enough"):
-        verb.verify(export, against=tmp_path / "run", label_map=given)
-    assert asked[0]["label_map"] == (given or carried)
+        verify(export, against=tmp_path / "run", label_map=label_map)
+    assert calls[0]["label_map"] == (label_map or exported_map)
 
 
-def test_what_against_is_goes_where_it_belongs(export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[Path, dict[str, Any]]] = []
-    monkeypatch.setattr(verification, "verify_saved_model", lambda folder, **options: asked.append((folder, options)))
-    verb.verify(export)
-    verb.verify(export / "saved_model", against=tmp_path / "frozen_inference_graph.pb")
-    verb.verify(export, against=export, images=["a.png"])
-    assert {folder for folder, _ in asked} == {export / "saved_model"}
-    options = [options for _, options in asked]
-    assert [each.get("against") for each in options] == [
+def test_graph_or_saved_model_is_the_reference(export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[Path, dict[str, Any]]] = []
+    monkeypatch.setattr(
+        comparison_verify, "verify_saved_model", lambda folder, **options: calls.append((folder, options))
+    )
+    verify(export)
+    verify(export / "saved_model", against=tmp_path / "frozen_inference_graph.pb")
+    verify(export, against=export, images=["a.png"])
+    assert {folder for folder, _ in calls} == {export / "saved_model"}
+    options = [options for _, options in calls]
+    assert [call.get("against") for call in options] == [
         None,
         tmp_path / "frozen_inference_graph.pb",
         export / "saved_model",
     ]
-    assert not any("weights" in each for each in options)
+    assert not any("weights" in call for call in options)
     assert options[2]["images"] == ["a.png"]
 
 
@@ -117,25 +127,25 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An export of step 8000 with another score threshold than its config has."""
     folder = tmp_path_factory.mktemp("digits")
     override = "model { ssd { post_processing { batch_non_max_suppression { score_threshold: 0.3 } } } }"
-    export_verb.export_checkpoint(DIGITS / "run", output_directory=folder, config_override=override, verify=False)
+    export_checkpoint(DIGITS / "run", output_directory=folder, config_override=override, verify=False)
     return folder
 
 
-def test_answers_as_the_checkpoint_exported_again(digits: Path, tmp_path: Path) -> None:
+def test_export_equals_its_checkpoint(digits: Path, tmp_path: Path) -> None:
     page = tmp_path / "report.html"
     scene = DIGITS / "scenes" / "scene_00.png"
-    report = verb.verify(digits, against=DIGITS / "run", images=[scene], report_path=page)
+    report = verify(digits, against=DIGITS / "run", images=[scene], report_path=page)
     assert (page.read_text().count("<h1>Verified</h1>"), page.read_text().count("<img ")) == (1, 2)
     assert report.passed, report.table()
     checks = {check.name: check for check in report.checks}
     assert (checks["weights"].status, checks["against"].status) == ("passed", "passed")
     assert checks["against"].detail.startswith(f"{DIGITS / 'run' / 'model.ckpt-8000'}: ")
-    (case,) = checks["against"].numbers["samples"].values()
-    assert case["matched"] == case["detections"] > 5
+    (sample,) = checks["against"].numbers["samples"].values()
+    assert sample["matched"] == sample["detections"] > 5
 
 
-def test_does_not_answer_as_another_step(digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for path in (DIGITS / "run").glob("model.ckpt-5500.*"):  # away from its pipeline.config: the export's is taken
+def test_export_differs_from_another_step(digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for path in (DIGITS / "run").glob("model.ckpt-5500.*"):  # away from its pipeline.config: the export's is used
         shutil.copy(path, tmp_path)
     image = DIGITS / "scenes" / "scene_00.png"
     command = ["verify", str(digits), "--against", str(tmp_path / "model.ckpt-5500"), "--image", str(image), "--json"]
@@ -145,7 +155,8 @@ def test_does_not_answer_as_another_step(digits: Path, tmp_path: Path, capsys: p
     assert "raw_detection_boxes: largest" in checks["against"]["detail"]
 
 
-def test_moving_averages_are_taken_again_as_they_were() -> None:
-    assert verb.averaged(ExportRecord(moving_averages=MovingAverages(3)))
-    assert verb.averaged(ExportRecord(moving_averages=MovingAverages(0, ("conv/weights",))))
-    assert not verb.averaged(ExportRecord(moving_averages=MovingAverages()))
+def test_moving_averages_are_used_again_as_in_the_export() -> None:
+    assert used_moving_averages(ExportRecord(moving_averages=MovingAverages(3)))
+    assert used_moving_averages(ExportRecord(moving_averages=MovingAverages(0, ["conv/weights"])))
+    assert not used_moving_averages(ExportRecord(moving_averages=MovingAverages(0)))
+    assert not used_moving_averages(ExportRecord())
