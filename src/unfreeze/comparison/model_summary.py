@@ -66,7 +66,8 @@ def summarize_model(path: str | Path) -> ModelSummary:
     Raises: UnfreezeError if the path is none of these.
     """
     if not is_graph_path(path):
-        return summarize_checkpoint(open_checkpoint(path))
+        checkpoint = open_checkpoint(path)
+        return summarize_checkpoint(checkpoint)
     graph = read_frozen_graph(path)
     return summarize_saved_model(graph) if graph.signatures else summarize_frozen_graph(graph)
 
@@ -85,12 +86,11 @@ def summarize_checkpoint(checkpoint: Checkpoint) -> ModelSummary:
 def summarize_saved_model(graph: FrozenGraph) -> ModelSummary:
     """Returns the summary of a SavedModel, whose weights are variables or constants."""
     folder = graph.path.parent
-    variables = folder / "variables" / "variables"
-    has_variables = variables.with_name("variables.index").is_file()
+    has_variables = (folder / "variables" / "variables.index").is_file()
     return ModelSummary(
         folder,
         "SavedModel",
-        exported_weights(read_index(variables), folder) if has_variables else constant_weights(graph),
+        variable_weights(folder) if has_variables else constant_weights(graph),
         {
             text: tensor
             for name, signature in graph.signatures.items()
@@ -149,8 +149,9 @@ def checkpoint_weights(checkpoint: Checkpoint) -> dict[str, StoredTensor]:
     }
 
 
-def exported_weights(variables: Checkpoint, folder: Path) -> dict[str, StoredTensor]:
+def variable_weights(folder: Path) -> dict[str, StoredTensor]:
     """Returns the variables of a SavedModel, by their keys in the checkpoint if export.json lists them."""
+    variables = read_index(folder / "variables" / "variables")
     record = read_record(folder) or ExportRecord()
     keys = {entry.variable: key for key, entry in record.weights.items()}
     return {
