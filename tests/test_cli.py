@@ -484,7 +484,11 @@ with WorkerProcesses(unused_tensorflow=True) as workers:
     print([type(worker._process).__name__ for worker in [*copies, workers.c_api]])
 print([worker._process.poll() for worker in copies])
 """
-    assert python(program).stdout.splitlines() == ["['against']", "['Copy', 'Copy', 'Popen']", "[-9, -9]"]
+    assert python(program).stdout.splitlines() == [
+        "['against']",
+        "['ForkedProcess', 'ForkedProcess', 'Popen']",
+        "[-9, -9]",
+    ]
 
 
 def test_a_closed_pipe_is_no_error() -> None:
