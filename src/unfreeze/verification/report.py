@@ -60,7 +60,7 @@ class Check:
         return {"name": self.name, "status": self.status.value, "detail": self.detail, "numbers": dict(self.numbers)}
 
 
-def judged(
+def check_result(
     name: str,
     problems: Sequence[str],
     detail: str,

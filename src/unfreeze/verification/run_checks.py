@@ -15,7 +15,7 @@ from unfreeze.verification.output_comparison import (
     compare_detections,
 )
 from unfreeze.verification.reference import unoptimized_difference
-from unfreeze.verification.report import MIXES_BATCH, Check, ImageResult, Status, judged
+from unfreeze.verification.report import MIXES_BATCH, Check, ImageResult, Status, check_result
 from unfreeze.verification.runs import Runs
 from unfreeze.verification.sample_calls import (
     SERVING,
@@ -52,10 +52,10 @@ def check_loader(name: str, runs: Runs) -> Check:
     }
     detail = f"loaded in {results.load_s:.2f} s"
     if all(call.signature != SERVING for call in run.calls):
-        return judged(name, problems, f"{detail}; {SERVING} cannot be run on images", seconds)
+        return check_result(name, problems, f"{detail}; {SERVING} cannot be run on images", seconds)
     detail += f", first outputs in {results.first_s:.2f} s"
     if run is runs.tf2:
-        return judged(name, problems, detail, seconds)
+        return check_result(name, problems, detail, seconds)
     pairs = [OutputPair(sample, run.first(sample), runs.tf2.first(sample)) for sample in runs.samples]
     return compare(name, pairs, SAME, f"{detail}; ", seconds, problems)
 
@@ -78,7 +78,7 @@ def check_batch(runs: Runs) -> Check:
         return Check("batch", Status.SKIPPED, f"{MIXED}, as the export recorded")
     fixed = fixed_batch_size(runs.subject.meta_graph.signatures[SERVING])
     if fixed is not None:
-        return judged("batch", problems, f"the batch size is fixed at {fixed}", status=Status.SKIPPED)
+        return check_result("batch", problems, f"the batch size is fixed at {fixed}", status=Status.SKIPPED)
     pairs = [OutputPair(sample, runs.tf2.together(sample), runs.tf2.singles(sample)) for sample in runs.samples]
     check = compare("batch", pairs, SAME, problems=problems)
     if problems or check.status is not Status.FAILED:
@@ -156,7 +156,7 @@ def check_other_signatures(runs: Runs) -> Check:
     missing = [signature for signature in signatures if signature not in numbers]
     if missing and not problems:
         problems.append(f"no outputs to compare {', '.join(missing)} with")
-    return judged(
+    return check_result(
         name,
         problems,
         f"{', '.join(signatures)}: largest difference {largest:.1e} (allowed: {SAME.boxes:g})"
@@ -299,7 +299,7 @@ def compare(
     detail += f"largest difference {largest:.1e} (allowed: {tolerances.boxes:.2g})"
     lines = output_lines(comparisons.values()) if list_outputs else []
     samples = {sample: comparison.to_json() for sample, comparison in comparisons.items()}
-    check = judged(name, all_problems, prefix + detail, {**(numbers or {}), "samples": samples})
+    check = check_result(name, all_problems, prefix + detail, {**(numbers or {}), "samples": samples})
     return Check(name, check.status, "\n".join([check.detail, *lines]), check.numbers)
 
 

@@ -7,7 +7,7 @@ from unfreeze.export_record import FileDigest
 from unfreeze.formatting import megabytes
 from unfreeze.verification import file_checks
 from unfreeze.verification.failures import Failure
-from unfreeze.verification.report import SHOWN, Check, Status, judged
+from unfreeze.verification.report import SHOWN, Check, Status, check_result
 from unfreeze.verification.runs import Runs, Subject
 from unfreeze.verification.sample_calls import SERVING
 from unfreeze.verification.signature_checks import batch_mismatches, serving_mismatches, source_graph_mismatches
@@ -30,7 +30,7 @@ def check_files(runs: Runs, files: Mapping[str, FileDigest], recorded: Mapping[s
         problems += file_checks.frozen_mismatches(subject.meta_graph, variables_bytes)
     size_bytes = sum(file.size_bytes for file in files.values())
     fingerprint = "with" if "fingerprint.pb" in files else "without"
-    return judged(
+    return check_result(
         "files",
         problems,
         f"{len(files)} files, {megabytes(size_bytes)}, of which {megabytes(files['saved_model.pb'].size_bytes)} are "
@@ -57,7 +57,7 @@ def check_signature(subject: Subject) -> Check:
     }
     inputs = ", ".join(f"{key} {tensor}" for key, tensor in (serving.inputs if serving else {}).items())
     others = ", ".join(name for name in signatures if name != SERVING)
-    return judged(
+    return check_result(
         "signature",
         problems,
         f"{SERVING}: {inputs} -> {len(serving.outputs) if serving else 0} outputs; others: {others or 'none'}",
@@ -86,7 +86,7 @@ def _check_constants(
         return _not_compared(f"{len(stored)} constants in the graph")
     compared = [stored[weight.variable] for weight in weights.values() if weight.variable in stored]
     size = megabytes(sum(tensor.size_bytes for tensor in compared))
-    return judged(
+    return check_result(
         "weights",
         [*damaged, *weight_mismatches(weights, stored)],
         f"all {len(weights)} weights are constants of the graph, equal byte for byte; folded ones equal the computed "
@@ -110,7 +110,7 @@ def _check_variables(
         return _not_compared(f"{len(stored)} variables with correct checksums: {sizes}", numbers)
     others = sorted(set(stored) - {weight.variable for weight in weights.values()})
     readable_weights = {key: weight for key, weight in weights.items() if weight.variable not in unread}
-    return judged(
+    return check_result(
         "weights",
         [*damaged, *weight_mismatches(readable_weights, stored)],
         f"all {len(weights)} weights are equal byte for byte: {sizes}"
