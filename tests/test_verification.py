@@ -602,7 +602,7 @@ def test_wire_format_round_trips_and_rejects_truncated_messages():
     for end in (1, 3, len(message) - 1):
         with pytest.raises(ValueError, match="bytes"):
             list(wire.fields(message[:end]))
-    with pytest.raises(ValueError, match="no field"):
+    with pytest.raises(ValueError, match="not a field"):
         list(wire.fields(b"\x0f"))
 
 
