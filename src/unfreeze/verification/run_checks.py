@@ -35,7 +35,7 @@ OTHER_SIZES = "if it takes images of other sizes only, export with --no-verify, 
 
 
 def check_loader(name: str, runs: Runs) -> Check:
-    """A loader loads and runs the model, and returns the same outputs as the TF2 loader."""
+    """Checks that a loader loads and runs the model, with the same outputs as the TF2 loader."""
     run = runs.loaders[name]
     results = run.results()
     if isinstance(results, Failure):
@@ -61,7 +61,7 @@ def check_loader(name: str, runs: Runs) -> Check:
 
 
 def check_batch(runs: Runs) -> Check:
-    """A batch of two returns, row by row, what each of its images returns alone."""
+    """Checks that a batch of two returns, row by row, what each of its images returns alone."""
     run, graph = runs.tf2, runs.subject.source_graph
     results = run.results()
     if isinstance(results, Failure) or not run.calls:
@@ -121,7 +121,7 @@ def batch_noise(runs: Runs) -> float:
 
 
 def check_in_memory(runs: Runs) -> Check:
-    """The saved model returns what the model in memory returned."""
+    """Checks that the saved model returns what the model in memory returned."""
     outputs = runs.in_memory
     if outputs is None:
         return Check("in_memory", Status.SKIPPED, "only an export can compare with the model in memory")
@@ -131,7 +131,7 @@ def check_in_memory(runs: Runs) -> Check:
 
 
 def check_other_signatures(runs: Runs) -> Check:
-    """Every other signature returns the same for the same pixels: as floats, as PNG files, in tf.Examples."""
+    """Checks that other signatures return the same for the same pixels: floats, PNG files, tf.Examples."""
     name = "other_signatures"
     signatures = list(dict.fromkeys(call.signature for call in runs.other_calls))
     if not signatures:
@@ -205,7 +205,7 @@ def _signatures_not_run(meta_graph: MetaGraph, run: Sequence[str]) -> str:
 
 
 def check_against(runs: Runs, reference_name: str, tolerances: Tolerances) -> Check:
-    """The reference returns the same outputs, within the tolerances."""
+    """Checks that the reference returns the same outputs, within the tolerances."""
     name, outputs = "against", runs.reference_outputs
     if outputs is None:
         return Check(name, Status.SKIPPED, "not run: pass --against to compare with another model")

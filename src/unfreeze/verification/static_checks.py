@@ -17,7 +17,7 @@ OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 
 
 def check_files(runs: Runs, files: Mapping[str, FileDigest], recorded: Mapping[str, FileDigest]) -> Check:
-    """All files are complete, tensors match their checksums, and weights are where the export says that they are."""
+    """Checks that files are complete, tensors match their checksums, and weights are where the export put them."""
     subject, tensors = runs.subject, runs.tensors.result()
     problems = file_checks.file_mismatches(subject.folder, files, recorded, constants=subject.constants)
     has_frozen_problem = any(file_checks.FROZEN in problem for problem in problems)
@@ -40,7 +40,7 @@ def check_files(runs: Runs, files: Mapping[str, FileDigest], recorded: Mapping[s
 
 
 def check_signature(subject: Subject) -> Check:
-    """Inputs and outputs are what clients of the Object Detection API expect, or those of the source graph."""
+    """Checks that inputs and outputs are those that clients expect, or those of the source graph."""
     meta_graph, graph = subject.meta_graph, subject.source_graph
     serving = meta_graph.signatures.get(SERVING)
     problems = [f"there is no {SERVING}"] if serving is None else []
@@ -66,7 +66,7 @@ def check_signature(subject: Subject) -> Check:
 
 
 def check_weights(runs: Runs, weights: Mapping[str, ExpectedWeight]) -> Check:
-    """Every weight of the checkpoint is stored byte for byte: in variables/, or as a constant of the graph."""
+    """Checks that every weight of the checkpoint is stored byte for byte: in variables/, or as a constant."""
     tensors = runs.tensors.result()
     stored = {name: tensor for name, tensor in readable(tensors).items() if name != OBJECT_GRAPH}
     damaged = damage(tensors)
