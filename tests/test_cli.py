@@ -56,7 +56,7 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     module = ModuleType("unfreeze.exporting.export")
     module.export = recorder.export  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "unfreeze.exporting.export", module)
-    monkeypatch.setattr(sources, "locate_checkpoint", lambda checkpoint, step: None)
+    monkeypatch.setattr(sources, "locate_checkpoint", lambda checkpoint, step: (Path(checkpoint), ()))
     monkeypatch.setattr(verification, "WorkerProcesses", lambda **_: nullcontext("worker processes"))
     monkeypatch.delenv("UNFREEZE_TRACEBACK", raising=False)
     return recorder

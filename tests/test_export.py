@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -224,3 +226,34 @@ def test_large_weights_are_written_in_parts(tmp_path: Path, monkeypatch: pytest.
     assert len(exported.record.weights) == 199
     for key, entry in exported.record.weights.items():
         assert stored.get_tensor(entry.variable).tobytes() == trained.get_tensor(key).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "message"),
+    [
+        ("run", {"step": 7}, "no checkpoint of step 7"),
+        ("run", {"label_map": "nowhere"}, "nowhere: no such file; expected a label map"),
+        ("run", {"pipeline_config_path": "nowhere"}, "nowhere: no such file; expected a pipeline.config"),
+        ("run", {"report_path": "nowhere/report.html"}, "the folder nowhere does not exist"),
+        ("run", {"output_directory": "examples"}, "saved_model exists already"),
+        ("run", {"dry_run": True}, "--dry-run: for frozen graphs"),
+        ("frozen_inference_graph.pb", {"weights": "constants"}, "--weights with a frozen graph"),
+        ("frozen_inference_graph.pb", {"output_directory": "examples"}, "saved_model exists already"),
+        ("frozen_inference_graph.pb", {"trained_checkpoint_prefix": "nowhere"}, "nowhere: no such checkpoint"),
+    ],
+)
+def test_faults_of_paths_and_options_are_reported_before_tensorflow_is_imported(
+    source: str, options: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "examples" / "saved_model").mkdir(parents=True)
+    program = f"""
+import sys
+from unfreeze import UnfreezeError, export
+try:
+    export({str(DIGITS / source)!r}, **{options!r})
+except UnfreezeError as error:
+    print(error, "tensorflow" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert message in done.stdout
+    assert done.stdout.endswith(" False\n")

@@ -13,8 +13,9 @@ import pytest
 from unfreeze.errors import ConfigError, OutputError
 from unfreeze.export_record import CheckpointSource, ExportRecord, FileDigest, WeightRecord
 from unfreeze.exporting.export import export
+from unfreeze.staging import require_writable_file
 from unfreeze.verification import Check, ImageResult, Report, Status
-from unfreeze.verification.html_report import html_report, require_writable
+from unfreeze.verification.html_report import html_report
 
 HOSTILE = '<script>alert("1")</script>&'
 OUTPUTS = {
@@ -97,8 +98,8 @@ def test_paths_that_cannot_be_written_are_rejected(tmp_path: Path) -> None:
         (tmp_path / "no" / "report.html", "does not exist"),
     ):
         with pytest.raises(OutputError, match=re.escape(message)):
-            require_writable(path, overwrite=False)
-    require_writable(existing, overwrite=True)
+            require_writable_file(path, "--report", overwrite=False)
+    require_writable_file(existing, "--report", overwrite=True)
     assert existing.read_text() == "mine"
 
 

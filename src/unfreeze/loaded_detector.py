@@ -244,7 +244,7 @@ def _opened(source: Path, config: str | Path | None, step: int | None) -> tuple[
     """The checkpoint, or None for an export, and the path of its config."""
     if not is_graph_path(source):
         checkpoint = open_checkpoint(source, step)
-        return checkpoint, find_pipeline_config(checkpoint, config)
+        return checkpoint, find_pipeline_config(checkpoint.prefix, config)
     if not source.is_dir() and source.name != "saved_model.pb":
         raise CheckpointError(f"{source}: a frozen graph; give the checkpoint, or a folder that unfreeze export wrote")
     folder = saved_model_folder(source)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from unfreeze.errors import ConfigError, SavedModelError, UnsupportedError
-from unfreeze.weights import Checkpoint, find_checkpoints
+from unfreeze.weights import find_checkpoints
 
 CONFIG = "pipeline.config"
 SAVED_MODEL = "saved_model.pb"
@@ -44,15 +44,15 @@ def is_frozen_graph_file(path: str | Path) -> bool:
     return path.suffix == ".pb" and path.name != SAVED_MODEL
 
 
-def find_pipeline_config(checkpoint: Checkpoint, pipeline_config_path: str | Path | None) -> Path:
-    """Returns the path that was given, or the pipeline.config beside the checkpoint or in the folder above.
+def find_pipeline_config(prefix: Path, pipeline_config_path: str | Path | None) -> Path:
+    """Returns the path that was given, or the pipeline.config beside a checkpoint or in the folder above.
 
     Raises:
         ConfigError: no path was given, and neither folder has a pipeline.config.
     """
     if pipeline_config_path is not None:
         return Path(pipeline_config_path)
-    folder = checkpoint.prefix.absolute().parent
+    folder = prefix.absolute().parent
     for path in (folder / CONFIG, folder.parent / CONFIG):
         if path.is_file():
             return path

@@ -23,6 +23,29 @@ PREFIX = ".unfreeze-"  # hidden and not a number, so that no model server takes 
 NO_SPACE = {errno.ENOSPC, errno.EFBIG, *([errno.EDQUOT] if hasattr(errno, "EDQUOT") else [])}
 
 
+def require_absent(
+    target: Path, entries: Sequence[str], *, overwrite: bool, advice: str = "choose another --output-directory"
+) -> None:
+    """Raises OutputError if an entry exists in `target` and `overwrite` is false."""
+    present = [name for name in entries if os.path.lexists(target / name)]
+    if present and not overwrite:
+        raise OutputError(
+            f"{target / present[0]} exists already: give --overwrite, or {advice.removeprefix('choose ')}"
+        )
+
+
+def require_writable_file(path: Path, option: str, *, overwrite: bool) -> None:
+    """Raises OutputError if a file cannot be written, or exists and `overwrite` is false; `option` names it."""
+    if path.is_dir():
+        raise OutputError(f"{option} {path}: this is a folder. Pass the name of a file in it, such as report.html.")
+    if os.path.lexists(path) and not overwrite:
+        raise OutputError(f"{option} {path}: the file exists already. Pass --overwrite, or another name.")
+    if not path.parent.is_dir():
+        raise OutputError(f"{option} {path}: the folder {path.parent} does not exist. Create it first.")
+    if not os.access(path.parent, os.W_OK):
+        raise OutputError(f"{option} {path}: the folder {path.parent} is not writable. Choose another one.")
+
+
 @contextlib.contextmanager
 def staged(
     target: Path, entries: Sequence[str], *, overwrite: bool, advice: str = "choose another --output-directory"
@@ -34,11 +57,7 @@ def staged(
     Raises:
         OutputError: an entry exists and `overwrite` is false, the folder cannot be written, or the disk is full.
     """
-    present = [name for name in entries if os.path.lexists(target / name)]
-    if present and not overwrite:
-        raise OutputError(
-            f"{target / present[0]} exists already: give --overwrite, or {advice.removeprefix('choose ')}"
-        )
+    require_absent(target, entries, overwrite=overwrite, advice=advice)
     created: list[Path] = []
     staging: Path | None = None
     try:

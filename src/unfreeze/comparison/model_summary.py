@@ -75,7 +75,7 @@ def summarize_model(path: str | Path) -> ModelSummary:
 def summarize_checkpoint(checkpoint: Checkpoint) -> ModelSummary:
     """Returns the summary of a checkpoint, with the settings of the pipeline.config beside it or above, if any."""
     try:
-        settings = read_settings(find_pipeline_config(checkpoint, None))
+        settings = read_settings(find_pipeline_config(checkpoint.prefix, None))
     except ConfigError:
         settings = {}
     step = "" if checkpoint.step is None else f", step {checkpoint.step:,}"

@@ -8,8 +8,9 @@ from pathlib import Path
 from unfreeze.callbacks import OnMessage, ignore
 from unfreeze.export_record import read_record
 from unfreeze.model_paths import is_graph_path, saved_model_folder
+from unfreeze.staging import require_writable_file
 from unfreeze.verification import Report, verify_saved_model
-from unfreeze.verification.html_report import require_writable, write_html_report
+from unfreeze.verification.html_report import write_html_report
 
 
 def verify(
@@ -42,7 +43,7 @@ def verify(
     folder = saved_model_folder(saved_model)
     html = Path(report_path) if report_path is not None else None
     if html is not None:
-        require_writable(html, overwrite=overwrite)
+        require_writable_file(html, "--report", overwrite=overwrite)
     if against is None:
         report = verify_saved_model(folder, images=images, on_progress=on_progress)
     elif is_graph_path(against):

@@ -97,7 +97,7 @@ def export_again(
     """
     override = record.config_override or ""
     try:
-        config = find_pipeline_config(checkpoint, None)
+        config = find_pipeline_config(checkpoint.prefix, None)
     except ConfigError:
         config = saved_model.parent / CONFIG
         if not config.is_file():

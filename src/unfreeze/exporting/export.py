@@ -1,6 +1,7 @@
 """The public `unfreeze.export`: finds out what the source is, and calls the export for it.
 
-Everything that can be wrong without a look into the model is reported before TensorFlow is imported.
+Faults of the paths, the options, the config and the label map are reported before TensorFlow is imported, which takes
+seconds: what reads them runs here once, and again in the export.
 """
 
 from __future__ import annotations
@@ -11,9 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unfreeze.callbacks import OnMessage, ignore
+from unfreeze.config import read_pipeline_config
 from unfreeze.errors import UnfreezeError, UnsupportedError
+from unfreeze.exporting.job import checkpoint_export_job, graph_export_job
 from unfreeze.exporting.side_inputs import SideInput, parse_side_inputs
-from unfreeze.exporting.sources import find_source
+from unfreeze.exporting.sources import find_source, read_labels
+from unfreeze.model_paths import find_pipeline_config
 
 if TYPE_CHECKING:
     from unfreeze.exporting.job import Exported
@@ -124,6 +128,14 @@ def export(
                 "--for": bool(runtimes),
             },
         )
+        read_labels(label_map)
+        graph_export_job(
+            output_directory=output_directory,
+            write_checkpoint=write_checkpoint,
+            overwrite=overwrite or dry_run,
+            verify=verify,
+            report_path=report_path,
+        )
         from unfreeze.exporting.from_frozen_graph import export_frozen_graph
 
         with _started(workers, verify=verify and not dry_run) as workers:
@@ -156,6 +168,21 @@ def export(
         },
     )
     assert found.checkpoint is not None
+    assert found.prefix is not None
+    read_labels(label_map)
+    read_pipeline_config(
+        find_pipeline_config(found.prefix, pipeline_config_path),
+        allow_unknown_fields=allow_unknown_fields,
+        override=config_override,
+        on_warning=ignore,
+    )
+    checkpoint_export_job(
+        found.prefix,
+        output_directory=output_directory,
+        overwrite=overwrite,
+        verify=verify,
+        report_path=report_path,
+    )
     from unfreeze.exporting.from_checkpoint import export_checkpoint
 
     with _started(workers, verify=verify) as workers:

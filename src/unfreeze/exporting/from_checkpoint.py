@@ -19,14 +19,13 @@ from unfreeze.detectors.build import feature_extractor, suppression_form
 from unfreeze.detectors.mismatch_diagnosis import likely_causes
 from unfreeze.errors import ConfigError, UnsupportedError
 from unfreeze.export_record import (
-    RECORD,
     ConfigSource,
     ExportRecord,
     MovingAverages,
     SlimmingRecord,
     file_digest,
 )
-from unfreeze.exporting.job import SAVED_MODEL, Exported, ExportJob
+from unfreeze.exporting.job import Exported, checkpoint_export_job
 from unfreeze.exporting.side_inputs import SideInput, with_side_inputs
 from unfreeze.exporting.sources import checkpoint_source, read_labels
 from unfreeze.memory import release_memory
@@ -44,8 +43,6 @@ from unfreeze.targets.server_versions import parse_server_version, require_known
 from unfreeze.targets.warmup import write_warmup
 from unfreeze.verification import ExpectedWeight, WorkerProcesses, expected_constant
 from unfreeze.weights import Checkpoint, Weights, open_checkpoint
-
-ENTRIES = (SAVED_MODEL, CONFIG, RECORD)
 
 
 def export_checkpoint(
@@ -87,16 +84,16 @@ def export_checkpoint(
     opened = open_checkpoint(checkpoint, step)
     for note in opened.notes:
         on_warning(note)
-    job = ExportJob(
-        target=Path(output_directory or ("exported" if opened.step is None else f"exported-{opened.step}")),
-        entries=ENTRIES,
+    job = checkpoint_export_job(
+        opened.prefix,
+        output_directory=output_directory,
         overwrite=overwrite,
         verify=verify,
-        report_path=Path(report_path) if report_path is not None else None,
+        report_path=report_path,
         workers=workers,
         on_progress=on_progress,
     )
-    config_path = find_pipeline_config(opened, pipeline_config_path)
+    config_path = find_pipeline_config(opened.prefix, pipeline_config_path)
     config = read_pipeline_config(
         config_path, allow_unknown_fields=allow_unknown_fields, override=config_override, on_warning=on_warning
     )

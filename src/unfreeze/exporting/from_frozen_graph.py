@@ -11,9 +11,9 @@ import numpy as np
 
 from unfreeze.callbacks import OnMessage, ignore
 from unfreeze.errors import UnsupportedError
-from unfreeze.export_record import RECORD, ExportRecord, GraphConstant, GraphSource, MovingAverages, file_digest
+from unfreeze.export_record import ExportRecord, GraphConstant, GraphSource, MovingAverages, file_digest
 from unfreeze.exporting.graph_plan import GraphPlan, describe_plan, plan_graph
-from unfreeze.exporting.job import SAVED_MODEL, Exported, ExportJob
+from unfreeze.exporting.job import CHECKPOINT, Exported, graph_export_job
 from unfreeze.exporting.sources import Labels, checkpoint_source, read_labels
 from unfreeze.graphs import constants_to_variables
 from unfreeze.memory import release_memory
@@ -27,10 +27,6 @@ from unfreeze.savedmodel import (
     write_graph_saved_model,
 )
 from unfreeze.verification import ExpectedWeight, Report, WorkerProcesses
-
-CHECKPOINT = "model.ckpt"
-ENTRIES = (SAVED_MODEL, RECORD)
-CHECKPOINT_ENTRIES = ("checkpoint", f"{CHECKPOINT}.index", f"{CHECKPOINT}.data-00000-of-00001")
 
 
 def export_frozen_graph(
@@ -60,12 +56,12 @@ def export_frozen_graph(
     Raises:
         UnfreezeError: one of its subclasses (errors.py); nothing is left behind. VerificationError: a check failed.
     """
-    job = ExportJob(
-        target=Path(output_directory or "exported"),
-        entries=(*ENTRIES, *(CHECKPOINT_ENTRIES if write_checkpoint else ())),
-        overwrite=overwrite,
+    job = graph_export_job(
+        output_directory=output_directory,
+        write_checkpoint=write_checkpoint,
+        overwrite=overwrite or dry_run,
         verify=verify,
-        report_path=Path(report_path) if report_path is not None else None,
+        report_path=report_path,
         workers=workers,
         on_progress=on_progress,
     )

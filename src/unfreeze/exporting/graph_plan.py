@@ -117,7 +117,7 @@ def describe_plan(plan: GraphPlan) -> Inspection:
 def _uses_moving_averages(checkpoint: Checkpoint, pipeline_config_path: str | Path | None) -> bool:
     """Whether the checkpoint's config asks for its moving averages; without a config it does not."""
     try:
-        path = find_pipeline_config(checkpoint, pipeline_config_path)
+        path = find_pipeline_config(checkpoint.prefix, pipeline_config_path)
     except ConfigError:
         return False
     return bool(read_pipeline_config(path, allow_unknown_fields=True).eval_config.use_moving_averages)

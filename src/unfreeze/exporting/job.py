@@ -9,18 +9,20 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import tensorflow as tf
-
-from unfreeze.callbacks import OnMessage
+from unfreeze.callbacks import OnMessage, ignore
 from unfreeze.errors import ConfigError, VerificationError
-from unfreeze.export_record import CheckRecord, ExportRecord, write_record
+from unfreeze.export_record import RECORD, CheckRecord, ExportRecord, write_record
 from unfreeze.inspection.inspection import Inspection
-from unfreeze.staging import output_error, staged
+from unfreeze.model_paths import CONFIG
+from unfreeze.staging import output_error, require_absent, require_writable_file, staged
 from unfreeze.verification import ExpectedWeight, Report, WorkerProcesses, verify_saved_model
 from unfreeze.verification.weight_digests import weights_record
 from unfreeze.version import __version__
+from unfreeze.weights.checkpoints import step_of
 
 SAVED_MODEL = "saved_model"
+CHECKPOINT = "model.ckpt"  # that `write_checkpoint` adds
+CHECKPOINT_ENTRIES = ("checkpoint", f"{CHECKPOINT}.index", f"{CHECKPOINT}.data-00000-of-00001")
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class ExportJob:
         workers: the worker processes of the verification, if they run already.
 
     Raises:
-        OutputError, ConfigError: the HTML report cannot be written.
+        OutputError, ConfigError: an output exists already, or the HTML report cannot be written.
     """
 
     target: Path
@@ -65,13 +67,11 @@ class ExportJob:
     on_progress: OnMessage
 
     def __post_init__(self) -> None:
-        if self.report_path is None:
-            return
-        if not self.verify:
-            raise ConfigError("--report shows what was verified: it cannot be combined with --no-verify")
-        from unfreeze.verification.html_report import require_writable  # it imports Pillow, which few exports need
-
-        require_writable(self.report_path, overwrite=self.overwrite)
+        if self.report_path is not None:
+            if not self.verify:
+                raise ConfigError("--report shows what was verified: it cannot be combined with --no-verify")
+            require_writable_file(self.report_path, "--report", overwrite=self.overwrite)
+        require_absent(self.target, self.entries, overwrite=self.overwrite)
 
     @contextmanager
     def staged(self) -> Iterator[StagedExport]:
@@ -89,6 +89,51 @@ class ExportJob:
         return WorkerProcesses() if self.workers is None else nullcontext(self.workers)
 
 
+def checkpoint_export_job(
+    prefix: Path,
+    *,
+    output_directory: str | Path | None,
+    overwrite: bool,
+    verify: bool,
+    report_path: str | Path | None,
+    workers: WorkerProcesses | None = None,
+    on_progress: OnMessage = ignore,
+) -> ExportJob:
+    """Returns the job of exporting a checkpoint, by default to `exported-STEP`."""
+    step = step_of(prefix)
+    return ExportJob(
+        target=Path(output_directory or ("exported" if step is None else f"exported-{step}")),
+        entries=(SAVED_MODEL, CONFIG, RECORD),
+        overwrite=overwrite,
+        verify=verify,
+        report_path=Path(report_path) if report_path is not None else None,
+        workers=workers,
+        on_progress=on_progress,
+    )
+
+
+def graph_export_job(
+    *,
+    output_directory: str | Path | None,
+    write_checkpoint: bool,
+    overwrite: bool,
+    verify: bool,
+    report_path: str | Path | None,
+    workers: WorkerProcesses | None = None,
+    on_progress: OnMessage = ignore,
+) -> ExportJob:
+    """Returns the job of exporting a frozen graph, by default to `exported`."""
+    return ExportJob(
+        target=Path(output_directory or "exported"),
+        entries=(SAVED_MODEL, RECORD, *(CHECKPOINT_ENTRIES if write_checkpoint else ())),
+        overwrite=overwrite,
+        verify=verify,
+        report_path=Path(report_path) if report_path is not None else None,
+        workers=workers,
+        on_progress=on_progress,
+    )
+
+
 @dataclass(frozen=True)
 class StagedExport:
     """An export that is being written."""
@@ -104,6 +149,8 @@ class StagedExport:
     @contextmanager
     def writing(self) -> Iterator[None]:
         """Turns what TensorFlow and the system raise for a file that cannot be written into an OutputError."""
+        import tensorflow as tf
+
         try:
             yield
         except (OSError, tf.errors.OpError) as error:
@@ -136,6 +183,8 @@ class StagedExport:
         Raises:
             VerificationError: a check has failed; the HTML report is there nevertheless.
         """
+        import tensorflow as tf
+
         if report is None:
             stored = {weight.variable: weight.digest() for weight in weights.values()}
             record = replace(record, weights=weights_record(weights, stored))
@@ -150,7 +199,7 @@ class StagedExport:
             exported_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         )
         if report is not None and self.job.report_path is not None:
-            from unfreeze.verification.html_report import write_html_report
+            from unfreeze.verification.html_report import write_html_report  # with Pillow, which few exports need
 
             write_html_report(self.job.report_path, report, record, place=self.job.target / SAVED_MODEL)
         write_record(self.folder, record)

@@ -26,7 +26,8 @@ class Source:
     """What is exported: a frozen graph, perhaps with the checkpoint it was made from, or a checkpoint alone."""
 
     graph: Path | None
-    checkpoint: Path | None
+    checkpoint: Path | None  # as it was given: perhaps a folder
+    prefix: Path | None  # of the checkpoint
 
 
 def find_source(
@@ -48,9 +49,10 @@ def find_source(
         raise UnfreezeError(ADVICE)
     if graph is not None and not graph.exists():
         raise SavedModelError(f"{graph}: no such file or folder")
-    if graph is None:
-        locate_checkpoint(checkpoints[0], step)
-    return Source(graph, Path(checkpoints[0]) if checkpoints else None)
+    if not checkpoints:
+        return Source(graph, None, None)
+    prefix, _ = locate_checkpoint(checkpoints[0], step)
+    return Source(graph, Path(checkpoints[0]), prefix)
 
 
 def checkpoint_source(checkpoint: Checkpoint) -> CheckpointSource:

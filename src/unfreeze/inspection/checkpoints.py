@@ -100,7 +100,7 @@ def _group(name: str, tensors: Sequence[TensorInfo]) -> Field:
 def _fit(checkpoint: Checkpoint) -> tuple[list[Field], list[str]]:
     """The pipeline.config that an export would take, and whether every weight that it asks for is there."""
     try:
-        path = find_pipeline_config(checkpoint, None)
+        path = find_pipeline_config(checkpoint.prefix, None)
     except ConfigError:
         return [field("pipeline_config", None, "not found"), *_looks_like(checkpoint)], [NO_CONFIG]
     fields = [field("pipeline_config", str(path))]

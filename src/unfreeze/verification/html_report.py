@@ -39,18 +39,6 @@ QUALITY = 85  # of JPEG
 TIMINGS = {"load_s", "first_s", "last_s"}
 
 
-def require_writable(path: Path, *, overwrite: bool) -> None:
-    """Raises OutputError if a report could not be written there; called before the export or verification starts."""
-    if path.is_dir():
-        raise OutputError(f"--report {path}: this is a folder. Pass the name of a file in it, such as report.html.")
-    if os.path.lexists(path) and not overwrite:
-        raise OutputError(f"--report {path}: the file exists already. Pass --overwrite, or another name.")
-    if not path.parent.is_dir():
-        raise OutputError(f"--report {path}: the folder {path.parent} does not exist. Create it first.")
-    if not os.access(path.parent, os.W_OK):
-        raise OutputError(f"--report {path}: the folder {path.parent} is not writable. Choose another one.")
-
-
 def write_html_report(path: Path, report: Report, record: ExportRecord | None, *, place: Path) -> None:
     """Writes the report atomically.
 
