@@ -128,7 +128,7 @@ def export(
                 "--for": bool(runtimes),
             },
         )
-        read_labels(label_map)
+        read_labels(label_map)  # here and below: before TensorFlow is imported, only for the faults
         graph_export_job(
             output_directory=output_directory,
             write_checkpoint=write_checkpoint,
@@ -169,7 +169,7 @@ def export(
     )
     assert found.checkpoint is not None
     assert found.prefix is not None
-    read_labels(label_map)
+    read_labels(label_map)  # as above
     read_pipeline_config(
         find_pipeline_config(found.prefix, pipeline_config_path),
         allow_unknown_fields=allow_unknown_fields,
