@@ -1,1 +1,1 @@
-"""A checkpoint or a frozen graph -> a verified SavedModel folder with its record, export.json."""
+"""Exports a checkpoint or a frozen graph as a verified SavedModel with its record, export.json."""
