@@ -395,9 +395,19 @@ def test_progress_is_shown_on_a_terminal_only(
 )
 @pytest.mark.parametrize("swallowed", [False, True], ids=["raised at once", "dropped by a library"])
 def test_a_signal_ends_the_work(
-    swallowed: bool, name: str, code: int, told: str, capsys: pytest.CaptureFixture[str]
+    swallowed: bool,
+    name: str,
+    code: int,
+    told: str,
+    capsys: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
 ) -> None:
     number = getattr(signal, name)
+    default = signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL
+    inherited = signal.signal(number, default)
+    request.addfinalizer(
+        lambda: signal.signal(number, inherited)
+    )  # under `nohup` SIGHUP is ignored, in the background SIGINT
     before, done = signal.getsignal(number), []
 
     def work() -> None:
@@ -505,12 +515,11 @@ def test_a_closed_pipe_is_no_error() -> None:
 @pytest.mark.slow
 def test_the_demo(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "unfreeze", "demo", str(DIGITS), "--output-directory", str(tmp_path / "demo")]
-    # Whoever sets the variable sees TensorFlow's own lines.
-    environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     assert [line for line in done.stderr.splitlines() if not line.startswith("warning: ")] == []
-    drawn = sorted((tmp_path / "demo" / "pictures").glob("*.png"))
+    drawn = sorted((tmp_path / "demo" / "images").glob("*.png"))
     assert len(drawn) == len(list((DIGITS / "scenes").glob("*.png")))
     found = json.loads((tmp_path / "demo" / "detections.json").read_text())
     assert sum(len(prediction["detections"]) for prediction in found) >= 12

@@ -37,10 +37,12 @@ def demo(folder: str | None, output_directory: str, serve: bool, overwrite: bool
         from unfreeze.demo import demo, serve_page
 
         if serve:
-            from unfreeze.server.serve import until_asked_to_end  # reports a missing package before the export
+            import unfreeze.server  # noqa: F401  # reports a missing package before the export
         result = demo(folder, output_directory, overwrite=overwrite, on_progress=on_progress, on_warning=on_warning)
     print_result(None, str(result), quiet=quiet)
     if serve:
+        from unfreeze.server.serve import until_asked_to_end
+
         server, address = serve_page(result)
         # Printed with --quiet too: without the address there is no page.
         print_result(None, f"page:       {address}  (drop an image there; Ctrl-C ends it)")

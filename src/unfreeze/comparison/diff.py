@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from unfreeze.callbacks import OnMessage, ignore
-from unfreeze.comparison.model_summary import ModelSummary, StoredTensor, summarize_model
 from unfreeze.formatting import aligned, amount
-from unfreeze.weights import MOVING_AVERAGE
+from unfreeze.model_paths import is_graph_path
+from unfreeze.weights import MOVING_AVERAGE, locate_checkpoint
+
+if TYPE_CHECKING:
+    from unfreeze.comparison.model_summary import ModelSummary, StoredTensor
 
 T = TypeVar("T")
 
@@ -113,6 +116,11 @@ def diff(old: str | Path, new: str | Path, *, on_progress: OnMessage = ignore) -
 
     Raises: UnfreezeError if one of them is not a model.
     """
+    for path in (old, new):
+        if not is_graph_path(path):
+            locate_checkpoint(path)
+    from unfreeze.comparison.model_summary import summarize_model  # here, since it imports TensorFlow
+
     on_progress(f"reading {old}")
     old_summary = summarize_model(old)
     on_progress(f"reading {new}")

@@ -12,10 +12,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import tensorflow as tf
 from google.protobuf.message import DecodeError
 
 from unfreeze.errors import ImageError
@@ -23,7 +22,10 @@ from unfreeze.formatting import first_line
 
 JSON_START = (b"{", b"\xef\xbb\xbf{")
 
-Features = Mapping[str, tf.train.Feature]
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+    Features = Mapping[str, tf.train.Feature]
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,8 @@ def decode_image(encoded: bytes, name: str) -> np.ndarray:
 
     Raises: ImageError if TensorFlow cannot decode it.
     """
+    import tensorflow as tf
+
     try:
         pixels: np.ndarray = tf.io.decode_image(encoded, channels=3, expand_animations=False).numpy()
         return pixels
@@ -137,6 +141,8 @@ def decode_image(encoded: bytes, name: str) -> np.ndarray:
 
 def _read_examples(files: Sequence[str], limit: int | None) -> Iterator[tuple[str, bytes, Features]]:
     """Yields the name, the image file and all features of each record."""
+    import tensorflow as tf
+
     records = ((file, number, record) for file in files for number, record in enumerate(_records_of(file)))
     for file, number, record in islice(records, limit):
         try:
@@ -151,6 +157,8 @@ def _read_examples(files: Sequence[str], limit: int | None) -> Iterator[tuple[st
 
 
 def _records_of(file: str) -> Iterator[bytes]:
+    import tensorflow as tf
+
     try:
         yield from tf.data.TFRecordDataset(file).as_numpy_iterator()
     except tf.errors.OpError as error:

@@ -8,9 +8,6 @@ from unfreeze.config import messages
 from unfreeze.config.outline import outline
 from unfreeze.config.text import read_text
 from unfreeze.errors import ConfigError, SavedModelError, UnfreezeError, UnsupportedError
-from unfreeze.inspection.checkpoints import inspect_checkpoint, inspect_folder
-from unfreeze.inspection.configs import inspect_config, inspect_label_map
-from unfreeze.inspection.graphs import inspect_graph, inspect_saved_model
 from unfreeze.inspection.inspection import Inspection
 from unfreeze.weights import checkpoint_prefix, find_checkpoints, is_checkpoint_table
 
@@ -43,12 +40,21 @@ def inspect(path: str | Path) -> Inspection:
         return _file(path)
     prefix = checkpoint_prefix(path)
     if prefix.parent.is_dir() and any(each.prefix.name == prefix.name for each in find_checkpoints(prefix.parent)):
+        from unfreeze.inspection.checkpoints import inspect_checkpoint
+
         return inspect_checkpoint(path)
     raise UnfreezeError(f"{path}: no such file or folder, and no checkpoint has this prefix")
 
 
 def _folder(folder: Path) -> Inspection:
     """What a folder holds: one thing, or several, as a download of the model zoo does."""
+    readable = ("*.pb", "saved_model/saved_model.pb", "pipeline.config")
+    if not find_checkpoints(folder) and not any(any(folder.glob(pattern)) for pattern in readable):
+        raise UnfreezeError(f"{folder}: {EXPECTED}{_deeper(folder)}")
+    from unfreeze.inspection.checkpoints import inspect_folder
+    from unfreeze.inspection.configs import inspect_config
+    from unfreeze.inspection.graphs import inspect_saved_model
+
     parts = []
     if find_checkpoints(folder):
         parts.append(inspect_folder(folder))
@@ -68,6 +74,8 @@ def _folder(folder: Path) -> Inspection:
 
 
 def _graph_or_none(path: Path) -> Inspection | None:
+    from unfreeze.inspection.graphs import inspect_graph
+
     try:
         return inspect_graph(path)
     except (SavedModelError, UnsupportedError):
@@ -84,17 +92,21 @@ def _deeper(folder: Path) -> str:
 
 
 def _file(path: Path) -> Inspection:
+    with path.open("rb") as file:
+        head = file.read(16)
+    other = next((what for offset, magic, what in OTHERS if head[offset:].startswith(magic)), "")
+    if other:
+        raise UnfreezeError(f"{path}: {EXPECTED}, but {other}")
+    # Here and not above: they import TensorFlow.
+    from unfreeze.inspection.checkpoints import inspect_checkpoint, inspect_folder
+    from unfreeze.inspection.graphs import inspect_graph, inspect_saved_model
+
     if path.name == "checkpoint" and find_checkpoints(path.parent):
         return inspect_folder(path.parent, kind="state file of a training folder")
     if checkpoint_prefix(path) != path:
         return inspect_checkpoint(path)
     if path.name == "saved_model.pb":
         return inspect_saved_model(path.parent)
-    with path.open("rb") as file:
-        head = file.read(16)
-    other = next((what for offset, magic, what in OTHERS if head[offset:].startswith(magic)), "")
-    if other:
-        raise UnfreezeError(f"{path}: {EXPECTED}, but {other}")
     if is_checkpoint_table(path):
         return inspect_checkpoint(path)
     text = _text(path)
@@ -120,6 +132,8 @@ def _text_file(path: Path, text: str) -> Inspection:
     """A pipeline.config or a label map, by the fields that it has; one that has none of them, by its name."""
     if text.lstrip().startswith(("node {", "node{", "meta_info_def", "graph_def", "saved_model_schema_version")):
         raise UnsupportedError(f"not supported yet: {path}: a graph in text form; give the checkpoint or the .pb file")
+    from unfreeze.inspection.configs import inspect_config, inspect_label_map
+
     if outline(text, messages.TrainEvalPipelineConfig.DESCRIPTOR).lines or path.suffix == ".config":
         return inspect_config(path)
     if outline(text, messages.StringIntLabelMap.DESCRIPTOR).lines or path.suffix == ".pbtxt":

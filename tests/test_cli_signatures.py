@@ -1,0 +1,63 @@
+"""Whatever a command can do, the library function of its name can do, by the same names."""
+
+from __future__ import annotations
+
+import inspect
+from importlib import import_module
+
+import click
+import pytest
+
+import unfreeze
+from unfreeze import cli
+from unfreeze.cli.options import RenamedOption
+from unfreeze.cli.package import package
+
+# Command -> the public function that it calls.
+FUNCTIONS = {
+    **{name: name for name in ("diff", "evaluate", "export", "inspect", "labels", "predict", "prune", "publish")},
+    **{name: name for name in ("rollback", "verify", "watch")},
+    "package kserve": "package_kserve",
+    "package sagemaker": "package_sagemaker",
+    "package tensorflow-serving": "package_tensorflow_serving",
+}
+# How a result is printed is not a matter of the function.
+PRINTING = {"as_json", "quiet", "traceback", "log_level", "exit_code"}
+COMMAND_ONLY = {
+    "predict": {
+        "endpoint",  # the same as saved_model="sagemaker://NAME"
+    },
+}
+# Functions, and objects that a command line cannot have.
+CALLBACKS = {"on_progress", "on_warning", "on_advance", "on_failure", "on_published"}
+FUNCTION_ONLY = {
+    "export": {
+        "side_inputs",  # the typed form of --side-input-shapes, -names and -types
+        "workers",  # processes that a caller has started already
+    },
+    "watch": {  # options of each export, which a training that is watched seldom changes
+        *("input_shape", "side_inputs", "config_override", "allow_unknown_fields", "weights", "suppression"),
+        *("kept_outputs", "score_threshold", "max_detections"),
+    },
+}
+
+
+def command_of(name: str) -> click.Command:
+    context = click.Context(cli.unfreeze)
+    first, _, second = name.partition(" ")
+    command = package.commands[second] if second else cli.unfreeze.get_command(context, first)
+    assert command is not None
+    return command
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_command_and_function_have_the_same_parameters(name: str) -> None:
+    options = {param.name for param in command_of(name).params if not isinstance(param, RenamedOption)}
+    parameters = set(inspect.signature(getattr(unfreeze, FUNCTIONS[name])).parameters)
+    assert options - PRINTING - COMMAND_ONLY.get(name, set()) == parameters - CALLBACKS - FUNCTION_ONLY.get(name, set())
+
+
+def test_demo_has_the_same_parameters() -> None:
+    options = {param.name for param in command_of("demo").params}
+    parameters = set(inspect.signature(import_module("unfreeze.demo").demo).parameters)
+    assert options - PRINTING - {"serve"} == parameters - CALLBACKS

@@ -1,0 +1,141 @@
+"""Errors that need no TensorFlow are reported before it is imported, which takes seconds."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+DIGITS = Path(__file__).parents[1] / "examples" / "digits"
+PROGRAM = """
+import sys
+from importlib.abc import MetaPathFinder
+
+class NotYet(MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        assert name != "tensorflow", "TensorFlow is imported"
+
+missing, arguments = sys.argv[1], sys.argv[2:]
+if missing:
+    sys.modules[missing] = None  # as if it were not installed
+sys.meta_path.insert(0, NotYet())
+from unfreeze.cli import main
+main(arguments)
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the files that the commands below name."""
+    folder = tmp_path_factory.mktemp("inputs")
+    shutil.copytree(DIGITS / "run", folder / "run")
+    shutil.copy(DIGITS / "pipeline.config", folder)
+    shutil.copy(DIGITS / "scenes" / "scene_00.png", folder / "image.png")
+    shutil.copy(DIGITS / "frozen_inference_graph.pb", folder / "frozen.pb")
+    (folder / "bad.config").write_text("model { ssd { num_clases: 3 } }")
+    (folder / "text.png").write_text("not an image")
+    (folder / "empty").mkdir()
+    (folder / "model").mkdir()
+    (folder / "model" / "saved_model.pb").touch()  # enough for what looks for the file, and no model
+    (folder / "exists" / "saved_model").mkdir(parents=True)
+    (folder / "exists" / "exported" / "saved_model").mkdir(parents=True)
+    (folder / "exists" / "models").mkdir()
+    (folder / "report.html").touch()
+    (folder / "versions" / "1").mkdir(parents=True)
+    (folder / "coco.json").write_text(json.dumps({"images": [], "annotations": [], "categories": []}))
+    (folder / "list.txt").write_text("nothing.png\n")
+    return folder
+
+
+CASES = [
+    ("export nothing", "no such checkpoint, folder or file"),
+    ("export nothing.pb", "no such file or folder"),
+    ("export empty", "no checkpoint in this folder"),
+    ("export run --step 7", "no checkpoint of step 7"),
+    ("export run --output-directory exists", "exists already"),
+    ("export run --for windows", "windows"),
+    ("export run --label-map nothing.pbtxt", "nothing.pbtxt: no such file"),
+    ("export run --pipeline-config-path nothing.config", "nothing.config: no such file"),
+    ("export run --pipeline-config-path bad.config", "num_clases"),
+    ("export run --report report.html", "exists already"),
+    ("export run --dry-run", "--dry-run"),
+    ("export frozen.pb --output-directory exists", "exists already"),
+    ("export frozen.pb --label-map nothing.pbtxt", "nothing.pbtxt: no such file"),
+    ("export frozen.pb --report report.html", "exists already"),
+    ("export frozen.pb --trained-checkpoint-prefix nothing", "no such checkpoint, folder or file"),
+    ("export frozen.pb --score-threshold 0.5", "--score-threshold"),
+    ("demo nothing", "nothing"),
+    ("demo --output-directory exists", "exists already"),
+    ("inspect nothing", "no such file or folder"),
+    ("inspect empty", "not a checkpoint, SavedModel, frozen graph, pipeline.config or label map"),
+    ("inspect image.png", "PNG"),
+    ("verify nothing", "does not exist"),
+    ("verify model --report report.html", "exists already"),
+    ("diff nothing run", "nothing"),
+    ("diff run nothing", "nothing"),
+    ("evaluate nothing coco.json", "nothing"),
+    ("evaluate model nothing.json", "nothing.json"),
+    ("evaluate frozen.pb nothing.json", "nothing.json"),
+    ("evaluate model coco.json --against nothing", "nothing"),
+    ("evaluate model coco.json --label-map nothing.pbtxt", "nothing.pbtxt: no such file"),
+    ("predict nothing image.png", "does not exist"),
+    ("predict model image.png --label-map nothing.pbtxt", "nothing.pbtxt: no such file"),
+    ("predict model empty", "empty"),
+    ("predict model list.txt --format csv", "csv"),
+    ("predict model nothing.txt", "nothing.txt"),
+    ("predict model empty --annotations nothing.json", "nothing.json"),
+    ("publish nothing versions", "does not exist"),
+    ("publish model versions", "model"),
+    ("publish model versions --label 1+1", "1+1"),
+    ("watch nothing versions", "nothing: does not exist"),
+    ("rollback empty", "empty"),
+    ("rollback nothing", "nothing"),
+    ("labels nothing a=1", "nothing"),
+    ("labels versions a=7", "7"),
+    ("package tensorflow-serving nothing", "has no saved_model.pb"),
+    ("package tensorflow-serving model", "model"),
+    ("package tensorflow-serving model --memory much", "--memory much"),
+    ("package kserve nothing", "has no saved_model.pb"),
+    ("package kserve model --name A.B", "A.B"),
+    ("package sagemaker nothing", "has no saved_model.pb"),
+    ("package sagemaker model --region moon", "moon"),
+]
+NOT_INSTALLED = [
+    ("pycocotools", "evaluate frozen.pb coco.json", "pip install"),
+    ("uvicorn", "serve versions", "pip install 'unfreeze[serve]'"),
+    ("uvicorn", "demo --serve", "pip install 'unfreeze[serve]'"),
+    ("fsspec", "predict model s3://bucket/images", "pip install"),
+    ("fsspec", "publish model s3://bucket/models", "pip install"),
+    ("ray", "predict model image.png --engine ray", "pip install"),
+    ("pyarrow", "predict model image.png --format parquet", "pip install"),
+]
+
+
+def check(folder: Path, command: str, message: str, missing: str = "") -> None:
+    environment = {**os.environ, "UNFREEZE_TRACEBACK": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, missing, *command.split()],
+        cwd=folder, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert "TensorFlow is imported" not in done.stderr
+    [line] = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+    assert (done.returncode, done.stdout) == (2, "")
+
+
+@pytest.mark.parametrize(("command", "message"), CASES, ids=[command for command, _ in CASES])
+def test_error_is_reported_before_tensorflow_is_imported(folder: Path, command: str, message: str) -> None:
+    check(folder, command, message)
+
+
+@pytest.mark.parametrize(("package", "command", "message"), NOT_INSTALLED, ids=[case[1] for case in NOT_INSTALLED])
+def test_missing_package_is_reported_before_tensorflow_is_imported(
+    folder: Path, package: str, command: str, message: str
+) -> None:
+    check(folder, command, message, missing=package)
