@@ -18,6 +18,7 @@ from unfreeze.exporting.job import checkpoint_export_job, graph_export_job
 from unfreeze.exporting.side_inputs import SideInput, parse_side_inputs
 from unfreeze.exporting.sources import find_source, read_labels
 from unfreeze.model_paths import find_pipeline_config
+from unfreeze.targets.server_versions import parse_server_version
 
 if TYPE_CHECKING:
     from unfreeze.exporting.job import Exported
@@ -169,6 +170,8 @@ def export(
     )
     assert found.checkpoint is not None
     assert found.prefix is not None
+    for server in runtimes:
+        parse_server_version(server)
     read_labels(label_map)  # as above
     read_pipeline_config(
         find_pipeline_config(found.prefix, pipeline_config_path),
