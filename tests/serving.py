@@ -1,4 +1,4 @@
-"""Small models, and a server for them in this process: what the tests of `serve` share."""
+"""Small models, a server for them in this process, and requests: shared by the tests of the server."""
 
 import http.client
 import json
@@ -16,7 +16,7 @@ import tensorflow as tf
 from unfreeze.server.process import Server
 from unfreeze.server.settings import ModelServerConfig, Settings
 
-LONG_S = 60.0  # until a test gives up on what must happen, however loaded the machine is
+LONG_S = 60.0  # the timeout of what must happen, even on a machine under load
 POLL_S = 0.02
 
 
@@ -51,7 +51,7 @@ def write_half_plus(folder: Path, plus: float) -> None:
 
 
 class Shapes(tf.Module):
-    """Several inputs and outputs of several types; `sizes` tells how many rows were answered together."""
+    """Signatures with inputs and outputs of several types; the output `rows` is the size of the batch."""
 
     @tf.function(
         input_signature=[
@@ -82,15 +82,17 @@ class Shapes(tf.Module):
         return {"y": tf.logical_not(x)}
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "image_bytes")])
-    def pictures(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+    def images(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         sizes = tf.map_fn(
-            lambda one: tf.shape(tf.io.decode_image(one, channels=3, expand_animations=False)), image_bytes, tf.int32
+            lambda encoded: tf.shape(tf.io.decode_image(encoded, channels=3, expand_animations=False)),
+            image_bytes,
+            tf.int32,
         )
         return {"size": sizes}
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, "seconds")])
     def slow(self, seconds: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Busy for a while that grows with `seconds`, without Python."""
+        """Computes for a time that grows with `seconds`, without Python."""
         size = tf.cast(seconds[0] * 1000.0, tf.int32)
         step = lambda number, x: (number + 1, tf.linalg.matmul(x, x) * 1e-3)
         _, x = tf.while_loop(lambda number, x: number < size, step, [0, tf.ones([64, 64])])
@@ -98,22 +100,22 @@ class Shapes(tf.Module):
 
     @tf.function(input_signature=[tf.TensorSpec([], tf.string, "path")])
     def writes(self, path: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Writes its path into that file; into a pipe, once somebody reads from its other end."""
+        """Writes its path into that file; if it is a pipe, as soon as a reader opens the other end."""
         with tf.control_dependencies([tf.io.write_file(path, path)]):
             return {"path": tf.identity(path)}
 
 
 def write_shapes(folder: Path) -> None:
     module = Shapes()
-    signatures = {name: getattr(module, name) for name in ("several", "odd", "booleans", "pictures", "slow", "writes")}
+    signatures = {name: getattr(module, name) for name in ("several", "odd", "booleans", "images", "slow", "writes")}
     tf.saved_model.save(module, str(folder), signatures={"serving_default": module.plain, **signatures})
 
 
 @contextmanager
 def serving(config: Any, **settings: Any) -> Iterator[Server]:
-    """A server on free ports, whose deadline is so long that only a test of deadlines meets it."""
-    given = {"port": 0, "rest_api_port": 0, "rest_api_timeout_in_ms": int(2000 * LONG_S), **settings}
-    running = Server(Settings(models=config, **given))
+    """Runs a server on free ports, with a deadline that is too long to be reached unless a test sets another one."""
+    options = {"port": 0, "rest_api_port": 0, "rest_api_timeout_in_ms": int(2000 * LONG_S), **settings}
+    running = Server(Settings(models=config, **options))
     running.start()
     try:
         yield running
@@ -128,14 +130,14 @@ def config_of(**base_paths: Path) -> Any:
     return config
 
 
-def ask(
+def send_request(
     running: Server, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
 ) -> tuple[int, Any]:
-    """(status, parsed JSON) of one request; a body that is not bytes is written as JSON."""
+    """Returns (status, parsed JSON) of one request; a body that is not bytes is sent as JSON."""
     connection = http.client.HTTPConnection("127.0.0.1", running.rest_port or 0, timeout=2 * LONG_S)
     try:
-        sent = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
-        connection.request(method, path, sent, headers or {})
+        content = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+        connection.request(method, path, content, headers or {})
         response = connection.getresponse()
         return response.status, json.loads(response.read())
     finally:
@@ -143,24 +145,24 @@ def ask(
 
 
 def predict(running: Server, body: Any, path: str = "/v1/models/half:predict") -> tuple[int, Any]:
-    return ask(running, "POST", path, body)
+    return send_request(running, "POST", path, body)
 
 
 def png(height: int, width: int) -> bytes:
     return tf.io.encode_png(np.zeros((height, width, 3), np.uint8)).numpy()
 
 
-def until(happened: Callable[[], Any], told: str) -> None:
-    """Wait for what must happen: so many looks, not so much time, of which a machine that was paused has lost some."""
+def wait_until(condition: Callable[[], Any], description: str) -> None:
+    """Waits for a condition. It counts attempts rather than time, of which a machine that was paused has lost some."""
     for _ in range(int(LONG_S / POLL_S)):
-        if happened():
+        if condition():
             return
         time.sleep(POLL_S)
-    raise AssertionError(f"in vain for {LONG_S:g} s: {told}")
+    raise AssertionError(f"not within {LONG_S:g} s: {description}")
 
 
-def together(count: int, work: Callable[[int], Any]) -> list[Any]:
-    """What `work` gives in so many threads that start at once; raises what one of them raised."""
+def in_parallel(count: int, work: Callable[[int], Any]) -> list[Any]:
+    """Returns the results of `work` in threads that start at the same time; raises what one of them raised."""
     start = threading.Barrier(count)
 
     def run(index: int) -> Any:
@@ -171,34 +173,34 @@ def together(count: int, work: Callable[[int], Any]) -> list[Any]:
         return list(threads.map(run, range(count)))
 
 
-class Hold:
-    """Calls of a signature wait here until they are let go."""
+class Blocker:
+    """Calls wait in `block` until `released` is set."""
 
     def __init__(self) -> None:
         self.calls = threading.Semaphore(0)
         self.released = threading.Event()
 
-    def wait_for_a_call(self) -> None:
-        assert self.calls.acquire(timeout=LONG_S), "nobody called"
+    def wait_for_call(self) -> None:
+        assert self.calls.acquire(timeout=LONG_S), "nothing called"
 
-    def pass_through(self) -> None:
+    def block(self) -> None:
         self.calls.release()
-        assert self.released.wait(2 * LONG_S), "nobody let it go"
+        assert self.released.wait(2 * LONG_S), "the blocker was not released"
 
 
 @contextmanager
-def held(running: Server, name: str, signature: str = "serving_default") -> Iterator[Hold]:
-    """Calls of this signature of a model stay in it until `released` is set, and at the latest until the end."""
-    functions: Any = running.engine.models.find(name).model.functions  # type: ignore[union-attr]
-    answer, hold = functions[signature], Hold()
+def blocked(running: Server, name: str, signature: str = "serving_default") -> Iterator[Blocker]:
+    """Blocks the calls of a model's signature until `released` is set, or until the end of the `with` block."""
+    functions: Any = running.engine.models.find(name).loaded_model().functions
+    call, blocker = functions[signature], Blocker()
 
-    def wait(**inputs: Any) -> Any:
-        hold.pass_through()
-        return answer(**inputs)
+    def blocked_call(**inputs: Any) -> Any:
+        blocker.block()
+        return call(**inputs)
 
-    functions[signature] = wait
+    functions[signature] = blocked_call
     try:
-        yield hold
+        yield blocker
     finally:
-        hold.released.set()
-        functions[signature] = answer
+        blocker.released.set()
+        functions[signature] = call

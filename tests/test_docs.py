@@ -18,9 +18,9 @@ def test_supported_models_are_those_of_the_tables() -> None:
     assert script.page() == (ROOT / "docs" / "supported.md").read_text(), "run scripts/supported"
 
 
-def test_every_trap_is_held_by_a_test_that_is_there() -> None:
-    page = (ROOT / "docs" / "traps.md").read_text()
-    rows = [line for line in page.splitlines() if line.startswith("| ") and not line.startswith("| trap")]
+def test_every_pitfall_names_an_existing_test() -> None:
+    page = (ROOT / "docs" / "pitfalls.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("| ") and not line.startswith("| pitfall")]
     assert rows
     assert [row for row in rows if "::test_" not in row] == []
     named = set(re.findall(r"`(test_\w+\.py)::(test_\w+)`", page))

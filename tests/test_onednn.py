@@ -282,9 +282,9 @@ def test_server_rejects_a_model_with_request_dependent_weights(good: Path, other
     assert second == pytest.approx([score / 2 for score in first])
     assert again == first
     assert re.sub(r"__inference_detect_\d+", "detect", error) == (
-        f"Failure FAILED_PRECONDITION: {bad}: the weights of Conv2D Conv2D in function detect depend on the request, "
-        "and with TF_ONEDNN_ASSUME_FROZEN_WEIGHTS=1, which is in effect in this process, the weights of the first "
-        "request would be reused. Set TF_ONEDNN_ASSUME_FROZEN_WEIGHTS=0."
+        f"StatusError FAILED_PRECONDITION: {bad}: the weights of Conv2D Conv2D in function detect depend on the "
+        "request, and with TF_ONEDNN_ASSUME_FROZEN_WEIGHTS=1, which is in effect in this process, the weights of the "
+        "first request would be reused. Set TF_ONEDNN_ASSUME_FROZEN_WEIGHTS=0."
     )
 
 

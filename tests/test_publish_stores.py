@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 from clouds import Bucket, gs_bucket, s3_bucket
-from serving import together, write_half_plus
+from serving import in_parallel, write_half_plus
 from test_watch import Exports, write_checkpoint
 
 from unfreeze.cli import dispatch
@@ -103,7 +103,7 @@ def test_saved_model_pb_is_uploaded_last(bucket: Bucket, models: list[Path], mon
 
 def test_publishers_at_the_same_time_get_different_numbers(bucket: Bucket, models: list[Path]) -> None:
     url = f"{bucket.url}/race"
-    numbers = together(3, lambda index: publish(models[index], url, verify=False).version)
+    numbers = in_parallel(3, lambda index: publish(models[index], url, verify=False).version)
     assert len(set(numbers)) == 3
     assert {plus_of(url, number) for number in numbers} == {1.0, 2.0, 3.0}
 

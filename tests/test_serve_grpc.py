@@ -1,4 +1,4 @@
-"""gRPC, asked by clients that others wrote: TensorFlow Serving's own stubs, and ovmsclient."""
+"""The gRPC services, with third-party clients: TensorFlow Serving's stubs, and ovmsclient."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,14 +69,14 @@ def several_request() -> Any:
     return request
 
 
-def test_predict_tells_which_version_answered(channel: grpc.Channel) -> None:
+def test_predict_responds_with_the_version(channel: grpc.Channel) -> None:
     response = predict(channel, half_request(1.0, 2.0, 5.0))
     assert tf.make_ndarray(response.outputs["y"]).tolist() == [3.5, 4.0, 5.5]
     assert (response.model_spec.name, response.model_spec.version.value) == ("half", 124)
     assert response.model_spec.signature_name == "serving_default"
 
 
-def test_version_and_label(channel: grpc.Channel) -> None:
+def test_predict_by_version_and_label(channel: grpc.Channel) -> None:
     request = half_request(1.0)
     request.model_spec.version.value = 123
     assert tf.make_ndarray(predict(channel, request).outputs["y"]).tolist() == [2.5]
@@ -84,7 +84,7 @@ def test_version_and_label(channel: grpc.Channel) -> None:
     assert predict(channel, request).model_spec.version.value == 123
 
 
-def test_a_tensor_as_a_list_of_values(channel: grpc.Channel) -> None:
+def test_tensor_as_a_list_of_values(channel: grpc.Channel) -> None:
     request = predict_pb2.PredictRequest()
     request.model_spec.name = "half"
     tensor = request.inputs["x"]
@@ -92,16 +92,16 @@ def test_a_tensor_as_a_list_of_values(channel: grpc.Channel) -> None:
     tensor.tensor_shape.dim.add(size=3)
     tensor.float_val.extend([1.0, 2.0, 5.0])
     assert tf.make_ndarray(predict(channel, request).outputs["y"]).tolist() == [3.5, 4.0, 5.5]
-    del tensor.float_val[1:]  # one value stands for all
+    del tensor.float_val[1:]  # one value fills the tensor
     assert tf.make_ndarray(predict(channel, request).outputs["y"]).tolist() == [3.5, 3.5, 3.5]
 
 
 def test_several_inputs_and_an_output_filter(channel: grpc.Channel) -> None:
     request = several_request()
-    whole = predict(channel, request)
-    assert set(whole.outputs) == {"name_bytes", "text", "sum", "doubled", "rows"}
-    assert list(whole.outputs["name_bytes"].string_val) == [b"a", b"\xff"]
-    assert tf.make_ndarray(whole.outputs["doubled"]).tolist() == [[[0, 2], [4, 6]], [[8, 10], [12, 14]]]
+    response = predict(channel, request)
+    assert set(response.outputs) == {"name_bytes", "text", "sum", "doubled", "rows"}
+    assert list(response.outputs["name_bytes"].string_val) == [b"a", b"\xff"]
+    assert tf.make_ndarray(response.outputs["doubled"]).tolist() == [[[0, 2], [4, 6]], [[8, 10], [12, 14]]]
     request.output_filter.append("sum")
     assert {name: tf.make_ndarray(value).tolist() for name, value in predict(channel, request).outputs.items()} == {
         "sum": [3.0, 3.0]
@@ -139,19 +139,19 @@ def too_many() -> Any:
     return request
 
 
-def filtered(*names: str) -> Any:
+def with_output_filter(*names: str) -> Any:
     request = half_request(1.0)
     request.output_filter.extend(names)
     return request
 
 
-def signed(name: str) -> Any:
+def with_signature(name: str) -> Any:
     request = half_request(1.0)
     request.model_spec.signature_name = name
     return request
 
 
-def labelled(label: str) -> Any:
+def with_label(label: str) -> Any:
     request = half_request(1.0)
     request.model_spec.version_label = label
     return request
@@ -163,39 +163,37 @@ LONG = "a" * 100_000  # an error that repeated it would not fit into the header 
 @pytest.mark.parametrize(
     ("make", "code", "text"),
     [
-        (lambda: labelled(LONG), "INVALID_ARGUMENT", "aaaa…"),
-        (lambda: labelled("😀" * 10_000), "INVALID_ARGUMENT", "😀…"),
-        (lambda: signed(LONG), "FAILED_PRECONDITION", 'Serving signature key "aaaa'),
+        (lambda: with_label(LONG), "INVALID_ARGUMENT", "aaaa…"),
+        (lambda: with_label("😀" * 10_000), "INVALID_ARGUMENT", "😀…"),
+        (lambda: with_signature(LONG), "FAILED_PRECONDITION", 'Serving signature key "aaaa'),
         (lambda: half_request(1.0, model=LONG), "NOT_FOUND", "Servable not found for request: Latest(aaaa"),
-        (lambda: filtered(LONG), "INVALID_ARGUMENT", "output tensor alias not found in signature: aaaa"),
+        (lambda: with_output_filter(LONG), "INVALID_ARGUMENT", "output tensor alias not found in signature: aaaa"),
         (lambda: half_request(1.0, model="none"), "NOT_FOUND", "Servable not found for request: Latest(none)"),
-        (lambda: signed("no"), "FAILED_PRECONDITION", 'Serving signature key "no" not found.'),
+        (lambda: with_signature("no"), "FAILED_PRECONDITION", 'Serving signature key "no" not found.'),
         (wrong_type, "INVALID_ARGUMENT", "Expects arg[0] to be float32 but int64 is provided"),
         (renamed, "INVALID_ARGUMENT", "alias not found in signature: z. Inputs expected to be in the set {x}."),
         (too_many, "INVALID_ARGUMENT", "does not match signature: 2!=1 len({x,z}) != len({x}). Sent extra: {z}"),
-        (lambda: filtered("q"), "INVALID_ARGUMENT", "output tensor alias not found in signature: q"),
-        (lambda: filtered("y", "y"), "INVALID_ARGUMENT", "duplicate output tensor alias: y"),
+        (lambda: with_output_filter("q"), "INVALID_ARGUMENT", "output tensor alias not found in signature: q"),
+        (lambda: with_output_filter("y", "y"), "INVALID_ARGUMENT", "duplicate output tensor alias: y"),
         (bad_shape, "INVALID_ARGUMENT", "tensor parsing error: x"),
         (contradiction, "INVALID_ARGUMENT", "tensor parsing error: x"),
         (predict_pb2.PredictRequest, "NOT_FOUND", "Servable not found"),
     ],
 )  # fmt: skip
-def test_a_wrong_request(channel: grpc.Channel, make: Any, code: str, text: str) -> None:
+def test_wrong_requests_are_rejected(channel: grpc.Channel, make: Any, code: str, text: str) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         predict(channel, make())
     assert caught.value.code().name == code
     assert text in caught.value.details()
 
 
-def test_a_message_that_is_too_large(channel: grpc.Channel) -> None:
+def test_message_above_the_size_limit_is_rejected(channel: grpc.Channel) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         predict(channel, half_request(*([0.5] * 300_000)))
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-def test_what_is_no_message_is_refused_without_a_word_in_the_log(
-    channel: grpc.Channel, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_unparsable_message_is_rejected_and_not_logged(channel: grpc.Channel, caplog: pytest.LogCaptureFixture) -> None:
     send = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
     for garbage in (b"\x0b" * 1000, b"\xff" * 1000, b"\x0a\xff\xff\xff\xff\x07"):
         with pytest.raises(grpc.RpcError) as caught:
@@ -212,9 +210,9 @@ def test_classify_and_regress(channel: grpc.Channel) -> None:
         request.model_spec.name, request.model_spec.signature_name = "half", signature
         for value in (1.0, 2.0):
             request.input.example_list.examples.add().features.feature["x"].float_list.value.append(value)
-    assert [one.value for one in stub.Regress(regress, timeout=LONG_S).result.regressions] == [3.5, 4.0]
+    assert [entry.value for entry in stub.Regress(regress, timeout=LONG_S).result.regressions] == [3.5, 4.0]
     classes = stub.Classify(classify, timeout=LONG_S).result.classifications
-    assert [[one.score for one in row.classes] for row in classes] == [[3.5], [4.0]]
+    assert [[entry.score for entry in row.classes] for row in classes] == [[3.5], [4.0]]
 
 
 def test_metadata(channel: grpc.Channel) -> None:
@@ -232,7 +230,7 @@ def test_status(channel: grpc.Channel) -> None:
     request = get_model_status_pb2.GetModelStatusRequest()
     request.model_spec.name = "half"
     states = stub.GetModelStatus(request, timeout=LONG_S).model_version_status
-    assert [(one.version, one.state) for one in states] == [(124, 30), (123, 30)]
+    assert [(status.version, status.state) for status in states] == [(124, 30), (123, 30)]
     request.model_spec.name = "none"
     with pytest.raises(grpc.RpcError) as caught:
         stub.GetModelStatus(request, timeout=LONG_S)
@@ -244,27 +242,27 @@ def test_health(channel: grpc.Channel) -> None:
     assert check(b"", timeout=LONG_S) == b"\x08\x01"  # SERVING
 
 
-def test_an_ovms_client_over_grpc(running: Server) -> None:
+def test_client_of_openvino_over_grpc(running: Server) -> None:
     ovmsclient = pytest.importorskip("ovmsclient")
     client = ovmsclient.make_grpc_client(f"127.0.0.1:{running.grpc_port}")
-    answered = client.predict({"x": np.array([1.0, 2.0], np.float32)}, "half")
-    assert np.asarray(answered).tolist() == [3.5, 4.0]
+    prediction = client.predict({"x": np.array([1.0, 2.0], np.float32)}, "half")
+    assert np.asarray(prediction).tolist() == [3.5, 4.0]
     assert client.get_model_status("half", 124)[124]["state"] == "AVAILABLE"
     assert client.get_model_metadata("half")["inputs"]["x"]["dtype"] == "DT_FLOAT"
     with pytest.raises(ovmsclient.ModelNotFoundError if hasattr(ovmsclient, "ModelNotFoundError") else Exception):
         client.predict({"x": np.array([1.0], np.float32)}, "none")
 
 
-def test_an_ovms_client_over_rest(running: Server) -> None:
+def test_client_of_openvino_over_rest(running: Server) -> None:
     ovmsclient = pytest.importorskip("ovmsclient")
     client = ovmsclient.make_http_client(f"127.0.0.1:{running.rest_port}")
-    answered = client.predict({"x": np.array([1.0, 2.0], np.float32)}, "half")
-    assert np.asarray(answered).tolist() == [3.5, 4.0]
+    prediction = client.predict({"x": np.array([1.0, 2.0], np.float32)}, "half")
+    assert np.asarray(prediction).tolist() == [3.5, 4.0]
     assert client.get_model_status("half", 124)[124]["state"] == "AVAILABLE"
     assert client.get_model_metadata("half")
 
 
-def test_another_config_at_run_time(folder: Path) -> None:
+def test_config_is_replaced_at_run_time(folder: Path) -> None:
     with (
         serving(config_of(half=folder / "half")) as running,
         grpc.insecure_channel(f"127.0.0.1:{running.grpc_port}") as channel,
@@ -279,14 +277,14 @@ def test_another_config_at_run_time(folder: Path) -> None:
         assert "not currently available for inference" in status.error_message
         model.model_version_policy.specific.versions.append(124)
         assert stub.HandleReloadConfigRequest(request, timeout=LONG_S).status.error_code == 0
-        asked = half_request(1.0, model="other")
-        asked.model_spec.version_label = "canary"
-        assert predict(channel, asked).model_spec.version.value == 124
+        labeled = half_request(1.0, model="other")
+        labeled.model_spec.version_label = "canary"
+        assert predict(channel, labeled).model_spec.version.value == 124
         with pytest.raises(grpc.RpcError, match=r"Latest\(half\)"):
             predict(channel, half_request(1.0))
 
 
-def warmed(folder: Path, request: Any) -> Path:
+def with_warmup(folder: Path, request: Any) -> Path:
     write_half_plus(folder, 2.0)
     extra = folder / "assets.extra"
     extra.mkdir()
@@ -297,11 +295,11 @@ def warmed(folder: Path, request: Any) -> Path:
     return folder
 
 
-def test_warm_up_requests_are_replayed_and_a_bad_one_stops_the_load(tmp_path: Path) -> None:
-    warmed(tmp_path / "good" / "1", half_request(1.0))
+def test_warm_up_requests_are_replayed_and_a_failing_one_fails_the_version(tmp_path: Path) -> None:
+    with_warmup(tmp_path / "good" / "1", half_request(1.0))
     with serving(config_of(half=tmp_path / "good")) as running:
         assert running.serving()
-    warmed(tmp_path / "bad" / "1", wrong_type())
+    with_warmup(tmp_path / "bad" / "1", wrong_type())
     with pytest.raises(SavedModelError, match=r"Warmup record 1 of .* failed: Expects arg\[0\] to be float32"):
         serving(config_of(half=tmp_path / "bad")).__enter__()
     with serving(config_of(half=tmp_path / "bad"), enable_model_warmup=False) as running:

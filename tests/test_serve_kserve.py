@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from serving import ask, config_of, serving, write_half_plus
+from serving import config_of, send_request, serving, write_half_plus
 
 CLIENT = """
 import asyncio, json, sys
@@ -21,7 +21,7 @@ async def main(url):
     print(json.dumps({
         "live": await client.is_server_live(url),
         "ready": await client.is_model_ready(url, "half"),
-        "answer": await client.infer(url, {"instances": [1.0, 2.0]}, model_name="half"),
+        "response": await client.infer(url, {"instances": [1.0, 2.0]}, model_name="half"),
     }))
     try:
         await client.infer(url, {"instances": ["x"]}, model_name="half")
@@ -33,20 +33,20 @@ asyncio.run(main(sys.argv[1]))
 
 
 @pytest.mark.skipif("KSERVE_PYTHON" not in os.environ, reason="KSERVE_PYTHON is not set")
-def test_kserves_client(tmp_path: Path) -> None:
+def test_client_of_kserve(tmp_path: Path) -> None:
     write_half_plus(tmp_path / "half" / "1", 2.0)
     with serving(config_of(half=tmp_path / "half")) as running:
         command = [os.environ["KSERVE_PYTHON"], "-c", CLIENT, f"http://127.0.0.1:{running.rest_port}"]
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-        answered, failed = map(json.loads, done.stdout.splitlines()[-2:])
-    assert answered == {"live": True, "ready": True, "answer": {"predictions": [2.5, 3.0]}}
+        results, failed = map(json.loads, done.stdout.splitlines()[-2:])
+    assert results == {"live": True, "ready": True, "response": {"predictions": [2.5, 3.0]}}
     assert "is not of expected type: float" in failed
     assert "400 Bad Request" in failed
 
 
-def test_what_kserves_client_looks_at(tmp_path: Path) -> None:
+def test_fields_that_the_client_of_kserve_reads(tmp_path: Path) -> None:
     write_half_plus(tmp_path / "half" / "1", 2.0)
     with serving(config_of(half=tmp_path / "half")) as running:
-        assert ask(running, "GET", "/")[1]["status"] == "alive"
-        assert ask(running, "GET", "/v1/models/half")[1]["ready"] is True
+        assert send_request(running, "GET", "/")[1]["status"] == "alive"
+        assert send_request(running, "GET", "/v1/models/half")[1]["ready"] is True

@@ -1,6 +1,6 @@
-"""What `package tensorflow-serving` writes, served by `unfreeze serve`, and by tensorflow_model_server where that is.
+"""The output of `package tensorflow-serving`, served by `unfreeze serve`, and by tensorflow_model_server if it exists.
 
-The command is the one in compose.yaml, with the container's folders where they are here.
+The command is the one in compose.yaml, with the folders of the container replaced by local ones.
 """
 
 import shutil
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from serving import until
+from serving import wait_until
 
 from unfreeze import export, package_tensorflow_serving, predict
 
@@ -37,16 +37,16 @@ def free_port() -> int:
 
 @contextmanager
 def started(server: list[str], package: Path, ports: tuple[int, int]) -> Iterator[None]:
-    """The server of compose.yaml, on these ports of gRPC and REST."""
+    """Runs the server of compose.yaml on two ports, of gRPC and of REST."""
     yaml = pytest.importorskip("yaml")
-    told = yaml.safe_load((package / "compose.yaml").read_text())["services"]["serving"]["command"]
-    config = package / "here.config"
+    command = yaml.safe_load((package / "compose.yaml").read_text())["services"]["serving"]["command"]
+    config = package / "local.config"
     config.write_text((package / "models.config").read_text().replace("/models/", f"{package / 'models'}/"))
-    places = {"/config/models.config": str(config), "/config/": f"{package}/", "=8500": f"={ports[0]}"}
-    places["=8501"] = f"={ports[1]}"
-    for there, here in places.items():
-        told = [flag.replace(there, here) for flag in told]
-    process = subprocess.Popen([*server, *told])
+    replacements = {"/config/models.config": str(config), "/config/": f"{package}/", "=8500": f"={ports[0]}"}
+    replacements["=8501"] = f"={ports[1]}"
+    for container_path, local_path in replacements.items():
+        command = [flag.replace(container_path, local_path) for flag in command]
+    process = subprocess.Popen([*server, *command])
     try:
         yield
         assert process.poll() is None
@@ -56,29 +56,29 @@ def started(server: list[str], package: Path, ports: tuple[int, int]) -> Iterato
 
 
 @pytest.mark.parametrize("name", SERVERS)
-def test_it_answers_as_the_folder(package: Path, name: str) -> None:
+def test_responses_of_the_package_equal_those_of_the_folder(package: Path, name: str) -> None:
     if not SERVERS[name][0]:
         pytest.skip(f"{name} is not on PATH")
     grpc, rest = free_port(), free_port()
 
     def ready() -> bool:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{rest}/v1/models/digits/metadata") as answer:
-                return answer.status == 200
+            with urllib.request.urlopen(f"http://127.0.0.1:{rest}/v1/models/digits/metadata") as response:
+                return response.status == 200
         except OSError:
             return False
 
-    pictures = sorted((DIGITS / "scenes").glob("*.png"))[:2]
-    local = predict(package / "models" / "digits" / "1", pictures, draw=False)
+    images = sorted((DIGITS / "scenes").glob("*.png"))[:2]
+    local = predict(package / "models" / "digits" / "1", images, draw=False)
     with started(SERVERS[name], package, (grpc, rest)):
-        until(ready, "the model is served")
+        wait_until(ready, "the model is served")
         for address in (f"http://127.0.0.1:{rest}/v1/models/digits", f"grpc://127.0.0.1:{grpc}/digits"):
-            remote = predict(address, pictures, draw=False)
-            for here, there in zip(local, remote, strict=True):
-                assert here.detections
-                assert [each.name for each in there.detections] == [each.name for each in here.detections]
-                for ours, theirs in zip(here.detections, there.detections, strict=True):
-                    assert theirs.box == pytest.approx(ours.box, abs=1e-5)
-                    assert theirs.score == pytest.approx(ours.score, abs=1e-5)
+            remote = predict(address, images, draw=False)
+            for expected, actual in zip(local, remote, strict=True):
+                assert expected.detections
+                for local_detection, remote_detection in zip(expected.detections, actual.detections, strict=True):
+                    assert remote_detection.name == local_detection.name
+                    assert remote_detection.box == pytest.approx(local_detection.box, abs=1e-5)
+                    assert remote_detection.score == pytest.approx(local_detection.score, abs=1e-5)
         with urllib.request.urlopen(f"http://127.0.0.1:{rest}/monitoring/prometheus/metrics") as page:
             assert b"digits" in page.read()

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
-from serving import ask, config_of, png, predict, serving, until, write_half_plus, write_shapes
+from serving import config_of, png, predict, send_request, serving, wait_until, write_half_plus, write_shapes
 
 from unfreeze.server import json_tensors
 from unfreeze.server.process import Server
@@ -42,25 +42,25 @@ NO_ERROR = {"error_code": "OK", "error_message": ""}
 def test_status(running: Server) -> None:
     newest = {"version": "124", "state": "AVAILABLE", "status": NO_ERROR}
     oldest = {"version": "123", "state": "AVAILABLE", "status": NO_ERROR}
-    code, told = ask(running, "GET", "/v1/models/half")
-    assert (code, told["model_version_status"]) == (200, [newest, oldest])
-    assert (told["name"], told["ready"]) == ("half", True)  # what KServe's V1 protocol adds
-    code, told = ask(running, "GET", "/v1/models/half/versions/123")
-    assert (code, told["model_version_status"]) == (200, [oldest])
-    code, told = ask(running, "GET", "/v1/models/half/labels/stable")
-    assert (code, told["model_version_status"]) == (200, [oldest])
+    code, document = send_request(running, "GET", "/v1/models/half")
+    assert (code, document["model_version_status"]) == (200, [newest, oldest])
+    assert (document["name"], document["ready"]) == ("half", True)  # added by KServe's V1 protocol
+    code, document = send_request(running, "GET", "/v1/models/half/versions/123")
+    assert (code, document["model_version_status"]) == (200, [oldest])
+    code, document = send_request(running, "GET", "/v1/models/half/labels/stable")
+    assert (code, document["model_version_status"]) == (200, [oldest])
 
 
 def test_kserve_lists_models_and_is_alive(running: Server) -> None:
-    assert ask(running, "GET", "/v1/models") == (200, {"models": ["half", "shapes"]})
-    assert ask(running, "GET", "/") == (200, {"status": "alive"})
+    assert send_request(running, "GET", "/v1/models") == (200, {"models": ["half", "shapes"]})
+    assert send_request(running, "GET", "/") == (200, {"status": "alive"})
 
 
 def test_metadata(running: Server) -> None:
-    code, told = ask(running, "GET", "/v1/models/half/versions/123/metadata")
+    code, document = send_request(running, "GET", "/v1/models/half/versions/123/metadata")
     assert code == 200
-    assert told["model_spec"] == {"name": "half", "signature_name": "", "version": "123"}
-    signatures = told["metadata"]["signature_def"]["signature_def"]
+    assert document["model_spec"] == {"name": "half", "signature_name": "", "version": "123"}
+    signatures = document["metadata"]["signature_def"]["signature_def"]
     assert set(signatures) == {"serving_default", "tensorflow/serving/regress", "classify_x_to_y"}
     assert signatures["tensorflow/serving/regress"]["method_name"] == "tensorflow/serving/regress"
     examples = signatures["classify_x_to_y"]["inputs"]["inputs"]
@@ -69,19 +69,19 @@ def test_metadata(running: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "answer"),
+    ("path", "expected"),
     [
         ("/v1/models/half:predict", [3.5, 4.0, 5.5]),
         ("/v1/models/half/versions/00000000000000000124:predict", [3.5, 4.0, 5.5]),
         ("/v1/models/half/versions/124:predict", [3.5, 4.0, 5.5]),
         ("/v1/models/half/versions/123:predict", [2.5, 3.0, 4.5]),
         ("/v1/models/half/labels/stable:predict", [2.5, 3.0, 4.5]),
-        ("/V1/Models/half:PREDICT", [3.5, 4.0, 5.5]),  # as TensorFlow Serving, whose pattern ignores case
+        ("/V1/Models/half:PREDICT", [3.5, 4.0, 5.5]),  # TensorFlow Serving's pattern ignores case, too
     ],
 )
-def test_predict_by_version_and_label(running: Server, path: str, answer: list[float]) -> None:
-    assert predict(running, {"instances": [1.0, 2.0, 5.0]}, path) == (200, {"predictions": answer})
-    assert predict(running, {"inputs": [1.0, 2.0, 5.0]}, path) == (200, {"outputs": answer})
+def test_predict_by_version_and_label(running: Server, path: str, expected: list[float]) -> None:
+    assert predict(running, {"instances": [1.0, 2.0, 5.0]}, path) == (200, {"predictions": expected})
+    assert predict(running, {"inputs": [1.0, 2.0, 5.0]}, path) == (200, {"outputs": expected})
 
 
 def test_regress_and_classify(running: Server) -> None:
@@ -107,83 +107,87 @@ ROWS = {
 
 
 def test_named_inputs_in_rows_and_in_columns(running: Server) -> None:
-    code, told = shapes(running, ROWS)
+    code, document = shapes(running, ROWS)
     assert code == 200
-    first, second = told["predictions"]
+    first, second = document["predictions"]
     assert first == {
         "name_bytes": {"b64": "Zm9v"}, "text": "foo!", "sum": 15.0, "doubled": [[2, 4], [6, 8]], "rows": 2,
     }  # fmt: skip
     assert second["name_bytes"] == {"b64": "/wA="}
     assert second["sum"] == 15.5
     columns = {name: [row[name] for row in ROWS["instances"]] for name in ROWS["instances"][0]}  # type: ignore[index]
-    code, told = shapes(running, {"signature_name": "several", "inputs": columns})
+    code, document = shapes(running, {"signature_name": "several", "inputs": columns})
     assert code == 200
-    assert told["outputs"]["sum"] == [15.0, 15.5]
-    assert told["outputs"]["doubled"] == [[[2, 4], [6, 8]], [[8, 10], [12, 16]]]
+    assert document["outputs"]["sum"] == [15.0, 15.5]
+    assert document["outputs"]["doubled"] == [[[2, 4], [6, 8]], [[8, 10], [12, 16]]]
 
 
-def test_not_a_number_is_read_and_written_bare(running: Server) -> None:
+def test_nan_is_read_and_written_bare(running: Server) -> None:
     body = b'{"instances": [[NaN, Infinity, -Infinity, 0.1, 1]]}'
-    code, told = shapes(running, body)
+    code, document = shapes(running, body)
     assert code == 200
-    [[nan, infinite, negative, tenth, one]] = told["predictions"]
+    [[nan, infinite, negative, tenth, one]] = document["predictions"]
     assert math.isnan(nan)
     assert (infinite, negative, tenth, one) == (math.inf, -math.inf, 0.2, 2.0)
     assert repr(one) == "2.0"
 
 
 @pytest.mark.parametrize("number", ["1e400", "-1e400", "1" + "0" * 400 + ".5", "1" + "0" * 400, "9" * 5000])
-def test_a_number_that_no_double_holds(running: Server, number: str) -> None:
-    code, told = shapes(running, f'{{"instances": [[0.5, Infinity, {number}]]}}'.encode())
-    assert (code, told["error"]) == (400, "JSON Parse error: Number too big to be stored in double. at offset: 31")
-    code, told = shapes(running, f'{{"a\\"{number}": "{number}", "instances": [[{number}]]}}'.encode())
-    assert (code, told["error"].rsplit(" ", 1)[1]) == (400, str(len(f'{{"a\\"{number}": "{number}", "instances": [[')))
+def test_number_too_large_for_a_double_is_rejected(running: Server, number: str) -> None:
+    code, document = shapes(running, f'{{"instances": [[0.5, Infinity, {number}]]}}'.encode())
+    assert (code, document["error"]) == (400, "JSON Parse error: Number too big to be stored in double. at offset: 31")
+    code, document = shapes(running, f'{{"a\\"{number}": "{number}", "instances": [[{number}]]}}'.encode())
+    assert (code, document["error"].rsplit(" ", 1)[1]) == (
+        400,
+        str(len(f'{{"a\\"{number}": "{number}", "instances": [[')),
+    )
 
 
-def test_what_looks_like_a_number_in_a_name_is_none(running: Server) -> None:
+def test_digits_in_a_name_are_not_a_number(running: Server) -> None:
     for name in ("v1.2.3", "1e400"):
-        code, told = shapes(running, f'{{"signature_name": "{name}", "instances": [[Infinity]]}}'.encode())
-        assert (code, name in told["error"]) == (400, True)
+        code, document = shapes(running, f'{{"signature_name": "{name}", "instances": [[Infinity]]}}'.encode())
+        assert (code, name in document["error"]) == (400, True)
 
 
 @pytest.mark.parametrize("dtype", [tf.float32, tf.int64])
-def test_empty_lists_are_read_at_once(running: Server, dtype: tf.DType) -> None:
-    """A body can hold very many, of which each alone would take its time."""
-    array = json_tensors.read_at_once([[[], []]] * 3, dtype, False)
+def test_empty_lists_are_read_with_numpy(running: Server, dtype: tf.DType) -> None:
+    """A body can have a great many of them, and reading them value by value is slow."""
+    array = json_tensors.read_with_numpy([[[], []]] * 3, dtype, False)
+    assert array is not None
     assert (array.shape, array.dtype) == ((3, 2, 0), dtype.as_numpy_dtype)
     assert shapes(running, {"instances": [[], []]}) == (200, {"predictions": [[], []]})
 
 
-def test_booleans_are_no_numbers(running: Server) -> None:
+def test_booleans_are_not_numbers(running: Server) -> None:
     body = {"signature_name": "booleans", "instances": [True, False]}
     assert shapes(running, body) == (200, {"predictions": [False, True]})
-    code, told = shapes(running, {"instances": [[1.0, True]]})
+    code, document = shapes(running, {"instances": [[1.0, True]]})
     assert code == 400
-    assert "JSON Value: true Type: True is not of expected type: float" in told["error"]
+    assert "JSON Value: true Type: True is not of expected type: float" in document["error"]
 
 
 def test_row_form_needs_batched_outputs_and_column_form_does_not(running: Server) -> None:
-    code, told = shapes(running, {"signature_name": "odd", "instances": [1.0, 2.0]})
-    assert (code, told) == (400, {"error": "Tensor name: scalar has no shape information "})
-    code, told = shapes(running, {"signature_name": "odd", "inputs": [1.0, 2.0]})
-    assert (code, told) == (200, {"outputs": {"scalar": 3.0, "y": [1.0, 2.0]}})
+    code, document = shapes(running, {"signature_name": "odd", "instances": [1.0, 2.0]})
+    assert (code, document) == (400, {"error": "Tensor name: scalar has no shape information "})
+    code, document = shapes(running, {"signature_name": "odd", "inputs": [1.0, 2.0]})
+    assert (code, document) == (200, {"outputs": {"scalar": 3.0, "y": [1.0, 2.0]}})
 
 
-def test_large_arrays_come_back_whole(running: Server) -> None:
+def test_large_arrays_are_returned_completely(running: Server) -> None:
     values = np.random.default_rng(1).normal(size=(2, 5000)).astype(np.float32)
-    code, told = shapes(running, {"instances": values.tolist()})
+    code, document = shapes(running, {"instances": values.tolist()})
     assert code == 200
-    assert np.array_equal(np.array(told["predictions"], np.float32), values * 2)
+    assert np.array_equal(np.array(document["predictions"], np.float32), values * 2)
 
 
-def test_a_compressed_body(running: Server) -> None:
+def test_compressed_body(running: Server) -> None:
     packed = gzip.compress(b'{"instances": [1.0]}')
     headers = {"Content-Encoding": "gzip"}
-    assert ask(running, "POST", "/v1/models/half:predict", packed, headers) == (200, {"predictions": [3.5]})
-    bomb = gzip.compress(b'{"instances": [' + b" " * 5_000_000 + b"1.0]}")
-    code, told = ask(running, "POST", "/v1/models/half:predict", bomb, headers)
+    assert send_request(running, "POST", "/v1/models/half:predict", packed, headers) == (200, {"predictions": [3.5]})
+    huge_body = gzip.compress(b'{"instances": [' + b" " * 5_000_000 + b"1.0]}")
+    code, document = send_request(running, "POST", "/v1/models/half:predict", huge_body, headers)
     assert code == 413
-    assert "1000000 bytes" in told["error"]
+    assert "--max-request-bytes: 1000000" in document["error"]
 
 
 ELEMENT = "Failed to process element: 0 of 'instances' list. Error: INVALID_ARGUMENT: "
@@ -237,7 +241,7 @@ WRONG_BODIES = [
     ),
     ("half", {"inputs": {"z": [1]}}, 400, "Missing named input: x in 'inputs' object."),
     ("shapes", {"instances": [[1], [2, 3]]}, 400, "Expecting tensor size: 1 but got: 2"),
-    ("shapes", {"instances": [1]}, 400, "input x has shape [1], but the signature takes (None, None)"),
+    ("shapes", {"instances": [1]}, 400, "input x has shape [1], but the signature expects (None, None)"),
     (
         "shapes",
         {"signature_name": "several", "instances": [1]},
@@ -275,14 +279,14 @@ WRONG_BODIES = [
         {"signature_name": "several", "instances": [{**NAMED, "tag": {"b64": "_w-A"}}]},
         400,
         "Unable to base64 decode",
-    ),  # the alphabet for URLs is refused, as TensorFlow Serving does
+    ),  # TensorFlow Serving rejects the URL-safe alphabet, too
     (
         "shapes",
         {"signature_name": "several", "instances": [{**NAMED, "tag": {"b64": "", "x": 1}}]},
         400,
         "not formatted correctly for base64 data",
     ),
-    ("shapes", {"signature_name": "pictures", "instances": ["nothing"]}, 400, "Unknown image file format"),
+    ("shapes", {"signature_name": "images", "instances": ["nothing"]}, 400, "Unknown image file format"),
     ("none", {"instances": [1]}, 404, "Servable not found for request: Latest(none)"),
     ("half/versions/7", {"instances": [1]}, 404, "Servable not found for request: Specific(half, 7)"),
     ("half/labels/nope", {"instances": [1]}, 400, "Unrecognized servable version label: nope"),
@@ -290,23 +294,23 @@ WRONG_BODIES = [
 
 
 @pytest.mark.parametrize(("model", "body", "status", "text"), WRONG_BODIES)
-def test_a_wrong_predict_request(running: Server, model: str, body: Any, status: int, text: str) -> None:
-    code, told = predict(running, body, f"/v1/models/{model}:predict")
+def test_wrong_predict_requests_are_rejected(running: Server, model: str, body: Any, status: int, text: str) -> None:
+    code, document = predict(running, body, f"/v1/models/{model}:predict")
     assert code == status
-    assert text in told["error"]
+    assert text in document["error"]
 
 
-def test_deep_nesting_is_an_error_and_no_crash(running: Server) -> None:
+def test_deep_nesting_is_an_error(running: Server) -> None:
     for depth in (70, 900, 100_000):
-        code, told = predict(running, b'{"instances": ' + b"[" * depth + b"1" + b"]" * depth + b"}")
+        code, document = predict(running, b'{"instances": ' + b"[" * depth + b"1" + b"]" * depth + b"}")
         assert code == 400
-        assert len(told["error"]) < 1000
+        assert len(document["error"]) < 1000
 
 
-def test_a_quoted_value_is_cut_short(running: Server) -> None:
-    code, told = predict(running, {"instances": ["x" * 100_000]})
+def test_quoted_value_is_shortened(running: Server) -> None:
+    code, document = predict(running, {"instances": ["x" * 100_000]})
     assert code == 400
-    assert len(told["error"]) < 500
+    assert len(document["error"]) < 500
 
 
 @pytest.mark.parametrize(
@@ -334,9 +338,9 @@ def test_a_quoted_value_is_cut_short(running: Server) -> None:
         ("GET", "/v1/models/half%00", 404, "Could not find any versions of model half\0"),
     ],
 )
-def test_a_wrong_path(running: Server, method: str, path: str, status: int, text: str) -> None:
-    code, told = ask(running, method, path, b"{}" if method == "POST" else None)
-    assert (code, text in told["error"]) == (status, True), told
+def test_wrong_paths_are_rejected(running: Server, method: str, path: str, status: int, text: str) -> None:
+    code, document = send_request(running, method, path, b"{}" if method == "POST" else None)
+    assert (code, text in document["error"]) == (status, True), document
 
 
 def test_classify_and_regress_errors(running: Server) -> None:
@@ -352,15 +356,15 @@ def test_classify_and_regress_errors(running: Server) -> None:
         ({"signature_name": "no", "examples": [{"x": 1.0}]}, "No signature was found with the name: no"),
         (b'{"examples": [{"x": [0.5, 1e400]}]}', "Number too big to be stored in double. at offset: 26"),
     ]:  # fmt: skip
-        code, told = predict(running, body, "/v1/models/half:regress")
-        assert (code, text in told["error"]) == (400, True), told
+        code, document = predict(running, body, "/v1/models/half:regress")
+        assert (code, text in document["error"]) == (400, True), document
 
 
-def test_a_body_that_is_too_large(running: Server) -> None:
+def test_body_above_the_size_limit_is_rejected(running: Server) -> None:
     body = json.dumps({"instances": [[0.5] * 300_000]}).encode()
-    code, told = predict(running, body)
+    code, document = predict(running, body)
     assert code == 413
-    assert "larger than the 1000000 bytes" in told["error"]
+    assert "--max-request-bytes: 1000000" in document["error"]
     connection = http.client.HTTPConnection("127.0.0.1", running.rest_port or 0)
     chunks = (body[start : start + 65536] for start in range(0, len(body), 65536))
     connection.request("POST", "/v1/models/half:predict", chunks, encode_chunked=True)
@@ -368,19 +372,19 @@ def test_a_body_that_is_too_large(running: Server) -> None:
     connection.close()
 
 
-def test_a_picture_that_unpacks_to_too_much(running: Server) -> None:
-    def sized(encoded: bytes) -> tuple[int, Any]:
-        return shapes(
-            running, {"signature_name": "pictures", "instances": [{"b64": base64.b64encode(encoded).decode()}]}
-        )
+def test_image_above_the_pixel_limit_is_rejected(running: Server) -> None:
+    def decoded_size(encoded: bytes) -> tuple[int, Any]:
+        return shapes(running, {"signature_name": "images", "instances": [{"b64": base64.b64encode(encoded).decode()}]})
 
-    assert sized(png(100, 100)) == (200, {"predictions": [[100, 100, 3]]})
-    code, told = sized(png(101, 100))
+    assert decoded_size(png(100, 100)) == (200, {"predictions": [[100, 100, 3]]})
+    code, document = decoded_size(png(101, 100))
     assert code == 400
-    assert "a picture of 100 x 101 pixels is larger than the 10000 pixels that this server takes" in told["error"]
+    assert (
+        "an image of 100 x 101 pixels exceeds the limit of this server (--max-image-pixels: 10000)" in document["error"]
+    )
 
 
-def test_prometheus_page(running: Server) -> None:
+def test_metrics_for_prometheus(running: Server) -> None:
     import urllib.request
 
     predict(running, {"instances": [1.0]})
@@ -388,12 +392,12 @@ def test_prometheus_page(running: Server) -> None:
     with urllib.request.urlopen(f"http://127.0.0.1:{running.rest_port}/monitoring/prometheus/metrics") as response:
         page = response.read().decode()
     assert ':tensorflow:serving:request_count{model_name="half",status="OK"}' in page
-    assert 'model_name="none"' not in page  # or anyone could fill the memory with names
+    assert 'model_name="none"' not in page  # otherwise requests with random names fill the memory
     assert ':tensorflow:serving:request_latency_bucket{model_name="half",API="predict",entrypoint="REST",le=' in page
     assert ':tensorflow:serving:runtime_latency_count{model_name="half",API="Predict"' in page
 
 
-def test_the_newest_version_takes_over_and_a_broken_one_does_not(tmp_path: Path) -> None:
+def test_newest_version_takes_over_unless_it_is_broken(tmp_path: Path) -> None:
     write_half_plus(tmp_path / "half" / "1", 2.0)
     settings = {"file_system_poll_wait_seconds": 0, "load_retry_interval_micros": 0, "max_num_load_retries": 0}
     with serving(config_of(half=tmp_path / "half"), **settings) as running:
@@ -402,16 +406,16 @@ def test_the_newest_version_takes_over_and_a_broken_one_does_not(tmp_path: Path)
         (tmp_path / "new").rename(tmp_path / "half" / "2")
         running.engine.models.poll()
         assert predict(running, {"instances": [1.0]}) == (200, {"predictions": [3.5]})
-        _, told = ask(running, "GET", "/v1/models/half")
-        states = [(one["version"], one["state"]) for one in told["model_version_status"]]
+        _, document = send_request(running, "GET", "/v1/models/half")
+        states = [(status["version"], status["state"]) for status in document["model_version_status"]]
         assert states == [("2", "AVAILABLE"), ("1", "END")]
 
         shutil.copytree(tmp_path / "half" / "2", tmp_path / "half" / "3")
-        (tmp_path / "half" / "3" / "saved_model.pb").write_bytes(b"torn")
+        (tmp_path / "half" / "3" / "saved_model.pb").write_bytes(b"incomplete")
         running.engine.models.poll()
         assert predict(running, {"instances": [1.0]}) == (200, {"predictions": [3.5]})
-        _, told = ask(running, "GET", "/v1/models/half/versions/3")
-        [broken] = told["model_version_status"]
+        _, document = send_request(running, "GET", "/v1/models/half/versions/3")
+        [broken] = document["model_version_status"]
         assert (broken["state"], broken["status"]["error_code"]) == ("END", "DATA_LOSS")
 
         shutil.rmtree(tmp_path / "half" / "3")
@@ -420,7 +424,7 @@ def test_the_newest_version_takes_over_and_a_broken_one_does_not(tmp_path: Path)
         assert predict(running, {"instances": [1.0]}) == (200, {"predictions": [2.5]})
 
 
-def test_labels_that_are_kept_beside_the_versions(tmp_path: Path) -> None:
+def test_labels_beside_the_versions_are_followed(tmp_path: Path) -> None:
     base = tmp_path / "half"
     write_half_plus(base / "1", 2.0)
     write_half_plus(base / "2", 3.0)
@@ -433,14 +437,14 @@ def test_labels_that_are_kept_beside_the_versions(tmp_path: Path) -> None:
         (base / "staged").write_text(config)
         (base / "staged").rename(base / "models.config")
 
-    def answer(label: str) -> tuple[int, Any]:
+    def predict_label(label: str) -> tuple[int, Any]:
         return predict(running, {"instances": [1.0]}, f"/v1/models/half/labels/{label}:predict")
 
     write_labels(stable=1)
     with serving(config_of(half=base), follow_labels=True, file_system_poll_wait_seconds=0.05) as running:
-        assert answer("stable") == (200, {"predictions": [2.5]})
-        assert answer("canary")[0] == 400
+        assert predict_label("stable") == (200, {"predictions": [2.5]})
+        assert predict_label("canary")[0] == 400
         write_labels(stable=2, canary=1)
-        until(lambda: answer("canary")[0] == 200, "the new labels are read")
-        assert answer("canary") == (200, {"predictions": [2.5]})
-        assert answer("stable") == (200, {"predictions": [3.5]})
+        wait_until(lambda: predict_label("canary")[0] == 200, "the new labels are read")
+        assert predict_label("canary") == (200, {"predictions": [2.5]})
+        assert predict_label("stable") == (200, {"predictions": [3.5]})

@@ -1,4 +1,4 @@
-"""`serve --sagemaker`: /ping and /invocations as the container answers them, and archives from anybody."""
+"""`serve --sagemaker`: /ping and /invocations as in the container, and hostile archives."""
 
 import base64
 import http.client
@@ -24,9 +24,9 @@ def handler(data, context):
     if context.request_content_type == "application/x-fail":
         raise ValueError("no such thing")
     body = data.read()
-    told = {"length": len(body), "helped": helper.NAME, **context._asdict()}
-    del told["channel"]
-    return json.dumps(told), "application/json"
+    message = {"length": len(body), "helped": helper.NAME, **context._asdict()}
+    del message["channel"]
+    return json.dumps(message), "application/json"
 """
 PAIR = """
 import json
@@ -39,7 +39,7 @@ def output_handler(response, context):
 
 @contextmanager
 def sagemaker(archive: Path) -> Iterator[SageMakerServer]:
-    running = SageMakerServer(archive, {"max_request_bytes": 100_000}, "127.0.0.1", 0)
+    running = SageMakerServer(archive, port=0, max_request_bytes=100_000)
     running.start()
     try:
         yield running
@@ -72,7 +72,7 @@ def plain(half: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sage
         yield running
 
 
-def ask(
+def send_request(
     running: SageMakerServer, body: bytes, content_type: str | None = "application/json", **headers: str
 ) -> tuple[int, bytes, str]:
     assert running.http is not None
@@ -80,9 +80,9 @@ def ask(
     sent = {name.replace("_", "-"): value for name, value in headers.items()}
     connection.request("POST", "/invocations", body, sent | ({"Content-Type": content_type} if content_type else {}))
     response = connection.getresponse()
-    answer = response.status, response.read(), response.headers.get("Content-Type", "")
+    result = response.status, response.read(), response.headers.get("Content-Type", "")
     connection.close()
-    return answer
+    return result
 
 
 def test_ping(plain: SageMakerServer) -> None:
@@ -93,7 +93,7 @@ def test_ping(plain: SageMakerServer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "content_type", "answer"),
+    ("body", "content_type", "expected"),
     [
         (b'{"instances": [1.0, 2.0, 5.0]}', "application/json", {"predictions": [2.5, 3.0, 4.5]}),
         (b'{"inputs": [1.0]}', "application/json", {"outputs": [2.5]}),
@@ -105,24 +105,24 @@ def test_ping(plain: SageMakerServer) -> None:
         (b"1.0,2.0\n1.0,5.0\n", "text/csv", {"predictions": [[2.5, 3.0], [2.5, 4.5]]}),
     ],
 )
-def test_without_a_script(plain: SageMakerServer, body: bytes, content_type: str, answer: Any) -> None:
-    status, answered, answered_type = ask(plain, body, content_type)
-    assert (status, json.loads(answered), answered_type) == (200, answer, "application/json")
+def test_json_and_csv_without_a_script(plain: SageMakerServer, body: bytes, content_type: str, expected: Any) -> None:
+    status, response, response_type = send_request(plain, body, content_type)
+    assert (status, json.loads(response), response_type) == (200, expected, "application/json")
 
 
-def test_what_is_not_taken_without_a_script(plain: SageMakerServer) -> None:
+def test_other_content_types_are_rejected_without_a_script(plain: SageMakerServer) -> None:
     for content_type, name in (("application/x-image", "application/x-image"), (None, "Unknown")):
-        status, body, _ = ask(plain, b"x", content_type)
+        status, body, _ = send_request(plain, b"x", content_type)
         assert (status, json.loads(body)) == (415, {"error": f"Unsupported Media Type: {name}"})
-    assert ask(plain, b"not json")[0] == 400
-    assert ask(plain, b"1" * 100_001)[0] == 413
-    assert b"JSON Parse error" in ask(plain, b"\xff\xfe")[1]
+    assert send_request(plain, b"not json")[0] == 400
+    assert send_request(plain, b"1" * 100_001)[0] == 413
+    assert b"JSON Parse error" in send_request(plain, b"\xff\xfe")[1]
 
 
 def test_custom_attributes(plain: SageMakerServer) -> None:
     def with_attributes(attributes: str, body: bytes = b'{"instances": [1.0]}') -> tuple[int, Any]:
-        status, answered, _ = ask(plain, body, X_Amzn_SageMaker_Custom_Attributes=attributes)
-        return status, json.loads(answered)
+        status, response, _ = send_request(plain, body, X_Amzn_SageMaker_Custom_Attributes=attributes)
+        return status, json.loads(response)
 
     assert with_attributes("tfs-model-name=half,tfs-model-version=123") == (200, {"predictions": [3.5]})
     assert with_attributes("tfs-model-name=none") == (404, {"error": "Servable not found for request: Latest(none)"})
@@ -132,49 +132,52 @@ def test_custom_attributes(plain: SageMakerServer) -> None:
     assert with_attributes("tfs-method=regress", regress) == (200, {"results": [2.5]})
 
 
-def test_accept_is_answered(plain: SageMakerServer) -> None:
-    assert ask(plain, b"1.0", Accept="application/jsonlines, text/csv")[2] == "application/jsonlines"
+def test_accept_header_selects_the_content_type(plain: SageMakerServer) -> None:
+    assert send_request(plain, b"1.0", Accept="application/jsonlines, text/csv")[2] == "application/jsonlines"
 
 
-def test_a_handler_gets_the_containers_context(half: Path, tmp_path: Path) -> None:
+def test_handler_receives_the_context_of_the_container(half: Path, tmp_path: Path) -> None:
     archive = packed(half, tmp_path / "model.tar.gz", inference=ECHO, helper="NAME = 'helper'")
     with sagemaker(archive) as running:
-        status, body, _ = ask(
+        status, body, _ = send_request(
             running, b"12345", "application/x-image", Accept="text/plain",
             X_Amzn_SageMaker_Custom_Attributes="tfs-model-version=123",
         )  # fmt: skip
-        told = json.loads(body)
+        message = json.loads(body)
         assert status == 200
-        assert told.pop("rest_uri") == f"http://localhost:{running.inner.rest_port}/v1/models/half/versions/123:predict"
-        assert told.pop("grpc_port") == str(running.inner.grpc_port)
-        assert told.pop("timeout") > 0
-        assert told == {
+        assert (
+            message.pop("rest_uri")
+            == f"http://localhost:{running.server.rest_port}/v1/models/half/versions/123:predict"
+        )
+        assert message.pop("grpc_port") == str(running.server.grpc_port)
+        assert message.pop("timeout") > 0
+        assert message == {
             "length": 5, "helped": "helper", "model_name": None, "model_version": "123", "method": None,
             "custom_attributes": "tfs-model-version=123", "request_content_type": "application/x-image",
             "accept_header": "text/plain", "content_length": 5,
         }  # fmt: skip
-        status, body, _ = ask(running, b"1", "application/x-fail")
+        status, body, _ = send_request(running, b"1", "application/x-fail")
         assert (status, json.loads(body)) == (500, {"error": "no such thing"})
 
 
-def test_a_pair_of_handlers_around_a_request(half: Path, tmp_path: Path) -> None:
+def test_pair_of_handlers_around_a_request(half: Path, tmp_path: Path) -> None:
     with sagemaker(packed(half, tmp_path / "model.tar.gz", inference=PAIR)) as running:
-        status, body, content_type = ask(running, b"5.0", "text/anything", Accept="application/json")
+        status, body, content_type = send_request(running, b"5.0", "text/anything", Accept="application/json")
         assert (status, json.loads(body), content_type) == (200, {"predictions": [4.5]}, "application/json")
-        status, body, _ = ask(running, b"nan or not")
+        status, body, _ = send_request(running, b"nan or not")
         assert status == 500
         assert "could not convert string to float" in json.loads(body)["error"]
-        status, body, _ = ask(running, b"5", X_Amzn_SageMaker_Custom_Attributes="tfs-model-name=none")
+        status, body, _ = send_request(running, b"5", X_Amzn_SageMaker_Custom_Attributes="tfs-model-name=none")
         assert (status, "404" in json.loads(body)["error"]) == (500, True)
 
 
-def test_a_script_without_handlers(half: Path, tmp_path: Path) -> None:
-    for text, told in (("x = 1", "Handlers are not implemented"), ("import nothing_at_all", "nothing_at_all")):
-        with pytest.raises(ArchiveError, match=told):
+def test_script_without_handlers_is_rejected(half: Path, tmp_path: Path) -> None:
+    for text, message in (("x = 1", "Handlers are not implemented"), ("import nothing_at_all", "nothing_at_all")):
+        with pytest.raises(ArchiveError, match=message):
             sagemaker(packed(half, tmp_path / "model.tar.gz", inference=text)).__enter__()
 
 
-def test_requirements_are_told_and_not_installed(half: Path, tmp_path: Path) -> None:
+def test_requirements_are_reported_and_not_installed(half: Path, tmp_path: Path) -> None:
     from unfreeze.server.serve import start_sagemaker
 
     warnings: list[str] = []
@@ -182,20 +185,23 @@ def test_requirements_are_told_and_not_installed(half: Path, tmp_path: Path) -> 
     archive = packed(half, tmp_path / "model.tar.gz", inference=ECHO, **code)
     running = start_sagemaker(archive, port=0, on_warning=warnings.append)
     running.stop()
-    told = "code/requirements.txt is not installed here, as the container does: install numpy>=1.20, nothing-at-all==1"
-    assert warnings == [f"{told} beside unfreeze"]
+    warning = (
+        "code/requirements.txt is not installed here, unlike in the container. "
+        "Install numpy>=1.20, nothing-at-all==1 beside unfreeze."
+    )
+    assert warnings == [warning]
     missing = packed(half, tmp_path / "missing.tar.gz", inference="import nothing_at_all", **code)
-    with pytest.raises(ArchiveError, match=f"No module named 'nothing_at_all'; {re.escape(told)}"):
+    with pytest.raises(ArchiveError, match=f"No module named 'nothing_at_all'. {re.escape(warning)}"):
         start_sagemaker(missing, port=0)
     unused = packed(half, tmp_path / "unused.tar.gz", requirements=code["requirements"])
     with sagemaker(unused) as plain:
-        assert plain.uninstalled == ""
+        assert plain.missing_requirements == ""
 
 
-def test_a_bare_version_is_called_model(half: Path, tmp_path: Path) -> None:
+def test_version_folder_at_the_root_is_named_model(half: Path, tmp_path: Path) -> None:
     with sagemaker(packed(half / "half", tmp_path / "model.tar.gz")) as running:
         assert running.default_model == "model"
-        assert json.loads(ask(running, b"1.0")[1]) == {"predictions": [2.5]}
+        assert json.loads(send_request(running, b"1.0")[1]) == {"predictions": [2.5]}
 
 
 def entry(name: str, content: bytes = b"x", **fields: Any) -> tuple[tarfile.TarInfo, bytes]:
@@ -216,13 +222,13 @@ BAD_ENTRIES = [
     ([entry("link", b"", type=tarfile.LNKTYPE, linkname="../../etc/passwd")], "is a link or a device"),
     ([entry("device", b"", type=tarfile.CHRTYPE)], "is a link or a device"),
     ([entry("pipe", b"", type=tarfile.FIFOTYPE)], "is a link or a device"),
-    ([entry("half/1/a"), entry("half/1/a")], "is there twice"),
+    ([entry("half/1/a"), entry("half/1/a")], "occurs twice"),
     ([entry("a", b"x" * 5000)], "unpacks to more than 4000 bytes"),
 ]
 
 
-@pytest.mark.parametrize(("entries", "told"), BAD_ENTRIES, ids=[str(index) for index in range(len(BAD_ENTRIES))])
-def test_an_entry_that_is_refused(tmp_path: Path, entries: Any, told: str) -> None:
+@pytest.mark.parametrize(("entries", "message"), BAD_ENTRIES, ids=[str(index) for index in range(len(BAD_ENTRIES))])
+def test_unsafe_archive_entries_are_rejected(tmp_path: Path, entries: Any, message: str) -> None:
     from unfreeze.server.archives import unpack
 
     archive = tmp_path / "in" / "model.tar.gz"
@@ -230,13 +236,13 @@ def test_an_entry_that_is_refused(tmp_path: Path, entries: Any, told: str) -> No
     with tarfile.open(archive, "w:gz") as tar:
         for info, content in entries:
             tar.addfile(info, io.BytesIO(content))
-    with pytest.raises(ArchiveError, match=told):
+    with pytest.raises(ArchiveError, match=message):
         unpack(archive, tmp_path / "in" / "out", max_bytes=4000)
     assert not (tmp_path / "outside").exists()
     assert not Path("/tmp/outside").exists()
 
 
-def test_a_bomb_is_refused_before_it_is_written(tmp_path: Path) -> None:
+def test_archive_that_unpacks_to_too_much_is_rejected_before_it_is_written(tmp_path: Path) -> None:
     from unfreeze.server.archives import unpack
 
     class Zeros(io.RawIOBase):
@@ -247,28 +253,28 @@ def test_a_bomb_is_refused_before_it_is_written(tmp_path: Path) -> None:
         info = tarfile.TarInfo("half/1/saved_model.pb")
         info.size = 2**28 + 1
         tar.addfile(info, Zeros())
-    with pytest.raises(ArchiveError, match="that is no model"):
+    with pytest.raises(ArchiveError, match="is a decompression bomb"):
         unpack(tmp_path / "model.tar.gz", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_what_is_no_archive(tmp_path: Path, half: Path) -> None:
-    torn = packed(half, tmp_path / "whole.tar.gz").read_bytes()
-    (tmp_path / "torn.tar.gz").write_bytes(torn[: len(torn) // 2])
+def test_files_that_are_not_archives_are_rejected(tmp_path: Path, half: Path) -> None:
+    complete = packed(half, tmp_path / "complete.tar.gz").read_bytes()
+    (tmp_path / "incomplete.tar.gz").write_bytes(complete[: len(complete) // 2])
     (tmp_path / "text.tar.gz").write_text("not a tar")
-    for name in ("torn.tar.gz", "text.tar.gz"):
-        with pytest.raises(ArchiveError, match=r"is not a whole \.tar\.gz"):
-            SageMakerServer(tmp_path / name, {}, "127.0.0.1", 0)
+    for name in ("incomplete.tar.gz", "text.tar.gz"):
+        with pytest.raises(ArchiveError, match=r"is not a complete \.tar\.gz"):
+            SageMakerServer(tmp_path / name, port=0)
     (tmp_path / "empty").mkdir()
     with pytest.raises(SavedModelError, match="no SavedModel bundles found!"):
-        SageMakerServer(tmp_path / "empty", {}, "127.0.0.1", 0)
+        SageMakerServer(tmp_path / "empty", port=0)
 
 
 ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.slow
-def test_what_unfreeze_packages_is_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_archive_of_unfreeze_package_is_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     boto3 = pytest.importorskip("boto3")
     from unfreeze import export, predict
     from unfreeze.targets.sagemaker import package_sagemaker
@@ -279,18 +285,18 @@ def test_what_unfreeze_packages_is_served(tmp_path: Path, monkeypatch: pytest.Mo
     scene = digits / "scenes" / "scene_00.png"
     with sagemaker(tmp_path / "package" / "model.tar.gz") as running:
         assert running.http is not None
-        picture = io.BytesIO()
-        Image.open(scene).convert("RGB").save(picture, "JPEG", quality=95)
-        status, body, content_type = ask(running, picture.getvalue(), "application/x-image")
+        image = io.BytesIO()
+        Image.open(scene).convert("RGB").save(image, "JPEG", quality=95)
+        status, body, content_type = send_request(running, image.getvalue(), "application/x-image")
         assert (status, content_type) == (200, "application/json")
         assert json.loads(body)["detections"]
-        rows = [{"b64": base64.b64encode(picture.getvalue()).decode()}]
-        status, answered, _ = ask(running, json.dumps({"instances": rows}).encode())
-        assert (status, json.loads(answered)["predictions"]) == (200, [json.loads(body)])
+        rows = [{"b64": base64.b64encode(image.getvalue()).decode()}]
+        status, body_of_row, _ = send_request(running, json.dumps({"instances": rows}).encode())
+        assert (status, json.loads(body_of_row)["predictions"]) == (200, [json.loads(body)])
         for garbage, kind in ((b"garbage", "application/x-image"), (b"garbage", "application/json"), (b"", "text/csv")):
-            status, told, _ = ask(running, garbage, kind)
+            status, message, _ = send_request(running, garbage, kind)
             assert status == 500
-            assert set(json.loads(told)) == {"error"}
+            assert set(json.loads(message)) == {"error"}
 
         monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME", f"http://127.0.0.1:{running.http.port}")
         for variable in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
@@ -301,7 +307,7 @@ def test_what_unfreeze_packages_is_served(tmp_path: Path, monkeypatch: pytest.Mo
         [remote] = predict("sagemaker://digits", scene, **options)
         [local] = predict(tmp_path / "digits", scene, **options)
         assert remote.detections
-        for ours, theirs in zip(local.detections, remote.detections, strict=True):
-            assert (ours.class_id, ours.name) == (theirs.class_id, theirs.name)
-            assert ours.score == pytest.approx(theirs.score, abs=1e-4)
-            assert ours.box == pytest.approx(theirs.box, abs=1e-4)
+        for expected, actual in zip(local.detections, remote.detections, strict=True):
+            assert (expected.class_id, expected.name) == (actual.class_id, actual.name)
+            assert expected.score == pytest.approx(actual.score, abs=1e-4)
+            assert expected.box == pytest.approx(actual.box, abs=1e-4)

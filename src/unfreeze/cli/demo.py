@@ -41,9 +41,9 @@ def demo(folder: str | None, output_directory: str, serve: bool, overwrite: bool
         result = demo(folder, output_directory, overwrite=overwrite, on_progress=on_progress, on_warning=on_warning)
     print_result(None, str(result), quiet=quiet)
     if serve:
-        from unfreeze.server.serve import until_asked_to_end
+        from unfreeze.server.serve import wait_until_stopped
 
         server, address = serve_page(result)
         # Printed with --quiet too: without the address there is no page.
         print_result(None, f"page:       {address}  (drop an image there; Ctrl-C ends it)")
-        until_asked_to_end(server)
+        wait_until_stopped(server)

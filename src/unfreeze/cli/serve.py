@@ -206,7 +206,7 @@ def serve(
     enable_for_command()
     with progress(quiet) as (on_progress, on_warning):
         on_progress("loading")
-        from unfreeze.server.serve import addresses, start_sagemaker, start_server, until_asked_to_end
+        from unfreeze.server.serve import addresses, start_sagemaker, start_server, wait_until_stopped
 
         running: Any
         if sagemaker:
@@ -216,7 +216,7 @@ def serve(
     if not quiet:
         print_result(None, addresses(running))
         log_to_stderr("unfreeze.server")
-    until_asked_to_end(running)
+    wait_until_stopped(running)
 
 
 def for_sagemaker(context: click.Context, settings: dict[str, Any]) -> dict[str, Any]:

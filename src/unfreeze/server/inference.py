@@ -1,6 +1,7 @@
-"""The requests of TensorFlow Serving's protos, answered by a loaded model."""
+"""Predict, classify and regress: TensorFlow Serving's request protos -> response protos of a loaded model."""
 
 from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -8,24 +9,30 @@ import tensorflow as tf
 from tensorflow.core.framework import types_pb2
 from tensorflow_serving.apis import classification_pb2, input_pb2, predict_pb2, regression_pb2
 
-from unfreeze.server.failures import Code, Failure, invalid
 from unfreeze.server.loaded import (
     DEFAULT_SIGNATURE,
     Arrays,
     LoadedModel,
-    check_arrays,
+    check_input_arrays,
+    check_input_names,
     check_inputs,
-    check_names,
-    check_outputs,
+    check_output_filter,
 )
+from unfreeze.server.status import StatusCode, StatusError, invalid
 
-PREDICT, CLASSIFY, REGRESS = (f"tensorflow/serving/{method}" for method in ("predict", "classify", "regress"))
-LARGEST_TENSOR_BYTES = 2**31 - 1
-# Those of most outputs: asking TensorFlow costs more than the copy of a small one.
+MAX_TENSOR_BYTES = 2**31 - 1
+# The dtypes of most outputs: a lookup in TensorFlow takes longer than copying a small array.
 DATA_TYPES = {np.dtype(np.float32): types_pb2.DT_FLOAT, np.dtype(np.int64): types_pb2.DT_INT64}
 
-# How a checked call is carried out: at once, or through the queue of the server.
-Run = Callable[[LoadedModel, str, Mapping[str, np.ndarray], Sequence[str]], Arrays]
+# Runs a signature of a model with inputs that were checked: at once, or through the queue of the server.
+RunSignature = Callable[[LoadedModel, str, Mapping[str, np.ndarray], Sequence[str]], Arrays]
+
+
+class Method(Enum):
+    """A method of signatures that take Examples: its name in the SignatureDef."""
+
+    CLASSIFICATION = "tensorflow/serving/classify"
+    REGRESSION = "tensorflow/serving/regress"
 
 
 def run_at_once(model: LoadedModel, signature: str, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> Arrays:
@@ -33,19 +40,23 @@ def run_at_once(model: LoadedModel, signature: str, inputs: Mapping[str, np.ndar
 
 
 def predict(
-    model: LoadedModel, request: Any, run: Run = run_at_once, max_bytes: int = LARGEST_TENSOR_BYTES
+    model: LoadedModel, request: Any, run: RunSignature = run_at_once, max_bytes: int = MAX_TENSOR_BYTES
 ) -> predict_pb2.PredictResponse:
-    """Answer a PredictRequest; the version in the response's model_spec is left to who knows it."""
+    """Returns the response to a PredictRequest; the caller fills in name and version of its model_spec.
+
+    Raises: StatusError.
+    """
     signature = request.model_spec.signature_name or DEFAULT_SIGNATURE
     try:
         definition = model.signature_def(signature)
     except KeyError:
-        raise Failure(Code.FAILED_PRECONDITION, f'Serving signature key "{signature}" not found.') from None
-    check_names(definition, request.inputs)
-    inputs = {name: array_of(name, tensor, max_bytes) for name, tensor in request.inputs.items()}
-    check_arrays(definition, inputs)
-    check_outputs(definition, list(request.output_filter))
-    outputs = run(model, signature, inputs, list(request.output_filter))
+        raise StatusError(StatusCode.FAILED_PRECONDITION, f'Serving signature key "{signature}" not found.') from None
+    check_input_names(definition, request.inputs)
+    inputs = {name: to_array(name, tensor, max_bytes) for name, tensor in request.inputs.items()}
+    check_input_arrays(definition, inputs)
+    output_filter = list(request.output_filter)
+    check_output_filter(definition, output_filter)
+    outputs = run(model, signature, inputs, output_filter)
     response = predict_pb2.PredictResponse()
     for name, value in outputs.items():
         fill_tensor(response.outputs[name], value)
@@ -53,11 +64,11 @@ def predict(
     return response
 
 
-def array_of(name: str, tensor: Any, max_bytes: int) -> np.ndarray:
-    """A TensorProto, as tensor_content or as a list of values, -> an array.
+def to_array(name: str, tensor: Any, max_bytes: int) -> np.ndarray:
+    """Returns a TensorProto as an array.
 
-    Raises: Failure when it contradicts itself, or is larger unpacked than a request may be: one value can stand for
-    a tensor of any shape.
+    Raises: StatusError if the proto contradicts itself, or if the array is larger than a request may be: in a proto one
+    value can stand for a tensor of any shape.
     """
     try:
         dtype = tf.as_dtype(tensor.dtype)
@@ -68,20 +79,21 @@ def array_of(name: str, tensor: Any, max_bytes: int) -> np.ndarray:
         for size in sizes:
             count *= size
         if count * max(1, dtype.size) > max_bytes:
-            raise ValueError(f"it has {count} values, more than a request may hold")
+            raise ValueError(f"its {count} values exceed the size limit of a request")
         if dtype == tf.string and len(tensor.string_val) not in (1, count):
             raise ValueError(f"it has {len(tensor.string_val)} strings for a shape of {count}")
-        if dtype == tf.string and len(tensor.string_val) == count:  # make_ndarray goes through a list of copies
+        if dtype == tf.string and len(tensor.string_val) == count:  # make_ndarray would copy them into a list first
             strings = np.empty(count, dtype=object)
             strings[:] = tensor.string_val
             return strings.reshape(sizes)
-        return tf.make_ndarray(tensor)
+        array: np.ndarray = tf.make_ndarray(tensor)
+        return array
     except (TypeError, ValueError, KeyError) as error:
         raise invalid(f"tensor parsing error: {name}: {str(error) or type(error).__name__}") from error
 
 
 def fill_tensor(tensor: Any, value: np.ndarray) -> None:
-    """Write an array into a TensorProto: its bytes as they are, or a list of strings."""
+    """Writes an array into a TensorProto: numbers as bytes, strings as a list."""
     if value.dtype == object:
         tensor.dtype = types_pb2.DT_STRING
         tensor.string_val.extend(value.ravel().tolist())
@@ -93,9 +105,11 @@ def fill_tensor(tensor: Any, value: np.ndarray) -> None:
         dims.add(size=size)
 
 
-def classify(model: LoadedModel, request: Any, run: Run = run_at_once) -> classification_pb2.ClassificationResponse:
-    """Answer a ClassificationRequest. Source: servables/tensorflow/classifier.cc."""
-    signature, definition = signature_of(model, request, CLASSIFY, "classification")
+def classify(
+    model: LoadedModel, request: Any, run: RunSignature = run_at_once
+) -> classification_pb2.ClassificationResponse:
+    """Returns the response to a ClassificationRequest. Source: servables/tensorflow/classifier.cc."""
+    signature, definition = find_signature(model, request, Method.CLASSIFICATION)
     outputs = run_on_examples(model, signature, definition, request.input, run)
     count = len(serialized_examples(request.input))
     labels, scores = outputs.get("classes"), outputs.get("scores")
@@ -105,22 +119,22 @@ def classify(model: LoadedModel, request: Any, run: Run = run_at_once) -> classi
     for row in range(count):
         classes = response.result.classifications.add().classes
         for index in range((labels if scores is None else scores).shape[1]):  # type: ignore[union-attr]
-            one = classes.add()
+            entry = classes.add()
             if labels is not None:
-                one.label = labels[row, index].decode("utf-8", "replace")
+                entry.label = labels[row, index].decode("utf-8", "replace")
             if scores is not None:
-                one.score = scores[row, index]
+                entry.score = scores[row, index]
     response.model_spec.signature_name = signature
     return response
 
 
-def regress(model: LoadedModel, request: Any, run: Run = run_at_once) -> regression_pb2.RegressionResponse:
-    """Answer a RegressionRequest. Source: servables/tensorflow/regressor.cc."""
-    signature, definition = signature_of(model, request, REGRESS, "regression")
+def regress(model: LoadedModel, request: Any, run: RunSignature = run_at_once) -> regression_pb2.RegressionResponse:
+    """Returns the response to a RegressionRequest. Source: servables/tensorflow/regressor.cc."""
+    signature, definition = find_signature(model, request, Method.REGRESSION)
     outputs = run_on_examples(model, signature, definition, request.input, run)
     values = outputs.get("outputs")
     if values is None:
-        raise Failure(Code.FAILED_PRECONDITION, f"No regression outputs found in SignatureDef: {signature}")
+        raise StatusError(StatusCode.FAILED_PRECONDITION, f"No regression outputs found in SignatureDef: {signature}")
     count = len(serialized_examples(request.input))
     if values.ndim not in (1, 2) or values.size != count:
         raise invalid(f"Expected output batch size to be {count}.  Got: {values.size}")
@@ -131,21 +145,26 @@ def regress(model: LoadedModel, request: Any, run: Run = run_at_once) -> regress
     return response
 
 
-def signature_of(model: LoadedModel, request: Any, method: str, told: str) -> tuple[str, Any]:
+def find_signature(model: LoadedModel, request: Any, method: Method) -> tuple[str, Any]:
+    """Returns the name and the SignatureDef that a request names. Raises: StatusError if its method is another one."""
     signature = request.model_spec.signature_name or DEFAULT_SIGNATURE
     try:
         definition = model.signature_def(signature)
     except KeyError:
         raise invalid(f"No signature was found with the name: {signature}") from None
-    if definition.method_name != method:
-        raise invalid(f"Expected {told} signature method_name to be {method}. Was: {definition.method_name}")
+    if definition.method_name != method.value:
+        raise invalid(
+            f"Expected {method.name.lower()} signature method_name to be {method.value}. Was: {definition.method_name}"
+        )
     return signature, definition
 
 
-def run_on_examples(model: LoadedModel, signature: str, definition: Any, given: input_pb2.Input, run: Run) -> Arrays:
+def run_on_examples(
+    model: LoadedModel, signature: str, definition: Any, request_input: input_pb2.Input, run: RunSignature
+) -> Arrays:
     if list(definition.inputs) != ["inputs"]:
         raise invalid("Expected one input Tensor.")
-    examples = serialized_examples(given)
+    examples = serialized_examples(request_input)
     if not examples:
         raise invalid("Input is empty.")
     inputs = {"inputs": np.array(examples, dtype=object)}
@@ -153,10 +172,10 @@ def run_on_examples(model: LoadedModel, signature: str, definition: Any, given: 
     return run(model, signature, inputs, ())
 
 
-def serialized_examples(given: input_pb2.Input) -> list[bytes]:
-    """The Examples of an Input, each with the features of the context that all share."""
-    if given.WhichOneof("kind") != "example_list_with_context":
-        return [example.SerializeToString() for example in given.example_list.examples]
-    context = given.example_list_with_context.context.SerializeToString()
-    # Serialized messages that are put one after the other merge; of a map the later key wins.
-    return [context + example.SerializeToString() for example in given.example_list_with_context.examples]
+def serialized_examples(request_input: input_pb2.Input) -> list[bytes]:
+    """Returns the Examples of an Input, each with the features of their common context."""
+    if request_input.WhichOneof("kind") != "example_list_with_context":
+        return [example.SerializeToString() for example in request_input.example_list.examples]
+    context = request_input.example_list_with_context.context.SerializeToString()
+    # Serialized messages merge when they are concatenated; in a map, the later value of a key is used.
+    return [context + example.SerializeToString() for example in request_input.example_list_with_context.examples]

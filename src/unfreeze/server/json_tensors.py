@@ -1,7 +1,7 @@
-"""JSON bodies -> arrays, and arrays -> JSON bodies, with TensorFlow Serving's rules and words.
+"""JSON bodies of predict requests -> arrays, and arrays -> JSON bodies, by TensorFlow Serving's rules.
 
-Most bodies are read by NumPy at once. Whatever it cannot take, or might take otherwise than TensorFlow Serving would,
-is read again value by value, which finds the words for what is wrong. Source: util/json_tensor.cc.
+Most tensors are converted by NumPy at once. What NumPy rejects, or might read differently from TensorFlow Serving, is
+read again value by value, which also finds TensorFlow Serving's text for what is wrong. Source: util/json_tensor.cc.
 """
 
 import base64
@@ -10,54 +10,65 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
+from enum import Enum
 from typing import Any
 
 import numpy as np
 import orjson
 import tensorflow as tf
 
-from unfreeze.server.failures import Code, Failure, invalid
 from unfreeze.server.loaded import DEFAULT_SIGNATURE, Arrays, LoadedModel, dtype_of
+from unfreeze.server.status import StatusCode, StatusError, invalid
 
-ROW, COLUMN = "instances", "inputs"
-ONE_FORM = "Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist "
-SHOWN = 200  # characters of a value that an error quotes; TensorFlow Serving quotes all of it
-MAX_RANK = 32  # of NumPy 1; NumPy 2 has 64
+
+class Form(str, Enum):
+    """The form of a predict request, named by its key in the body."""
+
+    ROW = "instances"  # a list with an entry for each instance; the response has `predictions`
+    COLUMN = "inputs"  # whole tensors; the response has `outputs`
+
+
+BOTH_FORMS = "Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist "
+MAX_QUOTED_CHARS = 200  # of a value in an error; TensorFlow Serving quotes all of it
+MAX_RANK = 32  # the limit of NumPy 1; that of NumPy 2 is 64
 NUMPY_STRING = np.dtype(object)
 
 
-def read_body(body: bytes) -> dict[str, Any]:
-    """The JSON object of a request. NaN and Infinity are allowed, as TensorFlow Serving does."""
+def read_document(body: bytes) -> dict[str, Any]:
+    """Returns the JSON object of a body; NaN and Infinity are allowed, as there. Raises: StatusError."""
     if not body.strip():
         raise invalid("JSON Parse error: The document is empty")
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError:
-        document = read_slowly(body)
+        document = read_with_python(body)
     if not isinstance(document, dict):
-        raise invalid(f"JSON Value: {shown(document)} Is not object")
+        raise invalid(f"JSON Value: {quote(document)} Is not object")
     return document
 
 
 STRING_OR_NUMBER = re.compile(rb'"(?:[^"\\]|\\.)*"|-?\d[\d.eE+-]*')
 
 
-def read_slowly(body: bytes) -> Any:
-    """What orjson refuses may be NaN; else tell what is wrong with it in rapidjson's words."""
+def read_with_python(body: bytes) -> Any:
+    """Returns a JSON document that orjson rejected, which may contain NaN.
 
-    def real(text: str) -> float:
+    Raises: StatusError with rapidjson's text for what is wrong with it.
+    """
+
+    def parse_float(text: str) -> float:
         number = float(text)
-        if math.isinf(number):  # `Infinity`, by its name, does not come here
-            same = (found.start() for found in STRING_OR_NUMBER.finditer(body) if found[0] == text.encode())
-            raise invalid(f"JSON Parse error: Number too big to be stored in double. at offset: {next(same, 0)}")
+        if math.isinf(number):  # the literal `Infinity` is not parsed by this function
+            offsets = (match.start() for match in STRING_OR_NUMBER.finditer(body) if match[0] == text.encode())
+            raise invalid(f"JSON Parse error: Number too big to be stored in double. at offset: {next(offsets, 0)}")
         return number
 
-    def whole(text: str) -> int:
-        real(text)
+    def parse_int(text: str) -> int:
+        parse_float(text)
         return int(text)
 
     try:
-        return json.loads(body, parse_float=real, parse_int=whole)
+        return json.loads(body, parse_float=parse_float, parse_int=parse_int)
     except json.JSONDecodeError as error:
         offset = len(error.doc[: error.pos].encode())
         raise invalid(f"JSON Parse error: {parse_error(error)} at offset: {offset}") from error
@@ -79,19 +90,21 @@ PARSE_ERRORS = {
 
 
 def parse_error(error: json.JSONDecodeError) -> str:
-    """The words of rapidjson for what Python's parser found."""
+    """Returns rapidjson's text for an error of Python's parser."""
     if error.msg.startswith("Expecting ',' delimiter"):
         opened = error.doc[: error.pos]
         in_array = opened.rfind("[") > opened.rfind("{")
         return f"Missing a comma or {'] after an array element' if in_array else '} after an object member'}."
-    return next((told for start, told in PARSE_ERRORS.items() if error.msg.startswith(start)), "Invalid value.")
+    return next((text for start, text in PARSE_ERRORS.items() if error.msg.startswith(start)), "Invalid value.")
 
 
-def read_predict(document: dict[str, Any], model: LoadedModel, may_hold_booleans: bool) -> tuple[str, str, Arrays]:
-    """A predict request -> (signature, ROW or COLUMN, inputs).
+def read_predict(document: dict[str, Any], model: LoadedModel, may_have_booleans: bool) -> tuple[str, Form, Arrays]:
+    """Returns the signature, the form and the inputs of a predict request. Raises: StatusError.
 
     Args:
-        may_hold_booleans: whether `true` or `false` occurs in the body; NumPy would read them as numbers.
+        document: the JSON object of the body.
+        model: the model whose signature decides the dtypes.
+        may_have_booleans: whether `true` or `false` occurs in the body; NumPy would read them as numbers.
     """
     signature = read_signature(document)
     try:
@@ -102,17 +115,17 @@ def read_predict(document: dict[str, Any], model: LoadedModel, may_hold_booleans
         ) from None
     if not infos:
         raise invalid(f"Failed to get input map for signature: {signature or 'DEFAULT'}")
-    if ROW in document and COLUMN in document:
-        raise wrong_document(document, ONE_FORM)
-    if ROW in document:
-        rows = document[ROW]
+    if Form.ROW.value in document and Form.COLUMN.value in document:
+        raise wrong_document(document, BOTH_FORMS)
+    if Form.ROW.value in document:
+        rows = document[Form.ROW.value]
         if not isinstance(rows, list):
             raise wrong_document(document, "Excepting 'instances' to be an list/array")
         if not rows:
             raise wrong_document(document, "No values in 'instances' array")
-        return signature, ROW, read_rows(rows, infos, may_hold_booleans)
-    if COLUMN in document:
-        return signature, COLUMN, read_columns(document[COLUMN], infos, may_hold_booleans)
+        return signature, Form.ROW, read_rows(rows, infos, may_have_booleans)
+    if Form.COLUMN.value in document:
+        return signature, Form.COLUMN, read_columns(document[Form.COLUMN.value], infos, may_have_booleans)
     raise invalid("Missing 'inputs' or 'instances' key")
 
 
@@ -123,8 +136,8 @@ def read_signature(document: Mapping[str, Any]) -> str:
     return signature
 
 
-def read_rows(rows: list[Any], infos: Mapping[str, Any], may_hold_booleans: bool) -> Arrays:
-    """`instances`: a list of values, or a list of objects with one value for each input."""
+def read_rows(rows: list[Any], infos: Mapping[str, Any], may_have_booleans: bool) -> Arrays:
+    """Returns the inputs of `instances`: a list of values, or of objects with one value for each input."""
     if not isinstance(rows[0], dict) and len(infos) > 1:
         raise invalid(
             "instances is a plain list, but expecting list of objects as multiple input tensors required as per "
@@ -136,17 +149,11 @@ def read_rows(rows: list[Any], infos: Mapping[str, Any], may_hold_booleans: bool
         for index, row in enumerate(rows):
             if is_named(row):
                 raise invalid(f"Expecting value/list but got object at item {index} of input list")
-        return {first: stacked(rows, infos[first], lambda index: str(index), may_hold_booleans)}
+        return {first: stack_rows(rows, infos[first], may_have_booleans)}
     for index, row in enumerate(rows):
         check_names(index, row, infos)
     return {
-        name: stacked(
-            [row[name] for row in rows],
-            infos[name],
-            lambda index, name=name: f"{index} key: {name}",
-            may_hold_booleans,
-        )
-        for name in infos
+        name: stack_rows([row[name] for row in rows], infos[name], may_have_booleans, f" key: {name}") for name in infos
     }
 
 
@@ -159,38 +166,36 @@ def check_names(index: int, row: Any, infos: Mapping[str, Any]) -> None:
             raise invalid(f"Failed to process element: {index} key: {name} of 'instances' list. Error: {unknown}")
     if set(row) != set(infos):
         raise invalid(
-            f"Failed to process element: {index} of 'instances' list. JSON object: {shown(row)} keys must be equal to: "
+            f"Failed to process element: {index} of 'instances' list. JSON object: {quote(row)} keys must be equal to: "
             f"{','.join(sorted(infos))}"
         )
 
 
-def stacked(rows: list[Any], info: Any, element: Any, may_hold_booleans: bool) -> np.ndarray:
-    """One value for each instance -> [N, …]."""
+def stack_rows(rows: list[Any], info: Any, may_have_booleans: bool, key: str = "") -> np.ndarray:
+    """Stacks one value for each instance -> [N, …]; errors name an instance by its index and `key`."""
     dtype = dtype_of(info)
-    fast = read_at_once(rows, dtype, may_hold_booleans)
-    if fast is not None:
-        return fast
+    array = read_with_numpy(rows, dtype, may_have_booleans)
+    if array is not None:
+        return array
     shape: tuple[int, ...] | None = None
     values: list[Any] = []
     for index, row in enumerate(rows):
         try:
-            found, flat = read_value(row, dtype)
+            row_shape, row_values = read_value(row, dtype)
             if shape is None:
-                shape = found
-            elif np.prod(shape) != np.prod(found):
-                raise invalid(f"Expecting tensor size: {int(np.prod(shape))} but got: {int(np.prod(found))}")
-            elif shape != found:
-                raise invalid(f"Expecting shape {bracketed(shape)} but got: {bracketed(found)}")
-        except Failure as failure:
-            raise invalid(
-                f"Failed to process element: {element(index)} of 'instances' list. Error: {failure}"
-            ) from None
-        values += flat
-    return shaped(values, (len(rows), *(shape or ())), dtype)
+                shape = row_shape
+            elif np.prod(shape) != np.prod(row_shape):
+                raise invalid(f"Expecting tensor size: {int(np.prod(shape))} but got: {int(np.prod(row_shape))}")
+            elif shape != row_shape:
+                raise invalid(f"Expecting shape {brackets(shape)} but got: {brackets(row_shape)}")
+        except StatusError as error:
+            raise invalid(f"Failed to process element: {index}{key} of 'instances' list. Error: {error}") from None
+        values += row_values
+    return to_array(values, (len(rows), *(shape or ())), dtype)
 
 
-def read_columns(value: Any, infos: Mapping[str, Any], may_hold_booleans: bool) -> Arrays:
-    """`inputs`: one value, or an object with a value for each input."""
+def read_columns(value: Any, infos: Mapping[str, Any], may_have_booleans: bool) -> Arrays:
+    """Returns the inputs of `inputs`: one value, or an object with a value for each input."""
     if not is_named(value):
         if len(infos) > 1:
             raise invalid(
@@ -203,17 +208,17 @@ def read_columns(value: Any, infos: Mapping[str, Any], may_hold_booleans: bool) 
         if name not in value:
             raise invalid(f"Missing named input: {name} in 'inputs' object.")
         dtype = dtype_of(infos[name])
-        array = read_at_once(value[name], dtype, may_hold_booleans)
+        array = read_with_numpy(value[name], dtype, may_have_booleans)
         if array is None:
             shape, values = read_value(value[name], dtype)
-            array = shaped(values, shape, dtype)
+            array = to_array(values, shape, dtype)
         inputs[name] = array
     return inputs
 
 
-def read_at_once(value: Any, dtype: tf.DType, may_hold_booleans: bool) -> np.ndarray | None:
-    """Numbers by NumPy, where it surely reads them as TensorFlow Serving does; else None."""
-    if may_hold_booleans or not (dtype.is_floating or dtype.is_integer) or dtype.name not in NUMBERS:
+def read_with_numpy(value: Any, dtype: tf.DType, may_have_booleans: bool) -> np.ndarray | None:
+    """Returns numbers as NumPy reads them if TensorFlow Serving certainly reads them in the same way; else None."""
+    if may_have_booleans or not (dtype.is_floating or dtype.is_integer) or dtype.name not in NUMBERS:
         return None
     try:
         array = np.array(value)
@@ -230,7 +235,7 @@ NUMBERS = {"float32", "float64", "int8", "int16", "int32", "int64", "uint8", "ui
 
 
 def fits(array: np.ndarray, dtype: tf.DType) -> bool:
-    """Whether every number is one of the dtype, without a loss that TensorFlow Serving refuses."""
+    """Returns whether every number fits the dtype without a loss that TensorFlow Serving rejects."""
     if dtype.is_integer:
         return bool(array.min() >= dtype.min and array.max() <= dtype.max)
     largest = largest_integer(dtype)
@@ -239,12 +244,12 @@ def fits(array: np.ndarray, dtype: tf.DType) -> bool:
 
 
 def largest_integer(dtype: tf.DType) -> int:
-    """The largest that a floating type holds with all below it."""
+    """Returns the largest integer up to which a floating-point type represents every integer."""
     return int(2 ** (np.finfo(dtype.as_numpy_dtype).nmant + 1) - 1)
 
 
 def read_value(value: Any, dtype: tf.DType) -> tuple[tuple[int, ...], list[Any]]:
-    """A nested list -> (its shape, its values in order), value by value."""
+    """Returns the shape of a nested list and its values in order. Raises: StatusError."""
     shape: tuple[int, ...] = ()
     inner = value
     while isinstance(inner, list):
@@ -262,7 +267,7 @@ def leaves(value: Any, level: int, shape: tuple[int, ...], dtype: tf.DType) -> I
     if not isinstance(value, list):
         if level != len(shape):
             raise invalid(
-                f"JSON Value: {shown(value)} found at incorrect level: {level + 1} in the JSON DOM. "
+                f"JSON Value: {quote(value)} found at incorrect level: {level + 1} in the JSON DOM. "
                 f"Expected at level: {len(shape)}"
             )
         yield leaf(value, dtype)
@@ -278,9 +283,9 @@ def leaves(value: Any, level: int, shape: tuple[int, ...], dtype: tf.DType) -> I
 
 
 def leaf(value: Any, dtype: tf.DType) -> Any:
-    """One value, of the type that the signature wants."""
+    """Returns a value of a nested list, of the dtype of the signature. Raises: StatusError."""
     if dtype == tf.string:
-        return string(value)
+        return string_bytes(value)
     if isinstance(value, dict):
         raise wrong_type(value, dtype)
     if dtype == tf.bool:
@@ -288,7 +293,7 @@ def leaf(value: Any, dtype: tf.DType) -> Any:
             raise wrong_type(value, dtype)
         return value
     if dtype.name not in NUMBERS:
-        raise Failure(Code.UNIMPLEMENTED, f"Conversion of JSON Value: {shown(value)} to type: {dtype.name}")
+        raise StatusError(StatusCode.UNIMPLEMENTED, f"Conversion of JSON Value: {quote(value)} to type: {dtype.name}")
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise wrong_type(value, dtype)
     if dtype.is_integer:
@@ -301,26 +306,27 @@ def leaf(value: Any, dtype: tf.DType) -> Any:
         lossy = bool(np.isfinite(value) and abs(value) > float(dtype.max))
     if lossy:
         name = {"float32": "float", "float64": "double"}[dtype.name]
-        raise invalid(f"Cannot convert JSON value: {shown(value)} to {name} without loss of precision.")
+        raise invalid(f"Cannot convert JSON value: {quote(value)} to {name} without loss of precision.")
     return value
 
 
-def string(value: Any) -> bytes:
+def string_bytes(value: Any) -> bytes:
+    """Returns the bytes of a string or of a {"b64": …} object. Raises: StatusError."""
     if isinstance(value, str):
         return value.encode("utf-8", "surrogatepass")
     if not isinstance(value, dict):
         raise wrong_type(value, tf.string)
     if not is_base64(value):
-        raise invalid(f"JSON Value: {shown(value)} not formatted correctly for base64 data")
+        raise invalid(f"JSON Value: {quote(value)} not formatted correctly for base64 data")
     text = "".join(value["b64"].split())
     try:
-        # The standard alphabet only; the padding may be left out, as absl::Base64Unescape allows.
+        # The standard alphabet only; the padding is optional, as in absl::Base64Unescape.
         return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     except (binascii.Error, ValueError):
         raise invalid("Unable to base64 decode") from None
 
 
-def shaped(values: list[Any], shape: tuple[int, ...], dtype: tf.DType) -> np.ndarray:
+def to_array(values: list[Any], shape: tuple[int, ...], dtype: tf.DType) -> np.ndarray:
     if dtype != tf.string:
         return np.array(values, dtype=dtype.as_numpy_dtype).reshape(shape)
     array = np.empty(len(values), dtype=NUMPY_STRING)
@@ -329,6 +335,7 @@ def shaped(values: list[Any], shape: tuple[int, ...], dtype: tf.DType) -> np.nda
 
 
 def is_named(value: Any) -> bool:
+    """Returns whether a value is an object of named inputs, rather than a {"b64": …} string."""
     return isinstance(value, dict) and not is_base64(value)
 
 
@@ -336,64 +343,64 @@ def is_base64(value: Any) -> bool:
     return isinstance(value, dict) and len(value) == 1 and isinstance(value.get("b64"), str)
 
 
-def wrong_document(document: Any, what: str) -> Failure:
-    return invalid(f"JSON Value: {shown(document)} {what}")
+def wrong_document(document: Any, problem: str) -> StatusError:
+    return invalid(f"JSON Value: {quote(document)} {problem}")
 
 
-def wrong_type(value: Any, dtype: tf.DType) -> Failure:
+def wrong_type(value: Any, dtype: tf.DType) -> StatusError:
     kind = {type(None): "Null", str: "String", dict: "Object", list: "Array"}.get(type(value), "Number")
     if isinstance(value, bool):
         kind = "True" if value else "False"
     name = {"float32": "float", "float64": "double"}.get(dtype.name, dtype.name)
-    return invalid(f"JSON Value: {shown(value)} Type: {kind} is not of expected type: {name}")
+    return invalid(f"JSON Value: {quote(value)} Type: {kind} is not of expected type: {name}")
 
 
-def shown(value: Any) -> str:
-    """A value as JSON for an error, cut short: it may be a picture."""
-    if isinstance(value, list | dict) and len(value) > SHOWN:
-        value = value[:SHOWN] if isinstance(value, list) else dict(list(value.items())[:SHOWN])
+def quote(value: Any) -> str:
+    """Returns a value as JSON for an error, shortened: it may be an image."""
+    if isinstance(value, list | dict) and len(value) > MAX_QUOTED_CHARS:
+        value = value[:MAX_QUOTED_CHARS] if isinstance(value, list) else dict(list(value.items())[:MAX_QUOTED_CHARS])
     try:
-        text = json.dumps(clipped(value), ensure_ascii=False)
+        text = json.dumps(shorten(value), ensure_ascii=False)
     except (ValueError, RecursionError):
         text = "(too deeply nested)"
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
+    return text if len(text) <= MAX_QUOTED_CHARS else f"{text[:MAX_QUOTED_CHARS]}…"
 
 
-def clipped(value: Any, depth: int = 4) -> Any:
-    """At most a few of the values at each depth, so that quoting a picture costs nothing."""
+def shorten(value: Any, depth: int = 4) -> Any:
+    """Returns a value with only a few entries at each depth, so that quoting an image is cheap."""
     if isinstance(value, str):
-        return value[:SHOWN]
+        return value[:MAX_QUOTED_CHARS]
     if depth and isinstance(value, list):
-        return [clipped(item, depth - 1) for item in value[:16]]
+        return [shorten(item, depth - 1) for item in value[:16]]
     if depth and isinstance(value, dict):
-        return {key[:SHOWN]: clipped(item, depth - 1) for key, item in list(value.items())[:16]}
+        return {key[:MAX_QUOTED_CHARS]: shorten(item, depth - 1) for key, item in list(value.items())[:16]}
     return [] if isinstance(value, list) else {} if isinstance(value, dict) else value
 
 
-def bracketed(shape: tuple[int, ...]) -> str:
+def brackets(shape: tuple[int, ...]) -> str:
     return f"[{','.join(map(str, shape))}]"
 
 
-def write_predict(outputs: Arrays, form: str) -> bytes:
-    """The outputs of a model -> the body of the answer, in the form in which the request came."""
+def write_predict(outputs: Arrays, form: Form) -> bytes:
+    """Returns the body of a predict response, in the form of the request. Raises: StatusError."""
     if not outputs:
         raise invalid("Cannot convert empty tensor map to JSON")
-    if form == COLUMN:
+    if form is Form.COLUMN:
         values = {name: json_value(name, value) for name, value in sorted(outputs.items())}
-        return dumped({"outputs": next(iter(values.values())) if len(values) == 1 else values})
+        return dumps({"outputs": next(iter(values.values())) if len(values) == 1 else values})
     check_rows(outputs)
     if len(outputs) == 1:
         [(name, value)] = outputs.items()
-        return dumped({"predictions": json_value(name, value)})
+        return dumps({"predictions": json_value(name, value)})
     count = len(next(iter(outputs.values())))
     names = sorted(outputs)
-    return dumped(
+    return dumps(
         {"predictions": [{name: json_value(name, outputs[name][row]) for name in names} for row in range(count)]}
     )
 
 
 def check_rows(outputs: Arrays) -> None:
-    """Row form puts the outputs of one instance together, so that all must have N as first dimension."""
+    """Raises StatusError if the first dimension of an output is not N: row form lists the outputs of each instance."""
     count = None
     for name, value in sorted(outputs.items()):
         if value.ndim == 0:
@@ -403,39 +410,40 @@ def check_rows(outputs: Arrays) -> None:
         count = value.shape[0]
 
 
-def dumped(document: Any) -> bytes:
+def dumps(document: Any) -> bytes:
     return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def json_value(name: str, value: Any) -> Any:
-    """An array as orjson writes it, or its JSON already written where orjson would not write what is asked for."""
+    """Returns an array for orjson, or finished JSON where orjson would write something else than TensorFlow Serving."""
     if isinstance(value, bytes | str):
-        return text(value, name.endswith("_bytes"))
+        return text_value(value, name.endswith("_bytes"))
     array = np.asarray(value)
     if array.dtype == NUMPY_STRING:
-        return text(array, name.endswith("_bytes"))
+        return text_value(array, name.endswith("_bytes"))
     if array.dtype.kind not in "biuf":
         if array.dtype.kind in "cMm":
             raise invalid(f"Failed to write JSON value for tensor type: {array.dtype.name}")
-        array = array.astype(np.float32)  # bfloat16 and its kin
+        array = array.astype(np.float32)  # bfloat16, float8 …
     if array.dtype.kind == "f" and not np.isfinite(array).all():
-        return with_bare_names(array)
+        return with_bare_nan(array)
     return np.ascontiguousarray(array) if array.ndim else array[()]
 
 
-def with_bare_names(array: np.ndarray) -> orjson.Fragment:
-    """Write NaN and Infinity bare, as TensorFlow Serving does; orjson writes null."""
-    whole = np.ascontiguousarray(array) if array.ndim else array[()]
-    written = dumped(whole).split(b"null")
+def with_bare_nan(array: np.ndarray) -> orjson.Fragment:
+    """Returns JSON with bare NaN and Infinity, as TensorFlow Serving writes them; orjson writes null."""
+    contiguous = np.ascontiguousarray(array) if array.ndim else array[()]
+    written = dumps(contiguous).split(b"null")
     flat = array.ravel()
-    odd = flat[~np.isfinite(flat)]
-    names = [b"NaN" if np.isnan(value) else b"Infinity" if value > 0 else b"-Infinity" for value in odd]
+    not_finite = flat[~np.isfinite(flat)]
+    names = [b"NaN" if np.isnan(value) else b"Infinity" if value > 0 else b"-Infinity" for value in not_finite]
     return orjson.Fragment(b"".join(part for pair in zip(written, [*names, b""], strict=True) for part in pair))
 
 
-def text(value: Any, as_bytes: bool) -> Any:
+def text_value(value: Any, as_bytes: bool) -> Any:
+    """Returns strings as text, or as {"b64": …} objects if the name of the output ends in `_bytes`."""
     if isinstance(value, np.ndarray) and value.ndim:
-        return [text(item, as_bytes) for item in value]
-    one = value.item() if isinstance(value, np.ndarray) else value
-    raw = one if isinstance(one, bytes) else str(one).encode()
+        return [text_value(item, as_bytes) for item in value]
+    item = value.item() if isinstance(value, np.ndarray) else value
+    raw = item if isinstance(item, bytes) else str(item).encode()
     return {"b64": base64.b64encode(raw).decode()} if as_bytes else raw.decode("utf-8", "replace")

@@ -1,71 +1,84 @@
-"""Counts and times in Prometheus' text format, under TensorFlow Serving's names where it has one.
+"""Counters and histograms in the text format of Prometheus, with TensorFlow Serving's names where it has one.
 
-Written out here because its names begin with a colon and its counters do not end in `_total`, which the usual client
-would add. Source: servables/tensorflow/util.cc.
+prometheus_client is not used: it adds `_total` to counters, and TensorFlow Serving's names do not end so.
+Source: servables/tensorflow/util.cc.
 """
 
 import threading
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable
+from enum import Enum
 
-REQUEST_COUNT = ":tensorflow:serving:request_count"
-REQUEST_LATENCY = ":tensorflow:serving:request_latency"
-RUNTIME_LATENCY = ":tensorflow:serving:runtime_latency"
-BATCH_SIZE = "unfreeze_batch_size"
-REFUSED = "unfreeze_requests_refused"
-WAITING = "unfreeze_requests_waiting"
+
+class Metric(str, Enum):
+    """The name of each metric."""
+
+    REQUEST_COUNT = ":tensorflow:serving:request_count"
+    REQUEST_LATENCY = ":tensorflow:serving:request_latency"
+    RUNTIME_LATENCY = ":tensorflow:serving:runtime_latency"
+    BATCH_SIZE = "unfreeze_batch_size"
+    REJECTED = "unfreeze_requests_refused"
+    WAITING = "unfreeze_requests_waiting"
+
 
 LATENCY_BOUNDS = tuple(10 * 1.8**power for power in range(33))  # microseconds, to about 20 minutes
 SIZE_BOUNDS = tuple(float(2**power) for power in range(11))
 
-# Name -> (help, bounds of the buckets).
+# Metric -> (help text, upper bounds of the buckets).
 HISTOGRAMS = {
-    REQUEST_LATENCY: ("Distribution of wall time (in microseconds) for a request.", LATENCY_BOUNDS),
-    RUNTIME_LATENCY: ("Distribution of wall time (in microseconds) for the TensorFlow runtime.", LATENCY_BOUNDS),
-    BATCH_SIZE: ("Rows that were answered by one call of the model.", SIZE_BOUNDS),
+    Metric.REQUEST_LATENCY: ("Distribution of wall time (in microseconds) for a request.", LATENCY_BOUNDS),
+    Metric.RUNTIME_LATENCY: (
+        "Distribution of wall time (in microseconds) for the TensorFlow runtime.",
+        LATENCY_BOUNDS,
+    ),
+    Metric.BATCH_SIZE: ("Rows in one call of the model.", SIZE_BOUNDS),
 }
 
 Labels = tuple[tuple[str, str], ...]
 
 
 class Metrics:
-    """What was counted since the start."""
+    """What the server has counted since it started."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.counts: dict[Labels, int] = defaultdict(int)
-        self.histograms: dict[tuple[str, Labels], list[float]] = {}  # counts of each bucket, one over all, then the sum
-        self.gauges: dict[str, tuple[str, str, Callable[[], float]]] = {}
+        # The count of each bucket, with one bucket above all bounds, then the sum of the values.
+        self.histograms: dict[tuple[Metric, Labels], list[float]] = {}
+        self.gauges: dict[Metric, tuple[str, str, Callable[[], float]]] = {}
 
-    def watch(self, name: str, kind: str, told: str, value: Callable[[], float]) -> None:
-        """Add a number that is looked up when the page is asked for."""
-        self.gauges[name] = (kind, told, value)
+    def add_gauge(self, metric: Metric, kind: str, help_text: str, value: Callable[[], float]) -> None:
+        """Adds a number that is read each time the page is requested."""
+        self.gauges[metric] = (kind, help_text, value)
 
     def count_request(self, model: str, status: str) -> None:
         with self.lock:
             self.counts[(("model_name", model), ("status", status))] += 1
 
-    def observe(self, name: str, value: float, **labels: str) -> None:
-        bounds = HISTOGRAMS[name][1]
+    def observe(self, metric: Metric, value: float, **labels: str) -> None:
+        """Adds a value to a histogram."""
+        bounds = HISTOGRAMS[metric][1]
         with self.lock:
-            row = self.histograms.setdefault((name, tuple(labels.items())), [0.0] * (len(bounds) + 2))
+            row = self.histograms.setdefault((metric, tuple(labels.items())), [0.0] * (len(bounds) + 2))
             row[bisect_left(bounds, value)] += 1
             row[-1] += value
 
     def page(self) -> str:
-        """Everything, in the text exposition format."""
+        """Returns all metrics in the text exposition format."""
         with self.lock:
             counts = dict(self.counts)
             histograms = {key: list(row) for key, row in self.histograms.items()}
-        lines = [f"# TYPE {REQUEST_COUNT} counter"]
-        lines += [f"{REQUEST_COUNT}{braces(labels)} {count}" for labels, count in counts.items()]
-        for name, (told, bounds) in HISTOGRAMS.items():
-            lines += [f"# HELP {name} {told}", f"# TYPE {name} histogram"]
-            for (_, labels), row in ((key, row) for key, row in histograms.items() if key[0] == name):
-                lines += histogram_lines(name, labels, bounds, row)
-        for name, (kind, told, value) in self.gauges.items():
-            lines += [f"# HELP {name} {told}", f"# TYPE {name} {kind}", f"{name} {value():g}"]
+        count_name = Metric.REQUEST_COUNT.value
+        lines = [f"# TYPE {count_name} counter"]
+        lines += [f"{count_name}{braces(labels)} {count}" for labels, count in counts.items()]
+        for metric, (help_text, bounds) in HISTOGRAMS.items():
+            lines += [f"# HELP {metric.value} {help_text}", f"# TYPE {metric.value} histogram"]
+            for (_, labels), row in ((key, row) for key, row in histograms.items() if key[0] is metric):
+                lines += histogram_lines(metric.value, labels, bounds, row)
+        for metric, (kind, help_text, value) in self.gauges.items():
+            lines += [f"# HELP {metric.value} {help_text}", f"# TYPE {metric.value} {kind}"]
+            lines.append(f"{metric.value} {value():g}")
         return "\n".join(lines) + "\n"
 
 
@@ -78,8 +91,8 @@ def histogram_lines(name: str, labels: Labels, bounds: tuple[float, ...], row: l
 
 
 def braces(labels: Labels) -> str:
-    return "{" + ",".join(f'{name}="{escaped(value)}"' for name, value in labels) + "}"
+    return "{" + ",".join(f'{name}="{escape(value)}"' for name, value in labels) + "}"
 
 
-def escaped(value: str) -> str:
+def escape(value: str) -> str:
     return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

@@ -1,4 +1,4 @@
-"""Starts the servers, and ends them without losing a request that was accepted."""
+"""Starts the REST and gRPC servers, and stops them without losing a request that was accepted."""
 
 import logging
 import signal
@@ -7,28 +7,32 @@ import threading
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
+import grpc
 import uvicorn
+from starlette.applications import Starlette
 from starlette.routing import BaseRoute
 
 from unfreeze.errors import OutputError, SavedModelError
-from unfreeze.server.connections import connection_class
 from unfreeze.server.engine import Engine
-from unfreeze.server.failures import Failure
 from unfreeze.server.grpc_services import grpc_server
+from unfreeze.server.http_connections import connection_class
 from unfreeze.server.rest import rest_app
 from unfreeze.server.settings import Settings
+from unfreeze.server.status import StatusError
 
 LOG = logging.getLogger("unfreeze.server")
 BACKLOG = 1024
 
 
 class HttpServer:
-    """An application on a port, in a thread of its own."""
+    """An ASGI application on a port, in a thread of its own."""
 
-    def __init__(self, host: str, port: int, flag: str, grace_s: float) -> None:
-        """Take the port. Raises: OutputError when it is taken already."""
+    def __init__(self, host: str, port: int, port_option: str, grace_s: float) -> None:
+        """Binds the port; `grace_s` bounds the head of a request, and the requests in flight at the end.
+
+        Raises: OutputError if the port is in use.
+        """
         self.grace_s = grace_s
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.listening = socket.socket(family, socket.SOCK_STREAM)
@@ -37,12 +41,12 @@ class HttpServer:
             self.listening.bind((host, port))
         except OSError as error:
             self.listening.close()
-            raise port_taken(flag, host, port, error) from error
+            raise cannot_listen(port_option, host, port, error) from error
         self.port: int = self.listening.getsockname()[1]
         self.server: uvicorn.Server | None = None
         self.thread: threading.Thread | None = None
 
-    def start(self, app: Any) -> None:
+    def start(self, app: Starlette) -> None:
         self.listening.listen(BACKLOG)
         config = uvicorn.Config(
             app,
@@ -54,14 +58,14 @@ class HttpServer:
             timeout_graceful_shutdown=int(self.grace_s) + 1,
         )
         self.server = uvicorn.Server(config)
-        # In a thread, uvicorn leaves the process's signals alone.
+        # In a thread that is not the main one, uvicorn installs no signal handlers.
         self.thread = threading.Thread(target=self.server.run, args=([self.listening],), name="http")
         self.thread.start()
         while not self.server.started and self.thread.is_alive():
             time.sleep(0.01)
 
     def stop(self) -> None:
-        """Take no more requests, and wait for those that were taken."""
+        """Stops accepting requests, and waits for those that were accepted."""
         if self.server and self.thread:
             self.server.should_exit = True
             self.thread.join()
@@ -69,25 +73,26 @@ class HttpServer:
 
 
 class Server:
-    """REST and gRPC over one engine."""
+    """A REST and a gRPC server over one engine."""
 
     def __init__(self, settings: Settings, extra_routes: list[BaseRoute] | None = None) -> None:
         self.settings = settings
         self.engine = Engine(settings)
         self.stopping = threading.Event()
         self.http: HttpServer | None = None
-        self.grpc: Any = None
+        self.grpc: grpc.Server | None = None
         self.grpc_port: int | None = None
         self.extra_routes = extra_routes or []
 
     @property
     def rest_port(self) -> int | None:
+        """The port of REST; None before `start`, or if REST is disabled."""
         return self.http.port if self.http else None
 
     def start(self) -> None:
-        """Take the ports, load the models, then answer.
+        """Binds the ports, loads the models, then accepts requests.
 
-        Raises: OutputError when a port is taken, SavedModelError when a model has no version that loads.
+        Raises: OutputError if a port is in use, SavedModelError if a model has versions and none of them loads.
         """
         settings = self.settings
         if settings.rest_api_port is not None:
@@ -105,37 +110,37 @@ class Server:
             self.http.start(rest_app(self.engine, self.extra_routes))
 
     def stop(self) -> None:
-        """Take no more requests, answer those that were accepted, and end."""
+        """Stops accepting requests, and returns when those that were accepted are answered."""
         self.stopping.set()
-        ended = self.grpc.stop(self._grace_s()) if self.grpc else None
+        grpc_stopped = self.grpc.stop(self._grace_s()) if self.grpc else None
         if self.http:
             self.http.stop()
-        if ended:
-            ended.wait()
+        if grpc_stopped:
+            grpc_stopped.wait()
         self.engine.stop()
 
     def __enter__(self) -> "Server":
         return self
 
-    def __exit__(self, *raised: object) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.stop()
 
     def find_version(self, name: str, number: int | None = None) -> tuple[int, Path]:
-        """The number and the folder of a version that answers: the one asked for, or the newest.
+        """Returns the number and the folder of an available version, by default of the newest.
 
-        Raises: LookupError.
+        Raises: LookupError if there is none.
         """
         try:
             version = self.engine.models.find(name, number)
-        except Failure as failure:
-            raise LookupError(failure.message) from failure
+        except StatusError as error:
+            raise LookupError(error.message) from error
         return version.number, version.folder
 
     def _grace_s(self) -> float:
         return self.settings.rest_api_timeout_in_ms / 1000
 
     def __str__(self) -> str:
-        """Where it answers, one line each."""
+        """Returns the models and the addresses, one on each line."""
         served = self.engine.models.served.values()
         loaded = [f"{model.name} {[version.number for version in model.available()]}" for model in served]
         lines = [f"serving {', '.join(loaded)}"]
@@ -146,7 +151,7 @@ class Server:
         return "\n".join(lines)
 
     def serving(self) -> bool:
-        """Whether every model has a version that answers."""
+        """Returns whether the server accepts requests and every model has an available version."""
         models = self.engine.models
         return not self.stopping.is_set() and all(models.ready(name) for name in models.served)
 
@@ -158,39 +163,38 @@ class Server:
         try:
             self.grpc_port = self.grpc.add_insecure_port(f"{host}:{self.settings.port}")
         except RuntimeError as error:
-            raise port_taken("--port", self.settings.host, self.settings.port, error) from error
+            raise cannot_listen("--port", self.settings.host, self.settings.port, error) from error
 
     def _check_loaded(self) -> None:
-        """A model whose versions all failed is a wrong folder; one without any may get its first one later."""
+        """Raises SavedModelError if all versions of a model failed to load. A model may still be without versions."""
         for model in self.engine.models.served.values():
-            failed = [version for version in model.versions.values() if version.failure]
+            failed = [version for version in model.versions.values() if version.error]
             if failed and not model.available():
                 newest = max(failed, key=lambda version: version.number)
                 raise SavedModelError(
                     f"{newest.folder}: version {newest.number} of model {model.name} failed to load: "
-                    f"{newest.failure.message if newest.failure else ''}"
+                    f"{newest.error.message if newest.error else ''}"
                 )
 
 
-def port_taken(flag: str, host: str, port: int, error: Exception) -> OutputError:
-    told = (
-        error.strerror
-        if isinstance(error, OSError) and error.strerror
-        else "the address is taken or not of this machine"
+def cannot_listen(port_option: str, host: str, port: int, error: Exception) -> OutputError:
+    reason = isinstance(error, OSError) and error.strerror
+    return OutputError(
+        f"cannot listen on {host}:{port}: {reason or 'the port is in use, or the address is not of this machine'}. "
+        f"Choose another one with {port_option} or --host."
     )
-    return OutputError(f"cannot listen on {host}:{port}: {told}; choose another with {flag} or --host")
 
 
 def wait_for_signal() -> None:
-    """Sleep until the process is asked to end: SIGTERM, or Ctrl-C."""
-    asked = threading.Event()
+    """Sleeps until the process receives SIGTERM or Ctrl-C."""
+    received = threading.Event()
 
-    def ask(number: int, frame: FrameType | None) -> None:
-        asked.set()
+    def handle(number: int, frame: FrameType | None) -> None:
+        received.set()
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        while not asked.wait(1.0):  # not for ever: on Windows a signal does not wake an endless wait
+        while not received.wait(1.0):  # with a timeout: on Windows, a signal does not interrupt an endless wait
             pass
     finally:
         for number, handler in before.items():

@@ -1,7 +1,7 @@
-"""What SageMaker's TensorFlow Serving container answers: /ping and /invocations, from an unpacked model.tar.gz.
+"""The interface of SageMaker's TensorFlow Serving container: /ping and /invocations, from a model.tar.gz.
 
 Source: aws/deep-learning-containers scripts/docker/tensorflow/inference/sagemaker: serve.py, python_service.py,
-tfs_utils.py, tensorflowServing.js; the behaviour is that of its image for TensorFlow 2.20.
+tfs_utils.py, tensorflowServing.js; the behavior is that of the image for TensorFlow 2.20.
 """
 
 import importlib.util
@@ -12,10 +12,9 @@ import os
 import re
 import sys
 import tempfile
-from collections import namedtuple
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
 import grpc
 import requests
@@ -23,39 +22,72 @@ from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
+from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from unfreeze.errors import ArchiveError, SavedModelError
-from unfreeze.server.admission import Gate
+from unfreeze.server.admission import AdmissionControl
 from unfreeze.server.archives import unpack
-from unfreeze.server.bodies import Workers
-from unfreeze.server.engine import IN_FLIGHT, Engine
-from unfreeze.server.failures import Failure, invalid
+from unfreeze.server.engine import IN_FLIGHT_REQUESTS, Engine, Entrypoint
 from unfreeze.server.process import HttpServer, Server
-from unfreeze.server.rest import Target, infer
-from unfreeze.server.settings import Batching, ModelServerConfig, Settings
+from unfreeze.server.request_workers import RequestWorkers
+from unfreeze.server.rest import CLIENT_CLOSED_REQUEST, INFERENCES, Method, Target, infer
+from unfreeze.server.settings import PLATFORM, Batching, Settings
+from unfreeze.server.status import StatusCode, StatusError, invalid
 
 LOG = logging.getLogger("unfreeze.server")
 
-JSON_TYPES = ("application/json", "application/jsonlines", "application/jsons")
-SHOWN = 40  # lines of a requirements.txt, and characters of each
+JSON = "application/json"
+JSON_TYPES = (JSON, "application/jsonlines", "application/jsons")
+CSV = "text/csv"
+MAX_QUOTED_LINES = MAX_QUOTED_CHARS = 40  # of a requirements.txt, and of each of its lines
 CUSTOM_ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
-METHODS = ("predict", "classify", "regress")
+ATTRIBUTE_VALUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
+MODEL_NAME, MODEL_VERSION, METHOD = "tfs-model-name", "tfs-model-version", "tfs-method"
 
-# What inference.py is given; the fields and their order are the container's.
-Context = namedtuple(
-    "Context",
-    "model_name, model_version, method, rest_uri, grpc_port, channel, custom_attributes, request_content_type, "
-    "accept_header, content_length, timeout",
-)
-Handler = Callable[[Any, Any], tuple[Any, str]]
-Answer = tuple[int, bytes, str]  # status, body, content type
+
+class Context(NamedTuple):
+    """What inference.py receives beside the body of a request; the fields and their order are the container's."""
+
+    model_name: str | None
+    model_version: str | None
+    method: str | None
+    rest_uri: str
+    grpc_port: str
+    channel: grpc.Channel
+    custom_attributes: str | None
+    request_content_type: str
+    accept_header: str
+    content_length: int | None
+    timeout: float
+
+
+class Reply(NamedTuple):
+    """The response to an invocation."""
+
+    status: int
+    body: bytes
+    content_type: str
+
+
+Handler = Callable[[BinaryIO, Context], tuple[Any, str]]  # body, context -> body of the response, content type
 
 
 class SageMakerServer:
-    """The container's front on one port, over a server of its own on free ports of this machine."""
+    """The container's /ping and /invocations on one port, in front of a server on free ports of this machine."""
 
-    def __init__(self, archive: str | os.PathLike[str], settings: Mapping[str, Any], host: str, port: int) -> None:
+    def __init__(
+        self,
+        archive: str | os.PathLike[str],
+        *,
+        host: str = "127.0.0.1",
+        port: int = 8080,
+        enable_model_warmup: bool = True,
+        rest_api_timeout_in_ms: int = 30_000,
+        max_queued_requests: int = 64,
+        max_request_bytes: int = 64 * 2**20,
+        max_image_pixels: int = 64_000_000,
+    ) -> None:
+        """Unpacks the archive and finds its models. Raises: an UnfreezeError if it has none, or cannot be unpacked."""
         self.unpacked = tempfile.TemporaryDirectory(prefix="unfreeze-sagemaker-")
         folder = Path(archive)
         if not folder.is_dir():
@@ -66,67 +98,81 @@ class SageMakerServer:
                 self.unpacked.cleanup()
                 raise
         self.folder = folder
-        self.uninstalled = uninstalled(folder)
-        self.host, self.port_wanted = host, port
-        given = {"batching": batching_of(os.environ), **settings}
+        self.missing_requirements = missing_requirements(folder)
+        self.host, self.requested_port = host, port
         config = models_config(folder, archive)
-        self.inner = Server(settings_of(config, given))
+        self.server = Server(
+            Settings(
+                models=config,
+                max_num_load_retries=0,  # the container loads every version before it responds, and retries none
+                enable_model_warmup=enable_model_warmup,
+                host="127.0.0.1",
+                port=0,
+                rest_api_port=0,
+                rest_api_timeout_in_ms=rest_api_timeout_in_ms,
+                batching=batching_from_environment(os.environ),
+                max_queued_requests=max_queued_requests,
+                max_request_bytes=max_request_bytes,
+                max_image_pixels=max_image_pixels,
+            )
+        )
         self.default_model = os.environ.get("SAGEMAKER_TFS_DEFAULT_MODEL_NAME") or first_model(config)
         self.http: HttpServer | None = None
         self.channel: grpc.Channel | None = None
 
     def start(self) -> None:
-        """Take the port, load every version, import inference.py, then answer."""
-        grace_s = self.inner.settings.rest_api_timeout_in_ms / 1000
+        """Binds the port, loads every version, imports inference.py, then accepts requests."""
+        grace_s = self.server.settings.rest_api_timeout_in_ms / 1000
         try:
-            self.http = HttpServer(self.host, self.port_wanted, "--sagemaker-port", grace_s)
-            self.inner.start()
+            self.http = HttpServer(self.host, self.requested_port, "--sagemaker-port", grace_s)
+            self.server.start()
             handler = import_handler(self.folder)
-            self.channel = grpc.insecure_channel(f"localhost:{self.inner.grpc_port}")
-            self.http.start(front_app(Front(self.inner, self.default_model, handler, self.channel)))
+            self.channel = grpc.insecure_channel(f"localhost:{self.server.grpc_port}")
+            front = Front(self.server, self.default_model, handler, self.channel)
+            self.http.start(front_app(front))
         except BaseException:
             self.stop()
             raise
 
     def stop(self) -> None:
+        """Stops accepting requests, answers those that were accepted, and removes what was unpacked."""
         if self.http:
             self.http.stop()
-        self.inner.stop()
+        self.server.stop()
         if self.channel:
             self.channel.close()
         self.unpacked.cleanup()
 
     def __str__(self) -> str:
-        port = self.http.port if self.http else self.port_wanted
+        port = self.http.port if self.http else self.requested_port
         return f"SageMaker http://{self.host}:{port}/invocations, model {self.default_model}"
 
 
-def settings_of(config: Any, given: Mapping[str, Any]) -> Any:
-    # The container loads every version before it answers, and retries none.
-    return Settings(models=config, host="127.0.0.1", port=0, rest_api_port=0, **{"max_num_load_retries": 0, **given})
+def models_config(folder: Path, origin: str | os.PathLike[str]) -> ModelServerConfig:
+    """Returns the config of all versions of all models below a folder, as the container finds them.
 
-
-def models_config(folder: Path, origin: str | os.PathLike[str]) -> Any:
-    """A ModelServerConfig of all versions of all models below a folder, as the container finds them."""
-    bases = sorted(
+    Raises: SavedModelError if there is none.
+    """
+    base_paths = sorted(
         {path.parent.parent for path in folder.rglob("saved_model.pb") if re.fullmatch(r"\d+", path.parent.name)}
     )
-    if not bases:
-        raise SavedModelError(f"{origin}: no SavedModel bundles found! It must hold NAME/1/saved_model.pb")
+    if not base_paths:
+        raise SavedModelError(f"{origin}: no SavedModel bundles found! The archive must contain NAME/1/saved_model.pb.")
     config = ModelServerConfig()
-    for base in bases:
-        name = "model" if base == folder else base.name
-        model = config.model_config_list.config.add(name=name, base_path=str(base), model_platform="tensorflow")
+    for base_path in base_paths:
+        name = "model" if base_path == folder else base_path.name
+        model = config.model_config_list.config.add(name=name, base_path=str(base_path), model_platform=PLATFORM)
         model.model_version_policy.all.SetInParent()
     return config
 
 
-def first_model(config: Any) -> str:
-    return config.model_config_list.config[0].name
+def first_model(config: ModelServerConfig) -> str:
+    name: str = config.model_config_list.config[0].name
+    return name
 
 
-def batching_of(environment: Mapping[str, str]) -> Batching | None:
-    """The container's variables for batching, with its defaults."""
+def batching_from_environment(environment: Mapping[str, str]) -> Batching | None:
+    """Returns the parameters of the container's variables for batching, with its defaults; None if it is off."""
     if environment.get("SAGEMAKER_TFS_ENABLE_BATCHING", "false").lower() != "true":
         return None
     cpus = os.cpu_count() or 1
@@ -143,9 +189,11 @@ def batching_of(environment: Mapping[str, str]) -> Batching | None:
 
 
 def import_handler(folder: Path) -> Handler | None:
-    """The handler of code/inference.py: `handler`, or `input_handler` and `output_handler` around a request.
+    """Returns the handler of code/inference.py, None without that file.
 
-    Raises: ArchiveError when it has neither, or cannot be imported.
+    It is the function `handler`, or `input_handler` and `output_handler` around a request to TensorFlow Serving.
+
+    Raises: ArchiveError if it has neither, or cannot be imported.
     """
     script = folder / "code" / "inference.py"
     if not script.is_file():
@@ -160,63 +208,72 @@ def import_handler(folder: Path) -> Handler | None:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        told = uninstalled(folder) if isinstance(error, ImportError) else ""
+        requirements = missing_requirements(folder) if isinstance(error, ImportError) else ""
         reason = f"code/inference.py cannot be imported: {type(error).__name__}: {error}"
-        raise ArchiveError(f"{reason}; {told}" if told else reason) from error
+        raise ArchiveError(f"{reason}. {requirements}" if requirements else reason) from error
     if hasattr(module, "handler"):
-        return module.handler
+        handler: Handler = module.handler
+        return handler
     if hasattr(module, "input_handler") and hasattr(module, "output_handler"):
-        return paired(module.input_handler, module.output_handler)
+        return handler_of_pair(module.input_handler, module.output_handler)
     raise ArchiveError("code/inference.py: Handlers are not implemented correctly in user script.")
 
 
-def uninstalled(folder: Path) -> str:
-    """What the container would install before it runs code/inference.py, and this server does not; else ""."""
+def missing_requirements(folder: Path) -> str:
+    """Returns a warning that lists what the container installs for code/inference.py; "" if it installs nothing.
+
+    This server installs nothing.
+    """
     code = folder / "code"
     if not (code / "requirements.txt").is_file() or (code / "lib").exists() or not (code / "inference.py").is_file():
         return ""
     lines = (code / "requirements.txt").read_text("utf-8", "replace").splitlines()
-    named = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
-    if not named:
+    requirements = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    if not requirements:
         return ""
-    listed = ", ".join(line[:SHOWN] for line in named[:SHOWN])
-    return f"code/requirements.txt is not installed here, as the container does: install {listed} beside unfreeze"
+    listed = ", ".join(line[:MAX_QUOTED_CHARS] for line in requirements[:MAX_QUOTED_LINES])
+    return f"code/requirements.txt is not installed here, unlike in the container. Install {listed} beside unfreeze."
 
 
-def paired(input_handler: Callable[[Any, Any], Any], output_handler: Handler) -> Handler:
-    """The two functions around a request to TensorFlow Serving; since 2.20, an error of that is not handed over."""
+def handler_of_pair(
+    input_handler: Callable[[BinaryIO, Context], Any], output_handler: Callable[[requests.Response, Context], Any]
+) -> Handler:
+    """Returns a handler of the two functions; since 2.20, `output_handler` does not receive errors."""
 
-    def handler(data: Any, context: Any) -> tuple[Any, str]:
+    def handler(data: BinaryIO, context: Context) -> tuple[Any, str]:
         response = requests.post(context.rest_uri, data=input_handler(data, context), timeout=context.timeout)
         response.raise_for_status()
-        return output_handler(response, context)
+        body, content_type = output_handler(response, context)
+        return body, content_type
 
     return handler
 
 
 def front_app(front: "Front") -> Starlette:
-    paths = ("/invocations", "/endpoints/{name}/invocations")  # the latter is what boto3 asks for
+    paths = ("/invocations", "/endpoints/{name}/invocations")  # boto3 requests the second one
     invocations = [Route(path, front.invocations, methods=["POST"]) for path in paths]
     return Starlette(routes=[Route("/ping", front.ping), *invocations])
 
 
 class Front:
-    """The container's nginx and Python service."""
+    """The part of the container in front of TensorFlow Serving: its nginx and its Python service."""
 
-    def __init__(self, inner: Server, default_model: str, handler: Handler | None, channel: grpc.Channel) -> None:
-        self.inner = inner
-        self.engine: Engine = inner.engine
+    def __init__(self, server: Server, default_model: str, handler: Handler | None, channel: grpc.Channel) -> None:
+        self.server = server
+        self.engine: Engine = server.engine
         self.default_model = default_model
         self.handler = handler
         self.channel = channel
-        settings = inner.settings
+        settings = server.settings
         self.timeout_s = settings.rest_api_timeout_in_ms / 1000
-        # A gate of its own: a handler's request to the server behind must not wait for its own place.
-        gate = Gate(settings.max_queued_requests, IN_FLIGHT * settings.max_request_bytes)
-        self.workers = Workers(gate, settings.max_queued_requests, settings.max_request_bytes, self.timeout_s)
+        # Admission control of its own: a handler's request to the server behind must not wait for its own slot.
+        admission = AdmissionControl(settings.max_queued_requests, IN_FLIGHT_REQUESTS * settings.max_request_bytes)
+        self.workers = RequestWorkers(
+            admission, settings.max_queued_requests, settings.max_request_bytes, self.timeout_s
+        )
 
     async def ping(self, request: Request) -> Response:
-        """200 when the default model answers, 502 when it does not."""
+        """Returns 200 if the default model is available, 502 if not."""
         return Response(status_code=200 if self.engine.models.ready(self.default_model) else 502)
 
     async def invocations(self, request: Request) -> Response:
@@ -224,91 +281,92 @@ class Front:
         try:
             target = self._target(headers.get(CUSTOM_ATTRIBUTES.lower(), ""))
             content_type = headers.get("content-type")
-            if self.handler is None and content_type not in (*JSON_TYPES, "text/csv"):
-                raise Failure(invalid("").code, f"Unsupported Media Type: {content_type or 'Unknown'}", 415)
-            work = self._by_script if self.handler else self._by_rules
-            status, body, answered_type = await self.workers.answer(
-                request, lambda body, deadline: work(target, headers, body, deadline)
-            )
-        except Failure as failure:
-            status, body, answered_type = told(failure)
+            if self.handler is None and content_type not in (*JSON_TYPES, CSV):
+                message = f"Unsupported Media Type: {content_type or 'Unknown'}"
+                raise StatusError(StatusCode.INVALID_ARGUMENT, message, 415)
+            respond = self._with_script if self.handler else self._without_script
+            reply = await self.workers.process(request, lambda body, deadline: respond(target, headers, body, deadline))
+        except StatusError as error:
+            reply = error_reply(error)
         except ClientDisconnect:
-            return Response(status_code=499)
-        return Response(body, status, {"Content-Type": answered_type})
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
+        return Response(reply.body, reply.status, {"Content-Type": reply.content_type})
 
     def _target(self, custom_attributes: str) -> Target:
-        """The model, version and method that the request's custom attributes name."""
-        given = attributes_of(custom_attributes)
-        for key in ("tfs-model-name", "tfs-model-version", "tfs-method"):
-            if key in given and not NAME.fullmatch(given[key]):
+        """Returns the model, version and method in the custom attributes of a request. Raises: StatusError."""
+        attributes = parse_attributes(custom_attributes)
+        for key in (MODEL_NAME, MODEL_VERSION, METHOD):
+            if key in attributes and not ATTRIBUTE_VALUE.fullmatch(attributes[key]):
                 raise invalid(f"Invalid value for {key}")
-        version, method = given.get("tfs-model-version"), given.get("tfs-method", "predict")
+        version, name = attributes.get(MODEL_VERSION), attributes.get(METHOD, Method.PREDICT.value)
         if version is not None and not version.isdecimal():
             raise invalid(f"Failed to convert version: {version} to numeric.")
-        if method not in METHODS:
-            raise invalid(f"Malformed request: POST :{method}")
-        return Target(given.get("tfs-model-name", self.default_model), int(version) if version else None, None, method)
+        method = next((method for method in INFERENCES if method.value == name), None)
+        if method is None:
+            raise invalid(f"Malformed request: POST :{name}")
+        model = attributes.get(MODEL_NAME, self.default_model)
+        return Target(model, int(version) if version else None, None, method)
 
-    def _by_rules(self, target: Target, headers: Mapping[str, str], body: bytes, deadline: float) -> Answer:
-        """Without inference.py: JSON, JSON lines and CSV, put into the form of TensorFlow Serving."""
+    def _without_script(self, target: Target, headers: Mapping[str, str], body: bytes, deadline: float) -> Reply:
+        """Responds to JSON, JSON lines and CSV, which it converts to a request of TensorFlow Serving."""
         text = body.decode("utf-8", "surrogateescape")
-        document = csv_request(text) if headers["content-type"] == "text/csv" else json_request(text)
+        document = csv_request(text) if headers["content-type"] == CSV else json_request(text)
         try:
-            with self.engine.counted(target.model, target.method, "REST"):
-                answered = infer(self.engine, target, document.encode("utf-8", "surrogateescape"), deadline)
-        except Failure as failure:
-            return told(failure)
-        return 200, answered, accepted_type(headers.get("accept"))
+            with self.engine.counted(target.model, target.method.value, Entrypoint.REST):
+                response = infer(self.engine, target, document.encode("utf-8", "surrogateescape"), deadline)
+        except StatusError as error:
+            return error_reply(error)
+        return Reply(200, response, accepted_type(headers.get("accept")))
 
-    def _by_script(self, target: Target, headers: Mapping[str, str], body: bytes, deadline: float) -> Answer:
-        """By inference.py. Whatever it raises is an error 500 with its text, as in the container."""
+    def _with_script(self, target: Target, headers: Mapping[str, str], body: bytes, deadline: float) -> Reply:
+        """Responds with inference.py. Any exception of it becomes an error 500 with its text, as in the container."""
         assert self.handler is not None
         try:
-            answered, content_type = self.handler(io.BytesIO(body), self._context(target, headers))
-            raw = answered.encode() if isinstance(answered, str) else bytes(answered)
-            return 200, raw, content_type
+            response, content_type = self.handler(io.BytesIO(body), self._context(target, headers))
+            return Reply(200, response.encode() if isinstance(response, str) else bytes(response), content_type)
         except Exception as error:
             LOG.exception("exception handling request: %s", error)
-            return 500, json.dumps({"error": str(error)}).encode(), "application/json"
+            return Reply(500, json.dumps({"error": str(error)}).encode(), JSON)
 
-    def _context(self, target: Target, headers: Mapping[str, str]) -> Any:
-        custom = headers.get(CUSTOM_ATTRIBUTES.lower())
-        given = attributes_of(custom or "")
+    def _context(self, target: Target, headers: Mapping[str, str]) -> Context:
+        custom_attributes = headers.get(CUSTOM_ATTRIBUTES.lower())
+        attributes = parse_attributes(custom_attributes or "")
         version = f"/versions/{target.version}" if target.version is not None else ""
         length = headers.get("content-length")
+        address = f"http://localhost:{self.server.rest_port}"
         return Context(
-            model_name=given.get("tfs-model-name"),
-            model_version=given.get("tfs-model-version"),
-            method=given.get("tfs-method"),
-            rest_uri=f"http://localhost:{self.inner.rest_port}/v1/models/{target.model}{version}:{target.method}",
-            grpc_port=str(self.inner.grpc_port),
+            model_name=attributes.get(MODEL_NAME),
+            model_version=attributes.get(MODEL_VERSION),
+            method=attributes.get(METHOD),
+            rest_uri=f"{address}/v1/models/{target.model}{version}:{target.method.value}",
+            grpc_port=str(self.server.grpc_port),
             channel=self.channel,
-            custom_attributes=custom,
-            request_content_type=headers.get("content-type") or "application/json",
-            accept_header=headers.get("accept") or "application/json",
+            custom_attributes=custom_attributes,
+            request_content_type=headers.get("content-type") or JSON,
+            accept_header=headers.get("accept") or JSON,
             content_length=int(length) if length else None,
             timeout=self.timeout_s,
         )
 
 
-def attributes_of(header: str) -> dict[str, str]:
-    """`tfs-model-name=a,tfs-method=predict` -> a dict; what looks otherwise is passed over."""
-    found = (match.split("=") for match in re.findall(r"tfs-[a-z\-]+=[^,]+", header))
-    return {pair[0]: pair[1].strip() for pair in found if len(pair) == 2}
+def parse_attributes(header: str) -> dict[str, str]:
+    """Parses `tfs-model-name=a,tfs-method=predict`; parts of another form are skipped."""
+    pairs = (match.split("=") for match in re.findall(r"tfs-[a-z\-]+=[^,]+", header))
+    return {pair[0]: pair[1].strip() for pair in pairs if len(pair) == 2}
 
 
-def told(failure: Failure) -> Answer:
-    return failure.http_status, json.dumps({"error": failure.message}).encode(), "application/json"
+def error_reply(error: StatusError) -> Reply:
+    return Reply(error.http_status, json.dumps({"error": error.message}).encode(), JSON)
 
 
 def accepted_type(accept: str | None) -> str:
-    """The first type of the Accept header, where JSON is among them."""
+    """Returns the first type of an Accept header that contains JSON or JSON lines; otherwise JSON."""
     types = (accept or "").strip().replace(" ", "").split(",")
-    return types[0] if {"application/json", "application/jsonlines"} & set(types) else "application/json"
+    return types[0] if {JSON, "application/jsonlines"} & set(types) else JSON
 
 
 def json_request(text: str) -> str:
-    """JSON of any shape -> a predict request, by the container's patterns."""
+    """Returns a predict request for JSON of any shape, by the patterns of the container."""
     if re.search(r'"(instances|inputs|examples)"\s*:', text):
         return text
     if re.search(r"[}\]]\s*[\[{]", text):
@@ -320,7 +378,7 @@ def json_request(text: str) -> str:
 
 
 def csv_request(text: str) -> str:
-    """Lines of values -> a predict request. As in the container, only the first quote and comma of a line count."""
+    """Returns a predict request for lines of values. As in the container, only a line's first quote and comma count."""
     needs_quotes = not re.match(r'\s*("|[\d.Ee+\-]+.*)', text)
     rows = []
     for line in (line.strip() for line in re.split(r"\r?\n", text.strip())):

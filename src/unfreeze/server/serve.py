@@ -1,27 +1,57 @@
-"""Serve a folder of versions on this machine, as TensorFlow Serving would."""
+"""Starts a server for a folder of versions, or for a SageMaker archive: the library function behind each command."""
 
 import os
 import sys
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
+
+from unfreeze.callbacks import OnMessage, ignore
 from unfreeze.errors import ArchiveError, ConfigError, SavedModelError, UnsupportedError
 from unfreeze.server.process import Server, wait_for_signal
 from unfreeze.server.rest import alive
 from unfreeze.server.sagemaker import SageMakerServer
-from unfreeze.server.settings import Batching, Settings, read_batching, read_metrics_path, read_models, single_model
+from unfreeze.server.settings import (
+    METRICS_PATH,
+    Batching,
+    Settings,
+    read_batching,
+    read_metrics_path,
+    read_models,
+    single_model,
+)
 from unfreeze.web import routes
 
-# Refusals and small answers wait for threads that read large requests: under four times the load, with Python's own
-# 5 ms a refusal takes twice as long, and a third fewer requests are answered.
+# How often Python switches threads. Rejections and small responses wait for threads that parse large requests: at four
+# times the possible load, Python's default of 5 ms doubles the time of a rejection and costs a third of the responses.
 SWITCH_INTERVAL_S = 0.0005
 
 
-def serve(model_base_path: str | Path | None = None, **options: Any) -> None:
-    """Answer requests until SIGTERM or Ctrl-C; `options` are those of `start_server`."""
-    until_asked_to_end(start_server(model_base_path, **options))
+def serve(
+    model_base_path: str | Path | None = None,
+    *,
+    model_name: str = "default",
+    model_config_file: str | Path | None = None,
+    model_config_file_poll_wait_seconds: float = 0,
+    file_system_poll_wait_seconds: float = 1,
+    max_num_load_retries: int = 5,
+    load_retry_interval_micros: int = 60_000_000,
+    enable_model_warmup: bool = True,
+    allow_version_labels_for_unavailable_models: bool = False,
+    host: str = "127.0.0.1",
+    port: int | None = 8500,
+    rest_api_port: int | None = 8501,
+    rest_api_timeout_in_ms: int = 30_000,
+    enable_batching: bool = False,
+    batching_parameters_file: str | Path | None = None,
+    monitoring_config_file: str | Path | None = None,
+    max_queued_requests: int = 64,
+    max_request_bytes: int = 64 * 2**20,
+    max_image_pixels: int = 64_000_000,
+) -> None:
+    """Serves models until the process receives SIGTERM or Ctrl-C; the arguments are those of `start_server`."""
+    arguments = locals()  # before any other variable: exactly the arguments of start_server
+    wait_until_stopped(start_server(**arguments))
 
 
 def start_server(
@@ -29,34 +59,72 @@ def start_server(
     *,
     model_name: str = "default",
     model_config_file: str | Path | None = None,
-    batching_parameters_file: str | Path | None = None,
+    model_config_file_poll_wait_seconds: float = 0,
+    file_system_poll_wait_seconds: float = 1,
+    max_num_load_retries: int = 5,
+    load_retry_interval_micros: int = 60_000_000,
+    enable_model_warmup: bool = True,
+    allow_version_labels_for_unavailable_models: bool = False,
+    host: str = "127.0.0.1",
+    port: int | None = 8500,
+    rest_api_port: int | None = 8501,
+    rest_api_timeout_in_ms: int = 30_000,
     enable_batching: bool = False,
+    batching_parameters_file: str | Path | None = None,
     monitoring_config_file: str | Path | None = None,
-    **flags: Any,
+    max_queued_requests: int = 64,
+    max_request_bytes: int = 64 * 2**20,
+    max_image_pixels: int = 64_000_000,
 ) -> Server:
-    """Load the models and answer requests from threads of their own, until `stop()` of what is returned.
-
-    It may stand in a `with`, whose end stops it; `rest_port` and `grpc_port` tell where it answers.
+    """Loads the models, serves them from threads, and returns the server. Its `stop()`, or a `with` block, ends it.
 
     Args:
         model_base_path: the folder with the numbered versions; or a SavedModel without versions, as its version 1.
-        model_config_file: serves these models instead.
-        flags: the other flags of tensorflow_model_server, fields of `unfreeze.server.Settings`.
+        model_name: the name of the model in requests.
+        model_config_file: a ModelServerConfig in text format with the models to serve, instead of `model_base_path`.
+        model_config_file_poll_wait_seconds: how often to read that file again; 0 reads it once.
+        file_system_poll_wait_seconds: how often to look for new versions; 0 looks once.
+        max_num_load_retries: how often to retry loading a version that failed to load.
+        load_retry_interval_micros: the time between two attempts to load a version.
+        enable_model_warmup: whether to replay the warm-up requests of a version before it is available.
+        allow_version_labels_for_unavailable_models: whether a label may name a version that is not loaded yet.
+        host: the address to listen on.
+        port: the port of gRPC; None disables gRPC, 0 means any free port, which is the `grpc_port` of the server.
+        rest_api_port: the port of REST; None disables REST, 0 means any free port, which is its `rest_port`.
+        rest_api_timeout_in_ms: the deadline of a REST request.
+        enable_batching: whether to answer requests that wait at the same time with one call of the model.
+        batching_parameters_file: a BatchingParameters message in text format.
+        monitoring_config_file: a MonitoringConfig message in text format: the path of the metrics, if any.
+        max_queued_requests: how many requests may be in flight; further ones are rejected.
+        max_request_bytes: the size of the largest request that is accepted.
+        max_image_pixels: the size of the largest encoded image that is accepted.
 
-    Raises: an UnfreezeError when it cannot start.
+    Raises: an UnfreezeError if the server cannot start.
     """
-    settings = Settings(models=models(model_base_path, model_name, model_config_file), **flags)
-    if model_config_file:
-        settings = replace(settings, model_config_file=Path(model_config_file))
-    else:
-        settings = replace(settings, follow_labels=True)
-    settings = replace(settings, batching=batching(enable_batching, batching_parameters_file))
-    if monitoring_config_file:
-        settings = replace(settings, metrics_path=read_metrics_path(monitoring_config_file))
-    running = Server(settings)
-    running.extra_routes += routes(running.find_version, alive)
-    running.start()
-    return running
+    settings = Settings(
+        models=models_to_serve(model_base_path, model_name, model_config_file),
+        model_config_file=Path(model_config_file) if model_config_file else None,
+        model_config_file_poll_wait_seconds=model_config_file_poll_wait_seconds,
+        follow_labels=not model_config_file,
+        file_system_poll_wait_seconds=file_system_poll_wait_seconds,
+        max_num_load_retries=max_num_load_retries,
+        load_retry_interval_micros=load_retry_interval_micros,
+        enable_model_warmup=enable_model_warmup,
+        allow_version_labels_for_unavailable_models=allow_version_labels_for_unavailable_models,
+        host=host,
+        port=port,
+        rest_api_port=rest_api_port,
+        rest_api_timeout_in_ms=rest_api_timeout_in_ms,
+        batching=batching_parameters(enable_batching, batching_parameters_file),
+        metrics_path=read_metrics_path(monitoring_config_file) if monitoring_config_file else METRICS_PATH,
+        max_queued_requests=max_queued_requests,
+        max_request_bytes=max_request_bytes,
+        max_image_pixels=max_image_pixels,
+    )
+    server = Server(settings)
+    server.extra_routes += routes(server.find_version, alive)
+    server.start()
+    return server
 
 
 def start_sagemaker(
@@ -64,63 +132,89 @@ def start_sagemaker(
     *,
     host: str = "127.0.0.1",
     port: int = 8080,
-    on_warning: Callable[[str], None] = lambda line: None,
-    **flags: Any,
+    enable_model_warmup: bool = True,
+    rest_api_timeout_in_ms: int = 30_000,
+    max_queued_requests: int = 64,
+    max_request_bytes: int = 64 * 2**20,
+    max_image_pixels: int = 64_000_000,
+    on_warning: OnMessage = ignore,
 ) -> SageMakerServer:
-    """Answer /ping and /invocations as SageMaker's container does, from a model.tar.gz or what is unpacked from one.
+    """Serves a model.tar.gz, or a folder unpacked from one, as SageMaker's TensorFlow Serving container does.
 
-    Its code/inference.py is run in this process, with everything that this process may do.
+    Its code/inference.py runs in this process, with all permissions of this process.
 
-    Raises: an UnfreezeError when it cannot start.
+    Args:
+        archive: the model.tar.gz, or the folder.
+        host: the address to listen on.
+        port: the port of /ping and /invocations; 0 means any free port.
+        enable_model_warmup: whether to replay the warm-up requests of each version before it is available.
+        rest_api_timeout_in_ms: the deadline of a request.
+        max_queued_requests: how many requests may be in flight; further ones are rejected.
+        max_request_bytes: the size of the largest request that is accepted.
+        max_image_pixels: the size of the largest encoded image that is accepted.
+        on_warning: receives what the container would install for code/inference.py and this server does not.
+
+    Raises: an UnfreezeError if the server cannot start.
     """
     if not Path(archive).exists():
-        raise ArchiveError(f"{archive} does not exist; give a model.tar.gz, or a folder unpacked from one")
-    running = SageMakerServer(archive, flags, host, port)
-    if running.uninstalled:
-        on_warning(running.uninstalled)
-    running.start()
-    return running
+        raise ArchiveError(f"{archive} does not exist. Pass a model.tar.gz, or a folder unpacked from one.")
+    server = SageMakerServer(
+        archive,
+        host=host,
+        port=port,
+        enable_model_warmup=enable_model_warmup,
+        rest_api_timeout_in_ms=rest_api_timeout_in_ms,
+        max_queued_requests=max_queued_requests,
+        max_request_bytes=max_request_bytes,
+        max_image_pixels=max_image_pixels,
+    )
+    if server.missing_requirements:
+        on_warning(server.missing_requirements)
+    server.start()
+    return server
 
 
-def page_address(running: Server) -> str | None:
-    """Where a browser finds the page; None where REST is not served."""
-    host = running.settings.host
-    return f"http://{f'[{host}]' if ':' in host else host}:{running.rest_port}/" if running.rest_port else None
+def page_address(server: Server) -> str | None:
+    """Returns the address of the page for browsers; None if REST is disabled."""
+    host = server.settings.host
+    return f"http://{f'[{host}]' if ':' in host else host}:{server.rest_port}/" if server.rest_port else None
 
 
-def addresses(running: Server | SageMakerServer) -> str:
-    """Where everything answers, one line each."""
-    address = page_address(running) if isinstance(running, Server) else None
-    return "\n".join([str(running), *([f"page {address}"] if address else [])])
+def addresses(server: Server | SageMakerServer) -> str:
+    """Returns the addresses of a server, one on each line."""
+    address = page_address(server) if isinstance(server, Server) else None
+    return "\n".join([str(server), *([f"page {address}"] if address else [])])
 
 
-def until_asked_to_end(running: Server | SageMakerServer) -> None:
-    """Wait for SIGTERM or Ctrl-C, then end in good order."""
+def wait_until_stopped(server: Server | SageMakerServer) -> None:
+    """Waits for SIGTERM or Ctrl-C, then stops the server."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     try:
         wait_for_signal()
     finally:
-        running.stop()
+        server.stop()
 
 
-def models(base_path: str | Path | None, name: str, config_file: str | Path | None) -> Any:
-    """The models to serve, as tensorflow_model_server's flags name them."""
+def models_to_serve(base_path: str | Path | None, name: str, config_file: str | Path | None) -> ModelServerConfig:
+    """Returns the config of one model, or that of a file. Raises: an UnfreezeError if neither or both are given."""
     if config_file:
         if base_path:
-            raise ConfigError("give MODEL_BASE_PATH or --model-config-file, not both")
+            raise ConfigError("MODEL_BASE_PATH and --model-config-file exclude each other. Pass one of them.")
         return read_models(config_file)
     if not base_path:
-        raise ConfigError("give MODEL_BASE_PATH (a folder with numbered versions) or --model-config-file")
+        raise ConfigError(
+            "there is no model to serve. Pass MODEL_BASE_PATH (a folder with numbered versions) or --model-config-file."
+        )
     if "://" in os.fspath(base_path):
-        raise UnsupportedError(f"not supported yet: {base_path}; serve a folder of this machine")
+        raise UnsupportedError(f"not supported yet: serving from {base_path}. Copy the versions to a local folder.")
     if not Path(base_path).is_dir():
-        raise SavedModelError(f"{base_path} is not a folder; give the one that holds the numbered versions")
+        raise SavedModelError(f"{base_path} is not a folder. Pass the folder with the numbered versions.")
     return single_model(name, base_path)
 
 
-def batching(enabled: bool, parameters_file: str | Path | None) -> Any:
+def batching_parameters(enabled: bool, parameters_file: str | Path | None) -> Batching | None:
     if parameters_file and not enabled:
-        raise ConfigError("--batching-parameters-file needs --enable-batching")
+        raise ConfigError("--batching-parameters-file has no effect without --enable-batching. Pass that too.")
     if not enabled:
         return None
     return read_batching(parameters_file) if parameters_file else Batching()

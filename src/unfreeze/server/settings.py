@@ -1,4 +1,4 @@
-"""What the server is told: flags as one record, and the text protos that TensorFlow Serving reads from files."""
+"""The settings of the server, and the files in text proto format that TensorFlow Serving reads some of them from."""
 
 import os
 from dataclasses import dataclass
@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from google.protobuf import text_format
-from tensorflow_serving.config import model_server_config_pb2
+from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
-from unfreeze.errors import ConfigError
+from unfreeze.errors import ConfigError, UnsupportedError
 from unfreeze.protobuf_pool import MessageTable, pool_of_table
 
-LABELS = "models.config"
+LABELS_FILE = "models.config"  # beside the versions of a model, as `unfreeze publish` writes it
 METRICS_PATH = "/monitoring/prometheus/metrics"
-ModelServerConfig = model_server_config_pb2.ModelServerConfig
+PLATFORM = "tensorflow"
 
 
 @dataclass(frozen=True)
@@ -31,19 +31,19 @@ class Batching:
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything the server needs to know; the flags of tensorflow_model_server under their own names."""
+    """All settings of the server, under the names of tensorflow_model_server's flags where it has one."""
 
-    models: Any  # ModelServerConfig
-    model_config_file: Path | None = None
+    models: ModelServerConfig
+    model_config_file: Path | None = None  # where `models` was read from, if it is read again
     model_config_file_poll_wait_seconds: float = 0
-    follow_labels: bool = False  # of `models.config` in the base path, as `unfreeze publish` writes it
+    follow_labels: bool = False  # whether to read LABELS_FILE of each model again and again
     file_system_poll_wait_seconds: float = 1
     max_num_load_retries: int = 5
     load_retry_interval_micros: int = 60_000_000
     enable_model_warmup: bool = True
     allow_version_labels_for_unavailable_models: bool = False
     host: str = "127.0.0.1"
-    port: int | None = 8500  # None: no gRPC; 0: any free port
+    port: int | None = 8500  # of gRPC; None disables gRPC, 0 means any free port
     rest_api_port: int | None = 8501
     rest_api_timeout_in_ms: int = 30_000
     batching: Batching | None = None
@@ -51,102 +51,113 @@ class Settings:
     max_queued_requests: int = 64
     max_request_bytes: int = 64 * 2**20
     max_image_pixels: int = 64_000_000
-    num_run_threads: int = os.cpu_count() or 1  # calls of a model at the same time, where batching is off
+    num_run_threads: int = os.cpu_count() or 1  # the number of concurrent calls of models without batching
 
 
-def single_model(name: str, base_path: str | os.PathLike[str]) -> Any:
-    """The config of one model at its newest version, as --model_name and --model_base_path mean it."""
+def single_model(name: str, base_path: str | os.PathLike[str]) -> ModelServerConfig:
+    """Returns the config of one model at its newest version, as of --model_name and --model_base_path."""
     config = ModelServerConfig()
-    config.model_config_list.config.add(name=name, base_path=os.fspath(base_path), model_platform="tensorflow")
+    config.model_config_list.config.add(name=name, base_path=os.fspath(base_path), model_platform=PLATFORM)
     return config
 
 
-def read_models(path: str | os.PathLike[str]) -> Any:
-    """The file of --model_config_file, checked.
+def read_models(path: str | os.PathLike[str]) -> ModelServerConfig:
+    """Reads the file of --model_config_file.
 
-    Raises: ConfigError when it cannot be read or asks for what this server does not do.
+    Raises: ConfigError if it cannot be read or is not valid, UnsupportedError if this server lacks what it asks for.
     """
     return checked_models(read_text_proto(path, ModelServerConfig()), os.fspath(path))
 
 
-def with_labels(config: Any) -> Any:
-    """The config with the policy and the labels of a `models.config` beside each model's versions, where there is one.
+def with_labels(config: ModelServerConfig) -> ModelServerConfig:
+    """Returns the config with the policy and the labels of the LABELS_FILE beside each model's versions, if it exists.
 
-    Raises: ConfigError when that cannot be read.
+    Raises: ConfigError if such a file cannot be read.
     """
-    followed = ModelServerConfig()
-    followed.CopyFrom(config)
-    for model in followed.model_config_list.config:
-        path = Path(model.base_path) / LABELS
+    labeled = ModelServerConfig()
+    labeled.CopyFrom(config)
+    for model in labeled.model_config_list.config:
+        path = Path(model.base_path) / LABELS_FILE
         if not path.is_file():
             continue
         listed = read_models(path).model_config_list.config
         model.model_version_policy.CopyFrom(listed[0].model_version_policy)
         for label, version in listed[0].version_labels.items():
             model.version_labels[label] = version
-    return followed
+    return labeled
 
 
-def checked_models(config: Any, origin: str) -> Any:
-    """Refuse a config that names no model, names one twice, or asks for what is not served here."""
+def checked_models(config: ModelServerConfig, origin: str) -> ModelServerConfig:
+    """Returns the config.
+
+    Raises: ConfigError if it has no model, or one twice, UnsupportedError if it has something other than SavedModels.
+    """
     if config.WhichOneof("config") == "custom_model_config":
-        raise ConfigError(f"{origin}: not supported yet: custom_model_config; give a model_config_list")
+        raise UnsupportedError(f"not supported yet: custom_model_config in {origin}. Use a model_config_list.")
     models = config.model_config_list.config
     if not models:
-        raise ConfigError(f"{origin} names no model; write model_config_list {{ config {{ name: … base_path: … }} }}")
+        raise ConfigError(f"{origin} has no models. Write: model_config_list {{ config {{ name: … base_path: … }} }}")
     names = [model.name for model in models]
     for model in models:
         if not model.name or not model.base_path:
-            raise ConfigError(f"{origin}: every config needs a name and a base_path; received {one_line(model)}")
+            entry = text_format.MessageToString(model, as_one_line=True)
+            raise ConfigError(f"{origin}: every config needs a name and a base_path (found: {entry})")
         if names.count(model.name) > 1:
             raise ConfigError(f"{origin}: Illegal to list model {model.name} multiple times in config list")
-        if model.model_platform not in ("", "tensorflow"):
-            raise ConfigError(f"{origin}: not supported yet: model_platform {model.model_platform!r}; use 'tensorflow'")
+        if model.model_platform not in ("", PLATFORM):
+            raise UnsupportedError(
+                f"not supported yet: model_platform {model.model_platform!r} in {origin}. Use {PLATFORM!r}."
+            )
     return config
 
 
 def read_batching(path: str | os.PathLike[str]) -> Batching:
-    """The file of --batching_parameters_file.
+    """Reads the file of --batching_parameters_file.
 
-    Raises: ConfigError when it cannot be read or contradicts itself.
+    Raises: ConfigError if it cannot be read or is not valid, UnsupportedError if this server lacks a field.
     """
     message = read_text_proto(path, SCHEMA.message_class("BatchingParameters")())
-    given: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for field, value in message.ListFields():
         if field.name == "allowed_batch_sizes":
-            given[field.name] = tuple(value)
+            values[field.name] = tuple(value)
         elif field.name in Batching.__dataclass_fields__:
-            given[field.name] = value.value if field.message_type else value
-        elif field.name != "thread_pool_name":  # only a name for TensorFlow's own traces
-            raise ConfigError(f"{path}: not supported yet: {field.name}")
-    return checked_batching(Batching(**given), path)
+            values[field.name] = value.value if field.message_type else value
+        elif field.name != "thread_pool_name":  # only a name in TensorFlow's own traces
+            raise UnsupportedError(f"not supported yet: {field.name} in {path}. Remove it.")
+    return checked_batching(Batching(**values), path)
 
 
 def checked_batching(batching: Batching, path: str | os.PathLike[str]) -> Batching:
+    """Returns the parameters. Raises: ConfigError if they are not valid."""
     sizes = batching.allowed_batch_sizes
     if sizes and (list(sizes) != sorted(set(sizes)) or sizes[-1] != batching.max_batch_size):
         raise ConfigError(
-            f"{path}: allowed_batch_sizes must increase and end with max_batch_size {batching.max_batch_size}; "
-            f"received {list(sizes)}"
+            f"{path}: allowed_batch_sizes must increase and end with max_batch_size {batching.max_batch_size} "
+            f"(found: {list(sizes)})"
         )
     for name in ("max_batch_size", "max_enqueued_batches", "num_batch_threads"):
         if getattr(batching, name) < 1:
-            raise ConfigError(f"{path}: {name} must be above 0; received {getattr(batching, name)}")
+            raise ConfigError(f"{path}: {name} must be at least 1 (found: {getattr(batching, name)})")
     if batching.batch_timeout_micros < 0:
-        raise ConfigError(f"{path}: batch_timeout_micros must not be negative")
+        raise ConfigError(f"{path}: batch_timeout_micros must be at least 0 (found: {batching.batch_timeout_micros})")
     return batching
 
 
 def read_metrics_path(path: str | os.PathLike[str]) -> str | None:
-    """The path in the file of --monitoring_config_file, or None where that switches Prometheus off."""
+    """Returns the path of the metrics in the file of --monitoring_config_file; None if it disables Prometheus.
+
+    Raises: ConfigError if the file cannot be read or is not valid.
+    """
     prometheus = read_text_proto(path, SCHEMA.message_class("MonitoringConfig")()).prometheus_config
-    chosen = prometheus.path or METRICS_PATH
-    if not chosen.startswith("/"):
-        raise ConfigError(f"{path}: prometheus_config.path must begin with '/'; received {chosen!r}")
-    return chosen if prometheus.enable else None
+    metrics_path: str = prometheus.path or METRICS_PATH
+    if not metrics_path.startswith("/"):
+        raise ConfigError(f"{path}: prometheus_config.path must start with '/' (found: {metrics_path!r})")
+    return metrics_path if prometheus.enable else None
 
 
 def read_text_proto(path: str | os.PathLike[str], message: Any) -> Any:
+    """Fills a message from a file in text format and returns it. Raises: ConfigError."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -157,11 +168,7 @@ def read_text_proto(path: str | os.PathLike[str], message: Any) -> Any:
         raise ConfigError(f"{os.fspath(path)} is not a {message.DESCRIPTOR.name} in text format: {error}") from error
 
 
-def one_line(message: Any) -> str:
-    return text_format.MessageToString(message, as_one_line=True)
-
-
-# Two messages that tensorflow-serving-api lacks. Fields: name, number, type.
+# The messages that tensorflow-serving-api does not have. Fields: name, number, type.
 # Source: servables/tensorflow/session_bundle_config.proto, config/monitoring_config.proto.
 MESSAGES: MessageTable = {
     "Int64Value": [("value", 1, "int64")],

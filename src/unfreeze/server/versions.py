@@ -1,4 +1,4 @@
-"""Which versions of which models answer: found in folders, loaded before the older one goes, looked up by requests."""
+"""The served models and their versions: finds them in folders, loads and unloads them, and looks them up."""
 
 import gc
 import logging
@@ -11,9 +11,11 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from tensorflow_serving.apis import get_model_metadata_pb2
+
 from unfreeze.callbacks import OnMessage, ignore
-from unfreeze.server.failures import Code, Failure, invalid, not_found
 from unfreeze.server.loaded import LoadedModel
+from unfreeze.server.status import StatusCode, StatusError, invalid, not_found
 from unfreeze.version_folders import version_folders
 
 LOG = logging.getLogger("unfreeze.server")
@@ -21,7 +23,7 @@ SAVED_MODEL = "saved_model.pb"
 
 
 class State(Enum):
-    """Of a version. Source: apis/get_model_status.proto."""
+    """The state of a version. Source: apis/get_model_status.proto."""
 
     START = 10
     LOADING = 20
@@ -32,39 +34,59 @@ class State(Enum):
 
 @dataclass
 class Version:
-    """One numbered folder, and what became of it."""
+    """One version of a model: its folder, its state, and the model or the error of loading it."""
 
     number: int
     folder: Path
     state: State = State.START
-    failure: Failure | None = None
+    error: StatusError | None = None
     model: LoadedModel | None = None
     attempts: int = 0
     next_attempt: float = 0.0  # of time.monotonic()
-    stamp: tuple[int, ...] = ()  # changes when the folder is written again
+    modified: tuple[int, ...] = ()  # changes when the folder is written again
+
+    def loaded_model(self) -> LoadedModel:
+        """Returns the model. Raises: StatusError if the version was unloaded since it was looked up."""
+        model = self.model
+        if model is None:
+            raise StatusError(StatusCode.UNAVAILABLE, f"Version {self.number} was unloaded meanwhile. Try again.")
+        return model
+
+    def signature_def_map(self) -> get_model_metadata_pb2.SignatureDefMap:
+        """Returns the SignatureDefs of the model as the message that metadata requests receive."""
+        signatures = get_model_metadata_pb2.SignatureDefMap()
+        for name, definition in self.loaded_model().signature_defs.items():
+            signatures.signature_def[name].CopyFrom(definition)
+        return signatures
 
 
 @dataclass
 class ServedModel:
-    """One model of the config with the versions that were ever seen of it."""
+    """One model of the config, with every version that the server has seen."""
 
     name: str
     base_path: Path
     policy: Any  # FileSystemStoragePathSourceConfig.ServableVersionPolicy
     labels: dict[str, int] = field(default_factory=dict)
     versions: dict[int, Version] = field(default_factory=dict)
-    warned: set[str] = field(default_factory=set)
+    logged_warnings: set[str] = field(default_factory=set)
 
     def available(self) -> list[Version]:
-        """The versions that answer, oldest first."""
+        """Returns the versions that accept requests, oldest first."""
         return sorted(
             (version for version in list(self.versions.values()) if version.state is State.AVAILABLE),
             key=lambda version: version.number,
         )
 
+    def warn_once(self, warning: str) -> None:
+        """Logs a warning the first time that it occurs for this model."""
+        if warning not in self.logged_warnings:
+            self.logged_warnings.add(warning)
+            LOG.warning("%s", warning)
+
 
 class Models:
-    """The models that are served. One thread changes them (`poll`, `apply`), any number look them up."""
+    """The models that are served. One thread changes them (`poll`, `apply`); any number of threads look them up."""
 
     def __init__(
         self,
@@ -82,14 +104,15 @@ class Models:
         self.changing = threading.RLock()
 
     def apply(self, config: Any) -> None:
-        """Serve what a ModelServerConfig lists, and nothing else; a model's loaded versions stay if its path does.
+        """Serves exactly the models of a ModelServerConfig; a model with the same path keeps its loaded versions.
 
-        Raises: Failure FAILED_PRECONDITION when a label is meant for a version that does not answer.
+        Raises: StatusError FAILED_PRECONDITION if a label names a version that is not available.
         """
         with self.changing:
             before = self.served
             self.served = {
-                model.name: self._served(model, before.get(model.name)) for model in config.model_config_list.config
+                model.name: self._served_model(model, before.get(model.name))
+                for model in config.model_config_list.config
             }
             self.poll()
             for model in config.model_config_list.config:
@@ -98,32 +121,35 @@ class Models:
                 gc.collect()
 
     def poll(self) -> None:
-        """Look at the folders once: load what is wanted, then let go what is not."""
+        """Reads the folders once: loads the versions that the policy selects, then unloads the others."""
         with self.changing:
             for model in list(self.served.values()):
-                wanted = self._wanted(model)
-                for number in sorted(wanted, reverse=True):
-                    self._load(model, number, wanted[number])
-                if any(version.number in wanted for version in model.available()):
-                    self._unload(model, keep=set(wanted))
+                selected = self._selected(model)
+                for number in sorted(selected, reverse=True):
+                    self._load(model, number, selected[number])
+                if any(version.number in selected for version in model.available()):
+                    self._unload(model, keep=set(selected))
 
     def find(self, name: str, number: int | None = None, label: str | None = None) -> Version:
-        """The version that a request asks for, by number, by label, or the newest.
+        """Returns the version that a request names by number or by label, or the newest one.
 
-        Raises: Failure. Source of the texts: core/aspired_versions_manager.cc, model_servers/server_core.cc.
+        Raises: StatusError. Source of the texts: core/aspired_versions_manager.cc, model_servers/server_core.cc.
         """
-        model, number = self._asked(name, number, label)
-        found = model.available() if model else []
+        model, number = self._resolve(name, number, label)
+        versions = model.available() if model else []
         if number is not None:
-            found = [version for version in found if version.number == number]
-        if not found:
-            asked = f"Latest({name})" if number is None else f"Specific({name}, {number})"
-            raise not_found(f"Servable not found for request: {asked}")
-        return found[-1]
+            versions = [version for version in versions if version.number == number]
+        if not versions:
+            servable = f"Latest({name})" if number is None else f"Specific({name}, {number})"
+            raise not_found(f"Servable not found for request: {servable}")
+        return versions[-1]
 
-    def states(self, name: str, number: int | None = None, label: str | None = None) -> list[Version]:
-        """All versions ever seen of a model, newest first, or the one asked for. Source: get_model_status_impl.cc."""
-        model, number = self._asked(name, number, label)
+    def known_versions(self, name: str, number: int | None = None, label: str | None = None) -> list[Version]:
+        """Returns all versions of a model that the server has seen, newest first, or the one that a request names.
+
+        Raises: StatusError. Source: get_model_status_impl.cc.
+        """
+        model, number = self._resolve(name, number, label)
         versions = dict(model.versions) if model else {}
         if number is not None:
             if number not in versions:
@@ -134,21 +160,22 @@ class Models:
         return [versions[key] for key in sorted(versions, reverse=True)]
 
     def ready(self, name: str) -> bool:
+        """Returns whether a model has a version that accepts requests."""
         model = self.served.get(name)
         return bool(model and model.available())
 
-    def _asked(self, name: str, number: int | None, label: str | None) -> tuple[ServedModel | None, int | None]:
-        """The model, and the number of the version that is meant; None for the newest."""
+    def _resolve(self, name: str, number: int | None, label: str | None) -> tuple[ServedModel | None, int | None]:
+        """Returns the model, and the number of the version that is meant; None for the newest one."""
         model = self.served.get(name)
         if label is not None:
             if model is None or label not in model.labels:
                 raise invalid(f"Unrecognized servable version label: {label}")
             return model, model.labels[label]
-        if number == 0 and model and 0 not in model.versions:  # what clients of OpenVINO's server send for the newest
+        if number == 0 and model and 0 not in model.versions:  # clients of OpenVINO's server send 0 for the newest one
             return model, None
         return model, number
 
-    def _served(self, config: Any, before: ServedModel | None) -> ServedModel:
+    def _served_model(self, config: Any, before: ServedModel | None) -> ServedModel:
         base_path = Path(config.base_path)
         if before is None or before.base_path != base_path:
             return ServedModel(config.name, base_path, config.model_version_policy)
@@ -159,66 +186,69 @@ class Models:
         available = {version.number for version in model.available()}
         for label, number in labels.items():
             if number not in available and not self.labels_for_unavailable:
-                raise Failure(
-                    Code.FAILED_PRECONDITION,
+                raise StatusError(
+                    StatusCode.FAILED_PRECONDITION,
                     f"Request to assign label {label} to version {number} of model {model.name}, which is not "
                     "currently available for inference",
                 )
         model.labels = dict(labels)
 
-    def _wanted(self, model: ServedModel) -> dict[int, Path]:
-        """The versions that the policy wants of those which are there."""
-        there = folders_of_versions(model.base_path, lambda warning: warn_once(model, warning))
-        wanted = chosen(model.policy, there)
-        if there and not wanted:
-            listed = ", ".join(map(str, sorted(there)))
-            warn_once(model, f"No versions of servable {model.name} are those of its policy; there are {listed}")
-        if not there:
-            warn_once(
-                model,
-                f"No versions of servable {model.name} found under base path {model.base_path}. "
-                "Did you forget to name your leaf directory as a number (eg. '/1/')?",
+    def _selected(self, model: ServedModel) -> dict[int, Path]:
+        """Returns the folders of the versions that the policy selects."""
+        folders = find_version_folders(model.base_path, model.warn_once)
+        selected = select_versions(model.policy, folders)
+        if folders and not selected:
+            existing = ", ".join(map(str, sorted(folders)))
+            model.warn_once(
+                f"The version policy of servable {model.name} selects none of the existing versions ({existing})"
             )
-        return {number: there[number] for number in wanted}
+        if not folders:
+            model.warn_once(
+                f"No versions of servable {model.name} found under base path {model.base_path}. "
+                "Did you forget to name your leaf directory as a number (eg. '/1/')?"
+            )
+        return {number: folders[number] for number in selected}
 
     def _load(self, model: ServedModel, number: int, folder: Path) -> None:
+        """Loads a version, unless it is loaded, was given up, or waits for its next attempt."""
         version = model.versions.get(number)
-        if version is None or (version.state is State.END and version.failure is None):
+        if version is None or (version.state is State.END and version.error is None):
             version = model.versions[number] = Version(number, folder)
-        stamp = stamp_of(folder)
-        if version.failure and version.stamp != stamp:  # written again: a new chance
+        modified = modification_times(folder)
+        if version.error and version.modified != modified:  # it was written again: start over
             version.attempts, version.next_attempt = 0, 0.0
         given_up = version.attempts > self.max_num_load_retries
         if version.state is State.AVAILABLE or given_up or time.monotonic() < version.next_attempt:
             return
-        version.state, version.stamp = State.LOADING, stamp
+        version.state, version.modified = State.LOADING, modified
         version.attempts += 1
         started = time.monotonic()
         try:
             version.model = self.load(folder)
-        except Failure as failure:
-            version.failure = failure
+        except StatusError as error:
+            version.error = error
             version.next_attempt = time.monotonic() + self.load_retry_interval_s
             if version.attempts > self.max_num_load_retries:
                 version.state = State.END
-            LOG.error("%s version %d failed to load: %s", model.name, number, failure.message)
+            LOG.error("%s version %d failed to load: %s", model.name, number, error.message)
             return
-        version.failure, version.state = None, State.AVAILABLE
+        version.error, version.state = None, State.AVAILABLE
         LOG.info("%s version %d is available (loaded in %.1f s)", model.name, number, time.monotonic() - started)
 
     def _unload(self, model: ServedModel, keep: set[int]) -> None:
-        gone = [version for number, version in model.versions.items() if number not in keep]
-        dropped = [version for version in gone if version.model is not None]
-        for version in gone:
-            if version.model is not None:
-                LOG.info("%s version %d goes", model.name, version.number)
-            version.state, version.model = State.END, None  # requests in flight hold the model until they are answered
-            version.failure, version.attempts, version.next_attempt = None, 0, 0.0
-        if dropped:
-            gc.collect()  # a loaded SavedModel is full of cycles: its variables would stay for long
+        """Unloads all versions but those to keep; requests in flight keep a model alive until they are answered."""
+        others = [version for number, version in model.versions.items() if number not in keep]
+        loaded = [version for version in others if version.model is not None]
+        for version in loaded:
+            LOG.info("%s version %d is unloaded", model.name, version.number)
+        for version in others:
+            version.state, version.model = State.END, None
+            version.error, version.attempts, version.next_attempt = None, 0, 0.0
+        if loaded:
+            gc.collect()  # a loaded SavedModel is full of reference cycles: its variables would stay for long
 
 
-def folders_of_versions(base_path: Path, on_duplicate: OnMessage = ignore) -> dict[int, Path]:
+def find_version_folders(base_path: Path, on_duplicate: OnMessage = ignore) -> dict[int, Path]:
     """Returns the folder of each version below a model's base path, as TensorFlow Serving finds them.
 
     A SavedModel without versions, or an export's folder with one, counts as its version 1.
@@ -235,9 +265,9 @@ def folders_of_versions(base_path: Path, on_duplicate: OnMessage = ignore) -> di
     return folders
 
 
-def chosen(policy: Any, there: Iterable[int]) -> list[int]:
-    """The versions that a policy (latest, all, specific) picks of those there."""
-    numbers = sorted(there)
+def select_versions(policy: Any, existing: Iterable[int]) -> list[int]:
+    """Returns the existing versions that a policy (latest, all or specific) selects, oldest first."""
+    numbers = sorted(existing)
     kind = policy.WhichOneof("policy_choice")
     if kind == "all":
         return numbers
@@ -247,18 +277,12 @@ def chosen(policy: Any, there: Iterable[int]) -> list[int]:
     return numbers[-(count or 1) :]
 
 
-def stamp_of(folder: Path) -> tuple[int, ...]:
-    """Changes when a folder or its graph is written again."""
-    stamps = []
+def modification_times(folder: Path) -> tuple[int, ...]:
+    """Returns the modification times of a version's folder and of its graph, 0 for what does not exist."""
+    times = []
     for path in (folder, folder / SAVED_MODEL):
         try:
-            stamps.append(path.stat().st_mtime_ns)
+            times.append(path.stat().st_mtime_ns)
         except OSError:
-            stamps.append(0)
-    return tuple(stamps)
-
-
-def warn_once(model: ServedModel, warning: str) -> None:
-    if warning not in model.warned:
-        model.warned.add(warning)
-        LOG.warning("%s", warning)
+            times.append(0)
+    return tuple(times)

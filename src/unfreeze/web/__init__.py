@@ -1,4 +1,4 @@
-"""The page at `/` of a server: a person drops a picture and sees what the model finds, by the REST that all use."""
+"""The page at `/` of a server: users drop an image on it and see the detections. It uses the public REST API."""
 
 from unfreeze.web.routes import routes
 

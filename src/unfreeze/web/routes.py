@@ -1,4 +1,4 @@
-"""The page's files and its one document of JSON, as routes that come before those of REST."""
+"""The routes of the page: its files, and the card of a model as JSON. They come before the routes of REST."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -10,14 +10,14 @@ from starlette.routing import BaseRoute, Route
 
 from unfreeze.web.card import card
 
-FILES = {
+MEDIA_TYPES = {
     "page.css": "text/css; charset=utf-8",
     "page.js": "text/javascript; charset=utf-8",
     "icon.svg": "image/svg+xml",
 }
-HERE = Path(__file__).parent
+FOLDER = Path(__file__).parent
 HEADERS = {
-    # Nothing but this server's own files and requests; pictures that the person chose are blobs.
+    # Only files of this server and requests to it; images that the user chose are blobs.
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -25,40 +25,40 @@ HEADERS = {
     "Cache-Control": "no-cache",
 }
 
-# Name of a model, number of a version (None: the newest) -> that number, and its folder. Raises: LookupError.
+# Name of a model, number of a version (None: the newest) -> that number, and the folder. Raises: LookupError.
 FindVersion = Callable[[str, int | None], tuple[int, Path]]
-Alive = Callable[[Request], Awaitable[Response]]
+RespondAlive = Callable[[Request], Awaitable[Response]]
 
 
-def routes(find_version: FindVersion, alive: Alive) -> list[BaseRoute]:
-    """The page for browsers at `/`, where `alive` answers all others; what it is made of below `/page/`."""
+def routes(find_version: FindVersion, alive: RespondAlive) -> list[BaseRoute]:
+    """Returns the routes: the page at `/` for browsers, `alive` there for other clients, and its parts at `/page/`."""
 
     async def index(request: Request) -> Response:
         if "text/html" not in request.headers.get("accept", ""):
-            answered = await alive(request)
-            answered.headers["Vary"] = "Accept"
-            return answered
-        return file("index.html", "text/html; charset=utf-8")
+            response = await alive(request)
+            response.headers["Vary"] = "Accept"
+            return response
+        return file_response("index.html", "text/html; charset=utf-8")
 
-    async def part(request: Request) -> Response:
+    async def page_file(request: Request) -> Response:
         name = request.path_params["name"]
-        return file(name, FILES[name]) if name in FILES else Response(status_code=404)
+        return file_response(name, MEDIA_TYPES[name]) if name in MEDIA_TYPES else Response(status_code=404)
 
     async def model_card(request: Request) -> Response:
-        return await run_in_threadpool(answer_card, find_version, request.query_params)
+        return await run_in_threadpool(card_response, find_version, request.query_params)
 
     return [
         Route("/", index),
         Route("/page/card", model_card),
-        Route("/page/{name}", part),
+        Route("/page/{name}", page_file),
     ]
 
 
-def answer_card(find_version: FindVersion, asked: Mapping[str, str]) -> Response:
-    """The card of `?model=NAME&version=N`; of the newest version without `version`."""
-    name, version = asked.get("model", ""), asked.get("version")
+def card_response(find_version: FindVersion, query: Mapping[str, str]) -> Response:
+    """Returns the card of `?model=NAME&version=N`; without `version`, that of the newest version."""
+    name, version = query.get("model", ""), query.get("version")
     if version is not None and not (version.isascii() and version.isdigit()):
-        return JSONResponse({"error": f"version must be a number, received {version!r}"}, 400, HEADERS)
+        return JSONResponse({"error": f"version must be a number (found: {version!r})"}, 400, HEADERS)
     try:
         number, folder = find_version(name, int(version) if version else None)
     except LookupError as error:
@@ -66,6 +66,6 @@ def answer_card(find_version: FindVersion, asked: Mapping[str, str]) -> Response
     return JSONResponse(card(name, number, folder), headers=HEADERS)
 
 
-def file(name: str, media_type: str) -> Response:
+def file_response(name: str, media_type: str) -> Response:
     vary = {"Vary": "Accept"} if name == "index.html" else {}
-    return Response((HERE / name).read_bytes(), media_type=media_type, headers=HEADERS | vary)
+    return Response((FOLDER / name).read_bytes(), media_type=media_type, headers=HEADERS | vary)
