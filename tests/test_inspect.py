@@ -385,7 +385,7 @@ def test_a_label_map(tmp_path: Path) -> None:
     assert "1 to 4, without 2, 3" in str(found)
     assert found["keypoints"] == {"4": {2: "x"}}
     path.write_text("item { id: 1 name: 'a' } item { id: 1 name: 'b' }")
-    assert inspect(path).problems == [f"{path}:1: id 1 is given to 'a' and to 'b'; ids are unique"]
+    assert inspect(path).problems == [f"{path}:1: 'a' and 'b' both have id 1; ids must be unique"]
 
 
 def test_what_is_none_of_these(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""pipeline.config and label maps, in a protobuf schema of our own. Imports no TensorFlow."""
+"""Reads pipeline.config files and label maps with a protobuf schema of its own. Imports no TensorFlow."""
 
 from unfreeze.config import messages
 from unfreeze.config.enum_names import enum_name

@@ -1,4 +1,4 @@
-"""Label maps (`.pbtxt`): the names that belong to class numbers.
+"""Label maps (`.pbtxt`): the names of class ids.
 
 Source: research/object_detection/utils/label_map_util.py and protos/string_int_label_map.proto.
 """
@@ -6,11 +6,11 @@ Source: research/object_detection/utils/label_map_util.py and protos/string_int_
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
+from unfreeze.callbacks import OnMessage
 from unfreeze.config import messages
 from unfreeze.config.enum_names import enum_name
-from unfreeze.config.text import OnWarning, merge_text, read_text
+from unfreeze.config.text import merge_text, read_text
 from unfreeze.errors import ConfigError
 
 _EXPECTED = "a label map"
@@ -20,7 +20,7 @@ _BACKGROUND = "background"
 
 @dataclass(frozen=True)
 class Label:
-    """One class. `keypoints` are labels by id; `frequency` is LVIS's word for it."""
+    """One class. `keypoints` are labels by id; `frequency` is the category of LVIS, such as FREQUENT."""
 
     id: int
     name: str
@@ -33,33 +33,33 @@ class Label:
 
     @property
     def text(self) -> str:
-        """What a person should read: the display name if there is one."""
+        """The display name, or the name if there is none."""
         return self.display_name or self.name
 
 
 @dataclass(frozen=True)
 class LabelMap:
-    """The classes by id (from 1; 0 only for the background), in the order of the file."""
+    """The classes by id (1 and up; 0 is the background), in the order of the file."""
 
     labels: Mapping[int, Label]
 
     @property
     def names(self) -> dict[int, str]:
-        """The names in the data by id."""
+        """The names of the training data by id."""
         return {label.id: label.name for label in self.labels.values()}
 
     @property
     def display_names(self) -> dict[int, str]:
-        """The names for people by id; where there is none, the name in the data."""
+        """The display names by id; the name of the training data if a class has none."""
         return {label.id: label.text for label in self.labels.values()}
 
     @property
     def keypoints(self) -> dict[int, dict[int, str]]:
-        """Keypoint labels by keypoint id, by class id; only classes that have keypoints."""
+        """Keypoint labels by class id and keypoint id, of the classes that have keypoints."""
         return {label.id: dict(label.keypoints) for label in self.labels.values() if label.keypoints}
 
     def text(self, class_id: int) -> str:
-        """What a person should read for a class; for one that the map does not have, `category_7`."""
+        """Returns the display name of a class, or such as `category_7` if the map does not have it."""
         label = self.labels.get(int(class_id))
         return label.text if label is not None else f"category_{int(class_id)}"
 
@@ -68,15 +68,15 @@ def read_label_map(
     path: str | os.PathLike[str],
     *,
     allow_unknown_fields: bool = False,
-    on_warning: OnWarning | None = None,
+    on_warning: OnMessage | None = None,
 ) -> LabelMap:
-    """The label map in a file.
+    """Reads a label map.
 
-    Raises: ConfigError, also for a class without id or name, an id that two classes have, and an id 0 that is not the
-    background.
+    Raises: ConfigError if the file is not a label map, a class has no id or no name, two classes have one id, or id 0
+    is not the background.
     """
     message = messages.StringIntLabelMap()
-    found = merge_text(
+    outline = merge_text(
         read_text(path, _EXPECTED),
         message,
         str(path),
@@ -86,19 +86,19 @@ def read_label_map(
     )
     if not message.item:
         raise ConfigError(f"{path}: has no item; expected {_EXPECTED}")
-    # `item: [{…}, {…}]` has one line for many items; then only the file is named.
-    lines = found.roots if len(found.roots) == len(message.item) else [None] * len(message.item)
+    # `item: [{…}, {…}]` has one line for several items; then errors name only the file.
+    lines = outline.roots if len(outline.roots) == len(message.item) else [None] * len(message.item)
     labels: dict[int, Label] = {}
     for item, line in zip(message.item, lines, strict=True):
         where = f"{path}:{line}" if line is not None else f"{path}"
         label = _label(item, where)
-        twin = labels.setdefault(label.id, label)
-        if twin != label:
-            raise ConfigError(f"{where}: id {label.id} is given to '{twin.name}' and to '{label.name}'; ids are unique")
+        first = labels.setdefault(label.id, label)
+        if first != label:
+            raise ConfigError(f"{where}: '{first.name}' and '{label.name}' both have id {label.id}; ids must be unique")
     return LabelMap(labels)
 
 
-def _label(item: Any, where: str) -> Label:
+def _label(item: messages.StringIntLabelMapItem, where: str) -> Label:
     name = item.name or item.display_name
     if not name:
         raise ConfigError(f"{where}: item with id {item.id} has no name; add name: '…'")
@@ -120,10 +120,10 @@ def _label(item: Any, where: str) -> Label:
     )
 
 
-def _keypoints(item: Any, name: str, where: str) -> dict[int, str]:
+def _keypoints(item: messages.StringIntLabelMapItem, name: str, where: str) -> dict[int, str]:
     keypoints: dict[int, str] = {}
     for keypoint in item.keypoints:
         if keypoint.id in keypoints:
-            raise ConfigError(f"{where}: item '{name}' has keypoint id {keypoint.id} twice; ids are unique in a class")
+            raise ConfigError(f"{where}: item '{name}' has keypoint id {keypoint.id} twice; ids must be unique")
         keypoints[keypoint.id] = keypoint.label
     return keypoints

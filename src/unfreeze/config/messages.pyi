@@ -4,7 +4,7 @@ from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
-from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+from typing import Any as _Any, ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 
 class ResizeType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
@@ -103,7 +103,7 @@ class PreprocessingStep(_message.Message):
     random_square_crop_by_scale: RandomSquareCropByScale
     random_scale_crop_and_pad_to_square: RandomScaleCropAndPadToSquare
     adjust_gamma: AdjustGamma
-    def __init__(self, normalize_image: _Optional[_Union[NormalizeImage, _Mapping]] = ..., random_horizontal_flip: _Optional[_Union[RandomHorizontalFlip, _Mapping]] = ..., random_pixel_value_scale: _Optional[_Union[RandomPixelValueScale, _Mapping]] = ..., random_image_scale: _Optional[_Union[RandomImageScale, _Mapping]] = ..., random_rgb_to_gray: _Optional[_Union[RandomRGBtoGray, _Mapping]] = ..., random_adjust_brightness: _Optional[_Union[RandomAdjustBrightness, _Mapping]] = ..., random_adjust_contrast: _Optional[_Union[RandomAdjustContrast, _Mapping]] = ..., random_adjust_hue: _Optional[_Union[RandomAdjustHue, _Mapping]] = ..., random_adjust_saturation: _Optional[_Union[RandomAdjustSaturation, _Mapping]] = ..., random_distort_color: _Optional[_Union[RandomDistortColor, _Mapping]] = ..., random_jitter_boxes: _Optional[_Union[RandomJitterBoxes, _Mapping]] = ..., random_crop_image: _Optional[_Union[RandomCropImage, _Mapping]] = ..., random_pad_image: _Optional[_Union[RandomPadImage, _Mapping]] = ..., random_crop_pad_image: _Optional[_Union[RandomCropPadImage, _Mapping]] = ..., random_crop_to_aspect_ratio: _Optional[_Union[RandomCropToAspectRatio, _Mapping]] = ..., random_black_patches: _Optional[_Union[RandomBlackPatches, _Mapping]] = ..., random_resize_method: _Optional[_Union[RandomResizeMethod, _Mapping]] = ..., scale_boxes_to_pixel_coordinates: _Optional[_Union[ScaleBoxesToPixelCoordinates, _Mapping]] = ..., resize_image: _Optional[_Union[ResizeImage, _Mapping]] = ..., subtract_channel_mean: _Optional[_Union[SubtractChannelMean, _Mapping]] = ..., ssd_random_crop: _Optional[_Union[SSDRandomCrop, _Mapping]] = ..., ssd_random_crop_pad: _Optional[_Union[SSDRandomCropPad, _Mapping]] = ..., ssd_random_crop_fixed_aspect_ratio: _Optional[_Union[SSDRandomCropFixedAspectRatio, _Mapping]] = ..., ssd_random_crop_pad_fixed_aspect_ratio: _Optional[_Union[SSDRandomCropPadFixedAspectRatio, _Mapping]] = ..., random_vertical_flip: _Optional[_Union[RandomVerticalFlip, _Mapping]] = ..., random_rotation90: _Optional[_Union[RandomRotation90, _Mapping]] = ..., rgb_to_gray: _Optional[_Union[RGBtoGray, _Mapping]] = ..., convert_class_logits_to_softmax: _Optional[_Union[ConvertClassLogitsToSoftmax, _Mapping]] = ..., random_absolute_pad_image: _Optional[_Union[RandomAbsolutePadImage, _Mapping]] = ..., random_self_concat_image: _Optional[_Union[RandomSelfConcatImage, _Mapping]] = ..., autoaugment_image: _Optional[_Union[AutoAugmentImage, _Mapping]] = ..., drop_label_probabilistically: _Optional[_Union[DropLabelProbabilistically, _Mapping]] = ..., remap_labels: _Optional[_Union[RemapLabels, _Mapping]] = ..., random_jpeg_quality: _Optional[_Union[RandomJpegQuality, _Mapping]] = ..., random_downscale_to_target_pixels: _Optional[_Union[RandomDownscaleToTargetPixels, _Mapping]] = ..., random_patch_gaussian: _Optional[_Union[RandomPatchGaussian, _Mapping]] = ..., random_square_crop_by_scale: _Optional[_Union[RandomSquareCropByScale, _Mapping]] = ..., random_scale_crop_and_pad_to_square: _Optional[_Union[RandomScaleCropAndPadToSquare, _Mapping]] = ..., adjust_gamma: _Optional[_Union[AdjustGamma, _Mapping]] = ...) -> None: ...
+    def __init__(self, normalize_image: _Optional[_Union[NormalizeImage, _Mapping[str, _Any]]] = ..., random_horizontal_flip: _Optional[_Union[RandomHorizontalFlip, _Mapping[str, _Any]]] = ..., random_pixel_value_scale: _Optional[_Union[RandomPixelValueScale, _Mapping[str, _Any]]] = ..., random_image_scale: _Optional[_Union[RandomImageScale, _Mapping[str, _Any]]] = ..., random_rgb_to_gray: _Optional[_Union[RandomRGBtoGray, _Mapping[str, _Any]]] = ..., random_adjust_brightness: _Optional[_Union[RandomAdjustBrightness, _Mapping[str, _Any]]] = ..., random_adjust_contrast: _Optional[_Union[RandomAdjustContrast, _Mapping[str, _Any]]] = ..., random_adjust_hue: _Optional[_Union[RandomAdjustHue, _Mapping[str, _Any]]] = ..., random_adjust_saturation: _Optional[_Union[RandomAdjustSaturation, _Mapping[str, _Any]]] = ..., random_distort_color: _Optional[_Union[RandomDistortColor, _Mapping[str, _Any]]] = ..., random_jitter_boxes: _Optional[_Union[RandomJitterBoxes, _Mapping[str, _Any]]] = ..., random_crop_image: _Optional[_Union[RandomCropImage, _Mapping[str, _Any]]] = ..., random_pad_image: _Optional[_Union[RandomPadImage, _Mapping[str, _Any]]] = ..., random_crop_pad_image: _Optional[_Union[RandomCropPadImage, _Mapping[str, _Any]]] = ..., random_crop_to_aspect_ratio: _Optional[_Union[RandomCropToAspectRatio, _Mapping[str, _Any]]] = ..., random_black_patches: _Optional[_Union[RandomBlackPatches, _Mapping[str, _Any]]] = ..., random_resize_method: _Optional[_Union[RandomResizeMethod, _Mapping[str, _Any]]] = ..., scale_boxes_to_pixel_coordinates: _Optional[_Union[ScaleBoxesToPixelCoordinates, _Mapping[str, _Any]]] = ..., resize_image: _Optional[_Union[ResizeImage, _Mapping[str, _Any]]] = ..., subtract_channel_mean: _Optional[_Union[SubtractChannelMean, _Mapping[str, _Any]]] = ..., ssd_random_crop: _Optional[_Union[SSDRandomCrop, _Mapping[str, _Any]]] = ..., ssd_random_crop_pad: _Optional[_Union[SSDRandomCropPad, _Mapping[str, _Any]]] = ..., ssd_random_crop_fixed_aspect_ratio: _Optional[_Union[SSDRandomCropFixedAspectRatio, _Mapping[str, _Any]]] = ..., ssd_random_crop_pad_fixed_aspect_ratio: _Optional[_Union[SSDRandomCropPadFixedAspectRatio, _Mapping[str, _Any]]] = ..., random_vertical_flip: _Optional[_Union[RandomVerticalFlip, _Mapping[str, _Any]]] = ..., random_rotation90: _Optional[_Union[RandomRotation90, _Mapping[str, _Any]]] = ..., rgb_to_gray: _Optional[_Union[RGBtoGray, _Mapping[str, _Any]]] = ..., convert_class_logits_to_softmax: _Optional[_Union[ConvertClassLogitsToSoftmax, _Mapping[str, _Any]]] = ..., random_absolute_pad_image: _Optional[_Union[RandomAbsolutePadImage, _Mapping[str, _Any]]] = ..., random_self_concat_image: _Optional[_Union[RandomSelfConcatImage, _Mapping[str, _Any]]] = ..., autoaugment_image: _Optional[_Union[AutoAugmentImage, _Mapping[str, _Any]]] = ..., drop_label_probabilistically: _Optional[_Union[DropLabelProbabilistically, _Mapping[str, _Any]]] = ..., remap_labels: _Optional[_Union[RemapLabels, _Mapping[str, _Any]]] = ..., random_jpeg_quality: _Optional[_Union[RandomJpegQuality, _Mapping[str, _Any]]] = ..., random_downscale_to_target_pixels: _Optional[_Union[RandomDownscaleToTargetPixels, _Mapping[str, _Any]]] = ..., random_patch_gaussian: _Optional[_Union[RandomPatchGaussian, _Mapping[str, _Any]]] = ..., random_square_crop_by_scale: _Optional[_Union[RandomSquareCropByScale, _Mapping[str, _Any]]] = ..., random_scale_crop_and_pad_to_square: _Optional[_Union[RandomScaleCropAndPadToSquare, _Mapping[str, _Any]]] = ..., adjust_gamma: _Optional[_Union[AdjustGamma, _Mapping[str, _Any]]] = ...) -> None: ...
 
 class RandomHorizontalFlip(_message.Message):
     keypoint_flip_permutation: _containers.RepeatedScalarFieldContainer[int]
@@ -286,7 +286,7 @@ class RandomSelfConcatImage(_message.Message):
 
 class SSDRandomCrop(_message.Message):
     operations: _containers.RepeatedCompositeFieldContainer[SSDRandomCropOperation]
-    def __init__(self, operations: _Optional[_Iterable[_Union[SSDRandomCropOperation, _Mapping]]] = ...) -> None: ...
+    def __init__(self, operations: _Optional[_Iterable[_Union[SSDRandomCropOperation, _Mapping[str, _Any]]]] = ...) -> None: ...
 
 class SSDRandomCropOperation(_message.Message):
     min_object_covered: float
@@ -301,7 +301,7 @@ class SSDRandomCropOperation(_message.Message):
 
 class SSDRandomCropPad(_message.Message):
     operations: _containers.RepeatedCompositeFieldContainer[SSDRandomCropPadOperation]
-    def __init__(self, operations: _Optional[_Iterable[_Union[SSDRandomCropPadOperation, _Mapping]]] = ...) -> None: ...
+    def __init__(self, operations: _Optional[_Iterable[_Union[SSDRandomCropPadOperation, _Mapping[str, _Any]]]] = ...) -> None: ...
 
 class SSDRandomCropPadOperation(_message.Message):
     min_object_covered: float
@@ -322,7 +322,7 @@ class SSDRandomCropPadOperation(_message.Message):
 class SSDRandomCropFixedAspectRatio(_message.Message):
     operations: _containers.RepeatedCompositeFieldContainer[SSDRandomCropFixedAspectRatioOperation]
     aspect_ratio: float
-    def __init__(self, operations: _Optional[_Iterable[_Union[SSDRandomCropFixedAspectRatioOperation, _Mapping]]] = ..., aspect_ratio: _Optional[float] = ...) -> None: ...
+    def __init__(self, operations: _Optional[_Iterable[_Union[SSDRandomCropFixedAspectRatioOperation, _Mapping[str, _Any]]]] = ..., aspect_ratio: _Optional[float] = ...) -> None: ...
 
 class SSDRandomCropFixedAspectRatioOperation(_message.Message):
     min_object_covered: float
@@ -338,7 +338,7 @@ class SSDRandomCropPadFixedAspectRatio(_message.Message):
     aspect_ratio: float
     min_padded_size_ratio: _containers.RepeatedScalarFieldContainer[float]
     max_padded_size_ratio: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, operations: _Optional[_Iterable[_Union[SSDRandomCropPadFixedAspectRatioOperation, _Mapping]]] = ..., aspect_ratio: _Optional[float] = ..., min_padded_size_ratio: _Optional[_Iterable[float]] = ..., max_padded_size_ratio: _Optional[_Iterable[float]] = ...) -> None: ...
+    def __init__(self, operations: _Optional[_Iterable[_Union[SSDRandomCropPadFixedAspectRatioOperation, _Mapping[str, _Any]]]] = ..., aspect_ratio: _Optional[float] = ..., min_padded_size_ratio: _Optional[_Iterable[float]] = ..., max_padded_size_ratio: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class SSDRandomCropPadFixedAspectRatioOperation(_message.Message):
     min_object_covered: float
@@ -414,7 +414,7 @@ class Loss(_message.Message):
     expected_loss_weights: Loss.ExpectedLossWeights
     min_num_negative_samples: float
     desired_negative_sampling_ratio: float
-    def __init__(self, localization_loss: _Optional[_Union[LocalizationLoss, _Mapping]] = ..., classification_loss: _Optional[_Union[ClassificationLoss, _Mapping]] = ..., hard_example_miner: _Optional[_Union[HardExampleMiner, _Mapping]] = ..., classification_weight: _Optional[float] = ..., localization_weight: _Optional[float] = ..., random_example_sampler: _Optional[_Union[RandomExampleSampler, _Mapping]] = ..., equalization_loss: _Optional[_Union[Loss.EqualizationLoss, _Mapping]] = ..., expected_loss_weights: _Optional[_Union[Loss.ExpectedLossWeights, str]] = ..., min_num_negative_samples: _Optional[float] = ..., desired_negative_sampling_ratio: _Optional[float] = ...) -> None: ...
+    def __init__(self, localization_loss: _Optional[_Union[LocalizationLoss, _Mapping[str, _Any]]] = ..., classification_loss: _Optional[_Union[ClassificationLoss, _Mapping[str, _Any]]] = ..., hard_example_miner: _Optional[_Union[HardExampleMiner, _Mapping[str, _Any]]] = ..., classification_weight: _Optional[float] = ..., localization_weight: _Optional[float] = ..., random_example_sampler: _Optional[_Union[RandomExampleSampler, _Mapping[str, _Any]]] = ..., equalization_loss: _Optional[_Union[Loss.EqualizationLoss, _Mapping[str, _Any]]] = ..., expected_loss_weights: _Optional[_Union[Loss.ExpectedLossWeights, str]] = ..., min_num_negative_samples: _Optional[float] = ..., desired_negative_sampling_ratio: _Optional[float] = ...) -> None: ...
 
 class LocalizationLoss(_message.Message):
     weighted_l2: WeightedL2LocalizationLoss
@@ -422,7 +422,7 @@ class LocalizationLoss(_message.Message):
     weighted_iou: WeightedIOULocalizationLoss
     l1_localization_loss: L1LocalizationLoss
     weighted_giou: WeightedGIOULocalizationLoss
-    def __init__(self, weighted_l2: _Optional[_Union[WeightedL2LocalizationLoss, _Mapping]] = ..., weighted_smooth_l1: _Optional[_Union[WeightedSmoothL1LocalizationLoss, _Mapping]] = ..., weighted_iou: _Optional[_Union[WeightedIOULocalizationLoss, _Mapping]] = ..., l1_localization_loss: _Optional[_Union[L1LocalizationLoss, _Mapping]] = ..., weighted_giou: _Optional[_Union[WeightedGIOULocalizationLoss, _Mapping]] = ...) -> None: ...
+    def __init__(self, weighted_l2: _Optional[_Union[WeightedL2LocalizationLoss, _Mapping[str, _Any]]] = ..., weighted_smooth_l1: _Optional[_Union[WeightedSmoothL1LocalizationLoss, _Mapping[str, _Any]]] = ..., weighted_iou: _Optional[_Union[WeightedIOULocalizationLoss, _Mapping[str, _Any]]] = ..., l1_localization_loss: _Optional[_Union[L1LocalizationLoss, _Mapping[str, _Any]]] = ..., weighted_giou: _Optional[_Union[WeightedGIOULocalizationLoss, _Mapping[str, _Any]]] = ...) -> None: ...
 
 class WeightedL2LocalizationLoss(_message.Message):
     anchorwise_output: bool
@@ -450,7 +450,7 @@ class ClassificationLoss(_message.Message):
     weighted_sigmoid_focal: SigmoidFocalClassificationLoss
     penalty_reduced_logistic_focal_loss: PenaltyReducedLogisticFocalLoss
     weighted_dice_classification_loss: WeightedDiceClassificationLoss
-    def __init__(self, weighted_sigmoid: _Optional[_Union[WeightedSigmoidClassificationLoss, _Mapping]] = ..., weighted_softmax: _Optional[_Union[WeightedSoftmaxClassificationLoss, _Mapping]] = ..., weighted_logits_softmax: _Optional[_Union[WeightedSoftmaxClassificationAgainstLogitsLoss, _Mapping]] = ..., bootstrapped_sigmoid: _Optional[_Union[BootstrappedSigmoidClassificationLoss, _Mapping]] = ..., weighted_sigmoid_focal: _Optional[_Union[SigmoidFocalClassificationLoss, _Mapping]] = ..., penalty_reduced_logistic_focal_loss: _Optional[_Union[PenaltyReducedLogisticFocalLoss, _Mapping]] = ..., weighted_dice_classification_loss: _Optional[_Union[WeightedDiceClassificationLoss, _Mapping]] = ...) -> None: ...
+    def __init__(self, weighted_sigmoid: _Optional[_Union[WeightedSigmoidClassificationLoss, _Mapping[str, _Any]]] = ..., weighted_softmax: _Optional[_Union[WeightedSoftmaxClassificationLoss, _Mapping[str, _Any]]] = ..., weighted_logits_softmax: _Optional[_Union[WeightedSoftmaxClassificationAgainstLogitsLoss, _Mapping[str, _Any]]] = ..., bootstrapped_sigmoid: _Optional[_Union[BootstrappedSigmoidClassificationLoss, _Mapping[str, _Any]]] = ..., weighted_sigmoid_focal: _Optional[_Union[SigmoidFocalClassificationLoss, _Mapping[str, _Any]]] = ..., penalty_reduced_logistic_focal_loss: _Optional[_Union[PenaltyReducedLogisticFocalLoss, _Mapping[str, _Any]]] = ..., weighted_dice_classification_loss: _Optional[_Union[WeightedDiceClassificationLoss, _Mapping[str, _Any]]] = ...) -> None: ...
 
 class WeightedSigmoidClassificationLoss(_message.Message):
     anchorwise_output: bool
@@ -513,7 +513,7 @@ class ImageResizer(_message.Message):
     identity_resizer: IdentityResizer
     conditional_shape_resizer: ConditionalShapeResizer
     pad_to_multiple_resizer: PadToMultipleResizer
-    def __init__(self, keep_aspect_ratio_resizer: _Optional[_Union[KeepAspectRatioResizer, _Mapping]] = ..., fixed_shape_resizer: _Optional[_Union[FixedShapeResizer, _Mapping]] = ..., identity_resizer: _Optional[_Union[IdentityResizer, _Mapping]] = ..., conditional_shape_resizer: _Optional[_Union[ConditionalShapeResizer, _Mapping]] = ..., pad_to_multiple_resizer: _Optional[_Union[PadToMultipleResizer, _Mapping]] = ...) -> None: ...
+    def __init__(self, keep_aspect_ratio_resizer: _Optional[_Union[KeepAspectRatioResizer, _Mapping[str, _Any]]] = ..., fixed_shape_resizer: _Optional[_Union[FixedShapeResizer, _Mapping[str, _Any]]] = ..., identity_resizer: _Optional[_Union[IdentityResizer, _Mapping[str, _Any]]] = ..., conditional_shape_resizer: _Optional[_Union[ConditionalShapeResizer, _Mapping[str, _Any]]] = ..., pad_to_multiple_resizer: _Optional[_Union[PadToMultipleResizer, _Mapping[str, _Any]]] = ...) -> None: ...
 
 class FixedShapeResizer(_message.Message):
     height: int
@@ -577,7 +577,7 @@ class Hyperparams(_message.Message):
     group_norm: GroupNorm
     regularize_depthwise: bool
     force_use_bias: bool
-    def __init__(self, op: _Optional[_Union[Hyperparams.Op, str]] = ..., regularizer: _Optional[_Union[Regularizer, _Mapping]] = ..., initializer: _Optional[_Union[Initializer, _Mapping]] = ..., activation: _Optional[_Union[Hyperparams.Activation, str]] = ..., batch_norm: _Optional[_Union[BatchNorm, _Mapping]] = ..., sync_batch_norm: _Optional[_Union[BatchNorm, _Mapping]] = ..., group_norm: _Optional[_Union[GroupNorm, _Mapping]] = ..., regularize_depthwise: _Optional[bool] = ..., force_use_bias: _Optional[bool] = ...) -> None: ...
+    def __init__(self, op: _Optional[_Union[Hyperparams.Op, str]] = ..., regularizer: _Optional[_Union[Regularizer, _Mapping[str, _Any]]] = ..., initializer: _Optional[_Union[Initializer, _Mapping[str, _Any]]] = ..., activation: _Optional[_Union[Hyperparams.Activation, str]] = ..., batch_norm: _Optional[_Union[BatchNorm, _Mapping[str, _Any]]] = ..., sync_batch_norm: _Optional[_Union[BatchNorm, _Mapping[str, _Any]]] = ..., group_norm: _Optional[_Union[GroupNorm, _Mapping[str, _Any]]] = ..., regularize_depthwise: _Optional[bool] = ..., force_use_bias: _Optional[bool] = ...) -> None: ...
 
 class BatchNorm(_message.Message):
     decay: float
@@ -593,7 +593,7 @@ class GroupNorm(_message.Message):
 class Regularizer(_message.Message):
     l1_regularizer: L1Regularizer
     l2_regularizer: L2Regularizer
-    def __init__(self, l1_regularizer: _Optional[_Union[L1Regularizer, _Mapping]] = ..., l2_regularizer: _Optional[_Union[L2Regularizer, _Mapping]] = ...) -> None: ...
+    def __init__(self, l1_regularizer: _Optional[_Union[L1Regularizer, _Mapping[str, _Any]]] = ..., l2_regularizer: _Optional[_Union[L2Regularizer, _Mapping[str, _Any]]] = ...) -> None: ...
 
 class L1Regularizer(_message.Message):
     weight: float
@@ -608,7 +608,7 @@ class Initializer(_message.Message):
     variance_scaling_initializer: VarianceScalingInitializer
     random_normal_initializer: RandomNormalInitializer
     keras_initializer_by_name: str
-    def __init__(self, truncated_normal_initializer: _Optional[_Union[TruncatedNormalInitializer, _Mapping]] = ..., variance_scaling_initializer: _Optional[_Union[VarianceScalingInitializer, _Mapping]] = ..., random_normal_initializer: _Optional[_Union[RandomNormalInitializer, _Mapping]] = ..., keras_initializer_by_name: _Optional[str] = ...) -> None: ...
+    def __init__(self, truncated_normal_initializer: _Optional[_Union[TruncatedNormalInitializer, _Mapping[str, _Any]]] = ..., variance_scaling_initializer: _Optional[_Union[VarianceScalingInitializer, _Mapping[str, _Any]]] = ..., random_normal_initializer: _Optional[_Union[RandomNormalInitializer, _Mapping[str, _Any]]] = ..., keras_initializer_by_name: _Optional[str] = ...) -> None: ...
 
 class TruncatedNormalInitializer(_message.Message):
     mean: float
@@ -652,7 +652,7 @@ class AnchorGenerator(_message.Message):
     ssd_anchor_generator: SsdAnchorGenerator
     multiscale_anchor_generator: MultiscaleAnchorGenerator
     flexible_grid_anchor_generator: FlexibleGridAnchorGenerator
-    def __init__(self, grid_anchor_generator: _Optional[_Union[GridAnchorGenerator, _Mapping]] = ..., ssd_anchor_generator: _Optional[_Union[SsdAnchorGenerator, _Mapping]] = ..., multiscale_anchor_generator: _Optional[_Union[MultiscaleAnchorGenerator, _Mapping]] = ..., flexible_grid_anchor_generator: _Optional[_Union[FlexibleGridAnchorGenerator, _Mapping]] = ...) -> None: ...
+    def __init__(self, grid_anchor_generator: _Optional[_Union[GridAnchorGenerator, _Mapping[str, _Any]]] = ..., ssd_anchor_generator: _Optional[_Union[SsdAnchorGenerator, _Mapping[str, _Any]]] = ..., multiscale_anchor_generator: _Optional[_Union[MultiscaleAnchorGenerator, _Mapping[str, _Any]]] = ..., flexible_grid_anchor_generator: _Optional[_Union[FlexibleGridAnchorGenerator, _Mapping[str, _Any]]] = ...) -> None: ...
 
 class SsdAnchorGenerator(_message.Message):
     num_layers: int
@@ -693,7 +693,7 @@ class GridAnchorGenerator(_message.Message):
 class FlexibleGridAnchorGenerator(_message.Message):
     anchor_grid: _containers.RepeatedCompositeFieldContainer[AnchorGrid]
     normalize_coordinates: bool
-    def __init__(self, anchor_grid: _Optional[_Iterable[_Union[AnchorGrid, _Mapping]]] = ..., normalize_coordinates: _Optional[bool] = ...) -> None: ...
+    def __init__(self, anchor_grid: _Optional[_Iterable[_Union[AnchorGrid, _Mapping[str, _Any]]]] = ..., normalize_coordinates: _Optional[bool] = ...) -> None: ...
 
 class AnchorGrid(_message.Message):
     base_sizes: _containers.RepeatedScalarFieldContainer[float]
@@ -709,7 +709,7 @@ class BoxCoder(_message.Message):
     mean_stddev_box_coder: MeanStddevBoxCoder
     square_box_coder: SquareBoxCoder
     keypoint_box_coder: KeypointBoxCoder
-    def __init__(self, faster_rcnn_box_coder: _Optional[_Union[FasterRcnnBoxCoder, _Mapping]] = ..., mean_stddev_box_coder: _Optional[_Union[MeanStddevBoxCoder, _Mapping]] = ..., square_box_coder: _Optional[_Union[SquareBoxCoder, _Mapping]] = ..., keypoint_box_coder: _Optional[_Union[KeypointBoxCoder, _Mapping]] = ...) -> None: ...
+    def __init__(self, faster_rcnn_box_coder: _Optional[_Union[FasterRcnnBoxCoder, _Mapping[str, _Any]]] = ..., mean_stddev_box_coder: _Optional[_Union[MeanStddevBoxCoder, _Mapping[str, _Any]]] = ..., square_box_coder: _Optional[_Union[SquareBoxCoder, _Mapping[str, _Any]]] = ..., keypoint_box_coder: _Optional[_Union[KeypointBoxCoder, _Mapping[str, _Any]]] = ...) -> None: ...
 
 class FasterRcnnBoxCoder(_message.Message):
     y_scale: float
@@ -740,12 +740,12 @@ class TargetAssigner(_message.Message):
     matcher: Matcher
     similarity_calculator: RegionSimilarityCalculator
     box_coder: BoxCoder
-    def __init__(self, matcher: _Optional[_Union[Matcher, _Mapping]] = ..., similarity_calculator: _Optional[_Union[RegionSimilarityCalculator, _Mapping]] = ..., box_coder: _Optional[_Union[BoxCoder, _Mapping]] = ...) -> None: ...
+    def __init__(self, matcher: _Optional[_Union[Matcher, _Mapping[str, _Any]]] = ..., similarity_calculator: _Optional[_Union[RegionSimilarityCalculator, _Mapping[str, _Any]]] = ..., box_coder: _Optional[_Union[BoxCoder, _Mapping[str, _Any]]] = ...) -> None: ...
 
 class Matcher(_message.Message):
     argmax_matcher: ArgMaxMatcher
     bipartite_matcher: BipartiteMatcher
-    def __init__(self, argmax_matcher: _Optional[_Union[ArgMaxMatcher, _Mapping]] = ..., bipartite_matcher: _Optional[_Union[BipartiteMatcher, _Mapping]] = ...) -> None: ...
+    def __init__(self, argmax_matcher: _Optional[_Union[ArgMaxMatcher, _Mapping[str, _Any]]] = ..., bipartite_matcher: _Optional[_Union[BipartiteMatcher, _Mapping[str, _Any]]] = ...) -> None: ...
 
 class ArgMaxMatcher(_message.Message):
     matched_threshold: float
@@ -765,7 +765,7 @@ class RegionSimilarityCalculator(_message.Message):
     iou_similarity: IouSimilarity
     ioa_similarity: IoaSimilarity
     thresholded_iou_similarity: ThresholdedIouSimilarity
-    def __init__(self, neg_sq_dist_similarity: _Optional[_Union[NegSqDistSimilarity, _Mapping]] = ..., iou_similarity: _Optional[_Union[IouSimilarity, _Mapping]] = ..., ioa_similarity: _Optional[_Union[IoaSimilarity, _Mapping]] = ..., thresholded_iou_similarity: _Optional[_Union[ThresholdedIouSimilarity, _Mapping]] = ...) -> None: ...
+    def __init__(self, neg_sq_dist_similarity: _Optional[_Union[NegSqDistSimilarity, _Mapping[str, _Any]]] = ..., iou_similarity: _Optional[_Union[IouSimilarity, _Mapping[str, _Any]]] = ..., ioa_similarity: _Optional[_Union[IoaSimilarity, _Mapping[str, _Any]]] = ..., thresholded_iou_similarity: _Optional[_Union[ThresholdedIouSimilarity, _Mapping[str, _Any]]] = ...) -> None: ...
 
 class NegSqDistSimilarity(_message.Message):
     def __init__(self) -> None: ...
@@ -785,7 +785,7 @@ class BoxPredictor(_message.Message):
     mask_rcnn_box_predictor: MaskRCNNBoxPredictor
     rfcn_box_predictor: RfcnBoxPredictor
     weight_shared_convolutional_box_predictor: WeightSharedConvolutionalBoxPredictor
-    def __init__(self, convolutional_box_predictor: _Optional[_Union[ConvolutionalBoxPredictor, _Mapping]] = ..., mask_rcnn_box_predictor: _Optional[_Union[MaskRCNNBoxPredictor, _Mapping]] = ..., rfcn_box_predictor: _Optional[_Union[RfcnBoxPredictor, _Mapping]] = ..., weight_shared_convolutional_box_predictor: _Optional[_Union[WeightSharedConvolutionalBoxPredictor, _Mapping]] = ...) -> None: ...
+    def __init__(self, convolutional_box_predictor: _Optional[_Union[ConvolutionalBoxPredictor, _Mapping[str, _Any]]] = ..., mask_rcnn_box_predictor: _Optional[_Union[MaskRCNNBoxPredictor, _Mapping[str, _Any]]] = ..., rfcn_box_predictor: _Optional[_Union[RfcnBoxPredictor, _Mapping[str, _Any]]] = ..., weight_shared_convolutional_box_predictor: _Optional[_Union[WeightSharedConvolutionalBoxPredictor, _Mapping[str, _Any]]] = ...) -> None: ...
 
 class ConvolutionalBoxPredictor(_message.Message):
     class BoxEncodingsClipRange(_message.Message):
@@ -804,7 +804,7 @@ class ConvolutionalBoxPredictor(_message.Message):
     class_prediction_bias_init: float
     use_depthwise: bool
     box_encodings_clip_range: ConvolutionalBoxPredictor.BoxEncodingsClipRange
-    def __init__(self, conv_hyperparams: _Optional[_Union[Hyperparams, _Mapping]] = ..., min_depth: _Optional[int] = ..., max_depth: _Optional[int] = ..., num_layers_before_predictor: _Optional[int] = ..., use_dropout: _Optional[bool] = ..., dropout_keep_probability: _Optional[float] = ..., kernel_size: _Optional[int] = ..., box_code_size: _Optional[int] = ..., apply_sigmoid_to_scores: _Optional[bool] = ..., class_prediction_bias_init: _Optional[float] = ..., use_depthwise: _Optional[bool] = ..., box_encodings_clip_range: _Optional[_Union[ConvolutionalBoxPredictor.BoxEncodingsClipRange, _Mapping]] = ...) -> None: ...
+    def __init__(self, conv_hyperparams: _Optional[_Union[Hyperparams, _Mapping[str, _Any]]] = ..., min_depth: _Optional[int] = ..., max_depth: _Optional[int] = ..., num_layers_before_predictor: _Optional[int] = ..., use_dropout: _Optional[bool] = ..., dropout_keep_probability: _Optional[float] = ..., kernel_size: _Optional[int] = ..., box_code_size: _Optional[int] = ..., apply_sigmoid_to_scores: _Optional[bool] = ..., class_prediction_bias_init: _Optional[float] = ..., use_depthwise: _Optional[bool] = ..., box_encodings_clip_range: _Optional[_Union[ConvolutionalBoxPredictor.BoxEncodingsClipRange, _Mapping[str, _Any]]] = ...) -> None: ...
 
 class WeightSharedConvolutionalBoxPredictor(_message.Message):
     class ScoreConverter(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
@@ -830,7 +830,7 @@ class WeightSharedConvolutionalBoxPredictor(_message.Message):
     use_depthwise: bool
     score_converter: WeightSharedConvolutionalBoxPredictor.ScoreConverter
     box_encodings_clip_range: WeightSharedConvolutionalBoxPredictor.BoxEncodingsClipRange
-    def __init__(self, conv_hyperparams: _Optional[_Union[Hyperparams, _Mapping]] = ..., apply_conv_hyperparams_to_heads: _Optional[bool] = ..., apply_conv_hyperparams_pointwise: _Optional[bool] = ..., num_layers_before_predictor: _Optional[int] = ..., depth: _Optional[int] = ..., kernel_size: _Optional[int] = ..., box_code_size: _Optional[int] = ..., class_prediction_bias_init: _Optional[float] = ..., use_dropout: _Optional[bool] = ..., dropout_keep_probability: _Optional[float] = ..., share_prediction_tower: _Optional[bool] = ..., use_depthwise: _Optional[bool] = ..., score_converter: _Optional[_Union[WeightSharedConvolutionalBoxPredictor.ScoreConverter, str]] = ..., box_encodings_clip_range: _Optional[_Union[WeightSharedConvolutionalBoxPredictor.BoxEncodingsClipRange, _Mapping]] = ...) -> None: ...
+    def __init__(self, conv_hyperparams: _Optional[_Union[Hyperparams, _Mapping[str, _Any]]] = ..., apply_conv_hyperparams_to_heads: _Optional[bool] = ..., apply_conv_hyperparams_pointwise: _Optional[bool] = ..., num_layers_before_predictor: _Optional[int] = ..., depth: _Optional[int] = ..., kernel_size: _Optional[int] = ..., box_code_size: _Optional[int] = ..., class_prediction_bias_init: _Optional[float] = ..., use_dropout: _Optional[bool] = ..., dropout_keep_probability: _Optional[float] = ..., share_prediction_tower: _Optional[bool] = ..., use_depthwise: _Optional[bool] = ..., score_converter: _Optional[_Union[WeightSharedConvolutionalBoxPredictor.ScoreConverter, str]] = ..., box_encodings_clip_range: _Optional[_Union[WeightSharedConvolutionalBoxPredictor.BoxEncodingsClipRange, _Mapping[str, _Any]]] = ...) -> None: ...
 
 class MaskRCNNBoxPredictor(_message.Message):
     fc_hyperparams: Hyperparams
@@ -847,7 +847,7 @@ class MaskRCNNBoxPredictor(_message.Message):
     masks_are_class_agnostic: bool
     share_box_across_classes: bool
     convolve_then_upsample_masks: bool
-    def __init__(self, fc_hyperparams: _Optional[_Union[Hyperparams, _Mapping]] = ..., use_dropout: _Optional[bool] = ..., dropout_keep_probability: _Optional[float] = ..., box_code_size: _Optional[int] = ..., conv_hyperparams: _Optional[_Union[Hyperparams, _Mapping]] = ..., predict_instance_masks: _Optional[bool] = ..., mask_prediction_conv_depth: _Optional[int] = ..., predict_keypoints: _Optional[bool] = ..., mask_height: _Optional[int] = ..., mask_width: _Optional[int] = ..., mask_prediction_num_conv_layers: _Optional[int] = ..., masks_are_class_agnostic: _Optional[bool] = ..., share_box_across_classes: _Optional[bool] = ..., convolve_then_upsample_masks: _Optional[bool] = ...) -> None: ...
+    def __init__(self, fc_hyperparams: _Optional[_Union[Hyperparams, _Mapping[str, _Any]]] = ..., use_dropout: _Optional[bool] = ..., dropout_keep_probability: _Optional[float] = ..., box_code_size: _Optional[int] = ..., conv_hyperparams: _Optional[_Union[Hyperparams, _Mapping[str, _Any]]] = ..., predict_instance_masks: _Optional[bool] = ..., mask_prediction_conv_depth: _Optional[int] = ..., predict_keypoints: _Optional[bool] = ..., mask_height: _Optional[int] = ..., mask_width: _Optional[int] = ..., mask_prediction_num_conv_layers: _Optional[int] = ..., masks_are_class_agnostic: _Optional[bool] = ..., share_box_across_classes: _Optional[bool] = ..., convolve_then_upsample_masks: _Optional[bool] = ...) -> None: ...
 
 class RfcnBoxPredictor(_message.Message):
     conv_hyperparams: Hyperparams
@@ -857,7 +857,7 @@ class RfcnBoxPredictor(_message.Message):
     box_code_size: int
     crop_height: int
     crop_width: int
-    def __init__(self, conv_hyperparams: _Optional[_Union[Hyperparams, _Mapping]] = ..., num_spatial_bins_height: _Optional[int] = ..., num_spatial_bins_width: _Optional[int] = ..., depth: _Optional[int] = ..., box_code_size: _Optional[int] = ..., crop_height: _Optional[int] = ..., crop_width: _Optional[int] = ...) -> None: ...
+    def __init__(self, conv_hyperparams: _Optional[_Union[Hyperparams, _Mapping[str, _Any]]] = ..., num_spatial_bins_height: _Optional[int] = ..., num_spatial_bins_width: _Optional[int] = ..., depth: _Optional[int] = ..., box_code_size: _Optional[int] = ..., crop_height: _Optional[int] = ..., crop_width: _Optional[int] = ...) -> None: ...
 
 class PostProcessing(_message.Message):
     class ScoreConverter(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
@@ -871,7 +871,7 @@ class PostProcessing(_message.Message):
     score_converter: PostProcessing.ScoreConverter
     logit_scale: float
     calibration_config: CalibrationConfig
-    def __init__(self, batch_non_max_suppression: _Optional[_Union[BatchNonMaxSuppression, _Mapping]] = ..., score_converter: _Optional[_Union[PostProcessing.ScoreConverter, str]] = ..., logit_scale: _Optional[float] = ..., calibration_config: _Optional[_Union[CalibrationConfig, _Mapping]] = ...) -> None: ...
+    def __init__(self, batch_non_max_suppression: _Optional[_Union[BatchNonMaxSuppression, _Mapping[str, _Any]]] = ..., score_converter: _Optional[_Union[PostProcessing.ScoreConverter, str]] = ..., logit_scale: _Optional[float] = ..., calibration_config: _Optional[_Union[CalibrationConfig, _Mapping[str, _Any]]] = ...) -> None: ...
 
 class BatchNonMaxSuppression(_message.Message):
     score_threshold: float
@@ -897,29 +897,29 @@ class CalibrationConfig(_message.Message):
     temperature_scaling_calibration: TemperatureScalingCalibration
     label_function_approximations: LabelFunctionApproximations
     label_sigmoid_calibrations: LabelSigmoidCalibrations
-    def __init__(self, function_approximation: _Optional[_Union[FunctionApproximation, _Mapping]] = ..., class_id_function_approximations: _Optional[_Union[ClassIdFunctionApproximations, _Mapping]] = ..., sigmoid_calibration: _Optional[_Union[SigmoidCalibration, _Mapping]] = ..., class_id_sigmoid_calibrations: _Optional[_Union[ClassIdSigmoidCalibrations, _Mapping]] = ..., temperature_scaling_calibration: _Optional[_Union[TemperatureScalingCalibration, _Mapping]] = ..., label_function_approximations: _Optional[_Union[LabelFunctionApproximations, _Mapping]] = ..., label_sigmoid_calibrations: _Optional[_Union[LabelSigmoidCalibrations, _Mapping]] = ...) -> None: ...
+    def __init__(self, function_approximation: _Optional[_Union[FunctionApproximation, _Mapping[str, _Any]]] = ..., class_id_function_approximations: _Optional[_Union[ClassIdFunctionApproximations, _Mapping[str, _Any]]] = ..., sigmoid_calibration: _Optional[_Union[SigmoidCalibration, _Mapping[str, _Any]]] = ..., class_id_sigmoid_calibrations: _Optional[_Union[ClassIdSigmoidCalibrations, _Mapping[str, _Any]]] = ..., temperature_scaling_calibration: _Optional[_Union[TemperatureScalingCalibration, _Mapping[str, _Any]]] = ..., label_function_approximations: _Optional[_Union[LabelFunctionApproximations, _Mapping[str, _Any]]] = ..., label_sigmoid_calibrations: _Optional[_Union[LabelSigmoidCalibrations, _Mapping[str, _Any]]] = ...) -> None: ...
 
 class FunctionApproximation(_message.Message):
     x_y_pairs: XYPairs
-    def __init__(self, x_y_pairs: _Optional[_Union[XYPairs, _Mapping]] = ...) -> None: ...
+    def __init__(self, x_y_pairs: _Optional[_Union[XYPairs, _Mapping[str, _Any]]] = ...) -> None: ...
 
 class ClassIdFunctionApproximations(_message.Message):
     class ClassIdXyPairsMapEntry(_message.Message):
         key: int
         value: XYPairs
-        def __init__(self, key: _Optional[int] = ..., value: _Optional[_Union[XYPairs, _Mapping]] = ...) -> None: ...
+        def __init__(self, key: _Optional[int] = ..., value: _Optional[_Union[XYPairs, _Mapping[str, _Any]]] = ...) -> None: ...
     class_id_xy_pairs_map: _containers.MessageMap[int, XYPairs]
     def __init__(self, class_id_xy_pairs_map: _Optional[_Mapping[int, XYPairs]] = ...) -> None: ...
 
 class SigmoidCalibration(_message.Message):
     sigmoid_parameters: SigmoidParameters
-    def __init__(self, sigmoid_parameters: _Optional[_Union[SigmoidParameters, _Mapping]] = ...) -> None: ...
+    def __init__(self, sigmoid_parameters: _Optional[_Union[SigmoidParameters, _Mapping[str, _Any]]] = ...) -> None: ...
 
 class ClassIdSigmoidCalibrations(_message.Message):
     class ClassIdSigmoidParametersMapEntry(_message.Message):
         key: int
         value: SigmoidParameters
-        def __init__(self, key: _Optional[int] = ..., value: _Optional[_Union[SigmoidParameters, _Mapping]] = ...) -> None: ...
+        def __init__(self, key: _Optional[int] = ..., value: _Optional[_Union[SigmoidParameters, _Mapping[str, _Any]]] = ...) -> None: ...
     class_id_sigmoid_parameters_map: _containers.MessageMap[int, SigmoidParameters]
     def __init__(self, class_id_sigmoid_parameters_map: _Optional[_Mapping[int, SigmoidParameters]] = ...) -> None: ...
 
@@ -931,7 +931,7 @@ class LabelFunctionApproximations(_message.Message):
     class LabelXyPairsMapEntry(_message.Message):
         key: str
         value: XYPairs
-        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[XYPairs, _Mapping]] = ...) -> None: ...
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[XYPairs, _Mapping[str, _Any]]] = ...) -> None: ...
     label_xy_pairs_map: _containers.MessageMap[str, XYPairs]
     label_map_path: str
     def __init__(self, label_xy_pairs_map: _Optional[_Mapping[str, XYPairs]] = ..., label_map_path: _Optional[str] = ...) -> None: ...
@@ -940,7 +940,7 @@ class LabelSigmoidCalibrations(_message.Message):
     class LabelSigmoidParametersMapEntry(_message.Message):
         key: str
         value: SigmoidParameters
-        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[SigmoidParameters, _Mapping]] = ...) -> None: ...
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[SigmoidParameters, _Mapping[str, _Any]]] = ...) -> None: ...
     label_sigmoid_parameters_map: _containers.MessageMap[str, SigmoidParameters]
     label_map_path: str
     def __init__(self, label_sigmoid_parameters_map: _Optional[_Mapping[str, SigmoidParameters]] = ..., label_map_path: _Optional[str] = ...) -> None: ...
@@ -952,7 +952,7 @@ class XYPairs(_message.Message):
         def __init__(self, x: _Optional[float] = ..., y: _Optional[float] = ...) -> None: ...
     x_y_pair: _containers.RepeatedCompositeFieldContainer[XYPairs.XYPair]
     training_data_type: TrainingDataType
-    def __init__(self, x_y_pair: _Optional[_Iterable[_Union[XYPairs.XYPair, _Mapping]]] = ..., training_data_type: _Optional[_Union[TrainingDataType, str]] = ...) -> None: ...
+    def __init__(self, x_y_pair: _Optional[_Iterable[_Union[XYPairs.XYPair, _Mapping[str, _Any]]]] = ..., training_data_type: _Optional[_Union[TrainingDataType, str]] = ...) -> None: ...
 
 class SigmoidParameters(_message.Message):
     a: float
@@ -971,7 +971,7 @@ class Ssd(_message.Message):
         mask_loss_sample_size: int
         conv_hyperparams: Hyperparams
         initial_crop_size: int
-        def __init__(self, mask_height: _Optional[int] = ..., mask_width: _Optional[int] = ..., masks_are_class_agnostic: _Optional[bool] = ..., mask_prediction_conv_depth: _Optional[int] = ..., mask_prediction_num_conv_layers: _Optional[int] = ..., convolve_then_upsample_masks: _Optional[bool] = ..., mask_loss_weight: _Optional[float] = ..., mask_loss_sample_size: _Optional[int] = ..., conv_hyperparams: _Optional[_Union[Hyperparams, _Mapping]] = ..., initial_crop_size: _Optional[int] = ...) -> None: ...
+        def __init__(self, mask_height: _Optional[int] = ..., mask_width: _Optional[int] = ..., masks_are_class_agnostic: _Optional[bool] = ..., mask_prediction_conv_depth: _Optional[int] = ..., mask_prediction_num_conv_layers: _Optional[int] = ..., convolve_then_upsample_masks: _Optional[bool] = ..., mask_loss_weight: _Optional[float] = ..., mask_loss_sample_size: _Optional[int] = ..., conv_hyperparams: _Optional[_Union[Hyperparams, _Mapping[str, _Any]]] = ..., initial_crop_size: _Optional[int] = ...) -> None: ...
     num_classes: int
     image_resizer: ImageResizer
     feature_extractor: SsdFeatureExtractor
@@ -999,7 +999,7 @@ class Ssd(_message.Message):
     minimum_negative_sampling: float
     min_num_negative_samples: float
     desired_negative_sampling_ratio: float
-    def __init__(self, num_classes: _Optional[int] = ..., image_resizer: _Optional[_Union[ImageResizer, _Mapping]] = ..., feature_extractor: _Optional[_Union[SsdFeatureExtractor, _Mapping]] = ..., box_coder: _Optional[_Union[BoxCoder, _Mapping]] = ..., matcher: _Optional[_Union[Matcher, _Mapping]] = ..., similarity_calculator: _Optional[_Union[RegionSimilarityCalculator, _Mapping]] = ..., encode_background_as_zeros: _Optional[bool] = ..., negative_class_weight: _Optional[float] = ..., box_predictor: _Optional[_Union[BoxPredictor, _Mapping]] = ..., anchor_generator: _Optional[_Union[AnchorGenerator, _Mapping]] = ..., post_processing: _Optional[_Union[PostProcessing, _Mapping]] = ..., normalize_loss_by_num_matches: _Optional[bool] = ..., normalize_loc_loss_by_codesize: _Optional[bool] = ..., loss: _Optional[_Union[Loss, _Mapping]] = ..., freeze_batchnorm: _Optional[bool] = ..., inplace_batchnorm_update: _Optional[bool] = ..., add_background_class: _Optional[bool] = ..., explicit_background_class: _Optional[bool] = ..., use_confidences_as_targets: _Optional[bool] = ..., implicit_example_weight: _Optional[float] = ..., return_raw_detections_during_predict: _Optional[bool] = ..., mask_head_config: _Optional[_Union[Ssd.MaskHead, _Mapping]] = ..., weight_regression_loss_by_score: _Optional[bool] = ..., use_expected_classification_loss_under_sampling: _Optional[bool] = ..., minimum_negative_sampling: _Optional[float] = ..., min_num_negative_samples: _Optional[float] = ..., desired_negative_sampling_ratio: _Optional[float] = ...) -> None: ...
+    def __init__(self, num_classes: _Optional[int] = ..., image_resizer: _Optional[_Union[ImageResizer, _Mapping[str, _Any]]] = ..., feature_extractor: _Optional[_Union[SsdFeatureExtractor, _Mapping[str, _Any]]] = ..., box_coder: _Optional[_Union[BoxCoder, _Mapping[str, _Any]]] = ..., matcher: _Optional[_Union[Matcher, _Mapping[str, _Any]]] = ..., similarity_calculator: _Optional[_Union[RegionSimilarityCalculator, _Mapping[str, _Any]]] = ..., encode_background_as_zeros: _Optional[bool] = ..., negative_class_weight: _Optional[float] = ..., box_predictor: _Optional[_Union[BoxPredictor, _Mapping[str, _Any]]] = ..., anchor_generator: _Optional[_Union[AnchorGenerator, _Mapping[str, _Any]]] = ..., post_processing: _Optional[_Union[PostProcessing, _Mapping[str, _Any]]] = ..., normalize_loss_by_num_matches: _Optional[bool] = ..., normalize_loc_loss_by_codesize: _Optional[bool] = ..., loss: _Optional[_Union[Loss, _Mapping[str, _Any]]] = ..., freeze_batchnorm: _Optional[bool] = ..., inplace_batchnorm_update: _Optional[bool] = ..., add_background_class: _Optional[bool] = ..., explicit_background_class: _Optional[bool] = ..., use_confidences_as_targets: _Optional[bool] = ..., implicit_example_weight: _Optional[float] = ..., return_raw_detections_during_predict: _Optional[bool] = ..., mask_head_config: _Optional[_Union[Ssd.MaskHead, _Mapping[str, _Any]]] = ..., weight_regression_loss_by_score: _Optional[bool] = ..., use_expected_classification_loss_under_sampling: _Optional[bool] = ..., minimum_negative_sampling: _Optional[float] = ..., min_num_negative_samples: _Optional[float] = ..., desired_negative_sampling_ratio: _Optional[float] = ...) -> None: ...
 
 class SsdFeatureExtractor(_message.Message):
     type: str
@@ -1017,7 +1017,7 @@ class SsdFeatureExtractor(_message.Message):
     spaghettinet_arch_name: str
     batch_norm_trainable: bool
     use_hardswish: bool
-    def __init__(self, type: _Optional[str] = ..., depth_multiplier: _Optional[float] = ..., min_depth: _Optional[int] = ..., conv_hyperparams: _Optional[_Union[Hyperparams, _Mapping]] = ..., override_base_feature_extractor_hyperparams: _Optional[bool] = ..., pad_to_multiple: _Optional[int] = ..., use_explicit_padding: _Optional[bool] = ..., use_depthwise: _Optional[bool] = ..., fpn: _Optional[_Union[FeaturePyramidNetworks, _Mapping]] = ..., bifpn: _Optional[_Union[BidirectionalFeaturePyramidNetworks, _Mapping]] = ..., replace_preprocessor_with_placeholder: _Optional[bool] = ..., num_layers: _Optional[int] = ..., spaghettinet_arch_name: _Optional[str] = ..., batch_norm_trainable: _Optional[bool] = ..., use_hardswish: _Optional[bool] = ...) -> None: ...
+    def __init__(self, type: _Optional[str] = ..., depth_multiplier: _Optional[float] = ..., min_depth: _Optional[int] = ..., conv_hyperparams: _Optional[_Union[Hyperparams, _Mapping[str, _Any]]] = ..., override_base_feature_extractor_hyperparams: _Optional[bool] = ..., pad_to_multiple: _Optional[int] = ..., use_explicit_padding: _Optional[bool] = ..., use_depthwise: _Optional[bool] = ..., fpn: _Optional[_Union[FeaturePyramidNetworks, _Mapping[str, _Any]]] = ..., bifpn: _Optional[_Union[BidirectionalFeaturePyramidNetworks, _Mapping[str, _Any]]] = ..., replace_preprocessor_with_placeholder: _Optional[bool] = ..., num_layers: _Optional[int] = ..., spaghettinet_arch_name: _Optional[str] = ..., batch_norm_trainable: _Optional[bool] = ..., use_hardswish: _Optional[bool] = ...) -> None: ...
 
 class FasterRcnn(_message.Message):
     number_of_stages: int
@@ -1062,7 +1062,7 @@ class FasterRcnn(_message.Message):
     output_final_box_features: bool
     output_final_box_rpn_features: bool
     context_config: Context
-    def __init__(self, number_of_stages: _Optional[int] = ..., num_classes: _Optional[int] = ..., image_resizer: _Optional[_Union[ImageResizer, _Mapping]] = ..., feature_extractor: _Optional[_Union[FasterRcnnFeatureExtractor, _Mapping]] = ..., first_stage_anchor_generator: _Optional[_Union[AnchorGenerator, _Mapping]] = ..., first_stage_atrous_rate: _Optional[int] = ..., first_stage_box_predictor_conv_hyperparams: _Optional[_Union[Hyperparams, _Mapping]] = ..., first_stage_box_predictor_kernel_size: _Optional[int] = ..., first_stage_box_predictor_depth: _Optional[int] = ..., first_stage_minibatch_size: _Optional[int] = ..., first_stage_positive_balance_fraction: _Optional[float] = ..., first_stage_nms_score_threshold: _Optional[float] = ..., first_stage_nms_iou_threshold: _Optional[float] = ..., first_stage_max_proposals: _Optional[int] = ..., first_stage_localization_loss_weight: _Optional[float] = ..., first_stage_objectness_loss_weight: _Optional[float] = ..., initial_crop_size: _Optional[int] = ..., maxpool_kernel_size: _Optional[int] = ..., maxpool_stride: _Optional[int] = ..., second_stage_box_predictor: _Optional[_Union[BoxPredictor, _Mapping]] = ..., second_stage_batch_size: _Optional[int] = ..., second_stage_balance_fraction: _Optional[float] = ..., second_stage_post_processing: _Optional[_Union[PostProcessing, _Mapping]] = ..., second_stage_localization_loss_weight: _Optional[float] = ..., second_stage_classification_loss_weight: _Optional[float] = ..., second_stage_mask_prediction_loss_weight: _Optional[float] = ..., hard_example_miner: _Optional[_Union[HardExampleMiner, _Mapping]] = ..., second_stage_classification_loss: _Optional[_Union[ClassificationLoss, _Mapping]] = ..., inplace_batchnorm_update: _Optional[bool] = ..., use_matmul_crop_and_resize: _Optional[bool] = ..., clip_anchors_to_image: _Optional[bool] = ..., use_matmul_gather_in_matcher: _Optional[bool] = ..., use_static_balanced_label_sampler: _Optional[bool] = ..., use_static_shapes: _Optional[bool] = ..., resize_masks: _Optional[bool] = ..., use_static_shapes_for_eval: _Optional[bool] = ..., use_partitioned_nms_in_first_stage: _Optional[bool] = ..., return_raw_detections_during_predict: _Optional[bool] = ..., use_combined_nms_in_first_stage: _Optional[bool] = ..., output_final_box_features: _Optional[bool] = ..., output_final_box_rpn_features: _Optional[bool] = ..., context_config: _Optional[_Union[Context, _Mapping]] = ...) -> None: ...
+    def __init__(self, number_of_stages: _Optional[int] = ..., num_classes: _Optional[int] = ..., image_resizer: _Optional[_Union[ImageResizer, _Mapping[str, _Any]]] = ..., feature_extractor: _Optional[_Union[FasterRcnnFeatureExtractor, _Mapping[str, _Any]]] = ..., first_stage_anchor_generator: _Optional[_Union[AnchorGenerator, _Mapping[str, _Any]]] = ..., first_stage_atrous_rate: _Optional[int] = ..., first_stage_box_predictor_conv_hyperparams: _Optional[_Union[Hyperparams, _Mapping[str, _Any]]] = ..., first_stage_box_predictor_kernel_size: _Optional[int] = ..., first_stage_box_predictor_depth: _Optional[int] = ..., first_stage_minibatch_size: _Optional[int] = ..., first_stage_positive_balance_fraction: _Optional[float] = ..., first_stage_nms_score_threshold: _Optional[float] = ..., first_stage_nms_iou_threshold: _Optional[float] = ..., first_stage_max_proposals: _Optional[int] = ..., first_stage_localization_loss_weight: _Optional[float] = ..., first_stage_objectness_loss_weight: _Optional[float] = ..., initial_crop_size: _Optional[int] = ..., maxpool_kernel_size: _Optional[int] = ..., maxpool_stride: _Optional[int] = ..., second_stage_box_predictor: _Optional[_Union[BoxPredictor, _Mapping[str, _Any]]] = ..., second_stage_batch_size: _Optional[int] = ..., second_stage_balance_fraction: _Optional[float] = ..., second_stage_post_processing: _Optional[_Union[PostProcessing, _Mapping[str, _Any]]] = ..., second_stage_localization_loss_weight: _Optional[float] = ..., second_stage_classification_loss_weight: _Optional[float] = ..., second_stage_mask_prediction_loss_weight: _Optional[float] = ..., hard_example_miner: _Optional[_Union[HardExampleMiner, _Mapping[str, _Any]]] = ..., second_stage_classification_loss: _Optional[_Union[ClassificationLoss, _Mapping[str, _Any]]] = ..., inplace_batchnorm_update: _Optional[bool] = ..., use_matmul_crop_and_resize: _Optional[bool] = ..., clip_anchors_to_image: _Optional[bool] = ..., use_matmul_gather_in_matcher: _Optional[bool] = ..., use_static_balanced_label_sampler: _Optional[bool] = ..., use_static_shapes: _Optional[bool] = ..., resize_masks: _Optional[bool] = ..., use_static_shapes_for_eval: _Optional[bool] = ..., use_partitioned_nms_in_first_stage: _Optional[bool] = ..., return_raw_detections_during_predict: _Optional[bool] = ..., use_combined_nms_in_first_stage: _Optional[bool] = ..., output_final_box_features: _Optional[bool] = ..., output_final_box_rpn_features: _Optional[bool] = ..., context_config: _Optional[_Union[Context, _Mapping[str, _Any]]] = ...) -> None: ...
 
 class FasterRcnnFeatureExtractor(_message.Message):
     type: str
@@ -1072,7 +1072,7 @@ class FasterRcnnFeatureExtractor(_message.Message):
     override_base_feature_extractor_hyperparams: bool
     pad_to_multiple: int
     fpn: FeaturePyramidNetworks
-    def __init__(self, type: _Optional[str] = ..., first_stage_features_stride: _Optional[int] = ..., batch_norm_trainable: _Optional[bool] = ..., conv_hyperparams: _Optional[_Union[Hyperparams, _Mapping]] = ..., override_base_feature_extractor_hyperparams: _Optional[bool] = ..., pad_to_multiple: _Optional[int] = ..., fpn: _Optional[_Union[FeaturePyramidNetworks, _Mapping]] = ...) -> None: ...
+    def __init__(self, type: _Optional[str] = ..., first_stage_features_stride: _Optional[int] = ..., batch_norm_trainable: _Optional[bool] = ..., conv_hyperparams: _Optional[_Union[Hyperparams, _Mapping[str, _Any]]] = ..., override_base_feature_extractor_hyperparams: _Optional[bool] = ..., pad_to_multiple: _Optional[int] = ..., fpn: _Optional[_Union[FeaturePyramidNetworks, _Mapping[str, _Any]]] = ...) -> None: ...
 
 class Context(_message.Message):
     max_num_context_features: int
@@ -1099,7 +1099,7 @@ class CenterNet(_message.Message):
         localization_loss: LocalizationLoss
         scale_head_params: CenterNet.PredictionHeadParams
         offset_head_params: CenterNet.PredictionHeadParams
-        def __init__(self, task_loss_weight: _Optional[float] = ..., offset_loss_weight: _Optional[float] = ..., scale_loss_weight: _Optional[float] = ..., localization_loss: _Optional[_Union[LocalizationLoss, _Mapping]] = ..., scale_head_params: _Optional[_Union[CenterNet.PredictionHeadParams, _Mapping]] = ..., offset_head_params: _Optional[_Union[CenterNet.PredictionHeadParams, _Mapping]] = ...) -> None: ...
+        def __init__(self, task_loss_weight: _Optional[float] = ..., offset_loss_weight: _Optional[float] = ..., scale_loss_weight: _Optional[float] = ..., localization_loss: _Optional[_Union[LocalizationLoss, _Mapping[str, _Any]]] = ..., scale_head_params: _Optional[_Union[CenterNet.PredictionHeadParams, _Mapping[str, _Any]]] = ..., offset_head_params: _Optional[_Union[CenterNet.PredictionHeadParams, _Mapping[str, _Any]]] = ...) -> None: ...
     class ObjectCenterParams(_message.Message):
         object_center_loss_weight: float
         classification_loss: ClassificationLoss
@@ -1110,7 +1110,7 @@ class CenterNet(_message.Message):
         keypoint_weights_for_center: _containers.RepeatedScalarFieldContainer[float]
         center_head_params: CenterNet.PredictionHeadParams
         peak_max_pool_kernel_size: int
-        def __init__(self, object_center_loss_weight: _Optional[float] = ..., classification_loss: _Optional[_Union[ClassificationLoss, _Mapping]] = ..., heatmap_bias_init: _Optional[float] = ..., min_box_overlap_iou: _Optional[float] = ..., max_box_predictions: _Optional[int] = ..., use_labeled_classes: _Optional[bool] = ..., keypoint_weights_for_center: _Optional[_Iterable[float]] = ..., center_head_params: _Optional[_Union[CenterNet.PredictionHeadParams, _Mapping]] = ..., peak_max_pool_kernel_size: _Optional[int] = ...) -> None: ...
+        def __init__(self, object_center_loss_weight: _Optional[float] = ..., classification_loss: _Optional[_Union[ClassificationLoss, _Mapping[str, _Any]]] = ..., heatmap_bias_init: _Optional[float] = ..., min_box_overlap_iou: _Optional[float] = ..., max_box_predictions: _Optional[int] = ..., use_labeled_classes: _Optional[bool] = ..., keypoint_weights_for_center: _Optional[_Iterable[float]] = ..., center_head_params: _Optional[_Union[CenterNet.PredictionHeadParams, _Mapping[str, _Any]]] = ..., peak_max_pool_kernel_size: _Optional[int] = ...) -> None: ...
     class KeypointEstimation(_message.Message):
         class KeypointLabelToStdEntry(_message.Message):
             key: str
@@ -1148,7 +1148,7 @@ class CenterNet(_message.Message):
         heatmap_head_params: CenterNet.PredictionHeadParams
         offset_head_params: CenterNet.PredictionHeadParams
         regress_head_params: CenterNet.PredictionHeadParams
-        def __init__(self, task_name: _Optional[str] = ..., task_loss_weight: _Optional[float] = ..., loss: _Optional[_Union[Loss, _Mapping]] = ..., keypoint_class_name: _Optional[str] = ..., keypoint_label_to_std: _Optional[_Mapping[str, float]] = ..., keypoint_regression_loss_weight: _Optional[float] = ..., keypoint_heatmap_loss_weight: _Optional[float] = ..., keypoint_offset_loss_weight: _Optional[float] = ..., heatmap_bias_init: _Optional[float] = ..., keypoint_candidate_score_threshold: _Optional[float] = ..., num_candidates_per_keypoint: _Optional[int] = ..., peak_max_pool_kernel_size: _Optional[int] = ..., unmatched_keypoint_score: _Optional[float] = ..., box_scale: _Optional[float] = ..., candidate_search_scale: _Optional[float] = ..., candidate_ranking_mode: _Optional[str] = ..., score_distance_offset: _Optional[float] = ..., score_distance_multiplier: _Optional[float] = ..., std_dev_multiplier: _Optional[float] = ..., offset_peak_radius: _Optional[int] = ..., per_keypoint_offset: _Optional[bool] = ..., predict_depth: _Optional[bool] = ..., per_keypoint_depth: _Optional[bool] = ..., keypoint_depth_loss_weight: _Optional[float] = ..., clip_out_of_frame_keypoints: _Optional[bool] = ..., rescore_instances: _Optional[bool] = ..., rescoring_threshold: _Optional[float] = ..., gaussian_denom_ratio: _Optional[float] = ..., argmax_postprocessing: _Optional[bool] = ..., heatmap_head_params: _Optional[_Union[CenterNet.PredictionHeadParams, _Mapping]] = ..., offset_head_params: _Optional[_Union[CenterNet.PredictionHeadParams, _Mapping]] = ..., regress_head_params: _Optional[_Union[CenterNet.PredictionHeadParams, _Mapping]] = ...) -> None: ...
+        def __init__(self, task_name: _Optional[str] = ..., task_loss_weight: _Optional[float] = ..., loss: _Optional[_Union[Loss, _Mapping[str, _Any]]] = ..., keypoint_class_name: _Optional[str] = ..., keypoint_label_to_std: _Optional[_Mapping[str, float]] = ..., keypoint_regression_loss_weight: _Optional[float] = ..., keypoint_heatmap_loss_weight: _Optional[float] = ..., keypoint_offset_loss_weight: _Optional[float] = ..., heatmap_bias_init: _Optional[float] = ..., keypoint_candidate_score_threshold: _Optional[float] = ..., num_candidates_per_keypoint: _Optional[int] = ..., peak_max_pool_kernel_size: _Optional[int] = ..., unmatched_keypoint_score: _Optional[float] = ..., box_scale: _Optional[float] = ..., candidate_search_scale: _Optional[float] = ..., candidate_ranking_mode: _Optional[str] = ..., score_distance_offset: _Optional[float] = ..., score_distance_multiplier: _Optional[float] = ..., std_dev_multiplier: _Optional[float] = ..., offset_peak_radius: _Optional[int] = ..., per_keypoint_offset: _Optional[bool] = ..., predict_depth: _Optional[bool] = ..., per_keypoint_depth: _Optional[bool] = ..., keypoint_depth_loss_weight: _Optional[float] = ..., clip_out_of_frame_keypoints: _Optional[bool] = ..., rescore_instances: _Optional[bool] = ..., rescoring_threshold: _Optional[float] = ..., gaussian_denom_ratio: _Optional[float] = ..., argmax_postprocessing: _Optional[bool] = ..., heatmap_head_params: _Optional[_Union[CenterNet.PredictionHeadParams, _Mapping[str, _Any]]] = ..., offset_head_params: _Optional[_Union[CenterNet.PredictionHeadParams, _Mapping[str, _Any]]] = ..., regress_head_params: _Optional[_Union[CenterNet.PredictionHeadParams, _Mapping[str, _Any]]] = ...) -> None: ...
     class MaskEstimation(_message.Message):
         task_loss_weight: float
         classification_loss: ClassificationLoss
@@ -1157,7 +1157,7 @@ class CenterNet(_message.Message):
         score_threshold: float
         heatmap_bias_init: float
         mask_head_params: CenterNet.PredictionHeadParams
-        def __init__(self, task_loss_weight: _Optional[float] = ..., classification_loss: _Optional[_Union[ClassificationLoss, _Mapping]] = ..., mask_height: _Optional[int] = ..., mask_width: _Optional[int] = ..., score_threshold: _Optional[float] = ..., heatmap_bias_init: _Optional[float] = ..., mask_head_params: _Optional[_Union[CenterNet.PredictionHeadParams, _Mapping]] = ...) -> None: ...
+        def __init__(self, task_loss_weight: _Optional[float] = ..., classification_loss: _Optional[_Union[ClassificationLoss, _Mapping[str, _Any]]] = ..., mask_height: _Optional[int] = ..., mask_width: _Optional[int] = ..., score_threshold: _Optional[float] = ..., heatmap_bias_init: _Optional[float] = ..., mask_head_params: _Optional[_Union[CenterNet.PredictionHeadParams, _Mapping[str, _Any]]] = ...) -> None: ...
     class DensePoseEstimation(_message.Message):
         task_loss_weight: float
         class_id: int
@@ -1167,18 +1167,18 @@ class CenterNet(_message.Message):
         coordinate_loss_weight: float
         upsample_to_input_res: bool
         heatmap_bias_init: float
-        def __init__(self, task_loss_weight: _Optional[float] = ..., class_id: _Optional[int] = ..., loss: _Optional[_Union[Loss, _Mapping]] = ..., num_parts: _Optional[int] = ..., part_loss_weight: _Optional[float] = ..., coordinate_loss_weight: _Optional[float] = ..., upsample_to_input_res: _Optional[bool] = ..., heatmap_bias_init: _Optional[float] = ...) -> None: ...
+        def __init__(self, task_loss_weight: _Optional[float] = ..., class_id: _Optional[int] = ..., loss: _Optional[_Union[Loss, _Mapping[str, _Any]]] = ..., num_parts: _Optional[int] = ..., part_loss_weight: _Optional[float] = ..., coordinate_loss_weight: _Optional[float] = ..., upsample_to_input_res: _Optional[bool] = ..., heatmap_bias_init: _Optional[float] = ...) -> None: ...
     class TrackEstimation(_message.Message):
         task_loss_weight: float
         num_track_ids: int
         reid_embed_size: int
         num_fc_layers: int
         classification_loss: ClassificationLoss
-        def __init__(self, task_loss_weight: _Optional[float] = ..., num_track_ids: _Optional[int] = ..., reid_embed_size: _Optional[int] = ..., num_fc_layers: _Optional[int] = ..., classification_loss: _Optional[_Union[ClassificationLoss, _Mapping]] = ...) -> None: ...
+        def __init__(self, task_loss_weight: _Optional[float] = ..., num_track_ids: _Optional[int] = ..., reid_embed_size: _Optional[int] = ..., num_fc_layers: _Optional[int] = ..., classification_loss: _Optional[_Union[ClassificationLoss, _Mapping[str, _Any]]] = ...) -> None: ...
     class TemporalOffsetEstimation(_message.Message):
         task_loss_weight: float
         localization_loss: LocalizationLoss
-        def __init__(self, task_loss_weight: _Optional[float] = ..., localization_loss: _Optional[_Union[LocalizationLoss, _Mapping]] = ...) -> None: ...
+        def __init__(self, task_loss_weight: _Optional[float] = ..., localization_loss: _Optional[_Union[LocalizationLoss, _Mapping[str, _Any]]] = ...) -> None: ...
     class DeepMACMaskEstimation(_message.Message):
         classification_loss: ClassificationLoss
         task_loss_weight: float
@@ -1221,7 +1221,7 @@ class CenterNet(_message.Message):
         feature_consistency_warmup_start: int
         feature_consistency_type: FeatureConsistencyType
         feature_consistency_comparison: FeatureConsistencyComparison
-        def __init__(self, classification_loss: _Optional[_Union[ClassificationLoss, _Mapping]] = ..., task_loss_weight: _Optional[float] = ..., dim: _Optional[int] = ..., pixel_embedding_dim: _Optional[int] = ..., allowed_masked_classes_ids: _Optional[_Iterable[int]] = ..., mask_size: _Optional[int] = ..., mask_num_subsamples: _Optional[int] = ..., use_xy: _Optional[bool] = ..., network_type: _Optional[str] = ..., use_instance_embedding: _Optional[bool] = ..., num_init_channels: _Optional[int] = ..., predict_full_resolution_masks: _Optional[bool] = ..., postprocess_crop_size: _Optional[int] = ..., max_roi_jitter_ratio: _Optional[float] = ..., jitter_mode: _Optional[_Union[RandomJitterBoxes.JitterMode, str]] = ..., box_consistency_loss_weight: _Optional[float] = ..., color_consistency_threshold: _Optional[float] = ..., color_consistency_dilation: _Optional[int] = ..., color_consistency_loss_weight: _Optional[float] = ..., box_consistency_loss_normalize: _Optional[_Union[LossNormalize, str]] = ..., box_consistency_tightness: _Optional[bool] = ..., color_consistency_warmup_steps: _Optional[int] = ..., color_consistency_warmup_start: _Optional[int] = ..., use_only_last_stage: _Optional[bool] = ..., augmented_self_supervision_max_translation: _Optional[float] = ..., augmented_self_supervision_flip_probability: _Optional[float] = ..., augmented_self_supervision_loss_weight: _Optional[float] = ..., augmented_self_supervision_warmup_start: _Optional[int] = ..., augmented_self_supervision_warmup_steps: _Optional[int] = ..., augmented_self_supervision_loss: _Optional[_Union[AugmentedSelfSupervisionLoss, str]] = ..., augmented_self_supervision_scale_min: _Optional[float] = ..., augmented_self_supervision_scale_max: _Optional[float] = ..., pointly_supervised_keypoint_loss_weight: _Optional[float] = ..., ignore_per_class_box_overlap: _Optional[bool] = ..., feature_consistency_threshold: _Optional[float] = ..., feature_consistency_dilation: _Optional[int] = ..., feature_consistency_loss_weight: _Optional[float] = ..., feature_consistency_warmup_steps: _Optional[int] = ..., feature_consistency_warmup_start: _Optional[int] = ..., feature_consistency_type: _Optional[_Union[FeatureConsistencyType, str]] = ..., feature_consistency_comparison: _Optional[_Union[FeatureConsistencyComparison, str]] = ...) -> None: ...
+        def __init__(self, classification_loss: _Optional[_Union[ClassificationLoss, _Mapping[str, _Any]]] = ..., task_loss_weight: _Optional[float] = ..., dim: _Optional[int] = ..., pixel_embedding_dim: _Optional[int] = ..., allowed_masked_classes_ids: _Optional[_Iterable[int]] = ..., mask_size: _Optional[int] = ..., mask_num_subsamples: _Optional[int] = ..., use_xy: _Optional[bool] = ..., network_type: _Optional[str] = ..., use_instance_embedding: _Optional[bool] = ..., num_init_channels: _Optional[int] = ..., predict_full_resolution_masks: _Optional[bool] = ..., postprocess_crop_size: _Optional[int] = ..., max_roi_jitter_ratio: _Optional[float] = ..., jitter_mode: _Optional[_Union[RandomJitterBoxes.JitterMode, str]] = ..., box_consistency_loss_weight: _Optional[float] = ..., color_consistency_threshold: _Optional[float] = ..., color_consistency_dilation: _Optional[int] = ..., color_consistency_loss_weight: _Optional[float] = ..., box_consistency_loss_normalize: _Optional[_Union[LossNormalize, str]] = ..., box_consistency_tightness: _Optional[bool] = ..., color_consistency_warmup_steps: _Optional[int] = ..., color_consistency_warmup_start: _Optional[int] = ..., use_only_last_stage: _Optional[bool] = ..., augmented_self_supervision_max_translation: _Optional[float] = ..., augmented_self_supervision_flip_probability: _Optional[float] = ..., augmented_self_supervision_loss_weight: _Optional[float] = ..., augmented_self_supervision_warmup_start: _Optional[int] = ..., augmented_self_supervision_warmup_steps: _Optional[int] = ..., augmented_self_supervision_loss: _Optional[_Union[AugmentedSelfSupervisionLoss, str]] = ..., augmented_self_supervision_scale_min: _Optional[float] = ..., augmented_self_supervision_scale_max: _Optional[float] = ..., pointly_supervised_keypoint_loss_weight: _Optional[float] = ..., ignore_per_class_box_overlap: _Optional[bool] = ..., feature_consistency_threshold: _Optional[float] = ..., feature_consistency_dilation: _Optional[int] = ..., feature_consistency_loss_weight: _Optional[float] = ..., feature_consistency_warmup_steps: _Optional[int] = ..., feature_consistency_warmup_start: _Optional[int] = ..., feature_consistency_type: _Optional[_Union[FeatureConsistencyType, str]] = ..., feature_consistency_comparison: _Optional[_Union[FeatureConsistencyComparison, str]] = ...) -> None: ...
     num_classes: int
     feature_extractor: CenterNetFeatureExtractor
     image_resizer: ImageResizer
@@ -1238,7 +1238,7 @@ class CenterNet(_message.Message):
     deepmac_mask_estimation: CenterNet.DeepMACMaskEstimation
     post_processing: PostProcessing
     output_prediction_dict: bool
-    def __init__(self, num_classes: _Optional[int] = ..., feature_extractor: _Optional[_Union[CenterNetFeatureExtractor, _Mapping]] = ..., image_resizer: _Optional[_Union[ImageResizer, _Mapping]] = ..., use_depthwise: _Optional[bool] = ..., compute_heatmap_sparse: _Optional[bool] = ..., object_detection_task: _Optional[_Union[CenterNet.ObjectDetection, _Mapping]] = ..., object_center_params: _Optional[_Union[CenterNet.ObjectCenterParams, _Mapping]] = ..., keypoint_label_map_path: _Optional[str] = ..., keypoint_estimation_task: _Optional[_Iterable[_Union[CenterNet.KeypointEstimation, _Mapping]]] = ..., mask_estimation_task: _Optional[_Union[CenterNet.MaskEstimation, _Mapping]] = ..., densepose_estimation_task: _Optional[_Union[CenterNet.DensePoseEstimation, _Mapping]] = ..., track_estimation_task: _Optional[_Union[CenterNet.TrackEstimation, _Mapping]] = ..., temporal_offset_task: _Optional[_Union[CenterNet.TemporalOffsetEstimation, _Mapping]] = ..., deepmac_mask_estimation: _Optional[_Union[CenterNet.DeepMACMaskEstimation, _Mapping]] = ..., post_processing: _Optional[_Union[PostProcessing, _Mapping]] = ..., output_prediction_dict: _Optional[bool] = ...) -> None: ...
+    def __init__(self, num_classes: _Optional[int] = ..., feature_extractor: _Optional[_Union[CenterNetFeatureExtractor, _Mapping[str, _Any]]] = ..., image_resizer: _Optional[_Union[ImageResizer, _Mapping[str, _Any]]] = ..., use_depthwise: _Optional[bool] = ..., compute_heatmap_sparse: _Optional[bool] = ..., object_detection_task: _Optional[_Union[CenterNet.ObjectDetection, _Mapping[str, _Any]]] = ..., object_center_params: _Optional[_Union[CenterNet.ObjectCenterParams, _Mapping[str, _Any]]] = ..., keypoint_label_map_path: _Optional[str] = ..., keypoint_estimation_task: _Optional[_Iterable[_Union[CenterNet.KeypointEstimation, _Mapping[str, _Any]]]] = ..., mask_estimation_task: _Optional[_Union[CenterNet.MaskEstimation, _Mapping[str, _Any]]] = ..., densepose_estimation_task: _Optional[_Union[CenterNet.DensePoseEstimation, _Mapping[str, _Any]]] = ..., track_estimation_task: _Optional[_Union[CenterNet.TrackEstimation, _Mapping[str, _Any]]] = ..., temporal_offset_task: _Optional[_Union[CenterNet.TemporalOffsetEstimation, _Mapping[str, _Any]]] = ..., deepmac_mask_estimation: _Optional[_Union[CenterNet.DeepMACMaskEstimation, _Mapping[str, _Any]]] = ..., post_processing: _Optional[_Union[PostProcessing, _Mapping[str, _Any]]] = ..., output_prediction_dict: _Optional[bool] = ...) -> None: ...
 
 class CenterNetFeatureExtractor(_message.Message):
     type: str
@@ -1253,7 +1253,7 @@ class CenterNetFeatureExtractor(_message.Message):
 
 class StringIntLabelMap(_message.Message):
     item: _containers.RepeatedCompositeFieldContainer[StringIntLabelMapItem]
-    def __init__(self, item: _Optional[_Iterable[_Union[StringIntLabelMapItem, _Mapping]]] = ...) -> None: ...
+    def __init__(self, item: _Optional[_Iterable[_Union[StringIntLabelMapItem, _Mapping[str, _Any]]]] = ...) -> None: ...
 
 class StringIntLabelMapItem(_message.Message):
     class KeypointMap(_message.Message):
@@ -1268,7 +1268,7 @@ class StringIntLabelMapItem(_message.Message):
     descendant_ids: _containers.RepeatedScalarFieldContainer[int]
     frequency: LVISFrequency
     instance_count: int
-    def __init__(self, name: _Optional[str] = ..., id: _Optional[int] = ..., display_name: _Optional[str] = ..., keypoints: _Optional[_Iterable[_Union[StringIntLabelMapItem.KeypointMap, _Mapping]]] = ..., ancestor_ids: _Optional[_Iterable[int]] = ..., descendant_ids: _Optional[_Iterable[int]] = ..., frequency: _Optional[_Union[LVISFrequency, str]] = ..., instance_count: _Optional[int] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., id: _Optional[int] = ..., display_name: _Optional[str] = ..., keypoints: _Optional[_Iterable[_Union[StringIntLabelMapItem.KeypointMap, _Mapping[str, _Any]]]] = ..., ancestor_ids: _Optional[_Iterable[int]] = ..., descendant_ids: _Optional[_Iterable[int]] = ..., frequency: _Optional[_Union[LVISFrequency, str]] = ..., instance_count: _Optional[int] = ...) -> None: ...
 
 class TrainConfig(_message.Message):
     batch_size: int
@@ -1300,7 +1300,7 @@ class TrainConfig(_message.Message):
     retain_original_images: bool
     use_bfloat16: bool
     summarize_gradients: bool
-    def __init__(self, batch_size: _Optional[int] = ..., data_augmentation_options: _Optional[_Iterable[_Union[PreprocessingStep, _Mapping]]] = ..., sync_replicas: _Optional[bool] = ..., keep_checkpoint_every_n_hours: _Optional[float] = ..., optimizer: _Optional[_Union[Optimizer, _Mapping]] = ..., gradient_clipping_by_norm: _Optional[float] = ..., fine_tune_checkpoint: _Optional[str] = ..., fine_tune_checkpoint_type: _Optional[str] = ..., fine_tune_checkpoint_version: _Optional[_Union[CheckpointVersion, str]] = ..., from_detection_checkpoint: _Optional[bool] = ..., load_all_detection_checkpoint_vars: _Optional[bool] = ..., run_fine_tune_checkpoint_dummy_computation: _Optional[bool] = ..., num_steps: _Optional[int] = ..., startup_delay_steps: _Optional[float] = ..., bias_grad_multiplier: _Optional[float] = ..., update_trainable_variables: _Optional[_Iterable[str]] = ..., freeze_variables: _Optional[_Iterable[str]] = ..., replicas_to_aggregate: _Optional[int] = ..., batch_queue_capacity: _Optional[int] = ..., num_batch_queue_threads: _Optional[int] = ..., prefetch_queue_capacity: _Optional[int] = ..., merge_multiple_label_boxes: _Optional[bool] = ..., use_multiclass_scores: _Optional[bool] = ..., add_regularization_loss: _Optional[bool] = ..., max_number_of_boxes: _Optional[int] = ..., unpad_groundtruth_tensors: _Optional[bool] = ..., retain_original_images: _Optional[bool] = ..., use_bfloat16: _Optional[bool] = ..., summarize_gradients: _Optional[bool] = ...) -> None: ...
+    def __init__(self, batch_size: _Optional[int] = ..., data_augmentation_options: _Optional[_Iterable[_Union[PreprocessingStep, _Mapping[str, _Any]]]] = ..., sync_replicas: _Optional[bool] = ..., keep_checkpoint_every_n_hours: _Optional[float] = ..., optimizer: _Optional[_Union[Optimizer, _Mapping[str, _Any]]] = ..., gradient_clipping_by_norm: _Optional[float] = ..., fine_tune_checkpoint: _Optional[str] = ..., fine_tune_checkpoint_type: _Optional[str] = ..., fine_tune_checkpoint_version: _Optional[_Union[CheckpointVersion, str]] = ..., from_detection_checkpoint: _Optional[bool] = ..., load_all_detection_checkpoint_vars: _Optional[bool] = ..., run_fine_tune_checkpoint_dummy_computation: _Optional[bool] = ..., num_steps: _Optional[int] = ..., startup_delay_steps: _Optional[float] = ..., bias_grad_multiplier: _Optional[float] = ..., update_trainable_variables: _Optional[_Iterable[str]] = ..., freeze_variables: _Optional[_Iterable[str]] = ..., replicas_to_aggregate: _Optional[int] = ..., batch_queue_capacity: _Optional[int] = ..., num_batch_queue_threads: _Optional[int] = ..., prefetch_queue_capacity: _Optional[int] = ..., merge_multiple_label_boxes: _Optional[bool] = ..., use_multiclass_scores: _Optional[bool] = ..., add_regularization_loss: _Optional[bool] = ..., max_number_of_boxes: _Optional[int] = ..., unpad_groundtruth_tensors: _Optional[bool] = ..., retain_original_images: _Optional[bool] = ..., use_bfloat16: _Optional[bool] = ..., summarize_gradients: _Optional[bool] = ...) -> None: ...
 
 class Optimizer(_message.Message):
     rms_prop_optimizer: RMSPropOptimizer
@@ -1308,31 +1308,31 @@ class Optimizer(_message.Message):
     adam_optimizer: AdamOptimizer
     use_moving_average: bool
     moving_average_decay: float
-    def __init__(self, rms_prop_optimizer: _Optional[_Union[RMSPropOptimizer, _Mapping]] = ..., momentum_optimizer: _Optional[_Union[MomentumOptimizer, _Mapping]] = ..., adam_optimizer: _Optional[_Union[AdamOptimizer, _Mapping]] = ..., use_moving_average: _Optional[bool] = ..., moving_average_decay: _Optional[float] = ...) -> None: ...
+    def __init__(self, rms_prop_optimizer: _Optional[_Union[RMSPropOptimizer, _Mapping[str, _Any]]] = ..., momentum_optimizer: _Optional[_Union[MomentumOptimizer, _Mapping[str, _Any]]] = ..., adam_optimizer: _Optional[_Union[AdamOptimizer, _Mapping[str, _Any]]] = ..., use_moving_average: _Optional[bool] = ..., moving_average_decay: _Optional[float] = ...) -> None: ...
 
 class RMSPropOptimizer(_message.Message):
     learning_rate: LearningRate
     momentum_optimizer_value: float
     decay: float
     epsilon: float
-    def __init__(self, learning_rate: _Optional[_Union[LearningRate, _Mapping]] = ..., momentum_optimizer_value: _Optional[float] = ..., decay: _Optional[float] = ..., epsilon: _Optional[float] = ...) -> None: ...
+    def __init__(self, learning_rate: _Optional[_Union[LearningRate, _Mapping[str, _Any]]] = ..., momentum_optimizer_value: _Optional[float] = ..., decay: _Optional[float] = ..., epsilon: _Optional[float] = ...) -> None: ...
 
 class MomentumOptimizer(_message.Message):
     learning_rate: LearningRate
     momentum_optimizer_value: float
-    def __init__(self, learning_rate: _Optional[_Union[LearningRate, _Mapping]] = ..., momentum_optimizer_value: _Optional[float] = ...) -> None: ...
+    def __init__(self, learning_rate: _Optional[_Union[LearningRate, _Mapping[str, _Any]]] = ..., momentum_optimizer_value: _Optional[float] = ...) -> None: ...
 
 class AdamOptimizer(_message.Message):
     learning_rate: LearningRate
     epsilon: float
-    def __init__(self, learning_rate: _Optional[_Union[LearningRate, _Mapping]] = ..., epsilon: _Optional[float] = ...) -> None: ...
+    def __init__(self, learning_rate: _Optional[_Union[LearningRate, _Mapping[str, _Any]]] = ..., epsilon: _Optional[float] = ...) -> None: ...
 
 class LearningRate(_message.Message):
     constant_learning_rate: ConstantLearningRate
     exponential_decay_learning_rate: ExponentialDecayLearningRate
     manual_step_learning_rate: ManualStepLearningRate
     cosine_decay_learning_rate: CosineDecayLearningRate
-    def __init__(self, constant_learning_rate: _Optional[_Union[ConstantLearningRate, _Mapping]] = ..., exponential_decay_learning_rate: _Optional[_Union[ExponentialDecayLearningRate, _Mapping]] = ..., manual_step_learning_rate: _Optional[_Union[ManualStepLearningRate, _Mapping]] = ..., cosine_decay_learning_rate: _Optional[_Union[CosineDecayLearningRate, _Mapping]] = ...) -> None: ...
+    def __init__(self, constant_learning_rate: _Optional[_Union[ConstantLearningRate, _Mapping[str, _Any]]] = ..., exponential_decay_learning_rate: _Optional[_Union[ExponentialDecayLearningRate, _Mapping[str, _Any]]] = ..., manual_step_learning_rate: _Optional[_Union[ManualStepLearningRate, _Mapping[str, _Any]]] = ..., cosine_decay_learning_rate: _Optional[_Union[CosineDecayLearningRate, _Mapping[str, _Any]]] = ...) -> None: ...
 
 class ConstantLearningRate(_message.Message):
     learning_rate: float
@@ -1356,7 +1356,7 @@ class ManualStepLearningRate(_message.Message):
     initial_learning_rate: float
     schedule: _containers.RepeatedCompositeFieldContainer[ManualStepLearningRate.LearningRateSchedule]
     warmup: bool
-    def __init__(self, initial_learning_rate: _Optional[float] = ..., schedule: _Optional[_Iterable[_Union[ManualStepLearningRate.LearningRateSchedule, _Mapping]]] = ..., warmup: _Optional[bool] = ...) -> None: ...
+    def __init__(self, initial_learning_rate: _Optional[float] = ..., schedule: _Optional[_Iterable[_Union[ManualStepLearningRate.LearningRateSchedule, _Mapping[str, _Any]]]] = ..., warmup: _Optional[bool] = ...) -> None: ...
 
 class CosineDecayLearningRate(_message.Message):
     learning_rate_base: float
@@ -1404,11 +1404,11 @@ class EvalConfig(_message.Message):
     keypoint_edge: _containers.RepeatedCompositeFieldContainer[KeypointEdge]
     skip_predictions_for_unlabeled_class: bool
     image_classes_field_map_empty_to_ones: bool
-    def __init__(self, batch_size: _Optional[int] = ..., num_visualizations: _Optional[int] = ..., num_examples: _Optional[int] = ..., eval_interval_secs: _Optional[int] = ..., max_evals: _Optional[int] = ..., save_graph: _Optional[bool] = ..., visualization_export_dir: _Optional[str] = ..., eval_master: _Optional[str] = ..., metrics_set: _Optional[_Iterable[str]] = ..., parameterized_metric: _Optional[_Iterable[_Union[ParameterizedMetric, _Mapping]]] = ..., export_path: _Optional[str] = ..., ignore_groundtruth: _Optional[bool] = ..., use_moving_averages: _Optional[bool] = ..., eval_instance_masks: _Optional[bool] = ..., min_score_threshold: _Optional[float] = ..., max_num_boxes_to_visualize: _Optional[int] = ..., skip_scores: _Optional[bool] = ..., skip_labels: _Optional[bool] = ..., visualize_groundtruth_boxes: _Optional[bool] = ..., groundtruth_box_visualization_color: _Optional[str] = ..., keep_image_id_for_visualization_export: _Optional[bool] = ..., retain_original_images: _Optional[bool] = ..., include_metrics_per_category: _Optional[bool] = ..., all_metrics_per_category: _Optional[bool] = ..., super_categories: _Optional[_Mapping[str, str]] = ..., recall_lower_bound: _Optional[float] = ..., recall_upper_bound: _Optional[float] = ..., retain_original_image_additional_channels: _Optional[bool] = ..., force_no_resize: _Optional[bool] = ..., use_dummy_loss_in_eval: _Optional[bool] = ..., keypoint_edge: _Optional[_Iterable[_Union[KeypointEdge, _Mapping]]] = ..., skip_predictions_for_unlabeled_class: _Optional[bool] = ..., image_classes_field_map_empty_to_ones: _Optional[bool] = ...) -> None: ...
+    def __init__(self, batch_size: _Optional[int] = ..., num_visualizations: _Optional[int] = ..., num_examples: _Optional[int] = ..., eval_interval_secs: _Optional[int] = ..., max_evals: _Optional[int] = ..., save_graph: _Optional[bool] = ..., visualization_export_dir: _Optional[str] = ..., eval_master: _Optional[str] = ..., metrics_set: _Optional[_Iterable[str]] = ..., parameterized_metric: _Optional[_Iterable[_Union[ParameterizedMetric, _Mapping[str, _Any]]]] = ..., export_path: _Optional[str] = ..., ignore_groundtruth: _Optional[bool] = ..., use_moving_averages: _Optional[bool] = ..., eval_instance_masks: _Optional[bool] = ..., min_score_threshold: _Optional[float] = ..., max_num_boxes_to_visualize: _Optional[int] = ..., skip_scores: _Optional[bool] = ..., skip_labels: _Optional[bool] = ..., visualize_groundtruth_boxes: _Optional[bool] = ..., groundtruth_box_visualization_color: _Optional[str] = ..., keep_image_id_for_visualization_export: _Optional[bool] = ..., retain_original_images: _Optional[bool] = ..., include_metrics_per_category: _Optional[bool] = ..., all_metrics_per_category: _Optional[bool] = ..., super_categories: _Optional[_Mapping[str, str]] = ..., recall_lower_bound: _Optional[float] = ..., recall_upper_bound: _Optional[float] = ..., retain_original_image_additional_channels: _Optional[bool] = ..., force_no_resize: _Optional[bool] = ..., use_dummy_loss_in_eval: _Optional[bool] = ..., keypoint_edge: _Optional[_Iterable[_Union[KeypointEdge, _Mapping[str, _Any]]]] = ..., skip_predictions_for_unlabeled_class: _Optional[bool] = ..., image_classes_field_map_empty_to_ones: _Optional[bool] = ...) -> None: ...
 
 class ParameterizedMetric(_message.Message):
     coco_keypoint_metrics: CocoKeypointMetrics
-    def __init__(self, coco_keypoint_metrics: _Optional[_Union[CocoKeypointMetrics, _Mapping]] = ...) -> None: ...
+    def __init__(self, coco_keypoint_metrics: _Optional[_Union[CocoKeypointMetrics, _Mapping[str, _Any]]] = ...) -> None: ...
 
 class CocoKeypointMetrics(_message.Message):
     class KeypointLabelToSigmasEntry(_message.Message):
@@ -1462,7 +1462,7 @@ class InputReader(_message.Message):
     external_input_reader: ExternalInputReader
     sample_from_datasets_weights: _containers.RepeatedScalarFieldContainer[float]
     expand_labels_hierarchy: bool
-    def __init__(self, name: _Optional[str] = ..., label_map_path: _Optional[str] = ..., shuffle: _Optional[bool] = ..., shuffle_buffer_size: _Optional[int] = ..., filenames_shuffle_buffer_size: _Optional[int] = ..., num_epochs: _Optional[int] = ..., sample_1_of_n_examples: _Optional[int] = ..., num_readers: _Optional[int] = ..., num_parallel_batches: _Optional[int] = ..., num_prefetch_batches: _Optional[int] = ..., queue_capacity: _Optional[int] = ..., min_after_dequeue: _Optional[int] = ..., read_block_length: _Optional[int] = ..., prefetch_size: _Optional[int] = ..., num_parallel_map_calls: _Optional[int] = ..., drop_remainder: _Optional[bool] = ..., num_additional_channels: _Optional[int] = ..., num_keypoints: _Optional[int] = ..., keypoint_type_weight: _Optional[_Iterable[float]] = ..., max_number_of_boxes: _Optional[int] = ..., load_multiclass_scores: _Optional[bool] = ..., load_context_features: _Optional[bool] = ..., load_context_image_ids: _Optional[bool] = ..., load_instance_masks: _Optional[bool] = ..., mask_type: _Optional[_Union[InstanceMaskType, str]] = ..., load_dense_pose: _Optional[bool] = ..., load_track_id: _Optional[bool] = ..., load_keypoint_depth_features: _Optional[bool] = ..., use_display_name: _Optional[bool] = ..., include_source_id: _Optional[bool] = ..., input_type: _Optional[_Union[InputType, str]] = ..., frame_index: _Optional[int] = ..., use_keypoint_label_map: _Optional[bool] = ..., tf_record_input_reader: _Optional[_Union[TFRecordInputReader, _Mapping]] = ..., external_input_reader: _Optional[_Union[ExternalInputReader, _Mapping]] = ..., sample_from_datasets_weights: _Optional[_Iterable[float]] = ..., expand_labels_hierarchy: _Optional[bool] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., label_map_path: _Optional[str] = ..., shuffle: _Optional[bool] = ..., shuffle_buffer_size: _Optional[int] = ..., filenames_shuffle_buffer_size: _Optional[int] = ..., num_epochs: _Optional[int] = ..., sample_1_of_n_examples: _Optional[int] = ..., num_readers: _Optional[int] = ..., num_parallel_batches: _Optional[int] = ..., num_prefetch_batches: _Optional[int] = ..., queue_capacity: _Optional[int] = ..., min_after_dequeue: _Optional[int] = ..., read_block_length: _Optional[int] = ..., prefetch_size: _Optional[int] = ..., num_parallel_map_calls: _Optional[int] = ..., drop_remainder: _Optional[bool] = ..., num_additional_channels: _Optional[int] = ..., num_keypoints: _Optional[int] = ..., keypoint_type_weight: _Optional[_Iterable[float]] = ..., max_number_of_boxes: _Optional[int] = ..., load_multiclass_scores: _Optional[bool] = ..., load_context_features: _Optional[bool] = ..., load_context_image_ids: _Optional[bool] = ..., load_instance_masks: _Optional[bool] = ..., mask_type: _Optional[_Union[InstanceMaskType, str]] = ..., load_dense_pose: _Optional[bool] = ..., load_track_id: _Optional[bool] = ..., load_keypoint_depth_features: _Optional[bool] = ..., use_display_name: _Optional[bool] = ..., include_source_id: _Optional[bool] = ..., input_type: _Optional[_Union[InputType, str]] = ..., frame_index: _Optional[int] = ..., use_keypoint_label_map: _Optional[bool] = ..., tf_record_input_reader: _Optional[_Union[TFRecordInputReader, _Mapping[str, _Any]]] = ..., external_input_reader: _Optional[_Union[ExternalInputReader, _Mapping[str, _Any]]] = ..., sample_from_datasets_weights: _Optional[_Iterable[float]] = ..., expand_labels_hierarchy: _Optional[bool] = ...) -> None: ...
 
 class TFRecordInputReader(_message.Message):
     input_path: _containers.RepeatedScalarFieldContainer[str]
@@ -1478,14 +1478,14 @@ class TrainEvalPipelineConfig(_message.Message):
     eval_config: EvalConfig
     eval_input_reader: _containers.RepeatedCompositeFieldContainer[InputReader]
     graph_rewriter: GraphRewriter
-    def __init__(self, model: _Optional[_Union[DetectionModel, _Mapping]] = ..., train_config: _Optional[_Union[TrainConfig, _Mapping]] = ..., train_input_reader: _Optional[_Union[InputReader, _Mapping]] = ..., eval_config: _Optional[_Union[EvalConfig, _Mapping]] = ..., eval_input_reader: _Optional[_Iterable[_Union[InputReader, _Mapping]]] = ..., graph_rewriter: _Optional[_Union[GraphRewriter, _Mapping]] = ...) -> None: ...
+    def __init__(self, model: _Optional[_Union[DetectionModel, _Mapping[str, _Any]]] = ..., train_config: _Optional[_Union[TrainConfig, _Mapping[str, _Any]]] = ..., train_input_reader: _Optional[_Union[InputReader, _Mapping[str, _Any]]] = ..., eval_config: _Optional[_Union[EvalConfig, _Mapping[str, _Any]]] = ..., eval_input_reader: _Optional[_Iterable[_Union[InputReader, _Mapping[str, _Any]]]] = ..., graph_rewriter: _Optional[_Union[GraphRewriter, _Mapping[str, _Any]]] = ...) -> None: ...
 
 class DetectionModel(_message.Message):
     faster_rcnn: FasterRcnn
     ssd: Ssd
     experimental_model: ExperimentalModel
     center_net: CenterNet
-    def __init__(self, faster_rcnn: _Optional[_Union[FasterRcnn, _Mapping]] = ..., ssd: _Optional[_Union[Ssd, _Mapping]] = ..., experimental_model: _Optional[_Union[ExperimentalModel, _Mapping]] = ..., center_net: _Optional[_Union[CenterNet, _Mapping]] = ...) -> None: ...
+    def __init__(self, faster_rcnn: _Optional[_Union[FasterRcnn, _Mapping[str, _Any]]] = ..., ssd: _Optional[_Union[Ssd, _Mapping[str, _Any]]] = ..., experimental_model: _Optional[_Union[ExperimentalModel, _Mapping[str, _Any]]] = ..., center_net: _Optional[_Union[CenterNet, _Mapping[str, _Any]]] = ...) -> None: ...
 
 class ExperimentalModel(_message.Message):
     name: str
@@ -1493,7 +1493,7 @@ class ExperimentalModel(_message.Message):
 
 class GraphRewriter(_message.Message):
     quantization: Quantization
-    def __init__(self, quantization: _Optional[_Union[Quantization, _Mapping]] = ...) -> None: ...
+    def __init__(self, quantization: _Optional[_Union[Quantization, _Mapping[str, _Any]]] = ...) -> None: ...
 
 class Quantization(_message.Message):
     delay: int

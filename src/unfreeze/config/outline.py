@@ -1,8 +1,12 @@
-"""What stands where in a text-format file, and what the schema does not know there.
+"""Scans a text-format file for the lines of its fields and for names that the schema does not have.
 
-protobuf's text_format stops at the first unknown field, or drops all of them in silence, and its words differ from
-version to version. This reader goes over the same text beforehand. It decides nothing about values: the text is still
-parsed by text_format, which has the last word.
+protobuf's text_format stops at the first unknown field, or drops all of them silently, and its messages differ between
+versions. This scanner reads the same text before it and only finds positions and better messages: the text is still
+parsed by text_format, which decides.
+
+`text_format.Tokenizer` is not used: its positions are private attributes (`_line`, `_column`), it has no offsets into
+the text, which are needed to remove unknown fields, and it reads a string without closing quote and the rest of the
+line as one token.
 """
 
 import difflib
@@ -11,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-# The tokens of protobuf's text format; a string cannot span lines.
+# The tokens of protobuf's text format. Strings do not span lines.
 _TOKEN = re.compile(
     r"""(?P<skip>\s+|\#[^\n]*)
       | (?P<name>[a-zA-Z_][0-9a-zA-Z_+-]*)
@@ -31,7 +35,7 @@ _WORD = re.compile(r"[^\s,;\[\]{}<>]+")
 
 @dataclass(frozen=True)
 class Token:
-    """One token; `text[start:end]` is it."""
+    """One token, at `text[start:end]`."""
 
     kind: str
     text: str
@@ -42,26 +46,26 @@ class Token:
 
 @dataclass(frozen=True)
 class Stray:
-    """Something the schema does not know: a field, or an enum value; `text[start:end]` is the whole field."""
+    """A field or an enum value that the schema does not have; `text[start:end]` is the whole field."""
 
     line: int
     start: int
     end: int
     name: str
     what: str  # "Ssd has no field 'num_clases'"
-    hint: str  # "did you mean 'num_classes'?", or nothing
-    braces: str = ""  # "is a '}' missing …?", if it may be: only worth asking where the braces do not match
+    hint: str  # "did you mean 'num_classes'?", or empty
+    braces: str = ""  # "is a '}' missing …?", for a file whose braces do not match
 
 
 @dataclass
 class Outline:
-    """What `outline` found."""
+    """The result of `outline`."""
 
     strays: list[Stray] = field(default_factory=list)
     lines: dict[str, int] = field(default_factory=dict)  # "model.ssd.num_classes" -> its line, the last one if repeated
-    roots: list[int] = field(default_factory=list)  # the line of each field of the root message, in order
-    bad_values: list[tuple[int, str]] = field(default_factory=list)  # line, what is wrong
-    broken: tuple[int, str] | None = None  # line, what is wrong: the reader got no further
+    roots: list[int] = field(default_factory=list)  # the lines of the fields of the root message, in order
+    bad_values: list[tuple[int, str]] = field(default_factory=list)  # line, message
+    broken: tuple[int, str] | None = None  # line and message of the error that ended the scan
 
 
 class _BrokenError(Exception):
@@ -72,23 +76,23 @@ class _BrokenError(Exception):
 
 @dataclass(frozen=True)
 class _Level:
-    """A message that is open at the moment."""
+    """An open message."""
 
     message: Any  # its descriptor
-    opener: Token | None  # the name of the field it is the value of; None for the root
+    opener: Token | None  # the name of the field whose value it is; None for the root
     closer: str
     path: str
-    closed: "dict[str, _Level]"  # its message fields that were closed before
+    closed: "dict[str, _Level]"  # its fields that are messages and are closed already
 
 
 def outline(text: str, message: Any) -> Outline:
-    """Read text of a message (a descriptor) as far as its syntax allows."""
-    found = Outline()
+    """Scans the text of a message, given its descriptor, up to the first syntax error."""
+    result = Outline()
     try:
-        _Reader(text, found).fields([_Level(message, None, "", "", {})])
+        _Scanner(text, result).fields([_Level(message, None, "", "", {})])
     except _BrokenError as error:
-        found.broken = error.at
-    return found
+        result.broken = error.at
+    return result
 
 
 def _tokens(text: str) -> Iterator[Token]:
@@ -99,15 +103,15 @@ def _tokens(text: str) -> Iterator[Token]:
         line += match.group().count("\n")
 
 
-class _Reader:
-    def __init__(self, text: str, found: Outline) -> None:
-        self.text, self.found = text, found
+class _Scanner:
+    def __init__(self, text: str, outline: Outline) -> None:
+        self.text, self.outline = text, outline
         self.tokens = list(_tokens(text))
         self.at = 0
 
     @property
     def token(self) -> Token:
-        """The next token; at the end one that equals nothing."""
+        """The next token; at the end of the text, a token of kind "end"."""
         if self.at < len(self.tokens):
             return self.tokens[self.at]
         end = len(self.text)
@@ -124,7 +128,7 @@ class _Reader:
         return True
 
     def fields(self, levels: list[_Level]) -> None:
-        """The fields of the innermost open message, up to its closing brace or the end of the file."""
+        """Scans the fields of the innermost open message, up to its closing brace or the end of the file."""
         opener, closer = levels[-1].opener, levels[-1].closer
         while True:
             token = self.token
@@ -157,9 +161,9 @@ class _Reader:
             self.stray(levels, name, name.text)
             return
         path = f"{level.path}.{name.text}".lstrip(".")
-        self.found.lines[path] = name.line
+        self.outline.lines[path] = name.line
         if level.opener is None:
-            self.found.roots.append(name.line)
+            self.outline.roots.append(name.line)
         colon = self.took(":")
         if not colon and known.message_type is None:
             raise _BrokenError(name.line, f"expected ':' after '{name.text}', found {self.shown()}")
@@ -187,18 +191,18 @@ class _Reader:
         value = self.token
         shown = self.shown()
         if value.kind in ("end", "mark"):
-            raise _BrokenError(value.line, f"'{name.text}' wants {_wanted(known)}, found {shown}")
+            raise _BrokenError(value.line, f"'{name.text}' must be {_expected(known)}, found {shown}")
         self.take()
         while value.kind == "string" and self.token.kind == "string":  # adjacent strings are one
             self.take()
         if known.enum_type is not None and value.kind in ("name", "number"):
             self.enum_value(level, name, known, value)
         elif not _fits(known, value):
-            what = f"'{name.text}' of {level.message.name} is {_wanted(known)}, not {shown}"
-            self.found.bad_values.append((value.line, what))
+            what = f"'{name.text}' of {level.message.name} must be {_expected(known)}, not {shown}"
+            self.outline.bad_values.append((value.line, what))
         elif value.kind == "string" and _HALF_ESCAPE.search(value.text.replace("\\\\", "")):
-            what = f"'{name.text}' of {level.message.name} has a '\\' that begins no escape; write '/' or '\\\\'"
-            self.found.bad_values.append((value.line, what))
+            what = f"'{name.text}' of {level.message.name} has a '\\' that starts no escape; write '/' or '\\\\'"
+            self.outline.bad_values.append((value.line, what))
 
     def enum_value(self, level: _Level, name: Token, known: Any, value: Token) -> None:
         names = known.enum_type.values_by_name
@@ -207,18 +211,18 @@ class _Reader:
         what = f"'{name.text}' of {level.message.name} has no value '{value.text}'"
         near = difflib.get_close_matches(value.text.upper(), names, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"it is one of {', '.join(names)}"
-        self.found.strays.append(Stray(value.line, name.start, value.end, value.text, what, hint))
+        self.outline.strays.append(Stray(value.line, name.start, value.end, value.text, what, hint))
 
     def stray(self, levels: list[_Level], start: Token, name: str) -> None:
-        """Notes a field that the schema does not know, and skips its value."""
+        """Records a field that the schema does not have, and skips its value."""
         hint, braces = _hint(levels, name)
         self.skip_value()
         end = self.tokens[self.at - 1].end
         what = f"{levels[-1].message.name} has no field '{name}'"
-        self.found.strays.append(Stray(start.line, start.start, end, name, what, hint, braces))
+        self.outline.strays.append(Stray(start.line, start.start, end, name, what, hint, braces))
 
     def skip_value(self) -> None:
-        """Past `: value` or `{ … }`; a name with neither, such as the s of `"path"s`, stands for itself."""
+        """Skips `: value` or `{ … }`; after a name with neither, such as the s of `"path"s`, skips nothing."""
         colon = self.took(":")
         if self.token.kind == "mark" and self.token.text in _OPENERS:
             self.skip_group()
@@ -241,7 +245,7 @@ class _Reader:
                 closers.pop()
 
     def shown(self) -> str:
-        """The next token as a reader of the message would look for it: up to the next space."""
+        """Returns the next token as an error shows it: up to the next space."""
         if self.token.kind == "end":
             return self.token.text
         if self.token.text in ("'", '"'):
@@ -251,7 +255,7 @@ class _Reader:
 
 
 def _hint(levels: list[_Level], name: str) -> tuple[str, str]:
-    """Where a name that this message does not know may belong, and how the braces may be to blame."""
+    """Returns where an unknown name may belong, and which brace may be missing or extra."""
     level = levels[-1]
     for outer in reversed(levels[:-1]):
         if name in outer.message.fields_by_name and level.opener is not None:
@@ -259,7 +263,7 @@ def _hint(levels: list[_Level], name: str) -> tuple[str, str]:
             return f"but {outer.message.name} has", f"is a '}}' missing between {opener} and here?"
     inner = _closed_with(level, name)
     if inner is not None:
-        return f"but '{inner}' has", "is there a '}' too many above?"
+        return f"but '{inner}' has", "is there an extra '}' above?"
     near = _close(level, name)
     if near:
         return f"did you mean '{near[0]}'?", ""
@@ -269,7 +273,7 @@ def _hint(levels: list[_Level], name: str) -> tuple[str, str]:
 
 
 def _closed_with(level: _Level, name: str) -> str | None:
-    """The field, closed before this place, whose message has a field of that name."""
+    """Returns the field, closed before this position, whose message has a field of that name."""
     for child, inner in level.closed.items():
         if name in inner.message.fields_by_name:
             return child
@@ -300,21 +304,21 @@ def _kind(known: Any) -> str:
     return kinds[known.type]
 
 
-def _wanted(known: Any) -> str:
+def _expected(known: Any) -> str:
     kind = _kind(known)
     if kind == "enum":
         return f"one of {', '.join(known.enum_type.values_by_name)}"
     return {
         "bool": "true or false",
         "int32": "a whole number (int32)",
-        "uint32": "a whole number, not negative (uint32)",
+        "uint32": "a whole number that is not negative (uint32)",
         "float": "a number",
         "string": "text in quotes",
     }[kind]
 
 
 def _fits(known: Any, value: Token) -> bool:
-    """Whether a value looks right; text_format decides, this only finds the words for it."""
+    """Returns whether a value has the type of its field; text_format decides, this only finds a better message."""
     kind = _kind(known)
     if kind == "string":
         return value.kind == "string"

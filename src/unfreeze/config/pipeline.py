@@ -1,15 +1,19 @@
-"""pipeline.config: read, parse, write.
+"""Reads, parses and formats pipeline.config.
 
 Source: research/object_detection/export_inference_graph.py and utils/config_util.py.
 """
 
 import os
+from typing import TypeAlias
 
 from google.protobuf import text_format
 
-from unfreeze.config.messages import TrainEvalPipelineConfig as PipelineConfig
-from unfreeze.config.text import OnWarning, merge_text, read_text
+from unfreeze.callbacks import OnMessage
+from unfreeze.config import messages
+from unfreeze.config.text import merge_text, read_text
 from unfreeze.errors import ConfigError
+
+PipelineConfig: TypeAlias = messages.TrainEvalPipelineConfig
 
 _EXPECTED = "a pipeline.config"
 _FOREIGN = {
@@ -25,9 +29,9 @@ def read_pipeline_config(
     *,
     allow_unknown_fields: bool = False,
     override: str = "",
-    on_warning: OnWarning | None = None,
+    on_warning: OnMessage | None = None,
 ) -> PipelineConfig:
-    """The pipeline.config in a file; see `parse_pipeline_config`."""
+    """Reads a pipeline.config; see `parse_pipeline_config`."""
     return parse_pipeline_config(
         read_text(path, _EXPECTED),
         source=str(path),
@@ -43,20 +47,20 @@ def parse_pipeline_config(
     source: str = "pipeline.config",
     allow_unknown_fields: bool = False,
     override: str = "",
-    on_warning: OnWarning | None = None,
+    on_warning: OnMessage | None = None,
 ) -> PipelineConfig:
-    """A pipeline.config from its text; errors call it `source`.
+    """Parses the text of a pipeline.config; `source` is its name in errors.
 
-    `override` is text of the same kind, merged on top: a value replaces, a repeated value is added (the original's
-    --config_override). With `allow_unknown_fields` a field or enum value that the schema does not know is left out, and
-    `on_warning` gets one line for each; without it, `warnings.warn` does.
+    `override` is text in the same format that is merged on top, as with the OD API's --config_override: a value
+    replaces, a repeated value is appended. With `allow_unknown_fields`, fields and enum values that the schema does not
+    have are omitted, and `on_warning`, by default `warnings.warn`, receives a line for each.
 
-    Raises: ConfigError.
+    Raises: ConfigError if the text is not a pipeline.config, or if it has no model.
     """
     config = PipelineConfig()
-    for layer, name in ((text, source), (override, "--config_override")):
+    for part, name in ((text, source), (override, "--config_override")):
         merge_text(
-            layer,
+            part,
             config,
             name,
             allow_unknown_fields=allow_unknown_fields,
@@ -70,5 +74,5 @@ def parse_pipeline_config(
 
 
 def format_pipeline_config(config: PipelineConfig) -> str:
-    """The text of a pipeline.config, as protobuf writes it; parsed again, it is the same message."""
+    """Returns the text of a pipeline.config as protobuf writes it."""
     return str(text_format.MessageToString(config, as_utf8=True))

@@ -1,31 +1,30 @@
-"""Reads text-format files into messages, with errors that name the file, the line and the nearest known name."""
+"""Parses text-format files, with errors that name the file, the line and the nearest known name."""
 
 import os
 import re
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 from google.protobuf import text_format
 
+from unfreeze.callbacks import OnMessage
 from unfreeze.config.outline import Outline, Stray, outline
 from unfreeze.errors import ConfigError
 
 _HEAD_BYTES = 4096
 _UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
-OnWarning = Callable[[str], None]
-_QUOTED_LINE = re.compile(r"^\d+:\d+ : (?:'.*': )?", re.DOTALL)  # how text_format begins its messages
+_QUOTED_LINE = re.compile(r"^\d+:\d+ : (?:'.*': )?", re.DOTALL)  # the start of text_format's messages
 
 
 def read_text(path: str | os.PathLike[str], expected: str) -> str:
-    """The text of a file, with plain line ends.
+    """Returns the text of a file, with line feeds as line ends.
 
-    Raises: ConfigError when there is no such file, or it cannot be read, is empty, or is not text.
+    Raises: ConfigError if the file does not exist, cannot be read, is empty, or is not text.
     """
     try:
         with open(path, "rb") as file:
             data = file.read(_HEAD_BYTES)
-            if b"\0" not in data or data[:2] in _UTF_16_MARKS:  # a binary file may be large: its head is enough
+            if b"\0" not in data or data[:2] in _UTF_16_MARKS:  # does not read the rest of a binary file
                 data += file.read()
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; expected {expected}") from None
@@ -40,7 +39,7 @@ def read_text(path: str | os.PathLike[str], expected: str) -> str:
 
 
 def _decoded(data: bytes, path: str | os.PathLike[str], expected: str) -> str:
-    # Windows editors put a byte order mark before UTF-8, and PowerShell's redirection writes UTF-16 with one.
+    # Windows editors write a byte order mark before UTF-8, and PowerShell's redirection writes UTF-16 with one.
     encoding = "utf-16" if data[:2] in _UTF_16_MARKS else "utf-8-sig"
     try:
         text = data.decode(encoding)
@@ -58,56 +57,56 @@ def merge_text(
     source: str,
     *,
     allow_unknown_fields: bool = False,
-    on_warning: OnWarning | None = None,
+    on_warning: OnMessage | None = None,
     foreign: dict[str, str] | None = None,
 ) -> Outline:
-    """Merge text into a message, as protobuf's `text_format.Merge` does, and say what stands where in it.
+    """Merges text into a message, as protobuf's `text_format.Merge` does, and returns the outline of the text.
 
-    With `allow_unknown_fields`, what the schema does not know is left out, and `on_warning` (by default
-    `warnings.warn`) is called with one line for each. `foreign` says, by a root field's name, what kind of file one
-    has that is mistaken for this one.
+    With `allow_unknown_fields`, fields and enum values that the schema does not have are omitted, and `on_warning`, by
+    default `warnings.warn`, receives a line for each. `foreign` has the error for a file of another kind, by the name
+    of one of its root fields.
 
-    Raises: ConfigError with every unknown field and enum value at once, or the first syntax error or bad value.
+    Raises: ConfigError for all unknown fields and enum values together, or for the first syntax error or bad value.
     """
-    found = outline(text, message.DESCRIPTOR)
-    for stray in found.strays:
+    scan = outline(text, message.DESCRIPTOR)
+    for stray in scan.strays:
         if stray.name in (foreign or {}):
             raise ConfigError(f"{source}:{stray.line}: {stray.what}: {(foreign or {})[stray.name]}")
-    if found.strays and not allow_unknown_fields:
-        raise ConfigError(_strays_told(found, source))
+    if scan.strays and not allow_unknown_fields:
+        raise ConfigError(_unknown_names(scan, source))
     try:
-        text_format.Merge(_without(text, found.strays), message)
+        text_format.Merge(_without(text, scan.strays), message)
     except text_format.ParseError as error:
-        raise ConfigError(_why(error, found, source)) from None
-    for stray in found.strays:
-        told = f"{source}:{stray.line}: {stray.what}; left out"
+        raise ConfigError(_parse_error(error, scan, source)) from None
+    for stray in scan.strays:
+        message_text = f"{source}:{stray.line}: {stray.what}; ignored"
         if on_warning is None:
-            warnings.warn(told, stacklevel=4)
+            warnings.warn(message_text, stacklevel=4)
         else:
-            on_warning(told)
-    return found
+            on_warning(message_text)
+    return scan
 
 
-def _strays_told(found: Outline, source: str) -> str:
-    wrong_brace = _wrong_brace(found, source)
-    if wrong_brace is not None:  # what follows it says nothing more
+def _unknown_names(scan: Outline, source: str) -> str:
+    wrong_brace = _wrong_brace(scan, source)
+    if wrong_brace is not None:  # the names after it are only its consequences
         return wrong_brace
-    told = (
-        f"{source}:{stray.line}: {stray.what}" + (f", {stray.hint}" if stray.hint else "") for stray in found.strays
+    lines = (
+        f"{source}:{stray.line}: {stray.what}" + (f", {stray.hint}" if stray.hint else "") for stray in scan.strays
     )
-    return "; ".join(told) + " (--allow-unknown-fields leaves out what is not known)"
+    return "; ".join(lines) + " (--allow-unknown-fields ignores unknown fields)"
 
 
-def _wrong_brace(found: Outline, source: str) -> str | None:
-    """The first field that a missing or needless brace put into the wrong message, if the braces do not match."""
-    for stray in found.strays:
-        if found.broken is not None and stray.braces:
+def _wrong_brace(scan: Outline, source: str) -> str | None:
+    """Returns the error for the first field that a missing or extra brace put into the wrong message, or None."""
+    for stray in scan.strays:
+        if scan.broken is not None and stray.braces:
             return f"{source}:{stray.line}: {stray.what}, {stray.hint}: {stray.braces}"
     return None
 
 
 def _without(text: str, strays: list[Stray]) -> str:
-    """The text with blanks where strays are, so that lines keep their numbers."""
+    """Returns the text with unknown fields replaced by blanks, so that lines keep their numbers."""
     for stray in strays:
         blank = "".join("\n" if char == "\n" else " " for char in text[stray.start : stray.end])
         end = stray.end
@@ -117,16 +116,16 @@ def _without(text: str, strays: list[Stray]) -> str:
     return text
 
 
-def _why(error: text_format.ParseError, found: Outline, source: str) -> str:
-    """The words of the outline where it has any, else those of text_format."""
-    wrong_brace = _wrong_brace(found, source)
+def _parse_error(error: text_format.ParseError, scan: Outline, source: str) -> str:
+    """Returns the error in the words of the outline if it found the fault, otherwise in those of text_format."""
+    wrong_brace = _wrong_brace(scan, source)
     if wrong_brace is not None:
         return wrong_brace
     line = error.GetLine()
-    for bad_line, what in found.bad_values:
+    for bad_line, what in scan.bad_values:
         if line is None or bad_line == line:
             return f"{source}:{bad_line}: {what}"
-    if found.broken is not None:
-        return f"{source}:{found.broken[0]}: {found.broken[1]}"
+    if scan.broken is not None:
+        return f"{source}:{scan.broken[0]}: {scan.broken[1]}"
     reason = _QUOTED_LINE.sub("", str(error)).strip().rstrip(".")
     return f"{source}:{line}: {reason}" if line is not None else f"{source}: {reason}"
