@@ -26,7 +26,7 @@ DIGITS = Path(__file__).parents[1] / "examples" / "digits"
 
 
 class Recorder:
-    """Stands for a verb: keeps what it was called with, and does what it is told to."""
+    """Stands for `unfreeze.export`: records its arguments, and raises `raises` if that is set."""
 
     def __init__(self) -> None:
         self.checkpoint: str | None = None
@@ -188,7 +188,7 @@ def test_quiet(recorder: Recorder, capsys: pytest.CaptureFixture[str]) -> None:
         (["export", "run", "--labelmap", "x"], "No such option"),
         (["exprt"], "No such command 'exprt'"),
         (["verify", "no/such/folder"], f"{Path('no/such/folder')} does not exist"),
-        (["predict", "no/such/folder", "picture.png"], f"{Path('no/such/folder')} does not exist"),
+        (["predict", "no/such/folder", "image.png"], f"{Path('no/such/folder')} does not exist"),
         (["predict", "no/such/folder"], "Missing argument 'IMAGES...'"),
     ],
 )
@@ -235,14 +235,14 @@ def test_a_traceback_only_when_asked_for(
 def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert unfreeze() == 0
     assert re.search(r"inspect +Report what", capsys.readouterr().out)
-    for verb in ("export", "verify", "inspect", "predict", "demo"):
-        assert unfreeze(verb, "--help") == 0
+    for command in ("export", "verify", "inspect", "predict", "demo"):
+        assert unfreeze(command, "--help") == 0
         assert "Usage: unfreeze" in capsys.readouterr().out
     assert unfreeze("--version") == 0
     assert capsys.readouterr().out == f"unfreeze, version {__version__}\n"
 
 
-# The original TF1 script.
+# The Object Detection API's TF1 script.
 
 ORIGINAL = ("--pipeline_config_path=p.config", "--trained_checkpoint_prefix=model.ckpt-7", "--output_directory=out")
 
@@ -317,7 +317,7 @@ def test_the_original_scripts_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert {flag for flag in original_flags if f"--{flag}:" in out} == original_flags
 
 
-# The original TF2 script.
+# The Object Detection API's TF2 script.
 
 ORIGINAL_V2 = ("--pipeline_config_path", "p.config", "--trained_checkpoint_dir=run", "--output_directory", "out")
 
