@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-# The recorded detections and their tolerances are of TensorFlow without oneDNN, which rounds in an order of its own and
-# is on by default on some CPUs only. TensorFlow reads this when it is imported. With oneDNN: test_onednn_goldens.py.
+# The goldens and their tolerances were recorded without oneDNN, which rounds in another order and is on by default only
+# on some CPUs. TensorFlow reads this variable when it is imported. test_onednn_goldens.py covers oneDNN.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 # Tests of messages read the lines of this process on stderr; TensorFlow writes its warnings there too.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

@@ -1,12 +1,12 @@
-"""The recorded answers of the original program, and the checkpoints that they belong to.
+"""Goldens: outputs recorded from the Object Detection API, and the checkpoints that they belong to.
 
-`goldens/tf1/NAME.json.gz` holds a pipeline.config, the name, shape and dtype of each variable and the outputs' dtypes
-and shapes; `NAME.npz` what the original Object Detection API answered to two pictures: `a/detection_boxes` and so on.
-Of `raw_*` outputs with more rows than 256 (or 64) so many are kept, their indices under `.../rows`; of masks the first
-20.
+`goldens/tf1/NAME.json.gz` contains a pipeline.config, the name, shape and dtype of each variable, and the dtypes and
+shapes of the outputs. `NAME.npz` contains the outputs of the Object Detection API for two images: `a/detection_boxes`
+and so on. Of `raw_*` outputs with more than 256 (or 64) rows, so many are kept, with their indices under `.../rows`;
+of masks the first 20.
 
-No weights are stored. A weight's value follows from its name and shape, a picture from its size and seed: NumPy's
-RandomState is frozen, so they are the same on every version of NumPy.
+No weights are stored. The value of a weight follows from its name and shape, an image from its size and seed: see
+reference_weights.py.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ LARGEST_BYTES = 4_000_000  # an output of a TensorFlow 2 detector that is larger
 
 @dataclass(frozen=True)
 class Golden:
-    """One recorded model."""
+    """A recorded model."""
 
     name: str
     generation: str
@@ -50,54 +50,54 @@ class Golden:
     outputs: dict[str, Any]
     object_graph: bytes | None
     gains: tuple[tuple[str, float], ...]
-    side_inputs: dict[str, tuple[list[int], str]]  # shape and dtype of what the model takes besides pictures
+    side_inputs: dict[str, tuple[list[int], str]]  # shape and dtype of each input besides images
 
-    def answers(self) -> dict[str, np.ndarray]:
-        """Every recorded array, by `picture/output`."""
+    def recorded_outputs(self) -> dict[str, np.ndarray]:
+        """Returns every recorded array, by `image/output`."""
         with np.load(GOLDENS / self.generation / f"{self.name}.npz") as arrays:
             return dict(arrays)
 
 
 def golden(name: str, generation: str = "tf1") -> Golden:
-    """The golden called `name`."""
+    """Returns the golden called `name`."""
     with gzip.open(GOLDENS / generation / f"{name}.json.gz", "rt") as file:
-        read = json.load(file)
+        record = json.load(file)
     return Golden(
         name,
         generation,
-        read["config"],
-        tuple((key, tuple(shape), dtype) for key, shape, dtype in read["variables"]),
-        read["outputs"],
-        bytes.fromhex(read["object_graph"]) if "object_graph" in read else None,
-        tuple((pattern, factor) for pattern, factor in read.get("gains", [])),
-        {name: (shape, dtype) for name, (shape, dtype) in read.get("side_inputs", {}).items()},
+        record["config"],
+        tuple((key, tuple(shape), dtype) for key, shape, dtype in record["variables"]),
+        record["outputs"],
+        bytes.fromhex(record["object_graph"]) if "object_graph" in record else None,
+        tuple((pattern, factor) for pattern, factor in record.get("gains", [])),
+        {name: (shape, dtype) for name, (shape, dtype) in record.get("side_inputs", {}).items()},
     )
 
 
 def golden_names(generation: str = "tf1") -> list[str]:
-    """The names of all goldens of a generation."""
+    """Returns the names of all goldens of a generation."""
     return sorted(path.name.removesuffix(".json.gz") for path in (GOLDENS / generation).glob("*.json.gz"))
 
 
-def write_checkpoint(made: Golden, folder: Path) -> Path:
+def write_checkpoint(golden: Golden, folder: Path) -> Path:
     """Writes the golden's checkpoint, state file and pipeline.config into `folder`; returns the prefix."""
     import tensorflow as tf
 
     folder.mkdir(parents=True, exist_ok=True)
-    prefix = folder / ("ckpt-1" if made.object_graph else "model.ckpt-1000")
-    keys = [key for key, _, _ in made.variables]
-    values = [tf.constant(weight(key, shape, dtype, made.gains)) for key, shape, dtype in made.variables]
-    if made.object_graph:
+    prefix = folder / ("ckpt-1" if golden.object_graph else "model.ckpt-1000")
+    keys = [key for key, _, _ in golden.variables]
+    values = [tf.constant(weight(key, shape, dtype, golden.gains)) for key, shape, dtype in golden.variables]
+    if golden.object_graph:
         keys.append("_CHECKPOINTABLE_OBJECT_GRAPH")
-        values.append(tf.constant(made.object_graph))
+        values.append(tf.constant(golden.object_graph))
     tf.raw_ops.SaveV2(prefix=str(prefix), tensor_names=keys, shape_and_slices=[""] * len(keys), tensors=values)
     (folder / "checkpoint").write_text(f'model_checkpoint_path: "{prefix.name}"\n')
-    (folder / "pipeline.config").write_text(made.config)
+    (folder / "pipeline.config").write_text(golden.config)
     return prefix
 
 
 def weight(key: str, shape: tuple[int, ...], dtype: str, gains: tuple[tuple[str, float], ...] = ()) -> np.ndarray:
-    """The value of a weight, by the rule under which the original was recorded."""
+    """Returns the value that a weight had when the golden was recorded."""
     name = key.removesuffix(VALUE_SUFFIX)
     value = reference_weights.value(name, shape, dtype)
     if value.dtype.kind != "f":
@@ -106,7 +106,7 @@ def weight(key: str, shape: tuple[int, ...], dtype: str, gains: tuple[tuple[str,
 
 
 def frozen_graph(name: str) -> bytes:
-    """The frozen_inference_graph.pb that the original's exporter wrote for a golden, its weights put back in."""
+    """Returns the frozen_inference_graph.pb that the Object Detection API exported for a golden, with its weights."""
     import tensorflow as tf
 
     with gzip.open(HERE / "frozen" / f"{name}.pb.gz", "rb") as file:

@@ -1,8 +1,8 @@
-"""Anchors against what the original computed, to the last bit.
+"""Anchors equal those of the Object Detection API to the last bit.
 
-`anchors.*` was recorded with the original on TensorFlow 1.15.5 with its graph optimizer off (on, it reassociates
-products and moves the last bit where sizes are unknown). Each case holds for sizes that are known beforehand, unknown,
-or both.
+`anchors.*` was recorded from the Object Detection API on TensorFlow 1.15.5 without its graph optimizer, which
+reassociates products and so changes the last bit where sizes are unknown. Each case is for sizes that are known when
+the graph is built, unknown, or both.
 """
 
 import json
@@ -27,7 +27,7 @@ def generator_of(config: str) -> AnchorGenerator:
 
 
 @pytest.mark.parametrize(("index", "sizes"), [(i, sizes) for i, case in enumerate(CASES) for sizes in case["sizes"]])
-def test_anchors_are_the_originals_to_the_last_bit(index: int, sizes: str) -> None:
+def test_anchors_equal_the_object_detection_apis_to_the_last_bit(index: int, sizes: str) -> None:
     case = CASES[index]
     length = (lambda number: number) if sizes == "known" else tf.constant
     generator = generator_of(case["config"])
@@ -43,7 +43,7 @@ def test_anchors_are_the_originals_to_the_last_bit(index: int, sizes: str) -> No
         np.testing.assert_array_equal(boxes, RECORDED[f"{index}/{level}"])
 
 
-def test_anchors_of_unknown_sizes_are_part_of_the_graph() -> None:
+def test_anchors_for_unknown_sizes_are_computed_in_the_graph() -> None:
     generator = generator_of("ssd_anchor_generator { num_layers: 2 aspect_ratios: 1 aspect_ratios: 2 }")
 
     @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3])])
@@ -54,7 +54,7 @@ def test_anchors_of_unknown_sizes_are_part_of_the_graph() -> None:
     first, second = anchors(tf.zeros([1, 64, 96, 3]))
     known = generator.generate([(4, 6), (2, 3)], (64, 96))
     assert anchors.get_concrete_function().structured_outputs[0].shape.as_list() == [None, 4]
-    np.testing.assert_allclose(first, known[0], atol=2e-7)  # the graph optimizer may move the last bit
+    np.testing.assert_allclose(first, known[0], atol=2e-7)  # the graph optimizer may change the last bit
     np.testing.assert_allclose(second, known[1], atol=2e-7)
 
 
@@ -63,7 +63,7 @@ MULTISCALE = "multiscale_anchor_generator { min_level: 3 max_level: 3 aspect_rat
 
 
 @pytest.mark.parametrize(
-    ("config", "words"),
+    ("config", "message"),
     [
         ("", "anchor_generator: it is empty"),
         ("ssd_anchor_generator { num_layers: 1 aspect_ratios: 1 }", "num_layers is 1"),
@@ -74,19 +74,19 @@ MULTISCALE = "multiscale_anchor_generator { min_level: 3 max_level: 3 aspect_rat
         ("flexible_grid_anchor_generator { anchor_grid { base_sizes: 1 } }", "anchor_grid 0 has 1 base_sizes and 0"),
     ],
 )
-def test_what_cannot_be_is_refused(config: str, words: str) -> None:
-    with pytest.raises(ConfigError, match=words):
+def test_invalid_generators_are_rejected(config: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         generator_of(config)
 
 
 @pytest.mark.parametrize(
-    ("config", "image_size", "words"),
+    ("config", "image_size", "message"),
     [
-        (GRID, (64, 64), "does not go with ssd"),
+        (GRID, (64, 64), "is not supported in an ssd"),
         (MULTISCALE, None, "normalize_coordinates is true"),
-        ("ssd_anchor_generator { num_layers: 2 aspect_ratios: 1 }", (64, 64), "2 feature maps, but .* gives 1"),
+        ("ssd_anchor_generator { num_layers: 2 aspect_ratios: 1 }", (64, 64), "2 feature maps, but .* has 1"),
     ],
 )
-def test_what_does_not_fit_the_detector_is_refused(config: str, image_size: tuple, words: str) -> None:
-    with pytest.raises(ConfigError, match=words):
+def test_generators_that_do_not_match_the_detector_are_rejected(config: str, image_size: tuple, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         generator_of(config).generate([(8, 8)], image_size)

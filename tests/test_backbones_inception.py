@@ -1,4 +1,4 @@
-"""The Inception networks: the names that they ask of a checkpoint, and each of their stages against slim's."""
+"""The Inception networks: the names of their weights, and each of their stages against slim's."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ RESNET = "faster_rcnn_inception_resnet_v2_atrous_coco"
 
 
 class ReferenceWeights:
-    """Reads as a checkpoint reader does, each weight from its name and shape."""
+    """A checkpoint reader whose weights follow from their names and shapes."""
 
     def __init__(self, shapes: dict[str, tuple[int, ...]]) -> None:
         self._shapes = shapes
@@ -49,7 +49,7 @@ def traced(network: Network, scope: str, weights: Weights, channels: int = 3) ->
 def ssd(
     backbone: Callable[..., dict[str, tf.Tensor]], from_layer: Sequence[str], layer_depth: Sequence[int]
 ) -> Network:
-    """The backbone and the smaller maps on top of it, whose names stand in the backbone's scope."""
+    """A network of a backbone and the smaller maps on top of it, whose names are in the backbone's scope."""
 
     def features(x: tf.Tensor, p: Branch) -> list[tf.Tensor]:
         return multi_resolution_feature_maps(
@@ -81,14 +81,14 @@ SSD_V3 = ssd(inception_v3, ["Mixed_5d", "Mixed_6e", "Mixed_7c", "", "", ""], [-1
     ],
     ids=["ssd_v2", "ssd_v3", "v2_first", "v2_second", "resnet_v2_first", "resnet_v2_second"],
 )
-def test_asks_for_exactly_the_weights_of_the_feature_extractor(
+def test_network_uses_exactly_the_weights_of_the_feature_extractor(
     name: str, scope: str, network: Network, channels: int
 ) -> None:
-    held = {key: shape for key, shape, _ in reference.golden(name).variables if key.startswith(f"{scope}/")}
-    weights = Weights(checkpoint(held))
+    stored = {key: shape for key, shape, _ in reference.golden(name).variables if key.startswith(f"{scope}/")}
+    weights = Weights(checkpoint(stored))
     traced(network, scope, weights, channels)
     assert list(weights.mismatches.values()) == []
-    assert set(weights.variables) == set(held)
+    assert set(weights.variables) == set(stored)
 
 
 def small_inception_v2(x: tf.Tensor, p: Branch) -> dict[str, tf.Tensor]:
@@ -116,10 +116,10 @@ def unpadded_inception_resnet_v2(x: tf.Tensor, p: Branch) -> dict[str, tf.Tensor
         pytest.param("inception_resnet_v2_valid", unpadded_inception_resnet_v2, marks=pytest.mark.slow),
     ],
 )
-def test_every_stage_is_slims(name: str, network: Network) -> None:
-    asked = Weights(checkpoint({}))
-    traced(network, "", asked)
-    weights = Weights(checkpoint({mismatch.name: mismatch.needed for mismatch in asked.mismatches.values()}))
+def test_every_stage_equals_slims(name: str, network: Network) -> None:
+    without_weights = Weights(checkpoint({}))
+    traced(network, "", without_weights)
+    weights = Weights(checkpoint({weight.name: weight.needed for weight in without_weights.mismatches.values()}))
     stages = traced(network, "", weights)
     weights.fill()
     got = stages(tf.constant(2 / 255 * reference.image(99, 131)[None] - 1, tf.float32))
@@ -130,5 +130,5 @@ def test_every_stage_is_slims(name: str, network: Network) -> None:
             assert value.shape.as_list() == list(recorded[f"{name}/{stage}/shape"])
             flat = value.numpy().ravel()
             kept = flat[np.linspace(0, flat.size - 1, 200).astype(int)]
-            # Sums over thousands of float32 products in another order, of values up to a few tens.
+            # Thousands of float32 products, added in another order, of values up to a few tens.
             np.testing.assert_allclose(kept, recorded[f"{name}/{stage}"], atol=1e-4, err_msg=stage)

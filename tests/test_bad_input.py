@@ -148,15 +148,15 @@ CONFIGS: tuple[tuple[str, str, str, str], ...] = (
         "unknown extractor",
         "'ssd_mobilenet_v1'",
         "'ssd_no_such_net'",
-        "feature_extractor: the original builds no ssd of type 'ssd_no_such_net'; ",
+        "feature_extractor.type 'ssd_no_such_net' is not an SSD extractor of the Object Detection API; ",
     ),
     (
         "tf2",
         "'ssd_mobilenet_v1'",
         "'ssd_mobilenet_v1_fpn_keras'",
-        "this is a TensorFlow 1 checkpoint (name-based), but the original builds "
-        "the config's ssd_mobilenet_v1_fpn_keras under TensorFlow 2 only; "
-        "give the pipeline.config that it was trained with",
+        "this is a TensorFlow 1 checkpoint (name-based), but the config's "
+        "ssd_mobilenet_v1_fpn_keras is an extractor of TensorFlow 2; "
+        "use the pipeline.config that the checkpoint was trained with",
     ),
 )
 
@@ -196,8 +196,8 @@ def test_a_checkpoint_of_the_other_generation(run: Path, refused: Callable[..., 
         path.unlink()
     tf.train.Checkpoint(model=tf.Variable([1.0])).write(str(run / "ckpt-3"))
     assert refused(*export(run)) == (
-        f"error: {run}/ckpt-3: this is a TensorFlow 2 checkpoint (object-based), but the original builds "
-        "the config's ssd_mobilenet_v1 under TensorFlow 1 only; give the pipeline.config that it was trained with"
+        f"error: {run}/ckpt-3: this is a TensorFlow 2 checkpoint (object-based), but the config's "
+        "ssd_mobilenet_v1 is an extractor of TensorFlow 1; use the pipeline.config that the checkpoint was trained with"
     )
 
 

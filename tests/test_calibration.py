@@ -1,4 +1,4 @@
-"""Score converters and calibration against recorded answers of the original on TensorFlow 1.15."""
+"""Score converters and calibration against outputs recorded from the Object Detection API on TensorFlow 1.15."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ def score_converter(text):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_scores_are_the_originals(name):
+def test_scores_equal_the_object_detection_apis(name):
     scores = score_converter(CASES[name])(tf.constant(RECORDED[f"{name}/in"]))
     np.testing.assert_allclose(scores, RECORDED[f"{name}/out"], rtol=2e-6, atol=1e-7)
 
@@ -36,12 +36,12 @@ def test_shapes_may_be_unknown(name):
     ("text", "error", "message"),
     [
         ("logit_scale: 0", ConfigError, "logit_scale is 0"),
-        ("calibration_config {}", ConfigError, "nothing is set, which the original cannot apply"),
-        ("calibration_config { sigmoid_calibration {} }", ConfigError, "sigmoid_calibration is set"),
+        ("calibration_config {}", ConfigError, "calibration_config: it is empty"),
+        ("calibration_config { sigmoid_calibration {} }", ConfigError, ": sigmoid_calibration is not supported"),
         (
             "calibration_config { class_id_sigmoid_calibrations {} }",
             ConfigError,
-            "class_id_sigmoid_calibrations is set",
+            "class_id_sigmoid_calibrations is not supported",
         ),
         (
             "calibration_config { label_sigmoid_calibrations {} }",
@@ -53,10 +53,10 @@ def test_shapes_may_be_unknown(name):
         (
             "calibration_config { function_approximation { x_y_pairs { x_y_pair { x: 1 } x_y_pair { x: 0 } } } }",
             UnsupportedError,
-            "not supported yet: .*x rising",
+            "not supported yet: .*ascending order of x",
         ),
     ],
 )
-def test_what_is_refused(text, error, message):
+def test_invalid_score_converters_are_rejected(text, error, message):
     with pytest.raises(error, match=message):
         score_converter(text)

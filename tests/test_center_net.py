@@ -1,4 +1,4 @@
-"""CenterNet: where its keypoints' label map is found, what it refuses, and masks of boxes that are given."""
+"""CenterNet: the label map of keypoints, rejected options, heatmaps, and masks of boxes that a request contains."""
 
 from __future__ import annotations
 
@@ -36,33 +36,33 @@ def build(config) -> None:
     trace(build_detector(config, Weights(Checkpoint(Path("none"), None, "tf2", {}))))
 
 
-def test_a_label_map_is_looked_for_beside_the_config_then_taken_as_given_then_cocos(tmp_path: Path) -> None:
-    told: list[str] = []
-    given = tmp_path / "given.pbtxt"
-    given.write_text(LABELS)
-    found = with_keypoint_labels(with_task(), tmp_path, given, told.append)
-    assert found.model.center_net.keypoint_label_map_path == str(given)
+def test_label_map_is_found_beside_the_config_then_by_option_then_cocos(tmp_path: Path) -> None:
+    warnings: list[str] = []
+    option = tmp_path / "option.pbtxt"
+    option.write_text(LABELS)
+    config = with_keypoint_labels(with_task(), tmp_path, option, warnings.append)
+    assert config.model.center_net.keypoint_label_map_path == str(option)
     (tmp_path / "labels.pbtxt").write_text(LABELS)
-    found = with_keypoint_labels(with_task(), tmp_path, given, told.append)
-    assert found.model.center_net.keypoint_label_map_path == str(tmp_path / "labels.pbtxt")
-    coco = with_keypoint_labels(with_task("/m/01g317", path="PATH_TO_BE_CONFIGURED"), tmp_path, None, told.append)
+    config = with_keypoint_labels(with_task(), tmp_path, option, warnings.append)
+    assert config.model.center_net.keypoint_label_map_path == str(tmp_path / "labels.pbtxt")
+    coco = with_keypoint_labels(with_task("/m/01g317", path="PATH_TO_BE_CONFIGURED"), tmp_path, None, warnings.append)
     assert coco.model.center_net.keypoint_label_map_path.endswith("coco_person_keypoints.pbtxt")
-    assert [line.split(";")[0] for line in told] == [
+    assert [line.split(";")[0] for line in warnings] == [
         "keypoint_label_map_path '/elsewhere/labels.pbtxt' is not on this machine",
         "keypoint_label_map_path '/elsewhere/labels.pbtxt' is not on this machine",
         "keypoint_label_map_path 'PATH_TO_BE_CONFIGURED' is not on this machine",
     ]
 
 
-def test_without_any_label_map_the_error_says_what_to_do(tmp_path: Path) -> None:
+def test_missing_label_map_error_names_the_option(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"'/elsewhere/labels.pbtxt' is not on this machine.*--label-map"):
         with_keypoint_labels(with_task(), tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "message"),
     [
-        ("", "it detects nothing"),
+        ("", "center_net: no task"),
         (BOXES + "densepose_estimation_task { num_parts: 2 }", "densepose_estimation_task needs masks"),
         (BOXES + "post_processing { batch_non_max_suppression { } }", "change_coordinate_frame is true"),
         (
@@ -71,45 +71,46 @@ def test_without_any_label_map_the_error_says_what_to_do(tmp_path: Path) -> None
             "use_combined_nms is true",
         ),
         ("deepmac_mask_estimation { }", "needs boxes"),
-        (BOXES + 'deepmac_mask_estimation { network_type: "fully_connected" }', "never tells it its size"),
+        (BOXES + 'deepmac_mask_estimation { network_type: "fully_connected" }', "'fully_connected' is not supported"),
+        (BOXES + 'deepmac_mask_estimation { network_type: "dense" }', "unknown network_type 'dense'; choose one of"),
         (BOXES + 'deepmac_mask_estimation { network_type: "cond_inst3" }', "use_instance_embedding: false"),
         (BOXES + "object_center_params { center_head_params { num_filters: 3 } }", "1 num_filters and 0 kernel_sizes"),
     ],
 )
-def test_what_the_original_fails_on_is_refused_by_name(body: str, said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_unsupported_options_are_rejected(body: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         build(config_of(body))
 
 
 @pytest.mark.parametrize(
-    ("more", "boxes", "said"),
+    ("more", "boxes", "message"),
     [
         ('candidate_ranking_mode: "best"', BOXES, "candidate_ranking_mode is 'best'"),
         ('candidate_ranking_mode: "gaussian_weighted"', "", "needs boxes"),
         ("argmax_postprocessing: true", BOXES, "gaussian_weighted_const with argmax_postprocessing"),
     ],
 )
-def test_rankings_that_cannot_be_are_refused(tmp_path: Path, more: str, boxes: str, said: str) -> None:
+def test_invalid_rankings_are_rejected(tmp_path: Path, more: str, boxes: str, message: str) -> None:
     (tmp_path / "labels.pbtxt").write_text(LABELS)
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         build(with_keypoint_labels(with_task(more=more, boxes=boxes), tmp_path))
 
 
-def test_masks_of_the_boxes_that_were_found_are_the_masks_that_were_found(tmp_path: Path) -> None:
+def test_masks_of_detected_boxes_equal_the_detected_masks(tmp_path: Path) -> None:
     golden = reference.golden("v_center_deepmac_projection", "tf2")
     weights = Weights(open_checkpoint(reference.write_checkpoint(golden, tmp_path)))
     exportable = trace(build_detector(parse_pipeline_config(golden.config), weights))
     weights.fill()
     preprocessed = exportable.detector.preprocess(tf.constant(reference.image(240, 320)[np.newaxis]))
-    found = exportable.detect(*preprocessed)
-    boxes = found["detection_boxes"]
+    detections = exportable.detect(*preprocessed)
+    boxes = detections["detection_boxes"]
     of_boxes = exportable.masks_of_boxes(*preprocessed, boxes[:, ::-1])
-    np.testing.assert_allclose(of_boxes["detection_masks"][:, ::-1], found["detection_masks"], atol=1e-4)
-    np.testing.assert_array_equal(of_boxes["detection_scores"], found["detection_scores"])
+    np.testing.assert_allclose(of_boxes["detection_masks"][:, ::-1], detections["detection_masks"], atol=1e-4)
+    np.testing.assert_array_equal(of_boxes["detection_scores"], detections["detection_scores"])
 
 
 @pytest.mark.parametrize("kernel_size", [1, 3, 4])
-def test_a_sparse_map_is_the_map_at_its_places(tmp_path: Path, kernel_size: int) -> None:
+def test_sparse_map_equals_the_whole_map_at_its_locations(tmp_path: Path, kernel_size: int) -> None:
     head = Head(2, (5,), (kernel_size,))
     shapes = {"0/kernel": [kernel_size, kernel_size, 3, 5], "0/bias": [5], "1/kernel": [1, 1, 5, 2], "1/bias": [2]}
     random = np.random.RandomState(0)
@@ -135,7 +136,7 @@ def test_a_sparse_map_is_the_map_at_its_places(tmp_path: Path, kernel_size: int)
     assert (map_size(sparse_prediction_net(features, weights.branch(), head)), head.channels) == ((6, 7), 2)
 
 
-def test_peaks_are_the_highest_of_their_surroundings() -> None:
+def test_peaks_are_local_maxima() -> None:
     heatmap = np.zeros([1, 4, 4, 2], np.float32)
     heatmap[0, 1, 1, 0], heatmap[0, 1, 2, 0], heatmap[0, 3, 3, 1] = 0.9, 0.8, 0.5
     peaks = top_peaks(tf.constant(heatmap), 2, 3)
@@ -144,12 +145,19 @@ def test_peaks_are_the_highest_of_their_surroundings() -> None:
     assert peaks.channels.numpy().tolist() == [[0, 1]]
 
 
-def test_a_channel_with_fewer_places_than_candidates_is_filled_with_zeros() -> None:
+def test_channel_with_fewer_pixels_than_candidates_is_filled_with_zeros() -> None:
     peaks = top_peaks_by_channel(tf.ones([1, 2, 2, 3]), 6, 1)
     assert peaks.scores.numpy().tolist() == [[[1, 1, 1, 1, 0, 0]] * 3]
     assert peaks.y.numpy().tolist() == [[[0, 0, 1, 1, 0, 0]] * 3]
 
 
-def test_padding_is_told_by_rows_of_the_map_as_if_they_were_pixels() -> None:
-    kept = without_padding(tf.ones([1, 4, 4, 1]), tf.constant([[2, 8, 3]]))
-    assert kept.numpy()[0, :, 0, 0].tolist() == [1, 1, 0, 0]
+@pytest.mark.parametrize(
+    ("true_shape", "rows", "columns"),
+    [([2, 8, 3], [1, 1, 0, 0], [1, 1, 1, 1, 1]), ([9, 3, 3], [1, 1, 1, 1], [1, 1, 1, 0, 0])],
+    ids=["rows", "columns"],
+)
+def test_padding_is_removed_as_if_map_pixels_were_image_pixels(
+    true_shape: list[int], rows: list[int], columns: list[int]
+) -> None:
+    heatmap = without_padding(tf.ones([1, 4, 5, 1]), tf.constant([true_shape])).numpy()
+    np.testing.assert_array_equal(heatmap[0, :, :, 0], np.outer(rows, columns))

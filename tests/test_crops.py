@@ -1,4 +1,4 @@
-"""Crops of a whole batch at once against crops made one by one, as the original makes them."""
+"""Crops of a whole batch at once against crops computed one by one, as in the Object Detection API."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ INSIDE = slice(0, 4)
 
 
 def sample(features: np.ndarray, y: float, x: float) -> np.ndarray:
-    """`[H, W, C] -> [C]`: bilinear, every neighbour outside counted as 0."""
+    """`[H, W, C] -> [C]`: bilinear interpolation, with zeros outside."""
     total = np.zeros(features.shape[2])
     for row in (int(np.floor(y)), int(np.floor(y)) + 1):
         for column in (int(np.floor(x)), int(np.floor(x)) + 1):
@@ -55,26 +55,26 @@ def one_by_one(features: np.ndarray, boxes: np.ndarray, images: np.ndarray, size
 
 
 @pytest.mark.parametrize("size", [(3, 4), (1, 2)])
-def test_a_matmul_crop_falls_off_to_zero(size: tuple[int, int]) -> None:
+def test_matmul_crop_fades_to_zero_outside(size: tuple[int, int]) -> None:
     crops = matmul_crop_and_resize(FEATURES, BOXES, IMAGES, size)
     np.testing.assert_allclose(crops, one_by_one(FEATURES, BOXES, IMAGES, size), atol=1e-5)
 
 
-def test_both_crops_agree_inside_of_the_picture() -> None:
+def test_both_crops_agree_inside_the_image() -> None:
     matmul = matmul_crop_and_resize(FEATURES, BOXES[INSIDE], IMAGES[INSIDE], (3, 4))
     np.testing.assert_allclose(crop_and_resize(FEATURES, BOXES[INSIDE], IMAGES[INSIDE], (3, 4)), matmul, atol=1e-5)
 
 
-def test_a_crop_is_zero_beyond_the_last_center() -> None:
+def test_crop_is_zero_beyond_the_last_center() -> None:
     crops = crop_and_resize(FEATURES, BOXES, IMAGES, (4, 3)).numpy()[4]
     assert not crops[0].any()
     assert not crops[:, 2].any()
     assert crops[1:3, :2].all()
 
 
-@pytest.mark.parametrize("known", [True, False], ids=["known size", "open size"])
+@pytest.mark.parametrize("known", [True, False], ids=["known size", "unknown size"])
 @pytest.mark.parametrize(("size", "bins"), [((6, 8), (3, 2)), ((4, 4), (1, 4)), ((3, 2), (3, 2))])
-def test_position_sensitive_crops_are_those_of_each_bin(
+def test_position_sensitive_crops_equal_crops_of_each_bin(
     known: bool, size: tuple[int, int], bins: tuple[int, int]
 ) -> None:
     shape = [None, *FEATURES.shape[1:]] if known else [None, None, None, 24]
@@ -93,7 +93,7 @@ def test_position_sensitive_crops_are_those_of_each_bin(
     np.testing.assert_allclose(function(FEATURES), np.mean(means, 0), atol=1e-5)
 
 
-def test_rows_leave_out_what_repeats() -> None:
+def test_rows_omit_repeated_padding() -> None:
     boxes = np.zeros((3, 4, 4), "float32")
     boxes[0, :2], boxes[2] = RANDOM.random((2, 4)), RANDOM.random((4, 4))
     empty = np.arange(4) >= np.array([2, 0, 4])[:, np.newaxis]
@@ -105,7 +105,7 @@ def test_rows_leave_out_what_repeats() -> None:
 
 
 @pytest.mark.parametrize("rows", [0, 1, 5, 6, 17])
-def test_parts_are_the_whole(rows: int) -> None:
+def test_computation_in_parts_equals_the_whole(rows: int) -> None:
     numbers = tf.range(rows, dtype=tf.float32)[:, tf.newaxis] * [1.0, 2.0]
     sizes = []
 
@@ -114,14 +114,14 @@ def test_parts_are_the_whole(rows: int) -> None:
         return {"sum": numbers + more, "squares": numbers[:, 0] ** 2}
 
     outputs = {"sum": tf.TensorSpec([None, 2]), "squares": tf.TensorSpec([None])}
-    found = in_parts(call, (numbers, 3 * numbers), 5, outputs)
-    np.testing.assert_array_equal(found["sum"], 4 * numbers)
-    np.testing.assert_array_equal(found["squares"], np.arange(rows) ** 2.0)
+    results = in_parts(call, (numbers, 3 * numbers), 5, outputs)
+    np.testing.assert_array_equal(results["sum"], 4 * numbers)
+    np.testing.assert_array_equal(results["squares"], np.arange(rows) ** 2.0)
     assert len(sizes) == max(1, -(-rows // 5))
     assert max(sizes, default=0) - min(sizes, default=0) <= 1
 
 
-def test_a_part_is_allocated_quickly() -> None:
+def test_parts_are_smaller_than_the_allocation_limit() -> None:
     assert 4 * 14 * 14 * 1024 * rows_at_once(14, 14, 1024) < 32 << 20 < 4 * 14 * 14 * 1024 * 42
     assert rows_at_once(1000, 1000, 1000) == 1
 
@@ -129,7 +129,7 @@ def test_a_part_is_allocated_quickly() -> None:
 @pytest.mark.parametrize(
     ("side", "level"), [(0.0, 0), (0.1, 0), (0.45, 0), (0.55, 1), (0.95, 1), (1.05, 2), (1.9, 2), (2.1, 3), (5.0, 3)]
 )
-def test_the_level_of_a_box_follows_from_its_size_beside_224_pixels(side: float, level: int) -> None:
+def test_level_of_a_box_follows_from_its_size_relative_to_224_pixels(side: float, level: int) -> None:
     box = np.array([[0.2, 0.1, 0.2 + side / 2, 0.1 + side * 2]], "float32")
     assert fpn_levels(tf.constant(box), 4, (224, 224)).numpy().tolist() == [level]
 

@@ -99,6 +99,10 @@ def test_static_shape_has_the_known_dimensions() -> None:
             "keep_aspect_ratio_resizer { pad_to_max_dimension: true per_channel_pad_value: [1, 2] }",
             "per_channel_pad_value has 2 numbers",
         ),
+        (
+            "keep_aspect_ratio_resizer { pad_to_max_dimension: true per_channel_pad_value: [1, 2, 3, 4] }",
+            "per_channel_pad_value has 4 numbers",
+        ),
         ("fixed_shape_resizer { height: 0 }", "height is 0"),
         ("conditional_shape_resizer { condition: INVALID }", "condition is INVALID"),
         ("pad_to_multiple_resizer { multiple: -1 }", "multiple is -1"),
@@ -107,6 +111,11 @@ def test_static_shape_has_the_known_dimensions() -> None:
 def test_invalid_configs_are_rejected(config: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         resizer_of(config)
+
+
+def test_pad_values_are_checked_only_with_padding() -> None:
+    resizer = resizer_of("keep_aspect_ratio_resizer { per_channel_pad_value: [1, 2] }")
+    assert resizer.padded_size is None
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -158,8 +158,8 @@ def test_a_checkpoint_of_tensorflow_2(tmp_path: Path) -> None:
     config = (PUBLISHED / "fine_tuned_ssd_mobilenet_v2" / "pipeline.config").read_text()
     (tmp_path / "pipeline.config").write_text(config)
     assert inspect(tmp_path).problems == [
-        f"{tmp_path}/ckpt-3: this is a TensorFlow 2 checkpoint (object-based), but the original builds "
-        "the config's ssd_mobilenet_v2 under TensorFlow 1 only; give the pipeline.config that it was trained with"
+        f"{tmp_path}/ckpt-3: this is a TensorFlow 2 checkpoint (object-based), but the config's "
+        "ssd_mobilenet_v2 is an extractor of TensorFlow 1; use the pipeline.config that the checkpoint was trained with"
     ]
 
 
@@ -363,7 +363,7 @@ def test_faults_of_a_pipeline_config(tmp_path: Path) -> None:
     assert (found.fields, len(found.problems)) == ((), 1)
     assert "is opened here and never closed" in found.problems[0]
     path.write_text(text.replace("'ssd_mobilenet_v1'", "'ssd_no_such_net'"))
-    told = "feature_extractor: the original builds no ssd of type 'ssd_no_such_net'; "
+    told = "feature_extractor.type 'ssd_no_such_net' is not an SSD extractor of the Object Detection API; "
     assert inspect(path).problems[0].startswith(told)
     path.write_text("some words")
     [problem] = inspect(path).problems

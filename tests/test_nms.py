@@ -1,4 +1,4 @@
-"""Suppression of all images and classes at once against the original's way, and against recorded answers of it."""
+"""Non-maximum suppression of all images and classes at once, against slow references and recorded outputs."""
 
 import json
 from dataclasses import replace
@@ -8,13 +8,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from google.protobuf import text_format
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from unfreeze.config import messages
 from unfreeze.detectors.post_processing import build_first_stage_nms, build_post_processing
 from unfreeze.errors import ConfigError, UnsupportedError
-from unfreeze.ops.nms import NmsOptions, Suppression, gathered, gathered_by_class, gathered_keypoints, multiclass_nms
+from unfreeze.ops.nms import NmsOptions, Suppression, gathered, gathered_keypoints, multiclass_nms
 
-RECORDED = dict(np.load(Path(__file__).parent / "data" / "nms.npz"))  # the original on TensorFlow 1.15
+RECORDED = dict(np.load(Path(__file__).parent / "data" / "nms.npz"))  # the Object Detection API on TensorFlow 1.15
 CASES = json.loads(str(RECORDED["cases"]))
 OPTIONS = NmsOptions(
     score_threshold=0.05,
@@ -33,33 +36,42 @@ def post_processing(text, tf2=False, form=Suppression.KERNEL):
     return build_post_processing(config, tf2, form)
 
 
+def of_own_class(values, kept):
+    """`[N, A, q, ...] -> [N, D, ...]`: the values of the detections' anchors for their classes; 0 in empty rows."""
+    images = np.arange(len(values))[:, np.newaxis]
+    classes = 0 if values.shape[2] == 1 else np.int32(kept.classes)
+    rows = values[images, kept.indices, classes]
+    rows[kept.empty.numpy()] = 0
+    return rows
+
+
 @both_forms
 @pytest.mark.parametrize("name", CASES)
-def test_detections_are_the_originals(name, form):
+def test_detections_equal_the_object_detection_apis(name, form):
     fields = {
         "boxes": lambda kept, _: kept.boxes,
         "scores": lambda kept, _: kept.scores,
         "classes": lambda kept, _: kept.classes,
         "num_detections": lambda kept, _: kept.num_detections,
         "indices": lambda kept, _: kept.indices,
-        "keypoints": lambda kept, given: gathered_keypoints(given["keypoints"], kept),
-        "masks": lambda kept, given: gathered_by_class(given["masks"], kept),
+        "keypoints": lambda kept, inputs: gathered_keypoints(inputs["keypoints"], kept),
+        "masks": lambda kept, inputs: of_own_class(inputs["masks"], kept),
     }
-    given = {key.split("/")[-1]: value for key, value in RECORDED.items() if key.startswith(f"{name}/in/")}
+    inputs = {key.split("/")[-1]: value for key, value in RECORDED.items() if key.startswith(f"{name}/in/")}
     expected = {key.split("/")[-1]: value for key, value in RECORDED.items() if key.startswith(f"{name}/out/")}
     kept = post_processing(CASES[name]["config"], form=form).nms(
-        given["boxes"],
-        given["scores"],
-        given["clip_window"],
-        num_valid_boxes=given.get("num_valid_boxes"),
+        inputs["boxes"],
+        inputs["scores"],
+        inputs["clip_window"],
+        num_valid_boxes=inputs.get("num_valid_boxes"),
         change_coordinate_frame=CASES[name]["frame"],
     )
     assert expected["num_detections"].max() > 0
     for field, value in expected.items():
-        np.testing.assert_allclose(fields[field](kept, given), value, rtol=1e-6, atol=1e-7, err_msg=field)
+        np.testing.assert_allclose(fields[field](kept, inputs), value, rtol=1e-6, atol=1e-7, err_msg=field)
 
 
-# The original's way, written down plainly.
+# A slow reference, which follows the Object Detection API: one suppression per image and class.
 
 
 def iou(box, others):
@@ -67,13 +79,13 @@ def iou(box, others):
     low, high = np.minimum(box[:2], box[2:]), np.maximum(box[:2], box[2:])
     lows, highs = np.minimum(others[:, :2], others[:, 2:]), np.maximum(others[:, :2], others[:, 2:])
     size, sizes = np.prod(high - low), np.prod(highs - lows, axis=1)
-    shared = np.prod(np.maximum(np.minimum(high, highs) - np.maximum(low, lows), np.float32(0)), axis=1)
+    intersection = np.prod(np.maximum(np.minimum(high, highs) - np.maximum(low, lows), np.float32(0)), axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where((size <= 0) | (sizes <= 0), np.float32(0), shared / (size + sizes - shared))
+        return np.where((size <= 0) | (sizes <= 0), np.float32(0), intersection / (size + sizes - intersection))
 
 
 def one_class_of_tensorflow_1(boxes, scores, options, limit):
-    """What one class keeps by the rules of TensorFlow 1.15: indices and scores."""
+    """Returns the indices and scores that one class keeps by the rules of TensorFlow 1.15."""
     threshold = np.float32(options.score_threshold)
     scores = np.where(scores > threshold, scores, np.float32(-np.inf))
     kept, kept_scores = [], []
@@ -92,16 +104,17 @@ def one_class_of_tensorflow_1(boxes, scores, options, limit):
 
 
 def one_class_of_tensorflow_2(boxes, scores, options, limit):
-    """What one class keeps: TensorFlow's own kernel."""
+    """Returns the indices and scores that one class keeps, by TensorFlow's own kernel."""
     kept, kept_scores = tf.image.non_max_suppression_with_scores(
         boxes, scores, limit, options.iou_threshold, options.score_threshold, options.soft_nms_sigma
     )
     return kept.numpy(), kept_scores.numpy()
 
 
-def one_image(boxes, scores, window, options):
-    """The rows of one image: one suppression per class, all sorted, clipped, cut."""
-    one_class = one_class_of_tensorflow_1 if options.suppress_at_threshold else one_class_of_tensorflow_2
+def one_image(boxes, scores, window, options, one_class=None):
+    """Returns the rows of one image: one suppression per class, then all sorted, clipped and cut."""
+    if one_class is None:
+        one_class = one_class_of_tensorflow_1 if options.suppress_at_threshold else one_class_of_tensorflow_2
     num_classes, per_class = scores.shape[1], options.max_detections_per_class
     rows, pads = [], []
     for k in range(num_classes):
@@ -137,27 +150,28 @@ def one_image(boxes, scores, window, options):
     return result
 
 
-def assert_as_one_by_one(boxes, scores, window, options, signature=None):
+def assert_equals_reference(boxes, scores, window, options, signature=None):
+    """Both forms of suppression give the rows of the slow reference."""
     images = [one_image(*image, options) for image in zip(boxes, scores, window, strict=True)]
     for form in Suppression:
-        assert_as_images(boxes, scores, window, replace(options, suppression=form), signature, images)
+        assert_equals_images(boxes, scores, window, replace(options, suppression=form), signature, images)
 
 
-def assert_as_images(boxes, scores, window, options, signature, images):
+def assert_equals_images(boxes, scores, window, options, signature, images):
     nms = lambda *image: vars(multiclass_nms(*image, options))
     if signature:
         nms = tf.function(nms, input_signature=signature, autograph=False)
     kept = nms(*map(tf.constant, (boxes, scores, window)))
     for field in images[0]:
         expected = np.stack([image[field] for image in images])
-        if options.soft_nms_sigma > 0 and field == "scores":  # products come in another order
+        if options.soft_nms_sigma > 0 and field == "scores":  # products are in another order
             np.testing.assert_allclose(kept[field], expected, rtol=1e-6, atol=1e-7, err_msg=field)
         else:
             np.testing.assert_array_equal(kept[field], expected, err_msg=field)
 
 
 def random_image(seed, shape=(2, 200, 12), q=1, *, grid=None, window=(-0.05, 0.1, 0.9, 1.0)):
-    """Boxes, scores and windows; on a `grid` there are equal and touching boxes, and equal scores."""
+    """Returns boxes, scores and windows; on a `grid` there are equal and touching boxes, and equal scores."""
     random = np.random.RandomState(seed)
     n, a, _ = shape
     center, size = random.uniform(-0.2, 1.2, (n, a, q, 2)), random.uniform(0.05, 0.6, (n, a, q, 2))
@@ -188,7 +202,7 @@ VARIANTS = {
 @pytest.mark.parametrize("suppress_at_threshold", [False, True], ids=["tf2", "tf1"])
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("seed", range(4))
-def test_as_class_by_class(seed, variant, suppress_at_threshold):
+def test_detections_equal_class_by_class_suppression(seed, variant, suppress_at_threshold):
     boxes, scores, window = random_image(
         seed,
         [(2, 200, 12), (1, 17, 1), (3, 60, 37), (2, 3, 5)][seed],
@@ -196,49 +210,49 @@ def test_as_class_by_class(seed, variant, suppress_at_threshold):
         grid=[None, 8, None, 4][seed],
     )
     options = replace(OPTIONS, suppress_at_threshold=suppress_at_threshold, **VARIANTS[variant])
-    assert_as_one_by_one(boxes, scores, window, options)
+    assert_equals_reference(boxes, scores, window, options)
 
 
-def test_equal_scores_come_by_class_and_anchor():
+def test_equal_scores_are_ordered_by_class_and_anchor():
     boxes, scores, window = random_image(5, (2, 400, 30))
     for levels in (1, 2, 7):
         ties = np.ceil(scores * levels).astype(np.float32) / levels
-        assert_as_one_by_one(boxes, ties, window, replace(OPTIONS, max_total_detections=100))
+        assert_equals_reference(boxes, ties, window, replace(OPTIONS, max_total_detections=100))
 
 
-def test_one_object_under_all_anchors():
-    """Whatever is looked at first is suppressed, so that all must be looked at."""
+def test_all_pairs_are_considered_if_all_anchors_overlap():
+    """Of the pairs that are considered first almost all are suppressed, so that all must be considered."""
     boxes, scores, window = random_image(6, (2, 500, 20))
     boxes = boxes * np.float32(0.01) + np.float32([0.2, 0.2, 0.7, 0.7])
-    assert_as_one_by_one(boxes, scores, window, OPTIONS)
-    assert_as_one_by_one(boxes, scores, window, replace(OPTIONS, soft_nms_sigma=0.1))
+    assert_equals_reference(boxes, scores, window, OPTIONS)
+    assert_equals_reference(boxes, scores, window, replace(OPTIONS, soft_nms_sigma=0.1))
 
 
-def test_boxes_outside_of_the_window_count_for_their_class_only():
+def test_boxes_outside_of_the_window_count_only_for_their_class():
     boxes, scores, window = random_image(7, (2, 100, 3))
     boxes[:, :80] += 5
     scores[:, :80] += 1
-    assert_as_one_by_one(boxes, scores, window, OPTIONS)
+    assert_equals_reference(boxes, scores, window, OPTIONS)
 
 
 def test_boxes_without_area_or_with_swapped_corners():
     boxes, scores, window = random_image(8, (2, 100, 3))
     boxes[:, ::5, :, 2] = boxes[:, ::5, :, 0]
     boxes[:, 1::5] = boxes[:, 1::5][..., [2, 1, 0, 3]]
-    assert_as_one_by_one(boxes, scores, window, OPTIONS)
-    assert_as_one_by_one(boxes, scores, window, replace(OPTIONS, use_static_shapes=True))
+    assert_equals_reference(boxes, scores, window, OPTIONS)
+    assert_equals_reference(boxes, scores, window, replace(OPTIONS, use_static_shapes=True))
 
 
 @pytest.mark.parametrize("name", ["as is", "soft", "static"])
 def test_shapes_may_be_unknown(name):
     signature = [tf.TensorSpec([None, None, 1, 4]), tf.TensorSpec([None, None, 12]), tf.TensorSpec([None, 4])]
     options = replace(OPTIONS, **VARIANTS[name])
-    assert_as_one_by_one(*random_image(9), options, signature)
-    assert_as_one_by_one(*random_image(9, (1, 2, 12)), options, signature)
+    assert_equals_reference(*random_image(9), options, signature)
+    assert_equals_reference(*random_image(9, (1, 2, 12)), options, signature)
 
 
 @both_forms
-def test_combined_nms_as_tensorflows(form):
+def test_combined_nms_equals_tensorflows(form):
     boxes, scores, window = random_image(10, q=12, window=(0, 0, 0.8, 0.9))
     options = replace(OPTIONS, use_combined_nms=True, change_coordinate_frame=False)
     for use_static_shapes in (False, True):
@@ -256,7 +270,7 @@ def test_combined_nms_as_tensorflows(form):
         np.testing.assert_array_equal(kept.num_detections, expected.valid_detections)
 
 
-def test_a_class_agnostic_suppression_is_one_of_the_best_classes():
+def test_class_agnostic_suppression_uses_the_best_classes():
     boxes, scores, window = random_image(11, q=12)
     best = scores.argmax(axis=2)
     own_boxes = np.take_along_axis(boxes, best[:, :, np.newaxis, np.newaxis], axis=2)
@@ -269,7 +283,7 @@ def test_a_class_agnostic_suppression_is_one_of_the_best_classes():
     np.testing.assert_array_equal(kept.classes, np.where(kept.empty, 0, classes))
 
 
-def test_fields_follow_their_rows():
+def test_gathered_values_belong_to_their_rows():
     boxes, scores, window = random_image(12, (2, 30, 4))
     kept = multiclass_nms(boxes, scores, window, replace(OPTIONS, score_threshold=0.97))
     assert 0 < kept.num_detections.numpy().min() < 20
@@ -278,21 +292,17 @@ def test_fields_follow_their_rows():
         count = int(kept.num_detections[image])
         np.testing.assert_array_equal(rows[image, :count], scores[image, kept.indices[image, :count].numpy()])
         assert not rows[image, count:].any()
-    masks = np.random.RandomState(0).uniform(size=(2, 30, 4, 3, 3)).astype(np.float32)
-    own = gathered_by_class(masks, kept).numpy()
-    np.testing.assert_array_equal(own[0, 0], masks[0, kept.indices[0, 0], int(kept.classes[0, 0])])
-    np.testing.assert_array_equal(gathered_by_class(masks[:, :, :1], kept)[0, 0], masks[0, kept.indices[0, 0], 0])
 
 
-def test_runs_in_a_graph_of_tensorflow_1():
+def test_suppression_runs_in_a_tensorflow_1_graph():
     boxes, scores, window = random_image(13)
     expected = multiclass_nms(boxes, scores, window, OPTIONS)
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-        given = [tf.compat.v1.placeholder(tf.float32, [None, *x.shape[1:]]) for x in (boxes, scores, window)]
-        kept = multiclass_nms(*given, OPTIONS)
-        answers = session.run([kept.boxes, kept.indices], dict(zip(given, (boxes, scores, window), strict=True)))
-    np.testing.assert_array_equal(answers[0], expected.boxes)
-    np.testing.assert_array_equal(answers[1], expected.indices)
+        inputs = [tf.compat.v1.placeholder(tf.float32, [None, *x.shape[1:]]) for x in (boxes, scores, window)]
+        kept = multiclass_nms(*inputs, OPTIONS)
+        outputs = session.run([kept.boxes, kept.indices], dict(zip(inputs, (boxes, scores, window), strict=True)))
+    np.testing.assert_array_equal(outputs[0], expected.boxes)
+    np.testing.assert_array_equal(outputs[1], expected.indices)
 
 
 @pytest.mark.parametrize(
@@ -305,7 +315,7 @@ def test_runs_in_a_graph_of_tensorflow_1():
         ("soft_nms_sigma: 0.5 use_static_shapes: true", ConfigError, "with use_static_shapes it must be 0"),
         ("soft_nms_sigma: 0.5 use_hard_nms: true", ConfigError, "while use_hard_nms is true"),
         ("use_class_agnostic_nms: true max_classes_per_detection: 2", ConfigError, "max_classes_per_detection is 2"),
-        ("use_combined_nms: true", ConfigError, "set change_coordinate_frame to false"),
+        ("use_combined_nms: true", ConfigError, "does not support change_coordinate_frame; set it to false"),
         ("use_combined_nms: true use_class_agnostic_nms: true", ConfigError, "use_class_agnostic_nms are both true"),
         ("use_combined_nms: true soft_nms_sigma: 1", ConfigError, "with use_combined_nms it must be 0"),
         (
@@ -315,12 +325,17 @@ def test_runs_in_a_graph_of_tensorflow_1():
         ),
     ],
 )
-def test_what_is_refused(text, error, message):
+def test_invalid_options_are_rejected(text, error, message):
     with pytest.raises(error, match=message):
         post_processing(text)
 
 
-def test_a_second_stage_cannot_use_combined_nms():
+def test_soft_nms_with_use_hard_nms_is_accepted_if_class_agnostic():
+    text = "soft_nms_sigma: 0.5 use_hard_nms: true use_class_agnostic_nms: true max_classes_per_detection: 1"
+    assert post_processing(text).options.soft_nms_sigma == 0.5
+
+
+def test_combined_nms_in_a_second_stage_is_rejected():
     combined = post_processing("use_combined_nms: true change_coordinate_frame: false")
     boxes, scores, window = random_image(14)
     with pytest.raises(ConfigError, match="padded"):
@@ -341,3 +356,48 @@ def test_first_stage():
     config.first_stage_nms_iou_threshold = 2
     with pytest.raises(ConfigError, match="first_stage_nms_iou_threshold is 2"):
         build_first_stage_nms(config)
+
+
+# Properties: random boxes on a grid, so that corners, overlaps and scores tie.
+
+
+def one_class_in_numpy(boxes, scores, options, limit):
+    """Returns the indices and scores that one class keeps by hard suppression, by the rules of either TensorFlow."""
+    at_threshold = np.greater_equal if options.suppress_at_threshold else np.greater
+    candidates = [i for i in np.argsort(-scores, kind="stable") if scores[i] > np.float32(options.score_threshold)]
+    kept = []
+    for i in candidates:
+        suppressed = len(kept) > 0 and at_threshold(iou(boxes[i], boxes[kept]), np.float32(options.iou_threshold)).any()
+        if len(kept) < limit and not suppressed:
+            kept.append(i)
+    return kept, scores[kept]
+
+
+@st.composite
+def nms_inputs(draw):
+    images, anchors, classes = draw(st.integers(1, 2)), draw(st.integers(1, 14)), draw(st.integers(1, 4))
+    q = draw(st.sampled_from([1, classes]))
+    corners = draw(arrays(np.int8, (images, anchors, q, 4), elements=st.integers(0, 6)))
+    scores = draw(arrays(np.int8, (images, anchors, classes), elements=st.integers(0, 5)))
+    window = draw(st.sampled_from([(0, 0, 1, 1), (0.25, 0, 0.75, 1), (-1, -1, 2, 0.5)]))
+    per_class = draw(st.integers(1, 5))
+    options = NmsOptions(
+        score_threshold=draw(st.sampled_from([-1.0, 0.0, 0.2, 0.5])),
+        iou_threshold=draw(st.sampled_from([0.0, 0.25, 1 / 3, 0.5, 1.0])),
+        max_detections_per_class=per_class,
+        max_total_detections=draw(st.integers(per_class, 12)),
+        use_static_shapes=draw(st.booleans()),
+        change_coordinate_frame=draw(st.booleans()),
+        suppress_at_threshold=draw(st.booleans()),
+    )
+    windows = np.tile(np.float32(window), (images, 1))
+    return np.float32(corners) / 6, np.float32(scores) / 5, windows, options
+
+
+@given(inputs=nms_inputs())
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_both_forms_equal_a_slow_reference_with_ties(inputs):
+    *tensors, options = inputs
+    images = [one_image(*image, options, one_class_in_numpy) for image in zip(*tensors, strict=True)]
+    for form in Suppression:
+        assert_equals_images(*tensors, replace(options, suppression=form), None, images)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import reference
 import tensorflow as tf
-from test_parity import CASES, Case, assert_same, follow_anchor_indices, kept, of_one_picture
+from test_parity import CASES, Case, assert_same, check_anchor_indices, in_recorded_shapes, recorded_rows
 
 from unfreeze.config import parse_pipeline_config, with_keypoint_labels
 from unfreeze.detectors import build_detector
@@ -68,7 +68,7 @@ def compare(name: str, folder: str) -> None:
     exportable = trace(build_detector(config, weights))
     weights.fill()
     proposals = config.model.HasField("faster_rcnn")
-    recorded = golden.answers()
+    recorded = golden.recorded_outputs()
 
     def run(image: str) -> dict[str, np.ndarray]:
         size = reference.IMAGES[image]
@@ -77,18 +77,18 @@ def compare(name: str, folder: str) -> None:
         outputs = exportable.detect(*exportable.detector.preprocess(pixels), *side)
         values = {key: value.numpy() for key, value in outputs.items()}
         if case.generation == "tf2":
-            values = of_one_picture(values, golden)
+            values = in_recorded_shapes(values, golden)
             if proposals:
-                follow_anchor_indices(values)
+                check_anchor_indices(values)
         return values
 
-    first, second = "ab" if "b" in case.pictures else "ba"
+    first, second = "ab" if "b" in case.images else "ba"
     before, values, after = run(first), run(second), run(first)
     prefix = f"{second}/"
     expected = {key.removeprefix(prefix): value for key, value in recorded.items() if key.startswith(prefix)}
     if case.generation == "tf2" and proposals:
         expected.pop("detection_anchor_indices")
-    actual = kept(values, expected, proposals)
+    actual = recorded_rows(values, expected, proposals)
     if case.tied:
         del actual["detection_multiclass_scores"], expected["detection_multiclass_scores"]
     assert_same(actual, expected, case.noise)

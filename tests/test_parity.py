@@ -1,4 +1,4 @@
-"""Every model that is claimed, held against the recorded answers of the original program."""
+"""Every supported model returns the detections that were recorded from the Object Detection API."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from unfreeze.verification import Tolerances, compare_detections
 from unfreeze.weights import Weights, open_checkpoint
 
 RAW = ("raw_detection_boxes", "raw_detection_scores")
-# What a TensorFlow 2 detector with masks tells of each proposal besides, and the axis of the proposals.
-OF_PROPOSALS = {
+# Further outputs of a TensorFlow 2 detector with masks, and their axis of the proposals.
+PROPOSAL_OUTPUTS = {
     "proposal_boxes": 1,
     "proposal_boxes_normalized": 1,
     "final_anchors": 1,
@@ -32,13 +32,13 @@ OF_PROPOSALS = {
 
 
 class Case(NamedTuple):
-    """A golden, and what its comparison needs to know beyond it.
+    """A golden, and how to compare with it.
 
-    `tied`: every score that counts is 1, so which detections of a class, among equals, come first is up to TensorFlow.
-    `noise`: by how much the network's own answers move when its pixels change by one part in 10^7, the last bit of a
-    float32; more than that no recorded answer can tell. Measured with the golden's weights, which are not trained ones,
-    with oneDNN on, which rounds in an order of its own, and off.
-    `pictures`: those that are held; one is enough where an answer takes long.
+    `tied`: whether all high scores are 1, so that the order of detections of a class depends on TensorFlow.
+    `noise`: how much the network's outputs change when pixels change by one part in 10^7, the last bit of a float32: no
+    recorded output can be more precise. Measured with the golden's weights, which are not trained, with oneDNN (which
+    rounds in another order) and without.
+    `images`: which images are compared; one is enough where inference takes long.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Case(NamedTuple):
     slow: bool = False
     tied: bool = False
     noise: float = 0.0
-    pictures: str = "ab"
+    images: str = "ab"
 
 
 CASES = (
@@ -106,12 +106,12 @@ CASES = (
     Case("v_mrcnn_pad_matmul"),
     Case("v_rfcn_padded"),
     Case("v_frcnn_resnet152", slow=True),
-    # In image b two neighbors have the same score to the last bit, so that both are peaks; summed up in another order,
-    # one of them is.
-    Case("centernet_resnet50_v1_fpn_512x512_kpts_coco17_tpu-8", "tf2", slow=True, pictures="a"),
+    # In image b two neighbors have the same score to the last bit, so that both are peaks; when sums are computed in
+    # another order, only one of them is.
+    Case("centernet_resnet50_v1_fpn_512x512_kpts_coco17_tpu-8", "tf2", slow=True, images="a"),
     Case("centernet_resnet50_v2_512x512_kpts_coco17_tpu-8", "tf2", slow=True),
-    Case("centernet_hourglass104_512x512_coco17_tpu-8", "tf2", slow=True, pictures="b"),
-    Case("center_net_deepmac_512x512_voc_only_tpu-32", "tf2", slow=True, noise=3e-4, pictures="a"),
+    Case("centernet_hourglass104_512x512_coco17_tpu-8", "tf2", slow=True, images="b"),
+    Case("center_net_deepmac_512x512_voc_only_tpu-32", "tf2", slow=True, noise=3e-4, images="a"),
     Case("v_center_resnet18_depth", "tf2"),
     Case("v_center_resnet34_two_tasks", "tf2", slow=True),
     Case("v_center_resnet101_fpn_argmax", "tf2", slow=True),
@@ -127,7 +127,7 @@ CASES = (
     Case("v_center_mobilenet_v2", "tf2"),
     Case("v_center_mobilenet_v2_fpn", "tf2", noise=5e-4),
     Case("v_center_mobilenet_v2_fpn_sep_conv", "tf2", noise=5e-4),
-    Case("v_center_resnet101_v2_outputs", "tf2", slow=True, pictures="a"),
+    Case("v_center_resnet101_v2_outputs", "tf2", slow=True, images="a"),
     Case("v_context_rcnn_resnet50", slow=True),
     Case("v_context_rcnn_self_attention"),
     Case("ssd_mobilenet_v2_320x320_coco17_tpu-8", "tf2"),
@@ -151,8 +151,8 @@ CASES = (
     Case("v_efficientdet_b7", "tf2", slow=True),
     Case("faster_rcnn_resnet50_v1_640x640_coco17_tpu-8", "tf2", slow=True),
     Case("faster_rcnn_resnet50_v1_fpn_640x640_coco17_tpu-8", "tf2", slow=True),
-    # In picture a two proposals tie for the last place, to 1e-7 of their scores; one of them becomes a detection.
-    Case("mask_rcnn_inception_resnet_v2_1024x1024_coco17_gpu-8", "tf2", slow=True, pictures="b"),
+    # In image a two proposals tie for the last place, within 1e-7 of their scores; one of them becomes a detection.
+    Case("mask_rcnn_inception_resnet_v2_1024x1024_coco17_gpu-8", "tf2", slow=True, images="b"),
     Case("v_faster_rcnn_resnet50_fpn_matmul_override", "tf2"),
     Case("v_mask_rcnn_inception_resnet_v2_small", "tf2", slow=True),
     Case("v_rfcn_resnet50", "tf2", noise=2e-4),  # 2e-5 without oneDNN
@@ -160,9 +160,9 @@ CASES = (
     Case("v_faster_rcnn_resnet101_fpn_keras", "tf2", slow=True),
     Case("v_faster_rcnn_resnet152_fpn_keras", "tf2", slow=True),
     Case("v_mask_rcnn_resnet101_agnostic_upsampled", "tf2"),
-    # In picture a the last sample of a crop stands at the very border: a part in 1e7 decides whether it is outside.
-    Case("v_context_rcnn_resnet50_keras", "tf2", pictures="b"),
-    Case("v_context_rcnn_post_rpn_keras", "tf2", pictures="b"),
+    # In image a the last sample of a crop is exactly at the border: one part in 1e7 decides whether it is outside.
+    Case("v_context_rcnn_resnet50_keras", "tf2", images="b"),
+    Case("v_context_rcnn_post_rpn_keras", "tf2", images="b"),
     Case("v_context_rcnn_resnet50_fpn_keras", "tf2"),
 )
 
@@ -171,12 +171,12 @@ CASES = (
     "case",
     [pytest.param(case, id=case.name, marks=[pytest.mark.slow] if case.slow else []) for case in CASES],
 )
-def test_detections_are_the_object_detection_apis(case: Case, tmp_path: Path) -> None:
+def test_detections_equal_the_object_detection_apis(case: Case, tmp_path: Path) -> None:
     assert_parity(case, tmp_path)
 
 
-# A binding is the same for every network, but for what a network asks its branch for: one of each kind. All of them,
-# with UNFREEZE_ALL_GOLDENS=1.
+# Bindings differ only in what the methods of a branch return, so one network of each kind is enough.
+# UNFREEZE_ALL_GOLDENS=1 runs all of them.
 EVERY_BINDING = (
     "ssd_mobilenet_v2_coco",
     "v_ssd_mobilenet_v2_fpnlite",
@@ -186,20 +186,20 @@ EVERY_BINDING = (
     "v_mrcnn_pad_matmul",
     "v_rfcn_resnet50",
 )
-OTHERWISE = (
+OTHER_FORMS = (
     ("constants", Suppression.KERNEL),
     ("trainable", Suppression.KERNEL),
     ("variables", Suppression.OPERATIONS),
 )
 
 
-@pytest.mark.parametrize(("binding", "suppression"), OTHERWISE, ids=["constants", "trainable", "operations"])
+@pytest.mark.parametrize(("binding", "suppression"), OTHER_FORMS, ids=["constants", "trainable", "operations"])
 @pytest.mark.parametrize(
     "case",
     [case for case in CASES if case.name in EVERY_BINDING or os.environ.get("UNFREEZE_ALL_GOLDENS")],
     ids=lambda case: case.name,
 )
-def test_every_binding_and_form_of_suppression_gives_them(
+def test_every_binding_and_form_of_suppression_returns_them(
     case: Case, binding: str, suppression: Suppression, tmp_path: Path
 ) -> None:
     assert_parity(case, tmp_path, binding, suppression)
@@ -216,75 +216,80 @@ def assert_parity(
     weights.require_fit(likely_causes(config))
     assert weights.unused() == []
     weights.fill()
-    recorded = golden.answers()
-    for name in case.pictures:
+    recorded = golden.recorded_outputs()
+    for name in case.images:
         size = reference.IMAGES[name]
         image = tf.constant(reference.image(*size)[np.newaxis])
         preprocessed, true_shapes = exportable.detector.preprocess(image)
         side = [reference.side_input(*like, seed=size[2]) for like in golden.side_inputs.values()]
-        answers = {key: value.numpy() for key, value in exportable.detect(preprocessed, true_shapes, *side).items()}
+        outputs = {key: value.numpy() for key, value in exportable.detect(preprocessed, true_shapes, *side).items()}
         theirs = {key.removeprefix(name + "/"): value for key, value in recorded.items() if key.startswith(name + "/")}
         proposals = config.model.HasField("faster_rcnn")
         if case.generation == "tf2":
-            answers = of_one_picture(answers, golden)
+            outputs = in_recorded_shapes(outputs, golden)
             if proposals:
-                follow_anchor_indices(answers)
+                check_anchor_indices(outputs)
                 theirs.pop("detection_anchor_indices")
-        ours = kept(answers, theirs, proposals)
+        ours = recorded_rows(outputs, theirs, proposals)
         if case.tied:  # the same box of the same class, of another proposal
             del ours["detection_multiclass_scores"], theirs["detection_multiclass_scores"]
         assert_same(ours, theirs, case.noise)
 
 
-def of_one_picture(answers: dict[str, np.ndarray], golden: reference.Golden) -> dict[str, np.ndarray]:
-    """Answers in the shapes that TensorFlow 2 gave them, without those that are too large for a golden.
+def in_recorded_shapes(outputs: dict[str, np.ndarray], golden: reference.Golden) -> dict[str, np.ndarray]:
+    """Returns outputs in the shapes recorded from TensorFlow 2, without those that are too large for a golden.
 
-    Where the original has no pictures in a shape, ours has them first.
+    Where a recorded shape has no dimension of images, ours has it first.
     """
-    assert sorted(answers) == sorted(golden.outputs)
+    assert sorted(outputs) == sorted(golden.outputs)
     shaped = {}
-    for key, values in answers.items():
+    for key, values in outputs.items():
         shape = golden.outputs[key][1]
         shaped[key] = values if len(shape) == values.ndim else values[0]
-        assert all(size in (None, held) for size, held in zip(shape, shaped[key].shape, strict=True)), key
+        assert all(size in (None, actual) for size, actual in zip(shape, shaped[key].shape, strict=True)), key
     return {key: values for key, values in shaped.items() if values.nbytes < reference.LARGEST_BYTES or key in RAW}
 
 
-def follow_anchor_indices(answers: dict[str, np.ndarray]) -> None:
-    """Takes out the numbers of the proposals, which near-ties change, after a look at what they point to."""
-    places = answers.pop("detection_anchor_indices")[0].astype(int)[: int(answers["num_detections"][0])]
-    pointed = answers["raw_detection_scores"][0, places]
-    np.testing.assert_array_equal(pointed, answers["detection_multiclass_scores"][0, : len(places)])
+def check_anchor_indices(outputs: dict[str, np.ndarray]) -> None:
+    """Checks the rows that the anchor indices refer to, and removes the indices, which near-ties change."""
+    rows = outputs.pop("detection_anchor_indices")[0].astype(int)[: int(outputs["num_detections"][0])]
+    scores = outputs["raw_detection_scores"][0, rows]
+    np.testing.assert_array_equal(scores, outputs["detection_multiclass_scores"][0, : len(rows)])
 
 
-def kept(answers: dict[str, np.ndarray], recorded: dict[str, np.ndarray], proposals: bool) -> dict[str, np.ndarray]:
-    """The rows of our answers that the golden keeps.
+def recorded_rows(
+    outputs: dict[str, np.ndarray], recorded: dict[str, np.ndarray], proposals: bool
+) -> dict[str, np.ndarray]:
+    """Returns the rows of our outputs that the golden contains.
 
-    With `proposals`, a kept row that is not in its place is looked for in all places: near-ties come in another order.
+    With `proposals`, a row that differs from the recorded one is searched among all rows: near-ties are in another
+    order.
     """
-    cut = dict(answers)
-    for key in answers:
+    cut = dict(outputs)
+    for key in outputs:
         if f"{key}/rows" in recorded:
-            assert answers[key].shape[1] == recorded[f"{key}/count"], key
-            cut[key] = answers[key][:, recorded[f"{key}/rows"]]
+            assert outputs[key].shape[1] == recorded[f"{key}/count"], key
+            cut[key] = outputs[key][:, recorded[f"{key}/rows"]]
         if "mask" in key:
-            cut[key] = answers[key][:, :20]
+            cut[key] = outputs[key][:, :20]
     if "proposal_boxes" in recorded:
-        marks = [
+        features = [
             np.concatenate([side["proposal_boxes_normalized"][0], side["class_predictions_with_background"]], axis=1)
-            for side in (answers, recorded)
+            for side in (outputs, recorded)
         ]
-        places = places_of(*marks, np.arange(len(marks[1])))
-        cut |= {key: np.take(answers[key], places, axis=axis) for key, axis in OF_PROPOSALS.items() if key in recorded}
+        rows = matching_rows(*features, np.arange(len(features[1])))
+        cut |= {
+            key: np.take(outputs[key], rows, axis=axis) for key, axis in PROPOSAL_OUTPUTS.items() if key in recorded
+        }
     if proposals and "raw_detection_boxes/rows" in recorded:
-        marks = [np.concatenate([side[key][0] for key in RAW], axis=1) for side in (answers, recorded)]
-        places = places_of(*marks, recorded["raw_detection_boxes/rows"])
-        cut |= {key: answers[key][:, places] for key in RAW}
+        features = [np.concatenate([side[key][0] for key in RAW], axis=1) for side in (outputs, recorded)]
+        rows = matching_rows(*features, recorded["raw_detection_boxes/rows"])
+        cut |= {key: outputs[key][:, rows] for key in RAW}
     return cut
 
 
-def places_of(ours: np.ndarray, theirs: np.ndarray, expected: np.ndarray) -> np.ndarray:
-    """Where each recorded row stands among ours, each of which is taken once: where it is expected, or elsewhere."""
+def matching_rows(ours: np.ndarray, theirs: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """Returns the index among our rows of each recorded row: the expected one, or the closest that is not used yet."""
     rows = expected.copy()
     moved = np.flatnonzero(np.abs(ours[rows] - theirs).max(axis=1) > 1e-4)
     free = sorted(set(range(len(ours))) - set(np.delete(rows, moved)))
@@ -300,9 +305,10 @@ def assert_same(ours: dict[str, np.ndarray], recorded: dict[str, np.ndarray], no
         masks, their_masks = ours.pop("detection_masks"), theirs.pop("detection_masks")
         assert masks.shape == their_masks.shape
         assert np.abs(masks - their_masks).max() <= max(noise, min(1e-4, 0.02 * float(their_masks.std())))
-    # Where the raw scores hardly differ from each other, 1e-4 would prove nothing; saturated ones do not differ at all.
+    # Where raw scores hardly differ from each other, a tolerance of 1e-4 would accept anything; saturated scores do not
+    # differ at all.
     all_scores = "raw_detection_scores" if "raw_detection_scores" in theirs else "detection_multiclass_scores"
     scores = max(noise, min(1e-4, 0.02 * float(theirs[all_scores].std())), float(np.finfo(np.float32).eps))
-    allowed = max(noise, 1e-4)
-    found = compare_detections(ours, theirs, Tolerances(boxes=allowed, scores=scores, other=allowed))
-    assert found.ok, "\n".join(found.problems)
+    tolerance = max(noise, 1e-4)
+    comparison = compare_detections(ours, theirs, Tolerances(boxes=tolerance, scores=scores, other=tolerance))
+    assert comparison.ok, "\n".join(comparison.problems)

@@ -1,4 +1,4 @@
-"""SSD on pyramids: SpaghettiNet's maps against the original's, and what pyramids and the shared predictor refuse."""
+"""SSD with feature pyramids: the maps of SpaghettiNet, and errors of pyramids and the weight-shared predictor."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from unfreeze.errors import ConfigError
 from unfreeze.weights import Checkpoint, TensorInfo, Weights
 
 # 100 evenly spread values, and the shape, of each feature map of SSDSpaghettinetFeatureExtractor on TensorFlow 1.15,
-# with the weights of `reference.weight`, for `reference.image(99, 131)` scaled to -1 ... 1; its FakeQuant taken out,
-# since a value that rounding moves across a step of it is a step away in all that follows.
+# with the weights of `reference.weight`, for `reference.image(99, 131)` scaled to -1 ... 1. Recorded without
+# its FakeQuants: a value that rounding moves to the next quantization step would change everything after it.
 MAPS = Path(__file__).parent / "data" / "spaghettinet_maps.npz"
 
 
 class ReferenceWeights:
-    """Reads as a checkpoint reader does, each weight from its name and shape."""
+    """A checkpoint reader whose weights follow from their names and shapes."""
 
     def __init__(self, shapes: dict[str, tuple[int, ...]]) -> None:
         self._shapes = shapes
@@ -39,7 +39,7 @@ def checkpoint(shapes: dict[str, tuple[int, ...]]) -> Checkpoint:
 
 
 def traced(fields: str, size: tuple[int | None, int | None], weights: Weights) -> Any:
-    """The feature maps of a `feature_extractor` with these fields."""
+    """Traces the feature maps of a `feature_extractor` with these fields."""
     config = parse_pipeline_config(
         f"model {{ ssd {{ feature_extractor {{ {fields} }} }} }}"
     ).model.ssd.feature_extractor
@@ -51,16 +51,16 @@ def traced(fields: str, size: tuple[int | None, int | None], weights: Weights) -
 
 def spaghettinet(fields: str) -> tuple[Any, Weights]:
     fields = f'type: "ssd_spaghettinet" {fields}'
-    asked = Weights(checkpoint({}))
-    traced(fields, (99, 131), asked)
-    weights = Weights(checkpoint({mismatch.name: mismatch.needed for mismatch in asked.mismatches.values()}))
+    without_weights = Weights(checkpoint({}))
+    traced(fields, (99, 131), without_weights)
+    weights = Weights(checkpoint({weight.name: weight.needed for weight in without_weights.mismatches.values()}))
     maps = traced(fields, (99, 131), weights)
     weights.fill()
     return maps, weights
 
 
 @pytest.mark.parametrize("name", ["s", "m", "l", "m_explicit"])
-def test_spaghettinets_maps_are_the_originals(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_spaghettinet_maps_equal_the_object_detection_apis(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tf.quantization, "fake_quant_with_min_max_vars", lambda x, low, high: x)
     explicit = "use_explicit_padding: true" if name.endswith("explicit") else ""
     maps, _weights = spaghettinet(f'spaghettinet_arch_name: "spaghettinet_edgetpu_{name[0]}" {explicit}')
@@ -70,8 +70,8 @@ def test_spaghettinets_maps_are_the_originals(name: str, monkeypatch: pytest.Mon
             assert value.shape.as_list() == list(recorded[f"{name}/{i}/shape"])
             flat = value.numpy().ravel()
             kept = flat[np.linspace(0, flat.size - 1, 100).astype(int)]
-            # Rounding grows through some sixty layers: in float64 this network is up to 1.2e-3 of the standard
-            # deviation away from the recording, and as much from what float32 gives here.
+            # Rounding errors grow through some sixty layers: computed in float64, this network is up to 1.2e-3 standard
+            # deviations away from the recording, and as far from the float32 results here.
             np.testing.assert_allclose(kept, recorded[f"{name}/{i}"], atol=2.5e-3 * flat.std(), err_msg=str(i))
 
 
@@ -85,55 +85,55 @@ def test_spaghettinet_quantizes_its_fused_convolutions() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "size", "told"),
+    ("fields", "size", "message"),
     [
-        ('type: "ssd_mobilenet_v1_fpn"', (300, 300), "19 x 19 features meet 20 x 20 ones"),
-        ('type: "ssd_mobilenet_v1_fpn" fpn { min_level: 1 }', (256, 256), "min_level is 1 and max_level 7"),
-        ('type: "ssd_mobilenet_v2_fpn" fpn { min_level: 6 }', (256, 256), "min_level is 6 and max_level 7"),
+        ('type: "ssd_mobilenet_v1_fpn"', (300, 300), "cannot add 19 x 19 features and upsampled 20 x 20 features"),
+        ('type: "ssd_mobilenet_v1_fpn" fpn { min_level: 1 }', (256, 256), "min_level is 1 and max_level is 7"),
+        ('type: "ssd_mobilenet_v2_fpn" fpn { min_level: 6 }', (256, 256), "min_level is 6 and max_level is 7"),
         (
             'type: "ssd_mobilenet_v2_fpn" fpn { min_level: 4 max_level: 3 }',
             (256, 256),
-            "min_level is 4 and max_level 3",
+            "min_level is 4 and max_level is 3",
         ),
-        ('type: "ssd_mobilenet_v2_fpn"', (32, 64), "at least 33 x 33, and gets 32 x 64"),
-        ('type: "ssd_mobilenet_v1_ppn"', (64, 32), "at least 33 x 33, and gets 64 x 32"),
-        ('type: "ssd_resnet50_v1_fpn"', (256, 128), "at least 129 x 129, and gets 256 x 128"),
-        ('type: "ssd_resnet50_v1_fpn" use_explicit_padding: true', (256, 256), "does not take use_explicit_padding"),
-        ('type: "ssd_resnet101_v1_ppn" depth_multiplier: 0.5', (256, 256), "does not take a depth_multiplier"),
+        ('type: "ssd_mobilenet_v2_fpn"', (32, 64), "images of 32 x 64 are too small .*at least 33 x 33"),
+        ('type: "ssd_mobilenet_v1_ppn"', (64, 32), "images of 64 x 32 are too small .*at least 33 x 33"),
+        ('type: "ssd_resnet50_v1_fpn"', (256, 128), "images of 256 x 128 are too small .*at least 129 x 129"),
+        ('type: "ssd_resnet50_v1_fpn" use_explicit_padding: true', (256, 256), "use_explicit_padding is not supported"),
+        ('type: "ssd_resnet101_v1_ppn" depth_multiplier: 0.5', (256, 256), "depth_multiplier is 0.5, .* not supported"),
         (
             'type: "ssd_resnet50_v1_fpn" override_base_feature_extractor_hyperparams: true '
             "conv_hyperparams { group_norm {} }",
             (256, 256),
-            "a ResNet does not take group_norm",
+            "group_norm is not supported for the layers of a ResNet backbone",
         ),
-        ('type: "ssd_mobilenet_v2_mnasfpn" fpn {}', (256, 256), "they are 3 and 7"),
+        ('type: "ssd_mobilenet_v2_mnasfpn" fpn {}', (256, 256), "min_level is 3 and max_level is 7"),
         ('type: "ssd_mobilenet_v2_mnasfpn"', (300, 320), "38 x 40 is not twice 19 x 20|19 x 20 is not twice 10 x 10"),
-        ('type: "ssd_mobilenet_v2_mnasfpn"', (None, None), "takes pictures of one size only"),
+        ('type: "ssd_mobilenet_v2_mnasfpn"', (None, None), "needs a fixed image size"),
         ('type: "ssd_spaghettinet" spaghettinet_arch_name: "spaghettinet_edgetpu_xl"', (320, 320), "edgetpu_xl"),
     ],
 )
-def test_what_the_original_refuses_is_refused(fields: str, size: tuple[int | None, int | None], told: str) -> None:
-    with pytest.raises(ConfigError, match=told):
+def test_unsupported_options_are_rejected(fields: str, size: tuple[int | None, int | None], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         traced(fields, size, Weights(checkpoint({})))
 
 
-def test_pyramids_take_pictures_of_any_size() -> None:
+def test_pyramids_take_images_of_any_size() -> None:
     fields = 'type: "ssd_mobilenet_v1_fpn" depth_multiplier: 0.25 pad_to_multiple: 32'
     maps = traced(fields, (None, None), Weights(checkpoint({})))
     assert [x.shape.as_list() for x in maps.outputs] == [[None, None, None, 64]] * 5
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "message"),
     [
-        ("use_depthwise: true kernel_size: 1", "use_depthwise does not go with kernel_size: 1"),
-        ("num_layers_before_predictor: 4", "depth is 0, which 4 layers are to have"),
-        ("depth: 8", r"different numbers of anchors at a location, \[3, 6\]"),
+        ("use_depthwise: true kernel_size: 1", "use_depthwise cannot be combined with kernel_size: 1"),
+        ("num_layers_before_predictor: 4", "depth is 0, but num_layers_before_predictor is 4"),
+        ("depth: 8", r"different numbers of anchors per location \(\[3, 6\]\)"),
         ("conv_hyperparams { force_use_bias: true }", "force_use_bias is for Keras models"),
     ],
 )
-def test_what_the_shared_predictor_refuses(fields: str, told: str) -> None:
+def test_invalid_weight_shared_predictor_is_rejected(fields: str, message: str) -> None:
     predictor = f"weight_shared_convolutional_box_predictor {{ {fields} }}"
     config = parse_pipeline_config(f"model {{ ssd {{ box_predictor {{ {predictor} }} }} }}").model.ssd.box_predictor
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=message):
         build_box_predictor(config, 2)([tf.zeros([1, 4, 4, 8])] * 2, Weights(checkpoint({})).branch(), (3, 6))

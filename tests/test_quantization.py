@@ -1,4 +1,4 @@
-"""Quantization-aware graphs: every FakeQuant where the original has it, with the checkpoint's ranges."""
+"""Quantization-aware graphs have the FakeQuants of the Object Detection API, with the checkpoint's ranges."""
 
 from __future__ import annotations
 
@@ -25,19 +25,20 @@ SHARED = (
     "ssd_mobilenet_v2_fpnlite_quantized_shared_box_predictor_256x256_depthmultiplier_75_coco14_sync"  # between levels
 )
 STEM = "FeatureExtractor/MobilenetV2/Conv"
-# The same rounding in both. Where one value takes another step, raw scores move by a hundred times as much.
+# Both round alike. If one value fell on another quantization step, raw scores would change a hundred times as much.
 TOLERANCE = 1e-5
 
 
 class Drift(NamedTuple):
-    """What raw answers may differ by from those of another TensorFlow: on average, and at most."""
+    """How much raw outputs may differ from those of another TensorFlow: on average, and at most."""
 
     boxes: tuple[float, float]
     scores: tuple[float, float]
 
 
-# The original's own frozen graph moves two thirds as far from TensorFlow 1.15 to 2.21, since rounding steps flip; the
-# bits are held by the frozen graph in this TensorFlow. Without the FakeQuants scores are off by 0.06 on average.
+# The outputs of the frozen graph of the Object Detection API change two thirds as much from TensorFlow 1.15 to 2.21,
+# since values fall on other quantization steps. The exact values are covered by running that frozen graph in this
+# TensorFlow. Without FakeQuants, scores would be off by 0.06 on average.
 DRIFTS = {
     NAME: Drift(boxes=(0.003, 0.03), scores=(0.014, 0.16)),
     "p_ssd_mobilenet_v2_quantized_300x300_coco_2019_01_03": Drift(boxes=(0.003, 0.03), scores=(0.014, 0.16)),
@@ -46,7 +47,7 @@ DRIFTS = {
 
 
 class ReferenceWeights:
-    """Reads as a checkpoint reader does, each weight from its name and shape."""
+    """A checkpoint reader whose weights follow from their names and shapes."""
 
     def __init__(self, tensors: dict[str, TensorInfo]) -> None:
         self._tensors = tensors
@@ -58,24 +59,24 @@ class ReferenceWeights:
 def checkpoint(
     name: str = NAME, keep: Callable[[str], bool] = lambda key: True, add: tuple[str, ...] = ()
 ) -> Checkpoint:
-    """The golden's, of the names to keep, with some more scalars."""
+    """The golden's checkpoint with only the names to keep, and with additional scalars."""
     tensors = {key: TensorInfo(shape, dtype) for key, shape, dtype in reference.golden(name).variables if keep(key)}
     tensors |= {key: TensorInfo((), "float32") for key in add}
     return Checkpoint(Path("model.ckpt-1"), 1, "tf1", tensors, _reader=ReferenceWeights(tensors))
 
 
 def config(name: str = NAME, **fields: Any) -> Any:
-    """The golden's, with other fields in `graph_rewriter.quantization`."""
-    made = parse_pipeline_config(reference.golden(name).config)
+    """The golden's config, with other fields in `graph_rewriter.quantization`."""
+    parsed = parse_pipeline_config(reference.golden(name).config)
     for field, value in fields.items():
-        setattr(made.graph_rewriter.quantization, field, value)
-    return made
+        setattr(parsed.graph_rewriter.quantization, field, value)
+    return parsed
 
 
-def bound(held: Checkpoint, asked: Any) -> tuple[Weights, Exportable]:
-    weights = Weights(held)
-    exportable = trace(build_detector(asked, weights))
-    weights.require_fit(likely_causes(asked))
+def bound(checkpoint: Checkpoint, pipeline: Any) -> tuple[Weights, Exportable]:
+    weights = Weights(checkpoint)
+    exportable = trace(build_detector(pipeline, weights))
+    weights.require_fit(likely_causes(pipeline))
     return weights, exportable
 
 
@@ -93,8 +94,8 @@ def model() -> tuple[Weights, Exportable]:
 
 
 @pytest.fixture(scope="module")
-def original() -> Iterator[tf.compat.v1.Session]:
-    """The original's frozen graph of the same checkpoint, run by this TensorFlow."""
+def frozen_session() -> Iterator[tf.compat.v1.Session]:
+    """A session with the frozen graph that the Object Detection API exported from the same checkpoint."""
     graph = tf.Graph()
     with graph.as_default():
         tf.import_graph_def(tf.compat.v1.GraphDef.FromString(reference.frozen_graph(NAME)), name="")
@@ -103,43 +104,43 @@ def original() -> Iterator[tf.compat.v1.Session]:
     session.close()
 
 
-@pytest.mark.parametrize("picture", reference.IMAGES)
-def test_answers_are_the_frozen_graphs(
-    picture: str, model: tuple[Weights, Exportable], original: tf.compat.v1.Session
+@pytest.mark.parametrize("image", reference.IMAGES)
+def test_outputs_equal_the_frozen_graphs(
+    image: str, model: tuple[Weights, Exportable], frozen_session: tf.compat.v1.Session
 ) -> None:
     weights, exportable = model
     weights.fill()
-    image = reference.image(*reference.IMAGES[picture])[np.newaxis]
-    answers = exportable.detect(*exportable.detector.preprocess(tf.constant(image)))
-    theirs = original.run({name: f"{name}:0" for name in answers}, {"image_tensor:0": image})
+    pixels = reference.image(*reference.IMAGES[image])[np.newaxis]
+    ours = exportable.detect(*exportable.detector.preprocess(tf.constant(pixels)))
+    theirs = frozen_session.run({name: f"{name}:0" for name in ours}, {"image_tensor:0": pixels})
     assert sorted(theirs) == sorted(reference.golden(NAME).outputs)
-    for name, answer in answers.items():
-        np.testing.assert_allclose(answer.numpy(), theirs[name], rtol=0, atol=TOLERANCE, err_msg=name)
+    for name, value in ours.items():
+        np.testing.assert_allclose(value.numpy(), theirs[name], rtol=0, atol=TOLERANCE, err_msg=name)
 
 
 @pytest.mark.parametrize("name", DRIFTS)
-def test_answers_are_as_near_to_the_recorded_ones_as_the_originals(name: str) -> None:
+def test_outputs_are_close_to_the_recorded_ones(name: str) -> None:
     weights, exportable = bound(checkpoint(name), config(name))
     assert weights.unused() == []
     weights.fill()
-    recorded = reference.golden(name).answers()
-    for picture, size in reference.IMAGES.items():
-        image = tf.constant(reference.image(*size)[np.newaxis])
-        answers = exportable.detect(*exportable.detector.preprocess(image))
+    recorded = reference.golden(name).recorded_outputs()
+    for image, size in reference.IMAGES.items():
+        pixels = tf.constant(reference.image(*size)[np.newaxis])
+        outputs = exportable.detect(*exportable.detector.preprocess(pixels))
         for kind in ("boxes", "scores"):
-            key = f"{picture}/raw_detection_{kind}"
-            gaps = np.abs(answers[f"raw_detection_{kind}"].numpy()[:, recorded[f"{key}/rows"]] - recorded[key])
+            key = f"{image}/raw_detection_{kind}"
+            differences = np.abs(outputs[f"raw_detection_{kind}"].numpy()[:, recorded[f"{key}/rows"]] - recorded[key])
             mean, largest = getattr(DRIFTS[name], kind)
-            assert gaps.mean() <= mean, key
-            assert gaps.max() <= largest, key
+            assert differences.mean() <= mean, key
+            assert differences.max() <= largest, key
 
 
-def test_every_range_of_the_checkpoint_has_its_place(model: tuple[Weights, Exportable]) -> None:
+def test_every_range_of_the_checkpoint_is_used(model: tuple[Weights, Exportable]) -> None:
     weights, exportable = model
     ranges = {name for name in weights.checkpoint.tensors if is_range(name)}
     assert len(ranges) == 308
     assert {name for name in weights.sources if is_range(name)} == ranges
-    # At run time the activations pass through theirs; the weights did when the model was loaded.
+    # At run time only activations are quantized; weights are quantized when the model is loaded.
     activations = sum("weights_quant" not in name for name in ranges) // 2
     assert operations(exportable).count("FakeQuantWithMinMaxVars") == activations
 
@@ -156,7 +157,7 @@ def test_operations_that_share_a_weight_share_its_range() -> None:
     )
 
 
-def test_a_config_without_the_rewriter_leaves_the_ranges_out() -> None:
+def test_config_without_graph_rewriter_ignores_the_ranges() -> None:
     plain = config()
     plain.ClearField("graph_rewriter")
     weights, exportable = bound(checkpoint(), plain)
@@ -165,73 +166,77 @@ def test_a_config_without_the_rewriter_leaves_the_ranges_out() -> None:
     assert "FakeQuantWithMinMaxVars" not in operations(exportable)
 
 
-def test_export_tells_that_ranges_are_left_out(tmp_path: Path) -> None:
+def test_export_warns_about_ignored_ranges(tmp_path: Path) -> None:
     reference.write_checkpoint(reference.golden(NAME), tmp_path)
     text = (tmp_path / "pipeline.config").read_text()
     (tmp_path / "pipeline.config").write_text(text[: text.index("graph_rewriter")])
-    told: list[str] = []
+    warnings: list[str] = []
     export(
-        tmp_path, output_directory=tmp_path / "out", input_types=["image_tensor"], verify=False, on_warning=told.append
+        tmp_path,
+        output_directory=tmp_path / "out",
+        input_types=["image_tensor"],
+        verify=False,
+        on_warning=warnings.append,
     )
-    assert [line for line in told if "quantization-aware" in line] == [
+    assert [line for line in warnings if "quantization-aware" in line] == [
         "the checkpoint was trained quantization-aware (it has the ranges of 154 operations), but the config has no "
         "graph_rewriter: the model is exported without quantization, as the original does it"
     ]
 
 
-def test_an_empty_rewriter_is_enough() -> None:
+def test_empty_graph_rewriter_quantizes() -> None:
     empty = config()
     empty.graph_rewriter.Clear()
     assert not empty.graph_rewriter.HasField("quantization")
     assert quantization_aware(empty)
 
 
-def test_a_checkpoint_without_ranges_is_refused() -> None:
+def test_checkpoint_without_ranges_is_rejected() -> None:
     with pytest.raises(
         WeightsError, match=r"model\.ckpt-1: .*graph_rewriter.* has no ranges .*take graph_rewriter out"
     ):
         build_detector(config(), Weights(checkpoint(keep=lambda name: not is_range(name))))
 
 
-def test_a_range_that_is_missing_is_named() -> None:
+def test_missing_range_is_named() -> None:
     with pytest.raises(WeightsError, match=rf"1 weight is missing: {STEM}/act_quant/max \[\]"):
         bound(checkpoint(keep=lambda name: name != f"{STEM}/act_quant/max"), config())
 
 
-def test_a_range_that_has_no_place_is_named() -> None:
+def test_unused_range_is_named() -> None:
     added = (f"{STEM}/conv_quant/min", f"{STEM}/conv_quant/max")
     with pytest.raises(WeightsError, match=rf"no place for 1 range of its quantization: {STEM}/conv_quant; give"):
         bound(checkpoint(add=added), config())
 
 
-def test_ranges_of_dropout_are_the_trainings() -> None:
+def test_ranges_of_dropout_are_ignored() -> None:
     scope = "BoxPredictor_0/Dropout/dropout_1/mul/activation_Mul_quant"
     weights, _ = bound(checkpoint(add=(f"{scope}/min", f"{scope}/max")), config())
     assert weights.unused() == []
 
 
 @pytest.mark.parametrize("field", ["weight_bits", "activation_bits"])
-def test_bits_that_the_original_refuses(field: str) -> None:
+def test_other_than_8_bits_are_rejected(field: str) -> None:
     with pytest.raises(ConfigError, match=rf"graph_rewriter\.quantization: {field} is 4; set it to 8"):
         build_detector(config(**{field: 4}), Weights(checkpoint()))
 
 
-def linear_extractor(asked: Any) -> None:
-    asked.model.ssd.feature_extractor.conv_hyperparams.activation = 0
+def linear_extractor(pipeline: Any) -> None:
+    pipeline.model.ssd.feature_extractor.conv_hyperparams.activation = 0
 
 
-def linear_predictor(asked: Any) -> None:
-    asked.model.ssd.box_predictor.convolutional_box_predictor.conv_hyperparams.activation = 0
-    asked.model.ssd.box_predictor.convolutional_box_predictor.num_layers_before_predictor = 2
+def linear_predictor(pipeline: Any) -> None:
+    pipeline.model.ssd.box_predictor.convolutional_box_predictor.conv_hyperparams.activation = 0
+    pipeline.model.ssd.box_predictor.convolutional_box_predictor.num_layers_before_predictor = 2
 
 
-def mnasfpn(asked: Any) -> None:
-    asked.model.ssd.feature_extractor.type = "ssd_mobilenet_v2_mnasfpn"
+def mnasfpn(pipeline: Any) -> None:
+    pipeline.model.ssd.feature_extractor.type = "ssd_mobilenet_v2_mnasfpn"
 
 
-def two_stages(asked: Any) -> None:
-    asked.model.faster_rcnn.num_classes = 90
-    asked.model.faster_rcnn.feature_extractor.type = "faster_rcnn_resnet50"
+def two_stages(pipeline: Any) -> None:
+    pipeline.model.faster_rcnn.num_classes = 90
+    pipeline.model.faster_rcnn.feature_extractor.type = "faster_rcnn_resnet50"
 
 
 @pytest.mark.parametrize(
@@ -246,9 +251,9 @@ def two_stages(asked: Any) -> None:
         (two_stages, "model faster_rcnn; supported: ssd"),
     ],
 )
-def test_graphs_that_are_not_supported_are_refused_by_name(change: Callable[[Any], None], what: str) -> None:
-    asked = config()
-    change(asked)
-    with pytest.raises(UnsupportedError) as refused:
-        build_detector(asked, Weights(checkpoint()))
-    assert str(refused.value) == f"not supported yet: graph_rewriter (a quantization-aware graph) with {what}"
+def test_unsupported_quantized_graphs_are_rejected(change: Callable[[Any], None], what: str) -> None:
+    pipeline = config()
+    change(pipeline)
+    with pytest.raises(UnsupportedError) as error:
+        build_detector(pipeline, Weights(checkpoint()))
+    assert str(error.value) == f"not supported yet: graph_rewriter (a quantization-aware graph) with {what}"

@@ -99,7 +99,7 @@ def test_every_signature_of_an_export_takes_side_inputs(tmp_path: Path) -> None:
     assert model.signatures["tf_example"].structured_input_signature[1]["inputs"].shape == [1]
     image = tf.constant(reference.image(*reference.IMAGES["a"])[np.newaxis])
     side = [tf.constant(reference.side_input(*like)) for like in golden.side_inputs.values()]
-    recorded = golden.answers()["a/detection_scores"]
+    recorded = golden.recorded_outputs()["a/detection_scores"]
     by_name = model.signatures["serving_default"](inputs=image, **dict(zip(CONTEXT, side, strict=True)))
     np.testing.assert_allclose(by_name["detection_scores"], recorded, atol=1e-4)
     np.testing.assert_allclose(model(image, *side)["detection_scores"], recorded, atol=1e-4)

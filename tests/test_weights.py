@@ -564,15 +564,16 @@ def test_the_two_generations_are_told_apart() -> None:
     with pytest.raises(ConfigError) as raised:
         build_detector(config, second)
     assert str(raised.value) == (
-        "run/ckpt-1: this is a TensorFlow 2 checkpoint (object-based), but the original builds "
-        "the config's ssd_mobilenet_v1 under TensorFlow 1 only; give the pipeline.config that it was trained with"
+        "run/ckpt-1: this is a TensorFlow 2 checkpoint (object-based), but the config's "
+        "ssd_mobilenet_v1 is an extractor of TensorFlow 1; use the pipeline.config that the checkpoint was trained with"
     )
     config.model.ssd.feature_extractor.type = "ssd_mobilenet_v2_keras"
     with pytest.raises(ConfigError) as raised:
         build_detector(config, first)
     assert str(raised.value) == (
-        "run/model.ckpt: this is a TensorFlow 1 checkpoint (name-based), but the original builds "
-        "the config's ssd_mobilenet_v2_keras under TensorFlow 2 only; give the pipeline.config that it was trained with"
+        "run/model.ckpt: this is a TensorFlow 1 checkpoint (name-based), but the config's "
+        "ssd_mobilenet_v2_keras is an extractor of TensorFlow 2; "
+        "use the pipeline.config that the checkpoint was trained with"
     )
 
 

@@ -1,4 +1,4 @@
-"""Convolutions of fewer multiplications against plain ones."""
+"""Winograd convolutions against plain convolutions."""
 
 from collections.abc import Callable, Sequence
 from typing import cast
@@ -16,14 +16,14 @@ RANDOM = np.random.RandomState(0)
 
 
 @pytest.mark.parametrize("size", [(7, 7), (4, 4), (1, 1), (3, 9), (8, 5), (14, 17)])
-def test_it_is_the_plain_convolution(size: tuple[int, int]) -> None:
+def test_winograd_equals_the_plain_convolution(size: tuple[int, int]) -> None:
     x = RANDOM.standard_normal((3, *size, 20)).astype("float32")
     kernel = RANDOM.standard_normal((3, 3, 20, 11)).astype("float32") / 13
     plain = tf.nn.conv2d(x, kernel, 1, "SAME")
     np.testing.assert_allclose(winograd_conv(tf.constant(x), winograd_kernel(tf.constant(kernel))), plain, atol=2e-5)
 
 
-def test_its_error_is_a_millionth() -> None:
+def test_winograd_error_is_a_millionth() -> None:
     x = RANDOM.standard_normal((16, 7, 7, 256)).astype("float32")
     kernel = RANDOM.standard_normal((3, 3, 256, 8)).astype("float32") / 48
     exact = sum(
@@ -35,13 +35,13 @@ def test_its_error_is_a_millionth() -> None:
     assert np.sqrt(np.mean(np.square(error))) < 3e-6 * exact.std()
 
 
-def test_no_rows_are_no_rows() -> None:
+def test_winograd_of_no_rows_has_no_rows() -> None:
     empty = winograd_conv(tf.zeros([0, 7, 7, 4]), winograd_kernel(tf.zeros([3, 3, 4, 5])))
     assert empty.shape == (0, 7, 7, 5)
 
 
 class Weights:
-    """A branch whose weights are all drawn once, by their names."""
+    """A branch with random weights, which follow from the length of their names."""
 
     def __init__(self, scope: str = "") -> None:
         self.scope = scope
@@ -63,13 +63,13 @@ class Weights:
         return lambda: (scale, beta - mean * scale)
 
     def derived(self, compute: Callable[[], Sequence[tf.Tensor]], **shapes: list[int]) -> list[tf.Tensor]:
-        made = list(compute())
-        assert [value.shape.as_list() for value in made] == list(shapes.values())
-        return made
+        values = list(compute())
+        assert [value.shape.as_list() for value in values] == list(shapes.values())
+        return values
 
 
 @pytest.mark.parametrize("size", [(7, 7), (16, 16), (16, 17)])
-def test_a_layer_uses_it_for_small_maps(size: tuple[int, int]) -> None:
+def test_layers_use_winograd_for_small_maps(size: tuple[int, int]) -> None:
     x = tf.constant(RANDOM.standard_normal((2, *size, 5)).astype("float32"))
     p = cast("Branch", Weights())
 

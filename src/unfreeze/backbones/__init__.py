@@ -1,4 +1,4 @@
-"""One network family a file: a table of its blocks and one function, named by the config's word.
+"""Backbones: one module for each family of networks, with a table of its blocks and a function.
 
-`f(x, p, ...) -> dict of named stages`, [N, H, W, 3] in, each stage [N, h, w, C].
+The function is `f(x, p, ...) -> stages`: [N, H, W, 3] in, a dict of named feature maps [N, h, w, C] out.
 """

@@ -1,4 +1,4 @@
-"""EfficientNet, as the TensorFlow Model Garden's Keras model has it.
+"""EfficientNet, as in the Keras model of the TensorFlow Model Garden.
 
 Source: official/legacy/image_classification/efficientnet/efficientnet_model.py of tf-models-official 2.8; paper
 arXiv:1905.11946.
@@ -27,7 +27,7 @@ STACKS = (
     (5, 4, 6, 192, 2),
     (3, 1, 6, 320, 1),
 )
-# How much wider, and how much deeper, than b0.
+# Width and depth relative to b0.
 SCALES = {
     "b0": (1.0, 1.0),
     "b1": (1.0, 1.1),
@@ -61,7 +61,7 @@ def efficientnet(x: tf.Tensor, p: Branch, width: float, depth: float, *, last: s
 
 
 def _unit(x: tf.Tensor, p: Branch, kernel_size: int, expansion: int, filters: int, stride: int) -> tf.Tensor:
-    """`[N, H, W, C] -> [N, h, w, filters]`: expand, filter each channel, weigh the channels, project."""
+    """`[N, H, W, C] -> [N, h, w, filters]`: expansion, depthwise convolution, channel weights, projection."""
     channels = x.shape[3]
     y = x
     if expansion != 1:

@@ -1,4 +1,4 @@
-"""Hourglass networks: residual blocks that halve and double the picture again, with shortcuts between equal sizes.
+"""Hourglass networks: residual blocks that downsample and upsample, with shortcuts between equal sizes.
 
 Source: object_detection/models/keras_models/hourglass_network.py; papers arXiv:1603.06937, arXiv:1904.07850.
 """
@@ -17,7 +17,10 @@ from unfreeze.ops.normalization import BatchNorm
 
 @dataclass(frozen=True)
 class Hourglass:
-    """`num_channels` of the stem, of each stage (from the outer to the inner one) and residual blocks in each."""
+    """A network of stacked hourglasses.
+
+    `num_channels`: of the stem. `channels`, `blocks`: channels and residual blocks of each stage, the outermost first.
+    """
 
     num_channels: int
     channels: tuple[int, ...]
@@ -42,15 +45,15 @@ HOURGLASS_104 = Hourglass(128, (256, 256, 384, 384, 384, 512), STAGES["hourglass
 
 
 def hourglass_of(name: str, num_channels: int, **options: bool) -> Hourglass:
-    """The row of STAGES called `name`, for a stem of `num_channels`."""
+    """Returns the network of the row of STAGES called `name`, for a stem of `num_channels`."""
     multiples, blocks = STAGES[name]
     return Hourglass(num_channels, tuple(num_channels * multiple for multiple in multiples), blocks, **options)
 
 
 def hourglass(x: tf.Tensor, p: Branch, network: Hourglass, *, initial_downsample: bool = True) -> list[tf.Tensor]:
-    """`[N, H, W, 3] -> [N, H / 4, W / 4, C]` for each of the stacked hourglasses, the last of which is the best.
+    """`[N, H, W, 3] -> [N, H / 4, W / 4, C]` for each of the stacked hourglasses; the last map is the best.
 
-    Without `initial_downsample` the outputs have the size of the input.
+    Without `initial_downsample`, the outputs are as large as the input.
     """
     if initial_downsample:
         stem, stem_kernel, stride = p["downsample_input"], 7, 2
@@ -99,7 +102,7 @@ def residual_block(x: tf.Tensor, p: Branch, filters: int, stride: int = 1, *, sk
 def _stage(
     x: tf.Tensor, p: Branch, network: Hourglass, channels: tuple[int, ...], blocks: tuple[int, ...]
 ) -> tf.Tensor:
-    """`[N, H, W, C] -> [N, H, W, channels[0]]`: what is inside at half the size, beside a way around it."""
+    """`[N, H, W, C] -> [N, H, W, channels[0]]`: the inner stages at half the size, beside a shortcut."""
     outer, inner = channels[:2]
     stride = 2 if network.stagewise_downsample else 1
     y = _residual_blocks(x, p["encoder_block2"], inner, blocks[0], stride, skip_conv=outer != inner)
@@ -125,7 +128,7 @@ def _residual_blocks(
     inner_filters: int | None = None,
     skip_conv: bool = False,
 ) -> tf.Tensor:
-    """`[N, H, W, C] -> [N, h, w, filters]`: the first block has the stride, all but the last `inner_filters`."""
+    """`[N, H, W, C] -> [N, h, w, filters]`: the first block has the stride; all but the last have `inner_filters`."""
     inner_filters = filters if inner_filters is None else inner_filters
     for i in range(count - 1):
         first_stride = stride if i == 0 else 1
@@ -133,7 +136,7 @@ def _residual_blocks(
             x, p[str(i)], inner_filters, first_stride, skip_conv=first_stride > 1 or (i == 0 and skip_conv)
         )
     last_stride = stride if count == 1 else 1
-    # Of one block alone the original knows only that a stride needs a convolution beside it.
+    # With a single block, the Object Detection API adds the convolution to the shortcut only if there is a stride.
     last_skip_conv = last_stride > 1 if count == 1 else inner_filters != filters
     return residual_block(x, p[str(count - 1)], filters, last_stride, skip_conv=last_skip_conv)
 

@@ -1,4 +1,4 @@
-"""Inception-ResNet v2, in two parts between which Faster R-CNN crops. Paper arXiv:1602.07261.
+"""Inception-ResNet v2, in two parts: Faster R-CNN crops features between them. Paper arXiv:1602.07261.
 
 Source: slim's nets/inception_resnet_v2.py; models/faster_rcnn_inception_resnet_v2_feature_extractor.py;
 keras/applications/inception_resnet_v2.py, models/keras_models/inception_resnet_v2.py.
@@ -91,9 +91,9 @@ def inception_resnet_v2_first_stage(
     output_stride: int = 16,
     align_feature_maps: bool = True,
 ) -> dict[str, tf.Tensor]:
-    """`[N, H, W, 3] -> stages`: `Conv2d_1a_3x3` to `PreAuxLogits`, whose pixels are `output_stride` (8 or 16) apart.
+    """`[N, H, W, 3] -> stages`: `Conv2d_1a_3x3` to `PreAuxLogits`, which has stride `output_stride` (8 or 16).
 
-    With `align_feature_maps` the convolutions and pools that slim leaves unpadded are padded, as Faster R-CNN wants.
+    With `align_feature_maps`, convolutions and pools that slim does not pad are padded, as Faster R-CNN needs.
     """
     padding = "SAME" if align_feature_maps else "VALID"
     atrous = output_stride == 8
@@ -112,8 +112,8 @@ def inception_resnet_v2_first_stage(
 def inception_resnet_v2_second_stage(x: tf.Tensor, p: Branch, *, padding: str = "VALID") -> dict[str, tf.Tensor]:
     """`[N, H, W, 1088] -> stages`: `Mixed_7a` and `Conv2d_7b_1x1`, of features cropped from `PreAuxLogits`.
 
-    `padding` is that of Mixed_7a. Slim's Repeat_2 is called Repeat here, since it is the first one in the scope of the
-    second stage.
+    `padding` is that of Mixed_7a. Slim's Repeat_2 is named Repeat here, because it is the first Repeat in the scope of
+    the second stage.
     """
     stages = {}
     x = stages["Mixed_7a"] = mixed(x, p["Mixed_7a"], _mixed_7a(padding), STYLE)
@@ -124,9 +124,9 @@ def inception_resnet_v2_second_stage(x: tf.Tensor, p: Branch, *, padding: str = 
 
 
 def keras_first_stage(p: Branch) -> Branch:
-    """The Keras model's layers of the first stage under slim's names.
+    """Returns the first stage of the Keras model under slim's names.
 
-    Keras has names for few of them; the others are counted in the order of their making, which is that of the tables.
+    Few of its layers have names; Keras numbers the others in the order of their creation, which is that of the tables.
     """
     block35 = {f"Repeat/block35_{i}": BLOCK35 for i in range(1, 11)}
     block17 = {f"Repeat_1/block17_{i}": _block17(1) for i in range(1, 21)}
@@ -136,7 +136,7 @@ def keras_first_stage(p: Branch) -> Branch:
 
 
 def keras_second_stage(p: Branch) -> Branch:
-    """The Keras model's layers of the second stage under slim's names."""
+    """Returns the second stage of the Keras model under slim's names."""
     block8 = {f"Repeat/block8_{i}": BLOCK8 for i in range(1, 10)}
     named = {
         "Block8/Conv2d_1x1": "block8_10_conv",
@@ -157,26 +157,30 @@ def _convs(towers: dict[str, Towers]) -> list[str]:
 
 
 def _of_keras(p: Branch, convs: list[str], named: dict[str, str]) -> Branch:
-    """`convs` are numbered, `named` {slim's name: Keras's}; the others are `block35_1_conv` and the like."""
+    """Renames the layers of a Keras model.
+
+    `convs`: slim's names of the layers that Keras numbers. `named`: {slim's name: Keras's name}. The others have names
+    such as `block35_1_conv`.
+    """
     layers = dict(zip(convs, p.auto_named_layers("conv2d", len(convs)), strict=True))
     norms = [f"{name}/BatchNorm" for name in convs]
     layers |= dict(zip(norms, p.auto_named_layers("freezable_batch_norm", len(convs)), strict=True)) | named
 
-    def layer(found: re.Match[str]) -> str:
-        return f"{layers.get(found[1], found[1])}/{found[2]}"
+    def layer(match: re.Match[str]) -> str:
+        return f"{layers.get(match[1], match[1])}/{match[2]}"
 
     return p.renamed([(r"^(.+)/(\w+)$", layer), (r"^Repeat(?:_1)?/(\w+)/Conv2d_1x1", r"\1_conv")])
 
 
 def _residual(x: tf.Tensor, p: Branch, towers: Towers, *, scale: float = 1.0, activated: bool = True) -> tf.Tensor:
-    """`[N, H, W, C] -> [N, H, W, C]`: x plus `scale` times what the towers see in it."""
+    """`[N, H, W, C] -> [N, H, W, C]`: x plus `scale` times the projected output of the towers."""
     y = x + _scaled_conv(mixed(x, p, towers, STYLE), p["Conv2d_1x1"], x.shape[3], scale)
     return tf.nn.relu(y) if activated else y
 
 
 def _scaled_conv(x: tf.Tensor, p: Branch, filters: int, scale: float) -> tf.Tensor:
-    """`[N, H, W, C] -> [N, H, W, filters]`: a 1 x 1 convolution times `scale`, which is multiplied in at load."""
+    """`[N, H, W, C] -> [N, H, W, filters]`: a 1 x 1 convolution times `scale`, folded into its weights."""
     shapes = {"weights": [1, 1, x.shape[3], filters], "biases": [filters]}
-    held = [p.weight(name, shape) for name, shape in shapes.items()]
-    kernel, biases = p.derived(lambda: [weight * scale for weight in held], **shapes)
+    weights = [p.weight(name, shape) for name, shape in shapes.items()]
+    kernel, biases = p.derived(lambda: [weight * scale for weight in weights], **shapes)
     return tf.nn.bias_add(tf.nn.conv2d(x, kernel, 1, "SAME"), biases)

@@ -1,4 +1,4 @@
-"""The rows of which the Inception networks are tables: convolutions and pools in towers, towers side by side.
+"""Rows of the tables that describe Inception networks: convolutions and pools in towers, and towers in parallel.
 
 Source: slim's nets/inception_v2.py, nets/inception_v3.py and nets/inception_resnet_v2.py.
 """
@@ -16,7 +16,7 @@ from unfreeze.ops.layers import Style, conv
 
 @dataclass(frozen=True)
 class Conv:
-    """A convolution called `name`; the name often tells the kernel's size, and sometimes tells it wrong."""
+    """A convolution called `name`. The name often contains the kernel size, and is sometimes wrong about it."""
 
     name: str
     filters: int
@@ -47,7 +47,7 @@ Towers = tuple[tuple[Row, ...], ...]
 
 
 def layer(x: tf.Tensor, p: Branch, row: Row, style: Style, depth: Callable[[int], int] = int) -> tf.Tensor:
-    """`[N, H, W, C] -> [N, h, w, c]`: what one row says, with `depth(filters)` in place of its filters."""
+    """`[N, H, W, C] -> [N, h, w, c]`: the layer of one row, with `depth(filters)` instead of its filters."""
     if isinstance(row, Pool):
         return row.pool(x, 3, row.stride, row.padding)
     if isinstance(row, Fork):
@@ -76,5 +76,5 @@ def mixed(x: tf.Tensor, p: Branch, towers: Towers, style: Style, depth: Callable
 
 
 def scaled_depth(depth_multiplier: float, min_depth: int) -> Callable[[int], int]:
-    """The filters of a thinner or thicker network: rounded down, at least `min_depth`."""
+    """Returns a function that scales filters: rounded down, at least `min_depth`."""
     return lambda filters: max(int(filters * depth_multiplier), min_depth)

@@ -33,7 +33,7 @@ def _mixed(
     branch_3: int,
     pool: Callable[..., tf.Tensor] = tf.nn.avg_pool2d,
 ) -> Towers:
-    """The block that keeps height and width, by the filters of its branches: (1 x 1, 3 x 3) where there are two."""
+    """Returns the block that keeps height and width. The arguments are filters of its branches: 1 x 1, then 3 x 3."""
     return (
         (Conv("Conv2d_0a_1x1", branch_0),),
         (Conv("Conv2d_0a_1x1", branch_1[0]), Conv("Conv2d_0b_3x3", branch_1[1], 3)),
@@ -47,7 +47,7 @@ def _mixed(
 
 
 def _reduction(branch_0: tuple[int, int], branch_1: tuple[int, int]) -> Towers:
-    """The block that halves height and width, by the filters (1 x 1, 3 x 3) of its branches."""
+    """Returns the block that halves height and width. The arguments are filters of its branches: (1 x 1, 3 x 3)."""
     return (
         (Conv("Conv2d_0a_1x1", branch_0[0]), Conv("Conv2d_1a_3x3", branch_0[1], 3, stride=2)),
         (
@@ -127,5 +127,5 @@ def inception_v2_second_stage(
 
 
 def _stem_conv(x: tf.Tensor, p: Branch, filters: int, style: Style) -> tf.Tensor:
-    """`[N, H, W, 3] -> [N, h, w, filters]`: separable, up to 8 depthwise filters for each colour."""
+    """`[N, H, W, 3] -> [N, h, w, filters]`: a separable convolution, up to 8 depthwise filters per color channel."""
     return separable_conv(x, p, filters, 7, stride=2, depth_multiplier=min(filters // 3, 8), style=style)

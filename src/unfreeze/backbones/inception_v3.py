@@ -21,7 +21,7 @@ HALVED = Pool(tf.nn.max_pool2d, stride=2, padding="VALID")
 
 
 def _mixed_5(pooled: int, names: tuple[str, str] = ("Conv2d_0a_1x1", "Conv2d_0b_5x5")) -> Towers:
-    """The 35 x 35 block of a 299 x 299 picture, by the filters after its pool and the names in its Branch_1."""
+    """Returns a block at 35 x 35 of a 299 x 299 image. Arguments: filters after its pool, names in its Branch_1."""
     return (
         (Conv("Conv2d_0a_1x1", 64),),
         (Conv(names[0], 48), Conv(names[1], 64, 5)),
@@ -31,7 +31,7 @@ def _mixed_5(pooled: int, names: tuple[str, str] = ("Conv2d_0a_1x1", "Conv2d_0b_
 
 
 def _mixed_6(narrow: int) -> Towers:
-    """The 17 x 17 block, by the filters inside its towers."""
+    """Returns a block at 17 x 17, with so many filters inside its towers."""
     return (
         (Conv("Conv2d_0a_1x1", 192),),
         (
@@ -51,7 +51,7 @@ def _mixed_6(narrow: int) -> Towers:
 
 
 def _mixed_7(tall: str) -> Towers:
-    """The 8 x 8 block, by the name of the 3 x 1 convolution in its Branch_1."""
+    """Returns a block at 8 x 8, with this name of the 3 x 1 convolution in its Branch_1."""
     return (
         (Conv("Conv2d_0a_1x1", 320),),
         (
@@ -67,8 +67,8 @@ def _mixed_7(tall: str) -> Towers:
     )
 
 
-# The odd names are slim's, and every checkpoint has them: those of Mixed_5c, the 3 x 3 kernels called Conv2d_1a_1x1
-# in Mixed_6a, and Conv2d_0b_3x1 in Mixed_7b where Mixed_7c has Conv2d_0c_3x1.
+# The odd names are slim's and are in every checkpoint: those of Mixed_5c, the 3 x 3 kernels named Conv2d_1a_1x1 in
+# Mixed_6a, and Conv2d_0b_3x1 in Mixed_7b but Conv2d_0c_3x1 in Mixed_7c.
 BLOCKS: dict[str, Towers] = {
     "Mixed_5b": _mixed_5(32),
     "Mixed_5c": _mixed_5(64, names=("Conv2d_0b_1x1", "Conv_1_0c_5x5")),
@@ -109,7 +109,7 @@ def inception_v3(
     depth_multiplier: float = 1.0,
     min_depth: int = 16,
 ) -> dict[str, tf.Tensor]:
-    """`[N, H, W, 3] -> stages`: `Conv2d_1a_3x3` to `Mixed_7c`; SSD gives the style of its conv_hyperparams."""
+    """`[N, H, W, 3] -> stages`: `Conv2d_1a_3x3` to `Mixed_7c`. SSD passes the style of its conv_hyperparams."""
     depth = scaled_depth(depth_multiplier, min_depth)
     stages = {}
     for name, row in STEM.items():

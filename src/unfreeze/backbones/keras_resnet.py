@@ -1,6 +1,7 @@
-"""ResNet v1 and v2 as Keras's applications have them, and the small ones of basic blocks before them.
+"""ResNet v1 and v2 of keras.applications, and ResNet-18 and 34 of basic blocks with the normalization first.
 
-Biases and explicit padding tell them from slim's (resnet_v1.py), and v1 halves in a block's first convolution.
+They differ from slim's (resnet_v1.py) by biases and explicit padding, and v1 has its strides in the first convolution
+of a block.
 Source: keras/applications/{resnet,resnet_v2}.py; object_detection/models/keras_models/resnet_v1.py (18 and 34).
 """
 
@@ -15,7 +16,7 @@ from unfreeze.ops.keras_layers import Norm, conv, padded
 from unfreeze.ops.normalization import BatchNorm, batch_norm
 
 STEM_FILTERS = 64
-# Filters of conv2 to conv5; a bottleneck's features are four times as deep.
+# Filters of conv2 to conv5; the output of a bottleneck is four times as deep.
 FILTERS = (64, 128, 256, 512)
 UNITS = {
     "resnet18": (2, 2, 2, 2),
@@ -43,7 +44,7 @@ def resnet_v1_with_biases(x: tf.Tensor, p: Branch, units: Sequence[int]) -> dict
 
 
 def resnet_v2(x: tf.Tensor, p: Branch, units: Sequence[int]) -> tf.Tensor:
-    """`[N, H, W, 3] -> [N, H / 32, W / 32, 2048]`: without the last normalization, which CenterNet leaves out."""
+    """`[N, H, W, 3] -> [N, H / 32, W / 32, 2048]`: without the last normalization, which CenterNet does not use."""
     x = _pool(conv(padded(x, 3), p["conv1_conv"], STEM_FILTERS, 7, stride=2, padding="VALID"))
     for i, (filters, count) in enumerate(zip(FILTERS, units, strict=True), start=2):
         for unit in range(1, count + 1):

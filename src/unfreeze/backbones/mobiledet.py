@@ -20,7 +20,7 @@ from unfreeze.ops.normalization import BatchNorm
 NORM = BatchNorm(scale=True, epsilon=0.01, decay=0.99)
 
 
-# The blocks are called as the scopes of the checkpoint: IBN, IBN_1, ..., FusedConv, FusedConv_1, ...
+# The blocks have the names of the scopes in checkpoints: IBN, IBN_1, ..., FusedConv, FusedConv_1, ...
 class IBNNoExpansion(NamedTuple):
     """Depthwise convolution and projection."""
 
@@ -38,7 +38,7 @@ class IBN(NamedTuple):
 
 
 class FusedConv(NamedTuple):
-    """Inverted bottleneck with one convolution for the expansion and the depthwise one."""
+    """Inverted bottleneck with one convolution instead of expansion and depthwise convolution."""
 
     filters: int
     expansion: int
@@ -48,7 +48,7 @@ class FusedConv(NamedTuple):
 
 
 class TuckerConv(NamedTuple):
-    """A 3 x 3 convolution between two thinner ends; the ratios are to the channels before and after."""
+    """A 3 x 3 convolution between two 1 x 1 convolutions; the ratios are relative to the channels before and after."""
 
     filters: int
     input_rank_ratio: float
@@ -60,7 +60,7 @@ Block = IBNNoExpansion | IBN | FusedConv | TuckerConv
 
 
 class Architecture(NamedTuple):
-    """`stages` are C1 to C5."""
+    """A MobileDet; `stages` are C1 to C5."""
 
     stem_filters: int
     stages: tuple[tuple[Block, ...], ...]
@@ -204,7 +204,7 @@ BLOCKS: dict[type, Callable[[tf.Tensor, Branch, Any, int, Style, bool], tf.Tenso
 
 
 def _squeeze_excite(x: tf.Tensor, p: Branch, activation: Activation | None) -> tf.Tensor:
-    """`[N, H, W, C] -> [N, H, W, C]`: each channel times a gate made from the means of all of them."""
+    """`[N, H, W, C] -> [N, H, W, C]`: each channel times a gate computed from the means of all channels."""
     channels = x.shape[3]
     pooled = tf.nn.avg_pool2d(x, x.shape[1:3], 1, "VALID")
     squeezed = conv(pooled, p["Conv"], _scaled(channels, 0.25), 1, style=Style(None, activation))
@@ -217,5 +217,5 @@ def _with_residual(x: tf.Tensor, y: tf.Tensor, p: Branch, residual: bool) -> tf.
 
 
 def _scaled(filters: int, multiplier: float) -> int:
-    """`filters * multiplier` rounded to a multiple of 8, at least 8."""
+    """Returns `filters * multiplier` rounded to a multiple of 8, at least 8."""
     return max(int(filters * multiplier / 8 + 0.5) * 8, 8)

@@ -17,7 +17,7 @@ BLOCKS = (
 
 STYLE = Style(BatchNorm(scale=True, decay=0.9997), tf.nn.relu6)
 
-# What Keras calls these layers, each batch normalization a layer of its own.
+# The names of these layers in Keras, where each batch normalization is a separate layer.
 KERAS_NAMES = (
     (r"^Conv2d_0(?=/)", "conv1"),
     (r"^Conv2d_(\d+)_depthwise(?=/)", r"conv_dw_\1"),

@@ -29,7 +29,7 @@ TOP_FILTERS = 1280
 
 STYLE = Style(BatchNorm(scale=True, decay=0.9997), tf.nn.relu6)
 
-# What Keras calls these layers, each batch normalization a layer of its own.
+# The names of these layers in Keras, where each batch normalization is a separate layer.
 KERAS_NAMES = (
     (r"^Conv/BatchNorm(?=/)", "bn_Conv1"),
     (r"^Conv(?=/)", "Conv1"),
@@ -42,10 +42,10 @@ KERAS_NAMES = (
 
 @dataclass(frozen=True)
 class Widths:
-    """How depths follow from each other: slim's rules; KERAS_WIDTHS are those of Keras.
+    """The rules for depths: the defaults are slim's, KERAS_WIDTHS are Keras's.
 
-    `joins_at_min_depth`: whether a block's depth counts, when it is compared with that of its input, as min_depth made
-    it.
+    `joins_at_min_depth`: whether a block has a residual if its scaled depth, rather than its unscaled one, equals that
+    of its input.
     """
 
     expansion_divisor: int = 8
@@ -109,7 +109,7 @@ def _inverted_residual(
     use_explicit_padding: bool,
     style: Style,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """`[N, H, W, C] -> [N, h, w, filters]` and the expanded features in between."""
+    """`[N, H, W, C] -> [N, h, w, filters]`, and the expanded features."""
     expanded = x
     if expanded_depth is not None:
         expanded = conv(x, p["expand"], expanded_depth, 1, style=style)
@@ -122,9 +122,9 @@ def _inverted_residual(
 
 
 def overridden(style: Style) -> Style:
-    """The style when the config overrides the backbone's: only epsilon and decay get through.
+    """Returns the style of a backbone whose hyperparameters the config overrides: only epsilon and decay change.
 
-    The network's own definition (V2_DEF) sets center, scale, the normalizer and the activation inside of that scope.
+    The definition of the network (V2_DEF) sets center, scale, normalizer and activation inside of that scope.
     """
     return (
         Style(replace(style.norm, center=True, scale=True), tf.nn.relu6) if isinstance(style.norm, BatchNorm) else STYLE
@@ -132,7 +132,7 @@ def overridden(style: Style) -> Style:
 
 
 def divisible(depth: float, divisor: int = 8, min_depth: int | None = None) -> int:
-    """`depth` rounded to a multiple of `divisor`, never by more than a tenth down."""
+    """Returns `depth` rounded to a multiple of `divisor`, and down by at most a tenth."""
     rounded = max(divisor if min_depth is None else min_depth, int(depth + divisor / 2) // divisor * divisor)
     return int(rounded + divisor if rounded < 0.9 * depth else rounded)
 

@@ -1,4 +1,4 @@
-"""MobileNet v3 and MobileNet EdgeTPU, as far as detectors take them.
+"""MobileNet v3 and MobileNet EdgeTPU, as far as detectors use them.
 
 Source: slim's nets/mobilenet/{mobilenet_v3,mobilenet,conv_blocks}.py; paper arXiv:1905.02244.
 """
@@ -16,7 +16,7 @@ from unfreeze.ops.normalization import BatchNorm
 
 
 def hard_swish(scope: str) -> Composite:
-    """`x * sigmoid(x)`, of straight pieces; `scope` is what the original calls its multiplications."""
+    """Returns a piecewise linear `x * sigmoid(x)`; `scope` is the scope of its multiplications in OD API graphs."""
 
     def call(x: tf.Tensor, p: Branch) -> tf.Tensor:
         sigmoid = p.outer_quantizer("act_quant")(tf.nn.relu6(x + 3.0))
@@ -30,7 +30,7 @@ HARD_SWISH = hard_swish("hard_swish")
 
 
 class Block(NamedTuple):
-    """An inverted residual; with `fused` one convolution stands for the expansion and the depthwise one."""
+    """An inverted residual. With `fused`, one convolution replaces expansion and depthwise convolution."""
 
     expansion: float
     filters: int
@@ -43,7 +43,7 @@ class Block(NamedTuple):
 
 
 class Architecture(NamedTuple):
-    """The stem is layer_1, the blocks are layer_2 and on, the top the layer after them."""
+    """A MobileNet v3: the stem is layer_1, the blocks start at layer_2, the top is the layer after them."""
 
     stem_filters: int
     stem_activation: Activation
@@ -149,7 +149,7 @@ def mobilenet_v3(
     for i, block in enumerate(architecture.blocks):
         scope = p["expanded_conv" if i == 0 else f"expanded_conv_{i}"]
         if use_explicit_padding:
-            # The whole block gets the padded map, and its depthwise convolution pads again: maps grow with depth.
+            # The whole block gets the padded map, and its depthwise convolution pads again: maps grow with each block.
             x = fixed_padding(x, block.kernel_size)
         x, expanded = _inverted_residual(x, scope, block, scaled(block.filters), norm)
         stages[f"layer_{i + 2}"] = x
@@ -164,7 +164,7 @@ def mobilenet_v3(
 def _inverted_residual(
     x: tf.Tensor, p: Branch, block: Block, filters: int, norm: BatchNorm
 ) -> tuple[tf.Tensor, tf.Tensor | None]:
-    """`[N, H, W, C] -> [N, h, w, filters]`, and the expanded features in between, if it expands."""
+    """`[N, H, W, C] -> [N, h, w, filters]`, and the expanded features, if the block expands."""
     style = Style(norm, block.activation)
     inner = divisible(x.shape[3] * block.expansion, 8)
     y, expanded = x, None
@@ -182,7 +182,7 @@ def _inverted_residual(
 
 
 def _squeeze_excite(x: tf.Tensor, p: Branch) -> tf.Tensor:
-    """`[N, H, W, C] -> [N, H, W, C]`: each channel times a gate made from the means of all of them."""
+    """`[N, H, W, C] -> [N, H, W, C]`: each channel times a gate computed from the means of all channels."""
     channels = x.shape[3]
     pooled = tf.reduce_mean(x, [1, 2], keepdims=True)
     squeezed = conv(pooled, p["Conv"], divisible(channels / 4, 8), 1, style=Style(None, tf.nn.relu))

@@ -1,6 +1,6 @@
-"""NASNet-A large, and the cells that PNASNet is made of too.
+"""NASNet-A large, and the cells that PNASNet consists of too.
 
-Source: slim's nets/nasnet/{nasnet,nasnet_utils}.py; paper arXiv:1707.07012. Drop path is for training only.
+Source: slim's nets/nasnet/{nasnet,nasnet_utils}.py; paper arXiv:1707.07012. Drop path applies only to training.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from unfreeze.ops.normalization import BatchNorm, batch_norm
 FILTERS = 168
 STEM_FILTERS = 96
 CELLS = 18
-REDUCTIONS = (6, 12)  # a reduction cell stands before these
+REDUCTIONS = (6, 12)  # a reduction cell comes before these cells
 
 
 @dataclass(frozen=True)
 class Layers:
-    """What a convolution has of its own, and the batch normalization that follows it."""
+    """The style of a convolution, and the batch normalization that follows it."""
 
     style: Style
     norm: BatchNorm
@@ -38,7 +38,7 @@ Operation = Callable[[tf.Tensor, Branch, int, int, Layers], tf.Tensor]
 
 
 class Cell(NamedTuple):
-    """States 0 and 1 are the cell's inputs; each combination adds one: the sum of two operations on earlier states."""
+    """A cell. States 0 and 1 are its inputs; each combination adds a state: the sum of operations on two states."""
 
     combinations: tuple[tuple[int, Operation, int, Operation], ...]
     outputs: tuple[int, ...]
@@ -60,7 +60,7 @@ def _pool(
 
 
 def _none(x: tf.Tensor, p: Branch, filters: int, stride: int, layers: Layers) -> tf.Tensor:
-    """The state as it is, where it fits."""
+    """The identity; a convolution if stride or depth change."""
     if stride == 1 and x.shape[3] == filters:
         return x
     return _normalized(conv, tf.nn.relu(x), p["1x1"], p["bn_1"], filters, 1, stride, layers)
@@ -103,7 +103,7 @@ def nasnet_large(x: tf.Tensor, p: Branch, *, last_cell: int = CELLS - 1) -> dict
 
 
 def nasnet_large_rest(previous: tf.Tensor, x: tf.Tensor, p: Branch, *, first_cell: int) -> tf.Tensor:
-    """Two `[N, H, W, C]` that the cells before `first_cell` made, or crops of them `-> [N, h, w, c]` of the last."""
+    """Outputs `[N, H, W, C]` of the two cells before `first_cell`, or crops `-> [N, h, w, c]` of the last cell."""
     return tf.nn.relu(_cells(previous, x, p, range(first_cell, CELLS))[f"Cell_{CELLS - 1}"])
 
 
@@ -111,7 +111,7 @@ def _cells(previous: tf.Tensor, x: tf.Tensor, p: Branch, numbers: Iterable[int])
     stages = {}
     for number in numbers:
         filters = scaled(FILTERS, number, REDUCTIONS)
-        before = previous  # a normal cell does not see the reduction before it as its previous map
+        before = previous  # the previous map of a normal cell is never that of the reduction cell before it
         if number in REDUCTIONS:
             i = REDUCTIONS.index(number)
             previous, x = x, cell(x, previous, p[f"reduction_cell_{i}"], REDUCTION_CELL, filters, stride=2)
@@ -122,12 +122,12 @@ def _cells(previous: tf.Tensor, x: tf.Tensor, p: Branch, numbers: Iterable[int])
 
 
 def scaled(filters: int, number: int, reductions: tuple[int, ...]) -> int:
-    """The filters of a cell: they double with each reduction."""
+    """Returns the filters of a cell: they double with each reduction."""
     return int(filters * 2 ** sum(number >= reduction for reduction in reductions))
 
 
 def stem(x: tf.Tensor, p: Branch, reduction: Cell, filters: int, layers: Layers) -> tuple[tf.Tensor, tf.Tensor]:
-    """`[N, H, W, 3] -> [N, H/4, W/4, C], [N, H/8, W/8, 2C]`: the two maps that the first cell takes."""
+    """`[N, H, W, 3] -> [N, H/4, W/4, C], [N, H/8, W/8, 2C]`: the two inputs of the first cell."""
     x = _normalized(partial(conv, padding="VALID"), x, p["conv0"], p["conv0_bn"], STEM_FILTERS, 3, 2, layers)
     first = cell(x, None, p["cell_stem_0"], reduction, filters // 4, stride=2, layers=layers)
     return first, cell(first, x, p["cell_stem_1"], reduction, filters // 2, stride=2, layers=layers)
@@ -143,7 +143,7 @@ def cell(
     stride: int = 1,
     layers: Layers = LAYERS,
 ) -> tf.Tensor:
-    """`[N, H, W, C] -> [N, H/stride, W/stride, filters * outputs]`, from a map and the one before it."""
+    """`[N, H, W, C] -> [N, H/stride, W/stride, filters * outputs]`, from a map and the previous one."""
     states = [
         _normalized(conv, tf.nn.relu(x), p["1x1"], p["beginning_bn"], filters, 1, 1, layers),
         x if previous is None else _fitted(previous, x, p, filters, layers),
@@ -158,7 +158,7 @@ def cell(
 
 
 def _fitted(previous: tf.Tensor, x: tf.Tensor, p: Branch, filters: int, layers: Layers) -> tf.Tensor:
-    """The map before `x` in the size of `x` and with `filters` channels. Only the widths are looked at."""
+    """Returns the map before `x` in the size of `x` and with `filters` channels. Only the widths are compared."""
     if previous.shape[2] != x.shape[2]:
         return _factorized_reduction(tf.nn.relu(previous), p, filters, layers)
     if previous.shape[3] != filters:
@@ -167,7 +167,7 @@ def _fitted(previous: tf.Tensor, x: tf.Tensor, p: Branch, filters: int, layers: 
 
 
 def _factorized_reduction(x: tf.Tensor, p: Branch, filters: int, layers: Layers) -> tf.Tensor:
-    """`[N, H, W, C] -> [N, H/2, W/2, filters]`: half of the filters see every other pixel, the rest those between."""
+    """`[N, H, W, C] -> [N, H/2, W/2, filters]`: half of the filters see even pixels, the others odd pixels."""
     between = tf.pad(x, [[0, 0], [0, 1], [0, 1], [0, 0]])[:, 1:, 1:]
     paths = [
         conv(x[:, ::2, ::2], p["path1_conv"], filters // 2, style=layers.style),
@@ -186,7 +186,7 @@ def _normalized(
     stride: int,
     layers: Layers,
 ) -> tf.Tensor:
-    """A convolution and the batch normalization that follows it; the two are one where there is nothing in between."""
+    """A convolution and the batch normalization that follows it, folded if there is nothing in between."""
     if layers.style == LAYERS.style:
         return layer(x, p, filters, size, stride=stride, style=Style(layers.norm, None), statistics=norm)
     return batch_norm(layer(x, p, filters, size, stride=stride, style=layers.style), norm, layers.norm)

@@ -48,7 +48,7 @@ def pnasnet_large(
 
 
 def pnasnet_large_rest(previous: tf.Tensor, x: tf.Tensor, p: Branch, *, first_cell: int) -> tf.Tensor:
-    """Two `[N, H, W, C]` that the cells before `first_cell` made, or crops of them `-> [N, h, w, c]` of the last."""
+    """Outputs `[N, H, W, C]` of the two cells before `first_cell`, or crops `-> [N, h, w, c]` of the last cell."""
     return tf.nn.relu(_cells(previous, x, p, range(first_cell, CELLS), LAYERS)[f"Cell_{CELLS - 1}"])
 
 

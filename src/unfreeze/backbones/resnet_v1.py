@@ -1,7 +1,7 @@
-"""ResNet v1 of bottleneck units: slim's, and Keras's as the Object Detection API changes it.
+"""ResNet v1 of bottleneck units: slim's, and Keras's with the changes of the Object Detection API.
 
-Slim's blocks halve the picture in their last unit, Keras's in their first, as the paper has it, and there in the first
-convolution.
+Slim's blocks have the stride in their last unit. Keras's have it in their first unit, as in the paper, and there in the
+first convolution.
 Source: slim's nets/{resnet_v1,resnet_utils}.py; keras/applications/resnet.py with
 object_detection/models/keras_models/resnet_v1.py; paper arXiv:1512.03385.
 """
@@ -18,7 +18,7 @@ from unfreeze.ops.layers import Style, activated, conv, fixed_padding
 from unfreeze.ops.normalization import BatchNorm
 
 STEM_FILTERS = 64
-# (base depth, stride) of block1 to block4; a unit's features are four times as deep as its base.
+# (base depth, stride) of block1 to block4; the output of a unit is four times as deep.
 BLOCKS = ((64, 2), (128, 2), (256, 2), (512, 1))
 UNITS = {
     "resnet_v1_50": (3, 4, 6, 3),
@@ -30,7 +30,7 @@ UNITS = {
 STYLE = Style(BatchNorm(scale=True, epsilon=1e-5, decay=0.997), tf.nn.relu)
 KERAS_STYLE = replace(STYLE, biases=False)  # whatever hyperparameters a config has
 
-# The layers of a unit in the order in which a Keras model counts them: by their distance from its end.
+# The layers of a unit in the order in which a Keras model numbers them: by their distance from its end.
 KERAS_ORDER = ("1_conv", "1_bn", "2_conv", "2_bn", "0_conv", "3_conv", "0_bn", "3_bn")
 KERAS_ORDER_WITHOUT_SHORTCUT = tuple(layer for layer in KERAS_ORDER if not layer.startswith("0_"))
 
@@ -46,12 +46,12 @@ def resnet_v1(
     min_base_depth: int = 8,
     style: Style = STYLE,
 ) -> dict[str, tf.Tensor]:
-    """`[N, H, W, 3] -> stages`: `conv1`, `pool1` and as many of `block1` to `block4` as there are `units` of.
+    """`[N, H, W, 3] -> stages`: `conv1`, `pool1`, `block1` and so on: a block for each number in `units`.
 
     Args:
-        units: one of UNITS, or the first of its numbers.
-        output_stride: 8 or 16 keeps later blocks at that stride, with atrous convolutions. None: each halves on.
-        store_non_strided_activations: a block's stage is what it has before it halves (strides 4, 8, 16, 32).
+        units: a value of UNITS, or its first numbers.
+        output_stride: 8 or 16 keeps later blocks at that stride, with atrous convolutions; None does not.
+        store_non_strided_activations: whether the stage of a block is its output before the stride (4, 8, 16, 32).
     """
     x = _conv_same(x, p["conv1"], STEM_FILTERS, 7, stride=2, style=style)
     stages = {"conv1": x}
@@ -98,7 +98,7 @@ def keras_resnet_v1(
     min_depth: int = 8,
     style: Style = STYLE,
 ) -> dict[str, tf.Tensor]:
-    """`[N, H, W, 3] -> stages`: `block1` to as many as there are `units` of, which Keras calls conv2 to conv5."""
+    """`[N, H, W, 3] -> stages`: `block1` (Keras's conv2) and so on, a block for each number in `units`."""
 
     def depth(filters: int) -> int:
         return max(int(filters * depth_multiplier), min_depth)
@@ -126,19 +126,20 @@ def keras_resnet_v1_block(
 
 
 def overridden(style: Style) -> Style:
-    """The style when the config overrides the backbone's: epsilon, scale and decay stay resnet_arg_scope's.
+    """Returns the style of a backbone whose hyperparameters the config overrides.
 
-    It gives them to each convolution (normalizer_params), which has precedence over a batch_norm of the config.
+    Epsilon, scale and decay remain those of resnet_arg_scope, which passes them to each convolution
+    (normalizer_params): that has precedence over the config's batch_norm.
 
     Raises:
-        ConfigError: group_norm, which does not take these parameters.
+        ConfigError: the style has group_norm, which does not accept these parameters.
     """
     if style.norm is None:
         return style
     if not isinstance(style.norm, BatchNorm):
         raise ConfigError(
-            "feature_extractor: a ResNet does not take group_norm for its own layers; set "
-            "override_base_feature_extractor_hyperparams: false, as the original refuses it too"
+            "feature_extractor: group_norm is not supported for the layers of a ResNet backbone; set "
+            "override_base_feature_extractor_hyperparams: false (the Object Detection API rejects it too)"
         )
     return Style(replace(style.norm, scale=True, epsilon=1e-5, decay=0.997), style.activation)
 
@@ -154,7 +155,7 @@ def _bottleneck(x: tf.Tensor, p: Branch, base_depth: int, stride: int, rate: int
     y = conv(x, p["conv1"], base_depth, 1, style=style)
     y = _conv_same(y, p["conv2"], base_depth, 3, stride=stride, rate=rate, style=style)
     y = conv(y, p["conv3"], depth, 1, style=linear)
-    return p.quantizer("act_quant")(tf.nn.relu(shortcut + y))  # relu in any case, whatever the style
+    return p.quantizer("act_quant")(tf.nn.relu(shortcut + y))  # always relu, whatever the style
 
 
 def _keras_bottleneck(

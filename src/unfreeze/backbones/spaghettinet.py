@@ -1,4 +1,4 @@
-"""SpaghettiNet: stages and pyramid in one searched graph of nodes, made for edge accelerators.
+"""SpaghettiNet: stages and pyramid in one graph of nodes, found by architecture search for edge accelerators.
 
 Source: object_detection/models/ssd_spaghettinet_feature_extractor.py.
 """
@@ -25,7 +25,7 @@ class Ibn(NamedTuple):
 
 
 class FusedIbn(NamedTuple):
-    """An inverted bottleneck whose expansion and depthwise convolution are one, in groups of channels."""
+    """An inverted bottleneck with one grouped convolution instead of expansion and depthwise convolution."""
 
     kernel_size: int
     expansion_rate: int
@@ -44,7 +44,7 @@ Layer = Ibn | FusedIbn | SepConv
 
 
 class Node(NamedTuple):
-    """Layers on one earlier node, or on the sum of two that are resampled to its `level`: a stride of 2 ** level."""
+    """Layers on an earlier node, or on the sum of two nodes resampled to its `level`: a stride of 2 ** level."""
 
     num_filters: int
     level: int
@@ -125,10 +125,10 @@ ARCHITECTURES: dict[str, dict[str, Node]] = {
     },
 }
 
-# The network's own, whatever the config says.
+# The network's own hyperparameters; the config has no influence on them.
 STYLE = Style(BatchNorm(scale=True), tf.nn.relu6)
 LINEAR = replace(STYLE, activation=None)
-SLICE = replace(STYLE, quantized=False)  # all slices together are
+SLICE = replace(STYLE, quantized=False)  # the concatenation of all slices is quantized
 
 
 def spaghettinet(
@@ -139,10 +139,10 @@ def spaghettinet(
     padded = fixed_padding(x, STEM_KERNEL_SIZE) if use_explicit_padding else x
     padding = "VALID" if use_explicit_padding else "SAME"
     stem = conv(padded, net["stem_node/stem"], STEM_FILTERS, STEM_KERNEL_SIZE, stride=2, padding=padding, style=STYLE)
-    made = {STEM: stem}
+    outputs = {STEM: stem}
     sums = 0
     for name, node in nodes.items():
-        x = made[node.inputs[0]] if len(node.inputs) == 1 else _joined(made, p, name, nodes, use_explicit_padding)
+        x = outputs[node.inputs[0]] if len(node.inputs) == 1 else _joined(outputs, p, name, nodes, use_explicit_padding)
         for i, layer in enumerate(node.layers):
             y = _layer(x, net[f"{name}_{i}"], layer, node.num_filters, use_explicit_padding)
             if i > 0:
@@ -150,19 +150,19 @@ def spaghettinet(
                 y = p.quantizer(quantizer)(y + x)
                 sums += 1
             x = y
-        made[name] = x
-    return [made[name] for name in OUTPUTS]
+        outputs[name] = x
+    return [outputs[name] for name in OUTPUTS]
 
 
 def _joined(
-    made: dict[str, tf.Tensor], p: Branch, name: str, nodes: dict[str, Node], use_explicit_padding: bool
+    outputs: dict[str, tf.Tensor], p: Branch, name: str, nodes: dict[str, Node], use_explicit_padding: bool
 ) -> tf.Tensor:
-    """`[N, h, w, num_filters]`: the sum of a node's inputs, cut to the size of the one that came from the finest."""
+    """`[N, h, w, num_filters]`: the sum of a node's resampled inputs, cropped to the size of the finest input."""
     node = nodes[name]
     finest = min(node.inputs, key=lambda source: nodes[source].level)
     edges = {
         source: _resampled(
-            made[source],
+            outputs[source],
             p[f"edge_{source}_{name}"],
             node.num_filters,
             nodes[source].level - node.level,
@@ -176,7 +176,7 @@ def _joined(
 
 
 def _resampled(x: tf.Tensor, p: Branch, filters: int, levels: int, use_explicit_padding: bool) -> tf.Tensor:
-    """Brought `levels` levels down, upsampled after the convolution; or up, pooled before it."""
+    """A 1 x 1 convolution and a change by `levels` levels: upsampling after it, or pooling before it."""
     if levels > 0:
         return nearest_neighbor_upsampling(conv(x, p["1x1_before_upsample"], filters, 1, style=LINEAR), 2**levels)
     if levels == 0:
@@ -205,7 +205,7 @@ def _layer(x: tf.Tensor, p: Branch, layer: Layer, filters: int, use_explicit_pad
 
 
 def _grouped(x: tf.Tensor, p: Branch, layer: FusedIbn, padding: str) -> tf.Tensor:
-    """A convolution of each group of channels, quantized: the original builds that in, with or without a rewriter."""
+    """A quantized convolution of each group of channels. The OD API quantizes it even without graph_rewriter."""
     filters = x.shape[3] // layer.groups * layer.expansion_rate
     slices = [
         conv(part, p[f"slice_{i}"], filters, layer.kernel_size, stride=layer.stride, padding=padding, style=SLICE)
@@ -216,7 +216,7 @@ def _grouped(x: tf.Tensor, p: Branch, layer: FusedIbn, padding: str) -> tf.Tenso
 
 
 def _padded(x: tf.Tensor, kernel_size: int, stride: int, use_explicit_padding: bool) -> tuple[tf.Tensor, str]:
-    """What a kernel runs on, and its own padding: explicit only where it strides."""
+    """Returns the input of a kernel and its padding, which is explicit only if there is a stride."""
     if use_explicit_padding and stride > 1:
         return fixed_padding(x, kernel_size), "VALID"
     return x, "SAME"

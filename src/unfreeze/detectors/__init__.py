@@ -1,4 +1,4 @@
-"""Config and weights in, a detector out: the only room that sees both."""
+"""Builds a detector from a config and weights. This is the only package that knows both."""
 
 from unfreeze.detectors.build import build_detector
 from unfreeze.detectors.detector import Detector, Forms

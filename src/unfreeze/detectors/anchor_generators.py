@@ -1,4 +1,4 @@
-"""`anchor_generator` and `first_stage_anchor_generator` as numbers.
+"""Builds anchor generators from `anchor_generator` and `first_stage_anchor_generator` messages.
 
 Source: builders/anchor_generator_builder.py, and the checks of anchor_generators/*.py.
 """
@@ -16,54 +16,61 @@ from unfreeze.ops.sizes import Size
 
 @dataclass(frozen=True)
 class AnchorGenerator:
-    """An anchor generator: how many boxes at each place of each feature map, and where they are."""
+    """The number of anchors at each location of each feature map, and their boxes.
 
-    kind: str  # the field of the message, for errors
+    `kind`: the field of the message, for errors. `needs_image_size`: True if the image size is required, False if the
+    Object Detection API fails with one, None if it is optional.
+    """
+
+    kind: str
     num_anchors_per_location: tuple[int, ...]
     layout: Callable[[Sequence[Size], Size], list[Boxes]]
-    needs_image_size: bool | None  # True: it cannot do without; False: the original cannot do with one; None: as given
+    needs_image_size: bool | None
 
     def generate(self, feature_map_sizes: Sequence[Size], image_size: Size | None = None) -> list[Boxes]:
-        """-> [A, 4] for each feature map: NumPy if all sizes are ints, else tensors.
+        """Returns anchors [A, 4] for each feature map: NumPy arrays if all sizes are ints, else tensors.
 
         Args:
             feature_map_sizes: (height, width) of each.
-            image_size: of the preprocessed image, for SSD. None for the first of two stages: anchors in pixels
-                (ssd_anchor_generator: normalized, of a square picture).
+            image_size: of the preprocessed image, for SSD. None for the first of two stages, whose anchors are in
+                pixels (of ssd_anchor_generator: normalized, for a square image).
 
         Raises:
-            ConfigError: the generator does not fit the feature maps, or this kind of detector.
+            ConfigError: the generator does not match the feature maps or the kind of detector.
         """
         if len(feature_map_sizes) != len(self.num_anchors_per_location):
             raise ConfigError(
-                f"{self.kind}: it lays out anchors for {len(self.num_anchors_per_location)} feature maps, but the "
-                f"feature extractor gives {len(feature_map_sizes)}; the two numbers have to agree"
+                f"{self.kind}: it has anchors for {len(self.num_anchors_per_location)} feature maps, but the feature "
+                f"extractor has {len(feature_map_sizes)}; set both to the same number"
             )
         if self.needs_image_size and image_size is None:
             raise ConfigError(
-                f"{self.kind}: normalize_coordinates is true, which does not go with a first stage; set it to false"
+                f"{self.kind}: normalize_coordinates is true, which is not supported in a first stage; set it to false"
             )
         if self.needs_image_size is False and image_size is not None:
-            raise ConfigError(f"{self.kind}: it does not go with ssd, only with faster_rcnn; give another one")
+            raise ConfigError(
+                f"{self.kind} is not supported in an ssd, only in a faster_rcnn; use another anchor_generator"
+            )
         return self.layout(feature_map_sizes, image_size or (1, 1))
 
 
 def build_anchor_generator(config: Any) -> AnchorGenerator:
-    """An `AnchorGenerator` for an AnchorGenerator message.
+    """Returns the generator of an `AnchorGenerator` message.
 
     Raises:
-        ConfigError: a message from which the original cannot make anchors either.
+        ConfigError: the Object Detection API rejects the message too.
     """
     kind = config.WhichOneof("anchor_generator_oneof")
     if kind is None:
-        raise ConfigError(f"anchor_generator: it is empty; it has to hold one of {', '.join(ANCHOR_GENERATORS)}")
+        raise ConfigError(f"anchor_generator: it is empty; set one of {', '.join(ANCHOR_GENERATORS)}")
     return ANCHOR_GENERATORS[kind](getattr(config, kind))
 
 
 def ssd_anchor_generator(config: Any) -> AnchorGenerator:
+    """Returns the generator of an `SsdAnchorGenerator` message."""
     if config.num_layers < 1 or (config.num_layers == 1 and not config.scales):
         raise ConfigError(
-            f"ssd_anchor_generator: num_layers is {config.num_layers}; it has to be 2 or more, or 1 with `scales`"
+            f"ssd_anchor_generator: num_layers is {config.num_layers}; set it to 2 or more, or to 1 with `scales`"
         )
     box_specs = ops.ssd_box_specs(
         num_layers=config.num_layers,
@@ -75,7 +82,7 @@ def ssd_anchor_generator(config: Any) -> AnchorGenerator:
         reduce_boxes_in_lowest_layer=config.reduce_boxes_in_lowest_layer,
     )
     if not all(box_specs):
-        raise ConfigError("ssd_anchor_generator: aspect_ratios is empty, and so are its layers; give at least one")
+        raise ConfigError("ssd_anchor_generator: aspect_ratios is empty; add at least one")
     return AnchorGenerator(
         kind="ssd_anchor_generator",
         num_anchors_per_location=tuple(len(boxes) for boxes in box_specs),
@@ -91,11 +98,12 @@ def ssd_anchor_generator(config: Any) -> AnchorGenerator:
 
 
 def multiscale_anchor_generator(config: Any) -> AnchorGenerator:
+    """Returns the generator of a `MultiscaleAnchorGenerator` message."""
     boxes = len(config.aspect_ratios) * config.scales_per_octave
     if boxes < 1:
         raise ConfigError(
-            f"multiscale_anchor_generator: {len(config.aspect_ratios)} aspect_ratios times a scales_per_octave of "
-            f"{config.scales_per_octave} gives no boxes; both have to be at least 1"
+            f"multiscale_anchor_generator: it has no boxes ({len(config.aspect_ratios)} aspect_ratios, "
+            f"scales_per_octave is {config.scales_per_octave}); both must be at least 1"
         )
     return AnchorGenerator(
         kind="multiscale_anchor_generator",
@@ -113,9 +121,10 @@ def multiscale_anchor_generator(config: Any) -> AnchorGenerator:
 
 
 def grid_anchor_generator(config: Any) -> AnchorGenerator:
+    """Returns the generator of a `GridAnchorGenerator` message."""
     if not config.scales or not config.aspect_ratios:
         missing = "aspect_ratios" if config.scales else "scales"
-        raise ConfigError(f"grid_anchor_generator: {missing} is empty; give at least one")
+        raise ConfigError(f"grid_anchor_generator: {missing} is empty; add at least one")
 
     def layout(feature_map_sizes: Sequence[Size], image_size: Size) -> list[Boxes]:
         return [
@@ -138,12 +147,13 @@ def grid_anchor_generator(config: Any) -> AnchorGenerator:
 
 
 def flexible_grid_anchor_generator(config: Any) -> AnchorGenerator:
+    """Returns the generator of a `FlexibleGridAnchorGenerator` message."""
     grids = list(config.anchor_grid)
     for layer, grid in enumerate(grids):
         if not grid.base_sizes or len(grid.aspect_ratios) not in (1, len(grid.base_sizes)):
             raise ConfigError(
                 f"flexible_grid_anchor_generator: anchor_grid {layer} has {len(grid.base_sizes)} base_sizes and "
-                f"{len(grid.aspect_ratios)} aspect_ratios; give one aspect ratio for each base size"
+                f"{len(grid.aspect_ratios)} aspect_ratios; set one aspect ratio, or one for each base size"
             )
     return AnchorGenerator(
         kind="flexible_grid_anchor_generator",
@@ -169,11 +179,11 @@ ANCHOR_GENERATORS: dict[str, Callable[[Any], AnchorGenerator]] = {
 
 
 def _pairs(config: Any, height_field: str, width_field: str, num_layers: int) -> list[tuple[int, int]] | None:
-    """One (height, width) a layer. None if there is none; the original takes one without the other for none, too."""
+    """Returns one (height, width) per layer, or None if a field is empty, as in the Object Detection API."""
     pairs = list(zip(getattr(config, height_field), getattr(config, width_field), strict=False))
     if pairs and len(pairs) != num_layers:
         raise ConfigError(
             f"ssd_anchor_generator: {height_field} and {width_field} give {len(pairs)} pairs for {num_layers} layers; "
-            "give one number a layer in each"
+            "set one number per layer in each"
         )
     return pairs or None

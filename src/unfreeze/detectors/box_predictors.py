@@ -1,6 +1,6 @@
-"""`box_predictor` of SSD as a function of the feature maps. Source: builders/box_predictor_builder.py.
+"""Builds the box predictor of an SSD from its `box_predictor` message.
 
-Of TensorFlow 2 are `build_keras` and what it calls there.
+Source: builders/box_predictor_builder.py; for TensorFlow 2 `build_keras` there.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ Predictor = Callable[[Sequence[tf.Tensor], Branch, Sequence[int]], dict[str, tf.
 
 
 def build_box_predictor(config: Any, num_class_slots: int, tf2: bool = False) -> Predictor:
-    """A function `(feature maps, p, anchors per location) -> box_encodings, class_predictions_with_background`.
+    """Returns a function `(feature maps, p, anchors per location) -> box_encodings, class_predictions_with_background`.
 
     Raises:
-        ConfigError: what the original refuses too.
-        UnsupportedError: a predictor that is not for SSD.
+        ConfigError: the Object Detection API rejects the message too.
+        UnsupportedError: the predictor is not one for SSD.
     """
     kind = config.WhichOneof("box_predictor_oneof")
     if kind is None:
-        raise ConfigError(f"box_predictor: it is empty; it has to hold one of {', '.join(BOX_PREDICTORS)}")
+        raise ConfigError(f"box_predictor: it is empty; set one of {', '.join(BOX_PREDICTORS)}")
     if kind not in BOX_PREDICTORS:
         raise UnsupportedError(
             f"not supported yet: box_predictor {kind} in an SSD; supported: {', '.join(BOX_PREDICTORS)}"
@@ -50,12 +50,12 @@ def _convolutional(config: Any, num_class_slots: int) -> Predictor:
 
 
 def _keras_convolutional(config: Any, num_class_slots: int) -> Predictor:
-    """`apply_sigmoid_to_scores` does nothing, as in the original."""
+    """Ignores `apply_sigmoid_to_scores`, as the Object Detection API does in TensorFlow 2."""
     numbers = _convolutional_numbers(config, num_class_slots, keras_style(config.conv_hyperparams))
     if numbers.min_depth > numbers.max_depth:
         raise ConfigError(
-            f"convolutional_box_predictor: min_depth is {numbers.min_depth} and max_depth {numbers.max_depth}; the "
-            "original refuses it too"
+            f"convolutional_box_predictor: min_depth is {numbers.min_depth}, more than max_depth "
+            f"({numbers.max_depth}); lower it (the Object Detection API rejects it too)"
         )
     numbers = replace(numbers, apply_sigmoid_to_scores=False)
     names = convolutional.keras_names(config.use_depthwise, config.use_dropout)
@@ -81,7 +81,7 @@ def _convolutional_numbers(config: Any, num_class_slots: int, style: Style) -> C
 
 
 def _weight_shared_convolutional(config: Any, num_class_slots: int) -> Predictor:
-    """Of the hyperparameters only the normalization reaches the layers."""
+    """Takes only the normalization from the hyperparameters; the rest never reaches the layers."""
     where = "weight_shared_convolutional_box_predictor.conv_hyperparams"
     style = Style(batch_norm(config.conv_hyperparams, where), tf.nn.relu6)
     numbers = _weight_shared_numbers(config, num_class_slots, style)
@@ -89,7 +89,7 @@ def _weight_shared_convolutional(config: Any, num_class_slots: int) -> Predictor
 
 
 def _keras_weight_shared_convolutional(config: Any, num_class_slots: int) -> Predictor:
-    """A `sync_batch_norm` does not reach the layers, nor does a lack of `center` give them biases."""
+    """Ignores `sync_batch_norm`, and adds no biases where the normalization has no `center`."""
     hyperparams = config.conv_hyperparams
     style = keras_style(hyperparams)
     normalized = hyperparams.HasField("batch_norm")
@@ -106,8 +106,8 @@ def _weight_shared_numbers(config: Any, num_class_slots: int, style: Style) -> W
     _check_kernel_size(where, config)
     if config.num_layers_before_predictor > 0 and config.depth < 1:
         raise ConfigError(
-            f"{where}: depth is {config.depth}, which {config.num_layers_before_predictor} layers are to have "
-            "(num_layers_before_predictor); set it to the checkpoint's"
+            f"{where}: depth is {config.depth}, but num_layers_before_predictor is "
+            f"{config.num_layers_before_predictor}; set depth to the depth of these layers in the checkpoint"
         )
     return WeightSharedConvolutionalBoxPredictor(
         num_class_slots=num_class_slots,
@@ -125,11 +125,14 @@ def _weight_shared_numbers(config: Any, num_class_slots: int, style: Style) -> W
 
 def _check_kernel_size(where: str, config: Any) -> None:
     if config.use_depthwise and config.kernel_size == 1:
-        raise ConfigError(f"{where}: use_depthwise does not go with kernel_size: 1; the original refuses it too")
+        raise ConfigError(
+            f"{where}: use_depthwise cannot be combined with kernel_size: 1; change one of them (the Object Detection "
+            "API rejects it too)"
+        )
 
 
 def clip_range(config: Any) -> tuple[float, float] | None:
-    """`box_encodings_clip_range` as (min, max), if the message has it."""
+    """Returns `box_encodings_clip_range` as (min, max), or None if the message does not have it."""
     if not config.HasField("box_encodings_clip_range"):
         return None
     return config.box_encodings_clip_range.min, config.box_encodings_clip_range.max

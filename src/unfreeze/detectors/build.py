@@ -1,4 +1,4 @@
-"""A pipeline.config and a checkpoint's weights to a detector."""
+"""Builds the detector of a pipeline.config on the weights of a checkpoint."""
 
 from __future__ import annotations
 
@@ -25,30 +25,34 @@ ARCHITECTURES: dict[str, Callable[[Any, Branch, Forms], Detector]] = {
     "center_net": build_center_net,
 }
 
+# The architectures in messages, with their article.
+ARCHITECTURE_NAMES = {"ssd": "an SSD", "faster_rcnn": "a Faster R-CNN", "center_net": "a CenterNet"}
+
 FASTEST = Forms()
 
 
 def build_detector(config: Any, weights: Weights, forms: Forms = FASTEST) -> Detector:
-    """The detector that `config.model` describes; its weights are asked for when it is first traced.
+    """Returns the detector that `config.model` describes. Its weights are looked up when it is first traced.
 
     Raises:
-        ConfigError: what the original refuses too.
-        UnsupportedError: an architecture, feature extractor or option that this version does not have.
+        ConfigError: the Object Detection API rejects the config too.
+        UnsupportedError: an architecture, feature extractor or option is not supported.
     """
     architecture = config.model.WhichOneof("model")
     if architecture not in ARCHITECTURES:
         raise UnsupportedError(f"not supported yet: model {architecture}; supported: {', '.join(ARCHITECTURES)}")
     _require_known(config)
     _require_generation(config, weights.checkpoint)
-    # The original reads graph_rewriter for models of TensorFlow 1 only.
+    # The Object Detection API reads graph_rewriter only for TensorFlow 1 models.
     branch = weights.branch(quantized=generation(config) == "tf1" and quantization_aware(config))
     return ARCHITECTURES[architecture](getattr(config.model, architecture), branch, forms)
 
 
 def suppression_form(name: str) -> Suppression:
-    """The form of suppression called `name`.
+    """Returns the form of suppression called `name`.
 
-    Raises: UnsupportedError: there is none of that name.
+    Raises:
+        UnsupportedError: there is no such form.
     """
     names = [form.value for form in Suppression]
     if name not in names:
@@ -57,39 +61,39 @@ def suppression_form(name: str) -> Suppression:
 
 
 def generation(config: Any) -> str:
-    """The TensorFlow whose checkpoints a config belongs to: "tf2" for a model of Keras layers, else "tf1"."""
+    """Returns the generation of TensorFlow that trains a config: "tf2" for a model of Keras layers, else "tf1"."""
     keras = config.model.WhichOneof("model") == "center_net" or feature_extractor(config).type.endswith("_keras")
     return "tf2" if keras else "tf1"
 
 
 def _require_known(config: Any) -> None:
-    """Raises ConfigError when the original has no such feature extractor for this architecture.
+    """Raises ConfigError if the Object Detection API has no such feature extractor for this architecture.
 
-    Nor has it those whose code it holds but does not build: faster_rcnn_mobilenet_v1.
+    This includes extractors whose code exists there but is never built, such as faster_rcnn_mobilenet_v1.
     """
     architecture, kind = config.model.WhichOneof("model"), feature_extractor(config).type
-    types = [each for (model, _), known in KNOWN.items() if model == architecture for each in known]
+    types = [name for (model, _), names in KNOWN.items() if model == architecture for name in names]
     if kind not in types:
-        near = difflib.get_close_matches(kind, types)
+        close = difflib.get_close_matches(kind, types)
+        advice = f"did you mean {' or '.join(close)}?" if close else f"choose one of {', '.join(types)}"
         raise ConfigError(
-            f"feature_extractor: the original builds no {architecture} of type {kind!r}; "
-            f"{'near to it' if near else 'it builds'}: {', '.join(near or types)}"
+            f"feature_extractor.type {kind!r} is not {ARCHITECTURE_NAMES[architecture]} extractor of the Object "
+            f"Detection API; {advice}"
         )
 
 
 def _require_generation(config: Any, checkpoint: Checkpoint) -> None:
-    """Raises ConfigError when the config is of TensorFlow 1 and the checkpoint of 2, or the other way round."""
-    held = checkpoint.generation
-    if held != generation(config):
+    """Raises ConfigError if the config is for TensorFlow 1 and the checkpoint from TensorFlow 2, or vice versa."""
+    if checkpoint.generation != generation(config):
         kinds = {"tf1": ("1", "name-based"), "tf2": ("2", "object-based")}
-        wanted, (number, naming) = kinds[generation(config)][0], kinds[held]
+        expected, (number, naming) = kinds[generation(config)][0], kinds[checkpoint.generation]
         raise ConfigError(
-            f"{checkpoint.prefix}: this is a TensorFlow {number} checkpoint ({naming}), but the original builds the "
-            f"config's {feature_extractor(config).type} under TensorFlow {wanted} only; "
-            "give the pipeline.config that it was trained with"
+            f"{checkpoint.prefix}: this is a TensorFlow {number} checkpoint ({naming}), but the config's "
+            f"{feature_extractor(config).type} is an extractor of TensorFlow {expected}; "
+            "use the pipeline.config that the checkpoint was trained with"
         )
 
 
 def feature_extractor(config: Any) -> Any:
-    """The `feature_extractor` message of a config, whatever the architecture."""
+    """Returns the `feature_extractor` message of a config of any architecture."""
     return getattr(config.model, config.model.WhichOneof("model")).feature_extractor

@@ -1,4 +1,7 @@
-"""CenterNet: objects as the peaks of a heatmap. Source: object_detection/meta_architectures/center_net_meta_arch.py."""
+"""CenterNet, which detects objects as peaks of a heatmap.
+
+Source: object_detection/meta_architectures/center_net_meta_arch.py.
+"""
 
 from __future__ import annotations
 
@@ -29,11 +32,11 @@ HEADS = "_prediction_head_dict"
 
 
 def build_center_net(config: Any, p: Branch, forms: Forms) -> Detector:
-    """The detector of a `CenterNet` message on the weights `p`.
+    """Returns the detector of a `CenterNet` message on the weights `p`.
 
     Raises:
-        ConfigError: what the original refuses too, or fails on.
-        UnsupportedError: a feature extractor that this version does not have.
+        ConfigError: the Object Detection API rejects the message too, or fails on it.
+        UnsupportedError: the feature extractor is not supported.
     """
     extractor = _extractor(config.feature_extractor)
     resizer = build_resizer(config.image_resizer)
@@ -58,7 +61,7 @@ def build_center_net(config: Any, p: Branch, forms: Forms) -> Detector:
                     if objects.sparse and head.at_peaks and len(head.num_filters) == 1
                     else prediction_net(features[level], net, head, use_depthwise=objects.use_depthwise)
                 )
-        _leave_training(p, objects.heads, len(features) - len(levels))
+        _ignore_training_weights(p, objects.heads, len(features) - len(levels))
         return stages | {name: stages[f"{name}/{levels[-1]}"] for name in objects.heads}
 
     return Detector(
@@ -73,10 +76,10 @@ def build_center_net(config: Any, p: Branch, forms: Forms) -> Detector:
 
 @dataclass(frozen=True)
 class _Objects:
-    """What is predicted of objects, and how detections come of it.
+    """The heads of the network, and the function that computes the outputs from them.
 
-    `every_stage`: of all stacked hourglasses, as maps that are told. `sparse`: maps that only peaks are asked of need
-    not be computed as a whole.
+    `every_stage`: whether the maps of all stacked hourglasses are outputs. `sparse`: whether maps that are used only at
+    peaks may be computed only there.
     """
 
     heads: dict[str, Head]
@@ -88,33 +91,36 @@ class _Objects:
 
 
 def _with_tasks(config: Any, forms: Forms) -> _Objects:
-    """Objects with everything that a task of the config asks for."""
+    """Returns the heads and outputs of all tasks of the config."""
     keypoints = build_keypoint_tasks(config)
-    suppressed = _suppression(config, forms.suppression)
+    suppression = _suppression(config, forms.suppression)
     _check(config)
     heads = heads_of(config)
     if keypoints is not None:
         heads |= {name: head for task in keypoints.tasks for name, head in task.heads.items()}
 
     def outputs(stages: Tensors, true_shapes: tf.Tensor) -> Tensors:
-        found, peaks = _detections(config, stages, true_shapes)
+        detections, peaks = _detections(config, stages, true_shapes)
         if keypoints is not None:
-            found |= _keypoints(keypoints, stages, peaks, found, true_shapes)
+            detections |= _keypoints(keypoints, stages, peaks, detections, true_shapes)
         if config.HasField("mask_estimation_task"):
-            found |= mask_outputs(config, stages, found["detection_boxes"], peaks.channels, STRIDE, true_shapes)
+            boxes = detections["detection_boxes"]
+            detections |= mask_outputs(config, stages, boxes, peaks.channels, STRIDE, true_shapes)
         if config.HasField("track_estimation_task"):
-            found["detection_embeddings"] = tf.linalg.normalize(peaks.of(stages["track/reid"]), axis=-1)[0]
+            detections["detection_embeddings"] = tf.linalg.normalize(peaks.of(stages["track/reid"]), axis=-1)[0]
         if config.HasField("temporal_offset_task"):
-            found["detection_temporal_offsets"] = peaks.of(stages["track/offset"])
-        if suppressed is not None:
-            found = _suppressed(found, suppressed)
+            detections["detection_temporal_offsets"] = peaks.of(stages["track/offset"])
+        if suppression is not None:
+            detections = _suppressed(detections, suppression)
         if keypoints is not None:
-            found["detection_scores"] = keypoints.rescored(
-                found["detection_scores"], found["detection_classes"], found["detection_keypoint_scores"]
+            detections["detection_scores"] = keypoints.rescored(
+                detections["detection_scores"],
+                detections["detection_classes"],
+                detections["detection_keypoint_scores"],
             )
         if config.output_prediction_dict:
-            found |= _prediction_dict(heads, stages, true_shapes)
-        return _as_exported(found)
+            detections |= _prediction_dict(heads, stages, true_shapes)
+        return _as_exported(detections)
 
     every_stage = config.output_prediction_dict
     sparse = not (every_stage or config.use_depthwise or forms.whole_maps)
@@ -122,7 +128,10 @@ def _with_tasks(config: Any, forms: Forms) -> _Objects:
 
 
 def _with_deep_masks(config: Any, p: Branch) -> _Objects:
-    """Objects with DeepMAC's masks: of the rest of the config the original then reads only what detects objects."""
+    """Returns the heads and outputs of a DeepMAC.
+
+    Of the other tasks the Object Detection API reads only `object_detection_task` then.
+    """
     deep_mask = build_deep_mask(config.deepmac_mask_estimation)
     if not config.HasField("object_detection_task"):
         raise ConfigError("center_net: deepmac_mask_estimation needs boxes; add an object_detection_task")
@@ -133,26 +142,26 @@ def _with_deep_masks(config: Any, p: Branch) -> _Objects:
         return deep_masks(stages["PIXEL_EMBEDDING"], embedding, boxes, p["_mask_net"], deep_mask, STRIDE)
 
     def outputs(stages: Tensors, true_shapes: tf.Tensor) -> Tensors:
-        found, _ = _detections(config, stages, true_shapes)
-        found["detection_masks"] = masks(stages, found["detection_boxes_strided"])
-        return _as_exported(found)
+        detections, _ = _detections(config, stages, true_shapes)
+        detections["detection_masks"] = masks(stages, detections["detection_boxes_strided"])
+        return _as_exported(detections)
 
     def masks_of_boxes(stages: Tensors, true_shapes: tf.Tensor, boxes: tf.Tensor) -> Tensors:
-        found, _ = _detections(config, stages, true_shapes)
+        detections, _ = _detections(config, stages, true_shapes)
         map_size = tf.cast(tf.tile(tf.stack(image_size(stages["INSTANCE_EMBEDDING"])), [2]), tf.float32)
         padded = boxes_in_map(boxes, stages["preprocessed_inputs"], 1, true_shapes)
-        found["detection_masks"] = masks(stages, padded * map_size)
-        return _as_exported(found)
+        detections["detection_masks"] = masks(stages, padded * map_size)
+        return _as_exported(detections)
 
     return _Objects(heads_of(config), outputs, masks_of_boxes=masks_of_boxes)
 
 
 def _detections(config: Any, stages: Tensors, true_shapes: tf.Tensor) -> tuple[Tensors, Peaks]:
-    """The peaks of the heatmap, and boxes around them if there is a task for these; classes from 0."""
+    """Returns the peaks of the heatmap, and boxes around them if the config has a task for boxes; classes from 0."""
     params = config.object_center_params
     heatmap = without_padding(tf.sigmoid(stages["object_center"]), true_shapes)
     peaks = top_peaks(heatmap, params.max_box_predictions, params.peak_max_pool_kernel_size)
-    found = {
+    detections = {
         "detection_scores": peaks.scores,
         "detection_multiclass_scores": peaks.of(heatmap),
         "detection_classes": tf.cast(peaks.channels, tf.float32),
@@ -160,14 +169,16 @@ def _detections(config: Any, stages: Tensors, true_shapes: tf.Tensor) -> tuple[T
     }
     if config.HasField("object_detection_task"):
         strided = boxes_of_peaks(peaks, stages["box/scale"], stages["box/offset"])
-        found["detection_boxes_strided"] = strided
-        found["detection_boxes"] = normalized_boxes(strided, STRIDE, true_shapes)
-    return found, peaks
+        detections["detection_boxes_strided"] = strided
+        detections["detection_boxes"] = normalized_boxes(strided, STRIDE, true_shapes)
+    return detections, peaks
 
 
-def _keypoints(tasks: KeypointTasks, stages: Tensors, peaks: Peaks, found: Tensors, true_shapes: tf.Tensor) -> Tensors:
-    """Keypoints; where nothing else gives boxes, also the boxes around them."""
-    strided = found.get("detection_boxes_strided")
+def _keypoints(
+    tasks: KeypointTasks, stages: Tensors, peaks: Peaks, detections: Tensors, true_shapes: tf.Tensor
+) -> Tensors:
+    """Returns keypoints, and the boxes around them if the model has no other boxes."""
+    strided = detections.get("detection_boxes_strided")
     keypoints = tasks.keypoints(stages, peaks, strided, STRIDE, true_shapes)
     outputs = {"detection_keypoints": keypoints.points, "detection_keypoint_scores": keypoints.scores}
     if keypoints.depths is not None:
@@ -177,16 +188,17 @@ def _keypoints(tasks: KeypointTasks, stages: Tensors, peaks: Peaks, found: Tenso
     return outputs
 
 
-def _suppressed(found: Tensors, suppression: PostProcessing) -> Tensors:
-    """The same outputs after non-maximum suppression, each box with the score of its own class only."""
-    boxes, scores = found["detection_boxes"], found["detection_multiclass_scores"]
-    own = tf.one_hot(tf.cast(found["detection_classes"], tf.int32), scores.shape[2], on_value=True, off_value=False)
-    # The original has no window to clip to, and takes the least that holds all boxes.
+def _suppressed(detections: Tensors, suppression: PostProcessing) -> Tensors:
+    """Returns the same outputs after non-maximum suppression, each box with the score of its own class only."""
+    boxes, scores = detections["detection_boxes"], detections["detection_multiclass_scores"]
+    classes = tf.cast(detections["detection_classes"], tf.int32)
+    own = tf.one_hot(classes, scores.shape[2], on_value=True, off_value=False)
+    # The Object Detection API passes no window to clip to; it then clips to the smallest window around all boxes.
     window = tf.concat([tf.reduce_min(boxes[..., :2], axis=1), tf.reduce_max(boxes[..., 2:], axis=1)], axis=1)
     kept = suppression.nms(
-        boxes[:, :, tf.newaxis], tf.where(own, scores, 0.0), window, num_valid_boxes=found["num_detections"]
+        boxes[:, :, tf.newaxis], tf.where(own, scores, 0.0), window, num_valid_boxes=detections["num_detections"]
     )
-    rows = {name: gathered(values, kept) for name, values in found.items() if name != "num_detections"}
+    rows = {name: gathered(values, kept) for name, values in detections.items() if name != "num_detections"}
     return rows | {
         "detection_boxes": kept.boxes,
         "detection_scores": kept.scores,
@@ -196,7 +208,10 @@ def _suppressed(found: Tensors, suppression: PostProcessing) -> Tensors:
 
 
 def _prediction_dict(heads: dict[str, Head], stages: Tensors, true_shapes: tf.Tensor) -> Tensors:
-    """`output_prediction_dict`: `[N, L, H, W, C]` of L stacked maps each, of which the original has L before N."""
+    """Returns the outputs of `output_prediction_dict`: `[N, L, H, W, C]` for L stacked hourglasses.
+
+    The Object Detection API puts L before N, which no server could batch.
+    """
     stacked = {}
     for name in (*heads, "extracted_features"):
         count = sum(stage.startswith(f"{name}/") and stage[len(name) + 1 :].isdigit() for stage in stages)
@@ -207,14 +222,14 @@ def _prediction_dict(heads: dict[str, Head], stages: Tensors, true_shapes: tf.Te
     }
 
 
-def _as_exported(found: Tensors) -> Tensors:
-    """Classes from 1, as the label map counts, and all in float32."""
-    found["detection_classes"] += 1.0
-    return {name: tf.cast(values, tf.float32) for name, values in found.items()}
+def _as_exported(detections: Tensors) -> Tensors:
+    """Returns all outputs in float32, with classes from 1, as in label maps."""
+    detections["detection_classes"] += 1.0
+    return {name: tf.cast(values, tf.float32) for name, values in detections.items()}
 
 
-def _leave_training(p: Branch, heads: dict[str, Head], unused_levels: int) -> None:
-    """What only training needs: heads on the earlier hourglasses, and classes of track ids."""
+def _ignore_training_weights(p: Branch, heads: dict[str, Head], unused_levels: int) -> None:
+    """Marks what only training needs: heads on the earlier hourglasses, and the classifier of track ids."""
     for name in heads:
         for level in range(unused_levels):
             p[HEADS][name][str(level)].ignore()
@@ -229,10 +244,13 @@ def _suppression(config: Any, form: Suppression) -> PostProcessing | None:
     for field in ("change_coordinate_frame", "use_combined_nms"):
         if getattr(nms, field):
             raise ConfigError(
-                f"center_net: post_processing: {field} is true; set it to false, as the original refuses it too"
+                f"center_net: post_processing: {field} is true, which is not supported here; set it to false (the "
+                "Object Detection API rejects it too)"
             )
     if config.output_prediction_dict:
-        raise ConfigError("center_net: post_processing does not go with output_prediction_dict; take one of them out")
+        raise ConfigError(
+            "center_net: post_processing cannot be combined with output_prediction_dict; remove one of them"
+        )
     return build_post_processing(config.post_processing, tf2=True, suppression=form)
 
 
@@ -248,6 +266,6 @@ def _extractor(config: Any) -> CenterNetExtractor:
 
 def _check(config: Any) -> None:
     if not config.HasField("object_detection_task") and not config.keypoint_estimation_task:
-        raise ConfigError("center_net: it detects nothing; add an object_detection_task or a keypoint_estimation_task")
+        raise ConfigError("center_net: no task; add an object_detection_task or a keypoint_estimation_task")
     if config.HasField("densepose_estimation_task") and not config.HasField("mask_estimation_task"):
         raise ConfigError("center_net: densepose_estimation_task needs masks; add a mask_estimation_task")

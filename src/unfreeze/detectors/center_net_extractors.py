@@ -40,18 +40,22 @@ class CenterNetExtractor:
 
 
 def normalization(config: Any, extractor: CenterNetExtractor) -> Normalize:
-    """Pixels 0..255, `[N, H, W, C] -> [N, H, W, 3]`: what a `CenterNetFeatureExtractor` message and its network want.
+    """Returns the normalization of pixels 0..255 for a `CenterNetFeatureExtractor` message and its network.
+
+    It is a function `[N, H, W, C] -> [N, H, W, 3]`.
 
     Raises:
-        ConfigError: channel_means or channel_stds that are neither of one channel nor of three, or a std of 0.
+        ConfigError: channel_means or channel_stds have neither one value nor three, or a std is 0.
     """
     means = tuple(config.channel_means) or (0.0, 0.0, 0.0)
     stds = tuple(config.channel_stds) or (1.0, 1.0, 1.0)
     for field, values in (("channel_means", means), ("channel_stds", stds)):
         if len(values) not in (1, 3):
-            raise ConfigError(f"feature_extractor: {field} has {len(values)} values; give 3, for red, green and blue")
+            raise ConfigError(f"feature_extractor: {field} has {len(values)} values; set 3, for red, green and blue")
     if 0 in stds:
-        raise ConfigError("feature_extractor: channel_stds has a 0; pixels are divided by it")
+        raise ConfigError(
+            "feature_extractor: channel_stds contains 0, by which pixels would be divided; set positive values"
+        )
 
     def normalize(images: tf.Tensor) -> tf.Tensor:
         if config.bgr_ordering:
@@ -83,7 +87,7 @@ def _mobilenet_v2(x: tf.Tensor, p: Branch, config: Any) -> list[tf.Tensor]:
 
 
 def _mobilenet_v2_fpn(x: tf.Tensor, p: Branch, config: Any, *, separable: bool = False) -> list[tf.Tensor]:
-    """`separable` is what the type says; the original asks for it only where use_separable_conv is set to something."""
+    """`separable` follows from the type; the Object Detection API reads it only if use_separable_conv is set at all."""
     interpolation = config.upsampling_interpolation
     if interpolation not in UPSAMPLINGS:
         raise UnsupportedError(
@@ -102,9 +106,12 @@ def _mobilenet_v2_fpn(x: tf.Tensor, p: Branch, config: Any, *, separable: bool =
 
 
 def _mobilenet_stages(x: tf.Tensor, p: Branch, config: Any) -> dict[str, tf.Tensor]:
-    """`depth_multiplier` makes the last layer thinner, but not thicker."""
+    """A `depth_multiplier` above 1 does not widen the last layer."""
     alpha = config.depth_multiplier
-    blocks = [(each, mobilenet.divisible(int(filters * alpha)), stride) for each, filters, stride in mobilenet.BLOCKS]
+    blocks = [
+        (expansion, mobilenet.divisible(int(filters * alpha)), stride)
+        for expansion, filters, stride in mobilenet.BLOCKS
+    ]
     return mobilenet.mobilenet_v2(
         x,
         p.renamed(mobilenet.KERAS_NAMES),
@@ -117,16 +124,16 @@ def _mobilenet_stages(x: tf.Tensor, p: Branch, config: Any) -> dict[str, tf.Tens
 
 
 def _blue_first(x: tf.Tensor) -> tf.Tensor:
-    """What Keras's ResNet v1 was trained on ("caffe"): blue, green, red, each less its mean."""
+    """Returns blue, green, red minus their means: the input of Keras's ResNet v1 (mode "caffe")."""
     return x[..., ::-1] - tf.constant(CHANNEL_MEANS[::-1])
 
 
 def _unit_range(x: tf.Tensor) -> tf.Tensor:
-    """0..255 -> -1..1, in the order of operations of Keras ("tf")."""
+    """0..255 -> -1..1, in the order of operations of Keras (mode "tf")."""
     return x / 127.5 - 1.0
 
 
-def _row_of_hourglass(name: str, num_channels: int) -> CenterNetExtractor:
+def _hourglass_extractor(name: str, num_channels: int) -> CenterNetExtractor:
     return CenterNetExtractor(partial(_hourglass, network=hourglasses.hourglass_of(name, num_channels)))
 
 
@@ -137,10 +144,10 @@ CENTER_NET_EXTRACTORS: dict[str, CenterNetExtractor] = {
     "resnet_v1_34_fpn": CenterNetExtractor(partial(_resnet_v1_fpn, units="resnet34"), _blue_first),
     "resnet_v1_50_fpn": CenterNetExtractor(partial(_resnet_v1_fpn, units="resnet50"), _blue_first),
     "resnet_v1_101_fpn": CenterNetExtractor(partial(_resnet_v1_fpn, units="resnet101"), _blue_first),
-    "hourglass_10": _row_of_hourglass("hourglass_10", 32),
-    "hourglass_20": _row_of_hourglass("hourglass_20", 48),
-    "hourglass_32": _row_of_hourglass("hourglass_32", 48),
-    "hourglass_52": _row_of_hourglass("hourglass_52", 64),
+    "hourglass_10": _hourglass_extractor("hourglass_10", 32),
+    "hourglass_20": _hourglass_extractor("hourglass_20", 48),
+    "hourglass_32": _hourglass_extractor("hourglass_32", 48),
+    "hourglass_52": _hourglass_extractor("hourglass_52", 64),
     "hourglass_104": CenterNetExtractor(partial(_hourglass, network=hourglasses.HOURGLASS_104)),
     "mobilenet_v2": CenterNetExtractor(_mobilenet_v2, _unit_range),
     "mobilenet_v2_fpn": CenterNetExtractor(_mobilenet_v2_fpn, _unit_range),

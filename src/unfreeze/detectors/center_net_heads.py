@@ -1,4 +1,4 @@
-"""Which head is built from which message of a CenterNet.
+"""Builds the heads of a CenterNet from its messages.
 
 Source: object_detection/builders/model_builder.py, meta_architectures/center_net_meta_arch.py
 (_construct_prediction_heads).
@@ -13,10 +13,10 @@ from unfreeze.heads.center import Head
 
 
 def head(channels: int, config: Any, params: str, where: str, *, at_peaks: bool = False) -> Head:
-    """The head that the field `params` of a message describes; of one convolution where it is not set.
+    """Returns the head that the field `params` of a message describes; with one convolution if it is not set.
 
     Raises:
-        ConfigError: num_filters and kernel_sizes do not tell of the same number of convolutions.
+        ConfigError: num_filters and kernel_sizes have different lengths.
     """
     if not config.HasField(params):
         return Head(channels, at_peaks=at_peaks)
@@ -24,13 +24,13 @@ def head(channels: int, config: Any, params: str, where: str, *, at_peaks: bool 
     if len(message.num_filters) != len(message.kernel_sizes):
         raise ConfigError(
             f"{where}: {params} has {len(message.num_filters)} num_filters and {len(message.kernel_sizes)} "
-            "kernel_sizes; give one of each for every convolution"
+            "kernel_sizes; set one of each for every convolution"
         )
     return Head(channels, tuple(message.num_filters), tuple(message.kernel_sizes), at_peaks=at_peaks)
 
 
 def heads_of(config: Any) -> dict[str, Head]:
-    """By name of the prediction: every head of a `CenterNet` message but those for keypoints."""
+    """Returns the heads of a `CenterNet` message by the names of their predictions, except those for keypoints."""
     heads = {"object_center": head(config.num_classes, config.object_center_params, "center_head_params", "center_net")}
     if config.HasField("object_detection_task"):
         task = config.object_detection_task

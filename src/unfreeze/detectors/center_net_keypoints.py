@@ -1,4 +1,4 @@
-"""`keypoint_estimation_task` of a CenterNet: the keypoints of one class each, named by a label map.
+"""Builds the keypoint tasks of a CenterNet: each predicts the keypoints of one class, which a label map names.
 
 Source: object_detection/builders/model_builder.py (keypoint_proto_to_params), meta_architectures/
 center_net_meta_arch.py.
@@ -31,12 +31,12 @@ from unfreeze.ops.keypoints import (
     rescored,
 )
 
-STD_DEV_DEFAULT = 1.0  # of a keypoint that keypoint_label_to_std does not have
+STD_DEV_DEFAULT = 1.0  # of a keypoint that is not in keypoint_label_to_std
 
 
 @dataclass(frozen=True)
 class KeypointTask:
-    """One task: the class (from 0) that it is for, the places of its keypoints among all, and its numbers."""
+    """A `keypoint_estimation_task`: its class (from 0), the indices of its keypoints among all, and its options."""
 
     name: str
     class_id: int
@@ -49,7 +49,7 @@ class KeypointTask:
     argmax_postprocessing: bool
 
     def maps(self, stages: Tensors) -> KeypointMaps:
-        """What the heads say."""
+        """Returns the maps that the heads of this task predict."""
         return KeypointMaps(
             heatmap=tf.sigmoid(stages[f"{self.name}/keypoint/heatmap"]),
             offset=stages[f"{self.name}/keypoint/offset"],
@@ -60,7 +60,10 @@ class KeypointTask:
 
 @dataclass(frozen=True)
 class KeypointTasks:
-    """All tasks of a model. `alone`: one task of the only class, whose keypoints then come in the label map's order."""
+    """All keypoint tasks of a model.
+
+    `alone`: whether there is one task, for the only class. Its keypoints then come in the order of the label map.
+    """
 
     tasks: tuple[KeypointTask, ...]
     alone: bool
@@ -68,19 +71,19 @@ class KeypointTasks:
     def keypoints(
         self, stages: Tensors, peaks: Peaks, strided: tf.Tensor | None, stride: int, true_shapes: tf.Tensor
     ) -> Keypoints:
-        """Keypoints of D objects relative to the true picture; zeros for a class that has none.
+        """Returns the keypoints of D objects relative to the true image; zeros for a class without keypoints.
 
-        `strided` `[N, D, 4]`: the objects' boxes in pixels of the map, if the model has any.
+        `strided` `[N, D, 4]`: the boxes of the objects in pixels of the map, if the model has boxes.
         """
         if self.alone:
-            found = _of_the_only_class(self.tasks[0], stages, peaks, strided)
+            keypoints = _keypoints_of_only_class(self.tasks[0], stages, peaks, strided)
         else:
-            found = self._of_classes(stages, peaks, strided)
+            keypoints = self._keypoints_of_classes(stages, peaks, strided)
         clip = all(task.clip_out_of_frame_keypoints for task in self.tasks)
-        return normalized_keypoints(found, stride, true_shapes, clip_out_of_frame_keypoints=clip)
+        return normalized_keypoints(keypoints, stride, true_shapes, clip_out_of_frame_keypoints=clip)
 
     def rescored(self, scores: tf.Tensor, classes: tf.Tensor, keypoint_scores: tf.Tensor) -> tf.Tensor:
-        """`[N, D], [N, D], [N, D, P] -> [N, D]`, where a task asks for it."""
+        """`[N, D], [N, D], [N, D, P] -> [N, D]`: the scores, changed by the tasks with `rescore_instances`."""
         for task in self.tasks:
             if task.rescore_instances:
                 scores, keypoint_scores = rescored(
@@ -93,45 +96,45 @@ class KeypointTasks:
                 )
         return scores
 
-    def _of_classes(self, stages: Tensors, peaks: Peaks, strided: tf.Tensor | None) -> Keypoints:
-        """The keypoints of each task for the objects of its class, put in their places among all keypoints."""
+    def _keypoints_of_classes(self, stages: Tensors, peaks: Peaks, strided: tf.Tensor | None) -> Keypoints:
+        """Returns the keypoints of each task for the objects of its class, at their indices among all keypoints."""
         points, scores = [], []
         for task in self.tasks:
-            found = keypoints_of_peaks(task.maps(stages), peaks, strided, task.options)
+            keypoints = keypoints_of_peaks(task.maps(stages), peaks, strided, task.options)
             own = (peaks.channels == task.class_id) & (peaks.scores > 0)
-            points.append(tf.where(own[..., tf.newaxis, tf.newaxis], found.points, 0.0))
-            scores.append(tf.where(own[..., tf.newaxis], found.scores, 0.0))
+            points.append(tf.where(own[..., tf.newaxis, tf.newaxis], keypoints.points, 0.0))
+            scores.append(tf.where(own[..., tf.newaxis], keypoints.scores, 0.0))
         places = np.argsort([index for task in self.tasks for index in task.keypoint_indices])
         return Keypoints(
             tf.gather(tf.concat(points, axis=2), places, axis=2), tf.gather(tf.concat(scores, axis=2), places, axis=2)
         )
 
 
-def _of_the_only_class(task: KeypointTask, stages: Tensors, peaks: Peaks, strided: tf.Tensor | None) -> Keypoints:
+def _keypoints_of_only_class(task: KeypointTask, stages: Tensors, peaks: Peaks, strided: tf.Tensor | None) -> Keypoints:
     if task.argmax_postprocessing:
-        assert strided is not None  # refused when it was built
+        assert strided is not None  # `_check_ranking` rejects it without boxes
         return argmax_keypoints(task.maps(stages), peaks, strided, task.options)
     return keypoints_of_peaks(task.maps(stages), peaks, strided, task.options)
 
 
 def build_keypoint_tasks(config: Any) -> KeypointTasks | None:
-    """The keypoint tasks of a `CenterNet` message, if it has any.
+    """Returns the keypoint tasks of a `CenterNet` message, or None if it has none.
 
     Raises:
-        ConfigError: what the original refuses too, or fails on.
+        ConfigError: the Object Detection API rejects the message too, or fails on it.
     """
     if not config.keypoint_estimation_task:
         return None
     labels = _labels(config.keypoint_label_map_path)
     alone = len(config.keypoint_estimation_task) == 1 and config.num_classes == 1
     has_boxes = config.HasField("object_detection_task")
-    tasks = tuple(_task(each, labels, alone, has_boxes) for each in config.keypoint_estimation_task)
+    tasks = tuple(_task(message, labels, alone, has_boxes) for message in config.keypoint_estimation_task)
     _check_together(tasks, alone)
     return KeypointTasks(tasks, alone)
 
 
 def _labels(path: str) -> dict[str, Label]:
-    """The classes with keypoints, by name."""
+    """Returns the classes with keypoints, by name."""
     return {label.name: label for label in read_label_map(path).labels.values() if label.keypoints}
 
 
@@ -140,8 +143,8 @@ def _task(config: Any, labels: dict[str, Label], alone: bool, has_boxes: bool) -
     label = labels.get(config.keypoint_class_name)
     if label is None:
         raise ConfigError(
-            f"{where}: keypoint_class_name is {config.keypoint_class_name!r}; classes with keypoints in the label map: "
-            f"{', '.join(map(repr, labels)) or 'none'}"
+            f"{where}: keypoint_class_name {config.keypoint_class_name!r} has no keypoints in the label map; classes "
+            f"with keypoints: {', '.join(map(repr, labels)) or 'none'}"
         )
     std_devs = [config.keypoint_label_to_std.get(text, STD_DEV_DEFAULT) for text in label.keypoints.values()]
     options = KeypointOptions(
@@ -160,7 +163,9 @@ def _task(config: Any, labels: dict[str, Label], alone: bool, has_boxes: bool) -
     argmax = alone and config.argmax_postprocessing
     _check_ranking(where, config, argmax, has_boxes)
     if config.predict_depth and not alone:
-        raise ConfigError(f"{where}: predict_depth is true; it works for one task of a model with num_classes 1 only")
+        raise ConfigError(
+            f"{where}: predict_depth is true, which needs num_classes: 1 and a single keypoint_estimation_task"
+        )
     return KeypointTask(
         name=config.task_name,
         class_id=label.id - 1,
@@ -183,7 +188,7 @@ def _heads(config: Any, num_keypoints: int, where: str, *, argmax: bool) -> dict
     }
     if config.predict_depth:
         heads["depth"] = Head(num_keypoints if config.per_keypoint_depth else 1, at_peaks=True)
-    return {f"{config.task_name}/keypoint/{name}": each for name, each in heads.items()}
+    return {f"{config.task_name}/keypoint/{name}": head for name, head in heads.items()}
 
 
 def _check_ranking(where: str, config: Any, argmax: bool, has_boxes: bool) -> None:
@@ -191,7 +196,7 @@ def _check_ranking(where: str, config: Any, argmax: bool, has_boxes: bool) -> No
     known = (ARGMAX_RANKING,) if argmax else tuple(RANKINGS)
     if mode not in known:
         raise ConfigError(
-            f"{where}: candidate_ranking_mode is {mode!r}; it has to be "
+            f"{where}: candidate_ranking_mode is {mode!r}; set it to "
             f"{' or '.join(known)}{' with argmax_postprocessing' if argmax else ''}"
         )
     if (argmax or mode in RANKINGS_BY_BOXES) and not has_boxes:
@@ -208,15 +213,15 @@ def _check_together(tasks: tuple[KeypointTask, ...], alone: bool) -> None:
     classes = [task.class_id for task in tasks]
     indices = [index for task in tasks for index in task.keypoint_indices]
     if len({task.name for task in tasks}) < len(tasks):
-        raise ConfigError("center_net: two keypoint_estimation_task have the same task_name; give each its own")
+        raise ConfigError("center_net: two keypoint_estimation_task have the same task_name; rename one of them")
     if len(set(classes)) < len(classes):
-        raise ConfigError("center_net: two keypoint_estimation_task are for the same class; leave one of them out")
+        raise ConfigError("center_net: two keypoint_estimation_task are for the same class; remove one of them")
     if len(set(indices)) < len(indices):
         raise ConfigError(
-            "center_net: two keypoints of the label map have the same id; ids are unique among all keypoint tasks"
+            "center_net: two keypoints of the label map have the same id; ids must be unique among all keypoint tasks"
         )
     if not alone and set(indices) != set(range(len(indices))):
         raise ConfigError(
-            f"center_net: the keypoints of all tasks have the ids {sorted(indices)}; they have to be 0 to "
-            f"{len(indices) - 1}, their places in detection_keypoints"
+            f"center_net: the keypoints of all tasks have the ids {sorted(indices)}; they must be 0 to "
+            f"{len(indices) - 1}, their indices in detection_keypoints"
         )

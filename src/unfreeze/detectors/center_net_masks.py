@@ -1,4 +1,4 @@
-"""`mask_estimation_task`, `densepose_estimation_task` and `deepmac_mask_estimation` of a CenterNet as numbers.
+"""Builds the masks of a CenterNet: `mask_estimation_task`, `densepose_estimation_task`, `deepmac_mask_estimation`.
 
 Source: object_detection/builders/model_builder.py, meta_architectures/{center_net,deepmac}_meta_arch.py.
 """
@@ -21,7 +21,7 @@ from unfreeze.ops.keras_layers import conv
 
 MaskNetwork = Callable[[tf.Tensor, Branch], tf.Tensor]
 
-# What network_type calls an hourglass: the row of it, and what is different.
+# network_type: the row of STAGES in backbones/hourglass.py, and the options that differ.
 HOURGLASSES: dict[str, tuple[str, dict[str, bool]]] = {
     "hourglass10": ("hourglass_10", {}),
     "hourglass20": ("hourglass_20", {}),
@@ -31,7 +31,7 @@ HOURGLASSES: dict[str, tuple[str, dict[str, bool]]] = {
     "hourglass20_uniform_size": ("hourglass_20", {"stagewise_downsample": False}),
     "hourglass20_no_shortcut": ("hourglass_20", {"encoder_decoder_shortcut": False}),
 }
-# Of a ResNet the stacks: (blocks, channels in multiples of num_init_channels).
+# network_type: the stacks of a ResNet, as (blocks, channels in multiples of num_init_channels).
 RESNETS: dict[str, tuple[tuple[int, int], ...]] = {
     "resnet4": ((2, 2),),
     "resnet8": ((4, 2),),
@@ -46,9 +46,10 @@ CONDITIONAL = "cond_inst"
 def mask_outputs(
     config: Any, stages: Tensors, boxes: tf.Tensor, classes: tf.Tensor, stride: int, true_shapes: tf.Tensor
 ) -> Tensors:
-    """`detection_masks` [N, D, h, w], of DensePose with numbers of parts, and `detection_surface_coords`.
+    """Returns `detection_masks` [N, D, h, w], and with DensePose `detection_surface_coords` [N, D, h, w, 2].
 
-    `boxes` `[N, D, 4]` relative to the true picture, `classes` `[N, D]` int32 from 0.
+    With DensePose the masks contain part numbers. `boxes` `[N, D, 4]` are relative to the true image, `classes`
+    `[N, D]` int32 count from 0.
     """
     task = config.mask_estimation_task
     heatmap = tf.sigmoid(stages["segmentation/heatmap"])
@@ -63,34 +64,37 @@ def mask_outputs(
 
 
 def build_deep_mask(config: Any) -> DeepMask:
-    """The mask head of a `DeepMACMaskEstimation` message.
+    """Returns the mask head of a `DeepMACMaskEstimation` message.
 
     Raises:
-        ConfigError: what the original refuses too.
+        ConfigError: the Object Detection API rejects the message too.
     """
     where = "deepmac_mask_estimation"
     name, channels = config.network_type, config.num_init_channels
     depth = _conditional_depth(name)
-    free = name == PROJECTION or depth > 0
-    if free and config.use_instance_embedding:
+    has_no_weights = name == PROJECTION or depth > 0
+    if has_no_weights and config.use_instance_embedding:
         raise ConfigError(f"{where}: network_type {name} has no weights; set use_instance_embedding: false")
     if name == PROJECTION and config.use_xy:
-        raise ConfigError(f"{where}: network_type {name} takes no coordinates; set use_xy: false")
+        raise ConfigError(f"{where}: network_type {name} does not use coordinates; set use_xy: false")
     if name == PROJECTION and config.dim != config.pixel_embedding_dim:
         raise ConfigError(
-            f"{where}: dim is {config.dim} and pixel_embedding_dim {config.pixel_embedding_dim}; with network_type "
-            f"{name} they have to be the same"
+            f"{where}: dim is {config.dim} and pixel_embedding_dim is {config.pixel_embedding_dim}; with network_type "
+            f"{name} they must be equal"
         )
     if depth:
         _check_conditional_dim(where, config, depth)
     if config.predict_full_resolution_masks and config.max_roi_jitter_ratio > 0:
-        raise ConfigError(f"{where}: predict_full_resolution_masks does not go with max_roi_jitter_ratio; take one out")
+        raise ConfigError(
+            f"{where}: predict_full_resolution_masks cannot be combined with max_roi_jitter_ratio; remove one of them"
+        )
     if config.mask_num_subsamples > 0:
         raise ConfigError(
-            f"{where}: mask_num_subsamples is {config.mask_num_subsamples}; the original has none; take it out"
+            f"{where}: mask_num_subsamples is {config.mask_num_subsamples}, which is not supported here; remove it "
+            "(the Object Detection API does not implement it)"
         )
     return DeepMask(
-        network=None if free else _network(where, name, channels),
+        network=None if has_no_weights else _network(where, name, channels),
         conditional_depth=depth,
         mask_size=config.mask_size,
         use_xy=config.use_xy,
@@ -107,9 +111,13 @@ def _network(where: str, name: str, channels: int) -> MaskNetwork:
         return _hourglass_network(hourglass_of(row, channels, **options))
     if name in RESNETS:
         return _resnet_network(name, channels)
-    reason = "the original never tells it its size" if name == "fully_connected" else "there is no such network"
-    known = ", ".join([*HOURGLASSES, *RESNETS, PROJECTION, f"{CONDITIONAL}N"])
-    raise ConfigError(f"{where}: network_type is {name!r}, which cannot be built: {reason}; known: {known}")
+    names = ", ".join([*HOURGLASSES, *RESNETS, PROJECTION, f"{CONDITIONAL}N"])
+    if name == "fully_connected":
+        raise ConfigError(
+            f"{where}: network_type 'fully_connected' is not supported (the Object Detection API cannot build it "
+            f"either, because it never sets its size); choose one of {names}"
+        )
+    raise ConfigError(f"{where}: unknown network_type {name!r}; choose one of {names}")
 
 
 def _hourglass_network(network: Hourglass) -> MaskNetwork:
@@ -127,7 +135,7 @@ def _resnet_network(name: str, channels: int) -> MaskNetwork:
 
 
 def _conditional_depth(name: str) -> int:
-    """3 of `cond_inst3`; 0 of another name."""
+    """Returns N for the name `cond_instN`, 0 for any other name."""
     depth = name.removeprefix(CONDITIONAL)
     return int(depth) if name.startswith(CONDITIONAL) and depth.isdigit() else 0
 
@@ -136,11 +144,9 @@ def _check_conditional_dim(where: str, config: Any, depth: int) -> None:
     inputs, channels = config.pixel_embedding_dim + (2 if config.use_xy else 0), config.num_init_channels
     if depth == 1 and inputs != channels:
         raise ConfigError(
-            f"{where}: num_init_channels is {channels}; with network_type {config.network_type} it has to be {inputs}"
+            f"{where}: num_init_channels is {channels}; with network_type {config.network_type} it must be {inputs}"
         )
     filters = [channels] * (depth - 1) + [1]
     needed = sum(before * own + own for before, own in zip([inputs, *filters], filters, strict=False))
     if config.dim != needed:
-        raise ConfigError(
-            f"{where}: dim is {config.dim}; network_type {config.network_type} needs {needed} numbers of each object"
-        )
+        raise ConfigError(f"{where}: dim is {config.dim}; with network_type {config.network_type} it must be {needed}")

@@ -1,4 +1,4 @@
-"""Context R-CNN: `context_config` of a two-stage detector, and the side inputs that it asks for.
+"""Builds the attention of a Context R-CNN from `context_config`, with the side inputs that it needs.
 
 Source: object_detection/meta_architectures/context_rcnn_meta_arch.py.
 """
@@ -17,8 +17,8 @@ from unfreeze.ops.branch import Branch
 from unfreeze.ops.crops import Rows
 
 Attend = Callable[[tf.Tensor], tf.Tensor]
-REFUSED = ("output_final_box_features", "output_final_box_rpn_features")
-# What TensorFlow 2 lacks of the attention: each field, and the one value that it takes.
+INCOMPATIBLE_OPTIONS = ("output_final_box_features", "output_final_box_rpn_features")
+# Options of the attention that TensorFlow 2 does not implement, with the only value that they may have there.
 FIXED_IN_TF2 = {
     "use_self_attention": False,
     "self_attention_in_sequence": False,
@@ -30,9 +30,9 @@ FIXED_IN_TF2 = {
 
 @dataclass(frozen=True)
 class Attention:
-    """For the boxes of a batch: `[R, h, w, C] -> [R, h, w, C]`, features with what they attend to added.
+    """Adds to the features of boxes what they attend to: `[R, h, w, C] -> [R, h, w, C]`.
 
-    `crops` is for those that are cropped and pooled, `features` for those that the second stage made of them.
+    `crops` is applied to the cropped and pooled features, `features` to those that the second stage computes from them.
     """
 
     crops: Attend = lambda x: x
@@ -44,7 +44,7 @@ NO_ATTENTION = Attention()
 
 @dataclass(frozen=True)
 class Context:
-    """A `context_config`: its numbers, where the attention stands, and the inputs that it reads."""
+    """A `context_config`: its options, the position of the attention, and its side inputs."""
 
     numbers: ContextAttention
     position: str
@@ -54,7 +54,7 @@ class Context:
     def attention(
         self, rows: Rows, num_proposals: tf.Tensor, side_inputs: Mapping[str, tf.Tensor], p: Branch
     ) -> Attention:
-        """The attention of these proposals to the side inputs of a request."""
+        """Returns the attention of these proposals to the side inputs of a request."""
 
         def attend(features: tf.Tensor) -> tf.Tensor:
             boxes = rows.padded(tf.reduce_mean(features, [1, 2]))
@@ -65,21 +65,29 @@ class Context:
 
 
 def build_context(config: Any, tf2: bool) -> Context | None:
-    """The context of a `FasterRcnn` message, if it has one; R-FCN ignores it, as in the original.
+    """Returns the context of a `FasterRcnn` message, or None without `context_config`. An R-FCN ignores it.
 
     Raises:
-        ConfigError: what the original fails on too.
+        ConfigError: the Object Detection API fails on the message too.
     """
     if not config.HasField("context_config") or config.second_stage_box_predictor.HasField("rfcn_box_predictor"):
         return None
     context = config.context_config
     if config.number_of_stages == 3:
-        raise ConfigError("context_config: number_of_stages is 3, on which the original fails; set it to 2")
-    for field in REFUSED:
+        raise ConfigError(
+            "context_config: number_of_stages is 3, which is not supported here; set it to 2 (the Object Detection API "
+            "fails on it too)"
+        )
+    for field in INCOMPATIBLE_OPTIONS:
         if getattr(config, field):
-            raise ConfigError(f"context_config: {field} is true, on which the original fails; take it out")
+            raise ConfigError(
+                f"context_config: {field} is true, which is not supported here; remove it (the Object Detection API "
+                "fails on it too)"
+            )
     if not (context.use_self_attention or context.use_long_term_attention):
-        raise ConfigError("context_config: neither use_self_attention nor use_long_term_attention is true; set one")
+        raise ConfigError(
+            "context_config: use_self_attention and use_long_term_attention are both false; set one to true"
+        )
     for field, least in (
         ("context_feature_length", 1),
         ("attention_bottleneck_dimension", 1),
@@ -87,18 +95,18 @@ def build_context(config: Any, tf2: bool) -> Context | None:
         ("num_attention_layers", 0),
     ):
         if getattr(context, field) < least:
-            raise ConfigError(f"context_config: {field} is {getattr(context, field)}; it has to be at least {least}")
+            raise ConfigError(f"context_config: {field} is {getattr(context, field)}; it must be at least {least}")
     for field, only in FIXED_IN_TF2.items() if tf2 else ():
         if getattr(context, field) != only:
             raise ConfigError(
-                f"context_config: {field} is {str(getattr(context, field)).lower()}, which the original refuses in "
-                f"TensorFlow 2; set it to {str(only).lower()}"
+                f"context_config: {field} is {str(getattr(context, field)).lower()}, which is not supported in "
+                f"TensorFlow 2; set it to {str(only).lower()} (the Object Detection API rejects it too)"
             )
     names = [field.name for field in context.DESCRIPTOR.fields if field.name in ContextAttention.__dataclass_fields__]
     position = context.DESCRIPTOR.fields_by_name["attention_position"].enum_type.values_by_number
     return Context(
         ContextAttention(**{name: getattr(context, name) for name in names}),
-        # ATTENTION_DEFAULT is nowhere: the original then takes the side inputs, and reads none of them.
+        # ATTENTION_DEFAULT is no position: the Object Detection API then takes the side inputs and ignores them.
         {"POST_RPN": "crops", "POST_BOX_CLASSIFIER": "features"}.get(position[context.attention_position].name, ""),
         {
             "context_features": tf.TensorSpec([None, None, context.context_feature_length], name="context_features"),

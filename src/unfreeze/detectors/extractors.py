@@ -1,4 +1,4 @@
-"""EXTRACTORS: every `feature_extractor.type` that this version builds; KNOWN: every one that the original has.
+"""EXTRACTORS: every supported `feature_extractor.type`. KNOWN: every type of the Object Detection API.
 
 Source: object_detection/builders/model_builder.py.
 """
@@ -19,7 +19,7 @@ EXTRACTORS: dict[str, SsdExtractor | FasterRcnnExtractor | CenterNetExtractor] =
 
 _RESNETS = ("50", "101", "152")
 
-# (field of `model`, generation): the types, in the original's order.
+# (field of `model`, generation): the types, in the order of model_builder.py.
 KNOWN: dict[tuple[str, str], tuple[str, ...]] = {
     ("ssd", "tf1"): (
         "ssd_inception_v2",

@@ -1,4 +1,4 @@
-"""Faster R-CNN, Mask R-CNN, R-FCN, Context R-CNN: proposals, a second look at each of them, then perhaps its mask.
+"""Two-stage detectors (Faster R-CNN, Mask R-CNN, R-FCN, Context R-CNN): proposals, then boxes, classes and masks.
 
 Source: object_detection/meta_architectures/{faster_rcnn,rfcn,context_rcnn}_meta_arch.py.
 """
@@ -29,10 +29,10 @@ from unfreeze.ops.sizes import image_size
 
 EXTRACTORS = FASTER_RCNN_EXTRACTORS | KERAS_EXTRACTORS
 MIN_IMAGE_SIDE = 33
-# Fields of `feature_extractor` that not every extractor of Keras takes.
+# Fields of `feature_extractor` that only some Keras extractors support.
 KERAS_OPTIONS = ("conv_hyperparams", "fpn")
-# The stages that are outputs of a TensorFlow 2 detector with masks.
-OF_THREE_STAGES = (
+# Stages that are outputs of a TensorFlow 2 detector with masks.
+THREE_STAGE_OUTPUTS = (
     "rpn_box_encodings",
     "rpn_objectness_predictions_with_background",
     "num_proposals",
@@ -45,11 +45,11 @@ OF_THREE_STAGES = (
 
 
 def build_faster_rcnn(config: Any, p: Branch, forms: Forms) -> Detector:
-    """The detector of a `FasterRcnn` message on the weights `p`.
+    """Returns the detector of a `FasterRcnn` message on the weights `p`.
 
     Raises:
-        ConfigError: what the original refuses too, when it builds the model or when it exports it.
-        UnsupportedError: a feature extractor or an option that this version does not have.
+        ConfigError: the Object Detection API rejects the message too, when it builds or exports the model.
+        UnsupportedError: a feature extractor or an option is not supported.
     """
     _check(config)
     tf2 = config.feature_extractor.type in KERAS_EXTRACTORS
@@ -75,7 +75,7 @@ def build_faster_rcnn(config: Any, p: Branch, forms: Forms) -> Detector:
         maps = extractor.first_stage(preprocessed, p[EXTRACTOR_SCOPE], config.feature_extractor)
         stages, proposals = first_stage.propose(maps, _windows_px(true_shapes), size, p)
         attention = context and context.attention(proposals, stages["num_proposals"], side_inputs, p)
-        # With a context the original does not choose a level for each box: it crops from the finest map.
+        # With a context, the Object Detection API does not choose a level for each box but crops from the finest map.
         cropped = maps[:1] if context else maps
         predicted = second_stage.predict(cropped, proposals, size, p, attention or NO_ATTENTION)
         stages |= {name: proposals.padded(values) for name, values in predicted.items()}
@@ -96,22 +96,22 @@ def build_faster_rcnn(config: Any, p: Branch, forms: Forms) -> Detector:
             "detection_boxes": kept.boxes,
             "detection_scores": kept.scores,
             "detection_multiclass_scores": gathered(scores, kept),
-            "detection_classes": kept.classes + 1.0,  # the label map counts from 1, and so does a padding row
+            "detection_classes": kept.classes + 1.0,  # label maps count from 1; in padding rows the class is 1 too
             "num_detections": tf.cast(kept.num_detections, tf.float32),
-            "raw_detection_boxes": _normalized(_of_best_class(boxes_px, logits), windows_px),
+            "raw_detection_boxes": _normalized(_boxes_of_best_class(boxes_px, logits), windows_px),
             "raw_detection_scores": scores,
         }
         if tf2:
             outputs["detection_anchor_indices"] = tf.cast(kept.indices, tf.float32)
         if tf2 and config.number_of_stages == 3:
-            outputs |= _of_three_stages(stages, config.return_raw_detections_during_predict)
-        return outputs | of_detections(kept, stages)
+            outputs |= _three_stage_outputs(stages, config.return_raw_detections_during_predict)
+        return outputs | detection_features(kept, stages)
 
-    def of_detections(kept: Selection, stages: Tensors) -> Tensors:
-        """Features or masks of the detections, from crops of their own.
+    def detection_features(kept: Selection, stages: Tensors) -> Tensors:
+        """Returns the features or masks of the detections, from crops of their own.
 
-        They are cropped as if no image were padded: the boxes are relative to the true image, the maps are not. So the
-        original does it.
+        They are cropped as if no image were padded: the boxes are relative to the true image, the maps to the padded
+        one. The Object Detection API does the same.
         """
         if second_stage.of_detections is None:
             return {}
@@ -119,8 +119,8 @@ def build_faster_rcnn(config: Any, p: Branch, forms: Forms) -> Detector:
         size = (stages["image_shape"][1], stages["image_shape"][2])
         detections = distinct_rows(kept.boxes, kept.empty)
         classes = tf.cast(detections.of(kept.classes), tf.int32)
-        found = second_stage.of_detections(maps, detections, classes, size, p)
-        return {name: detections.padded(values) for name, values in found.items()}
+        features = second_stage.of_detections(maps, detections, classes, size, p)
+        return {name: detections.padded(values) for name, values in features.items()}
 
     input_name = "input_tensor" if tf2 else "inputs"
     side_inputs = context.side_inputs if context else {}
@@ -130,22 +130,25 @@ def build_faster_rcnn(config: Any, p: Branch, forms: Forms) -> Detector:
 def _check(config: Any) -> None:
     if config.number_of_stages == 1:
         raise ConfigError(
-            "faster_rcnn: number_of_stages is 1, proposals without classes, on which the original's exporter fails; "
-            "set it to 2 or 3"
+            "faster_rcnn: number_of_stages is 1 (proposals without classes), which cannot be exported; set it to 2 or "
+            "3 (the exporter of the Object Detection API fails on it too)"
         )
     if config.number_of_stages not in (2, 3):
-        raise ConfigError(f"faster_rcnn: number_of_stages is {config.number_of_stages}; it has to be 2 or 3")
+        raise ConfigError(f"faster_rcnn: number_of_stages is {config.number_of_stages}; it must be 2 or 3")
     if config.num_classes < 1:
-        raise ConfigError(f"faster_rcnn: num_classes is {config.num_classes}; it has to be at least 1")
+        raise ConfigError(f"faster_rcnn: num_classes is {config.num_classes}; it must be at least 1")
     if config.inplace_batchnorm_update:
-        raise ConfigError("faster_rcnn: inplace_batchnorm_update is true, which the original refuses; take it out")
+        raise ConfigError(
+            "faster_rcnn: inplace_batchnorm_update is true, which is not supported here; remove it (the Object "
+            "Detection API rejects it too)"
+        )
 
 
 def _extractor(config: Any) -> FasterRcnnExtractor:
-    """The row of a `feature_extractor` message.
+    """Returns the row of FASTER_RCNN_EXTRACTORS or KERAS_EXTRACTORS for a `feature_extractor` message.
 
-    What the message has for Keras extractors is ignored in one of slim, and refused in one of Keras that does not take
-    it, as by the original.
+    Options for Keras extractors are ignored by slim's extractors and rejected by Keras extractors that do not support
+    them, as in the Object Detection API.
     """
     extractor = EXTRACTORS.get(config.type)
     if extractor is None:
@@ -155,18 +158,19 @@ def _extractor(config: Any) -> FasterRcnnExtractor:
     if config.first_stage_features_stride not in extractor.strides:
         raise ConfigError(
             f"feature_extractor: first_stage_features_stride is {config.first_stage_features_stride}; "
-            f"for {config.type} it has to be {' or '.join(map(str, extractor.strides))}"
+            f"for {config.type} it must be {' or '.join(map(str, extractor.strides))}"
         )
     for option in KERAS_OPTIONS if config.type in KERAS_EXTRACTORS else ():
         if option not in extractor.options and config.HasField(option):
             raise ConfigError(
-                f"feature_extractor: {config.type} does not take {option}; take it out, as the original refuses it too"
+                f"feature_extractor: {option} is not supported by {config.type}; remove it (the Object Detection API "
+                "rejects it too)"
             )
     return extractor if config.batch_norm_trainable else _with_frozen_statistics(extractor)
 
 
 def _with_frozen_statistics(extractor: FasterRcnnExtractor) -> FasterRcnnExtractor:
-    """The extractor, whose batch normalization keeps its moving statistics while the model is trained."""
+    """Returns the extractor with batch normalization that keeps its moving statistics during training."""
     first, second = extractor.first_stage, extractor.second_stage
     return replace(
         extractor,
@@ -178,33 +182,35 @@ def _with_frozen_statistics(extractor: FasterRcnnExtractor) -> FasterRcnnExtract
 def _check_size(size: tuple[int | None, ...]) -> None:
     if any(side is not None and side < MIN_IMAGE_SIDE for side in size):
         raise ConfigError(
-            f"image_resizer: it makes images of {size[0]} x {size[1]}; each side has to be at least {MIN_IMAGE_SIDE}"
+            f"image_resizer: images of {size[0]} x {size[1]} are too small for a faster_rcnn; each side must be at "
+            f"least {MIN_IMAGE_SIDE}"
         )
 
 
 def _windows_px(true_shapes: tf.Tensor) -> tf.Tensor:
-    """`[N, 3] -> [N, 4]`: what of each padded image is picture."""
+    """`[N, 3] -> [N, 4]`: the window of each padded image that is not padding."""
     sides = tf.cast(true_shapes[:, :2], tf.float32)
     return tf.concat([tf.zeros_like(sides), sides], axis=1)
 
 
-def _of_three_stages(stages: Tensors, return_raw_detections_during_predict: bool) -> Tensors:
-    """What the original's TensorFlow 2 exporter gives besides, of a detector with masks.
+def _three_stage_outputs(stages: Tensors, return_raw_detections_during_predict: bool) -> Tensors:
+    """Returns the further outputs that TensorFlow 2 exports of the Object Detection API have for detectors with masks.
 
-    The pictures of a batch come first: what the original has without them is repeated for each, and what it has for
-    the proposals of all in one list is parted. `image_shape` is that of a batch of one.
+    Here the first dimension of each is the image: outputs that the Object Detection API has once for the whole batch
+    are repeated, and those that it has for the proposals of all images in one list are split. `image_shape` is that of
+    a batch of one.
     """
     num_images = tf.shape(stages["proposal_boxes"])[0]
     shared = {name: tf.repeat(stages[name][tf.newaxis], num_images, axis=0) for name in ("anchors", "image_shape")}
-    outputs = {name: stages[name] for name in OF_THREE_STAGES} | shared
+    outputs = {name: stages[name] for name in THREE_STAGE_OUTPUTS} | shared
     outputs["final_anchors"] = stages["proposal_boxes_normalized"]
     if return_raw_detections_during_predict:
         outputs["raw_detection_feature_map_indices"] = tf.zeros_like(stages["refined_box_encodings"][..., 0])
     return {name: tf.cast(values, tf.float32) for name, values in outputs.items()}
 
 
-def _of_best_class(boxes: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """`[N, P, q, 4], [N, P, K + 1] -> [N, P, 4]`: the box of the class that is likeliest, background aside."""
+def _boxes_of_best_class(boxes: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """`[N, P, q, 4], [N, P, K + 1] -> [N, P, 4]`: the box of the most likely class other than the background."""
     if boxes.shape[2] == 1:
         return boxes[:, :, 0]
     best = tf.argmax(logits[:, :, 1:], axis=2, output_type=tf.int32)
@@ -212,6 +218,6 @@ def _of_best_class(boxes: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
 
 
 def _normalized(boxes_px: tf.Tensor, windows_px: tf.Tensor) -> tf.Tensor:
-    """`[N, P, 4], [N, 4] -> [N, P, 4]`: relative to the true image, and clipped to it."""
+    """`[N, P, 4], [N, 4] -> [N, P, 4]`: boxes relative to the true image, clipped to it."""
     scale = 1.0 / tf.concat([windows_px[:, 2:], windows_px[:, 2:]], axis=1)
     return clipped(scale[:, tf.newaxis] * boxes_px, tf.constant([[0.0, 0.0, 1.0, 1.0]]))

@@ -27,10 +27,10 @@ from unfreeze.ops.branch import Branch
 class FasterRcnnExtractor:
     """A row of FASTER_RCNN_EXTRACTORS.
 
-    `first_stage`: preprocessed images, weights, message -> the maps to propose from and to crop, the finest first.
-    `second_stage`: crops of these maps (for R-FCN, all of one), weights, message -> what the box predictor sees.
-    `normalize`: pixels 0..255 -> what the network takes. `strides`: what first_stage_features_stride may be.
-    `options`: fields of the message that this extractor takes and not every one of its generation does.
+    `first_stage`: preprocessed images, weights, message -> the maps for proposals and crops, the finest first.
+    `second_stage`: crops of these maps (for R-FCN the first map), weights, message -> the input of the box predictor.
+    `normalize`: pixels 0..255 -> the input of the network. `strides`: the allowed first_stage_features_stride.
+    `options`: fields of the message that this extractor supports, and not every extractor of its generation.
     """
 
     first_stage: Callable[[tf.Tensor, Branch, Any], list[tf.Tensor]]
@@ -41,7 +41,10 @@ class FasterRcnnExtractor:
 
 
 def faster_rcnn_resnet_v1(architecture: str) -> FasterRcnnExtractor:
-    """Blocks 1 to 3, then block 4. The original builds block 4 in the first stage too, where nothing needs it."""
+    """First stage: blocks 1 to 3; second stage: block 4.
+
+    The Object Detection API builds block 4 in the first stage too, where nothing uses it.
+    """
     units = UNITS[architecture]
     base_depth, _ = BLOCKS[3]
 
@@ -57,7 +60,7 @@ def faster_rcnn_resnet_v1(architecture: str) -> FasterRcnnExtractor:
 
 
 def faster_rcnn_inception_v2() -> FasterRcnnExtractor:
-    """To Mixed_4e, then Mixed_5; the stride is 16 whatever the config says."""
+    """First stage: to Mixed_4e; second stage: Mixed_5. The stride is always 16."""
 
     def first_stage(x: tf.Tensor, p: Branch, config: Any) -> list[tf.Tensor]:
         return [inception_v2_first_stage(x, p["InceptionV2"])["Mixed_4e"]]
@@ -70,7 +73,7 @@ def faster_rcnn_inception_v2() -> FasterRcnnExtractor:
 
 
 def faster_rcnn_inception_resnet_v2() -> FasterRcnnExtractor:
-    """To PreAuxLogits, then the rest."""
+    """First stage: to PreAuxLogits; second stage: the rest."""
 
     def first_stage(x: tf.Tensor, p: Branch, config: Any) -> list[tf.Tensor]:
         stride = config.first_stage_features_stride
@@ -83,7 +86,10 @@ def faster_rcnn_inception_resnet_v2() -> FasterRcnnExtractor:
 
 
 def faster_rcnn_nas() -> FasterRcnnExtractor:
-    """To Cell_11, then the rest; the map is two, side by side in the channels, since a cell takes two."""
+    """First stage: to Cell_11; second stage: the rest.
+
+    A cell takes two maps, so the map between the stages is two maps concatenated along the channels.
+    """
 
     def first_stage(x: tf.Tensor, p: Branch, config: Any) -> list[tf.Tensor]:
         check_known_size(x, "faster_rcnn_nas")
@@ -98,7 +104,10 @@ def faster_rcnn_nas() -> FasterRcnnExtractor:
 
 
 def faster_rcnn_pnas() -> FasterRcnnExtractor:
-    """To Cell_7, then the rest; the map is two, side by side in the channels, since a cell takes two."""
+    """First stage: to Cell_7; second stage: the rest.
+
+    A cell takes two maps, so the map between the stages is two maps concatenated along the channels.
+    """
 
     def first_stage(x: tf.Tensor, p: Branch, config: Any) -> list[tf.Tensor]:
         check_known_size(x, "faster_rcnn_pnas")

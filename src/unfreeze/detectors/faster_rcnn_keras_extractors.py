@@ -22,7 +22,7 @@ from unfreeze.ops.branch import Branch
 from unfreeze.ops.layers import PLAIN, fully_connected, pad_to_multiple
 from unfreeze.ops.normalization import BatchNorm, batch_norm
 
-FPN_LEVELS = (2, 6)  # where the config says nothing of them
+FPN_LEVELS = (2, 6)  # without an `fpn` message
 FPN_DEPTH = 256
 COARSEST_BLOCK = 5  # the level of block4
 CONV5_DEPTHS = (512, 2048)
@@ -31,7 +31,7 @@ DENSE = replace(PLAIN, activation=tf.nn.relu)
 
 
 def faster_rcnn_resnet_v1_keras(architecture: str) -> FasterRcnnExtractor:
-    """Blocks 1 to 3, then block 4."""
+    """First stage: blocks 1 to 3; second stage: block 4."""
 
     def first_stage(x: tf.Tensor, p: Branch, config: Any) -> list[tf.Tensor]:
         return [keras_resnet_v1(x, p, UNITS[architecture][:3])["block3"]]
@@ -44,7 +44,7 @@ def faster_rcnn_resnet_v1_keras(architecture: str) -> FasterRcnnExtractor:
 
 
 def faster_rcnn_resnet_v1_fpn_keras(architecture: str) -> FasterRcnnExtractor:
-    """A pyramid on all blocks, then two dense layers on each crop; the stride changes nothing."""
+    """First stage: a pyramid on all blocks; second stage: two dense layers on each crop. The stride has no effect."""
 
     def first_stage(x: tf.Tensor, p: Branch, config: Any) -> list[tf.Tensor]:
         style, (min_level, max_level) = keras_style(config.conv_hyperparams), _fpn_levels(config)
@@ -67,7 +67,7 @@ def faster_rcnn_resnet_v1_fpn_keras(architecture: str) -> FasterRcnnExtractor:
         norm = keras_style(config.conv_hyperparams).norm
         x = tf.reshape(x, [-1, math.prod(x.shape[1:])])
         x = fully_connected(x, p["layer_with_weights-0"], CLASSIFIER_UNITS, style=DENSE)
-        if isinstance(norm, BatchNorm):  # behind the activation, where it cannot be folded into the layer before
+        if isinstance(norm, BatchNorm):  # after the activation, so it cannot be folded into the layer before
             x = batch_norm(x, p["layer_with_weights-1"], norm)
         x = fully_connected(x, p[f"layer_with_weights-{2 if norm else 1}"], CLASSIFIER_UNITS, style=DENSE)
         return x[:, tf.newaxis, tf.newaxis]
@@ -76,25 +76,26 @@ def faster_rcnn_resnet_v1_fpn_keras(architecture: str) -> FasterRcnnExtractor:
 
 
 def _fpn_levels(config: Any) -> tuple[int, int]:
-    """`fpn` as (min_level, max_level); the original knows no map finer than level 2."""
+    """Returns `fpn` as (min_level, max_level); level 2 is the finest."""
     if not config.HasField("conv_hyperparams"):
         raise ConfigError(
-            f"feature_extractor: {config.type} has no conv_hyperparams; add them: the original needs them too"
+            f"feature_extractor: {config.type} has no conv_hyperparams; add them (the Object Detection API needs them "
+            "too)"
         )
     min_level, max_level = (config.fpn.min_level, config.fpn.max_level) if config.HasField("fpn") else FPN_LEVELS
     if not 2 <= min_level <= min(max_level, COARSEST_BLOCK):
         raise ConfigError(
-            f"feature_extractor.fpn: min_level is {min_level}, max_level {max_level}; the first has to be from 2 to 5, "
-            "and not above the second"
+            f"feature_extractor.fpn: min_level is {min_level} and max_level is {max_level}; min_level must be 2 to 5 "
+            "and at most max_level"
         )
     return min_level, max_level
 
 
 def faster_rcnn_inception_resnet_v2_keras() -> FasterRcnnExtractor:
-    """To block17_20, then the rest, padded in both parts.
+    """First stage: to block17_20; second stage: the rest. Both are padded.
 
-    A stride of 8 is not for it: the original then takes back the stride of one branch of mixed_7a and of its pool, and
-    fails to join them with the others.
+    A stride of 8 is not supported: the Object Detection API then removes the stride of only one branch of mixed_7a and
+    of its pool, and fails to concatenate them with the other branches.
     """
 
     def first_stage(x: tf.Tensor, p: Branch, config: Any) -> list[tf.Tensor]:

@@ -1,4 +1,4 @@
-"""Where a TensorFlow 2 checkpoint has the layers of a two-stage detector, by the names that slim's like have.
+"""The names of the layers of a two-stage detector in TensorFlow 2 checkpoints, by their names in slim.
 
 Source: object_detection/meta_architectures/{faster_rcnn,rfcn}_meta_arch.py,
 predictors/{mask_rcnn,rfcn}_keras_box_predictor.py, predictors/heads/keras_{box,class,mask}_head.py,
@@ -29,7 +29,7 @@ FIRST_HEADS = "_first_stage_box_predictor/_prediction_heads"
 
 
 def keras_names(config: Any, num_maps: int) -> list[Rename]:
-    """The renames for the branch of a whole `FasterRcnn` message, whose first stage proposes from `num_maps` maps."""
+    """Returns the renames for the weights of a `FasterRcnn` message whose first stage has `num_maps` feature maps."""
     predictor = config.second_stage_box_predictor
     if predictor.WhichOneof("box_predictor_oneof") == "rfcn_box_predictor":
         second_stage = list(_rfcn())
@@ -46,14 +46,14 @@ def keras_names(config: Any, num_maps: int) -> list[Rename]:
 
 
 def _layer(name: str, layers: str, place: int) -> Iterator[Rename]:
-    """The layer `name` is the one at `place` of `layers`, and its batch normalization the one behind it."""
+    """Maps layer `name` to index `place` of `layers`, and its batch normalization to the index after it."""
     yield rf"^{name}/BatchNorm\b", f"{layers}{place + 1}"
     yield rf"^{name}\b", f"{layers}{place}"
 
 
 def _first_stage(num_maps: int) -> Iterator[Rename]:
     for i in range(num_maps):
-        # With one feature map slim opens no scope of its own.
+        # With one feature map, slim opens no scope for it.
         scope = f"{FIRST_PREDICTOR}/BoxPredictor_{i}" if num_maps > 1 else FIRST_PREDICTOR
         yield rf"^{scope}/BoxEncodingPredictor\b", f"{FIRST_HEADS}/box_encodings/{i}/_box_encoder_layers/0"
         classes = f"{FIRST_HEADS}/class_predictions_with_background/{i}"
@@ -73,13 +73,13 @@ def _rfcn() -> Iterator[Rename]:
 
 
 def _mask_rcnn(config: Any) -> Iterator[Rename]:
-    dense = 2 if config.use_dropout else 1  # behind a Flatten, and perhaps a Dropout
+    dense = 2 if config.use_dropout else 1  # after a Flatten, and a Dropout if there is one
     boxes = "_mask_rcnn_box_predictor/_box_prediction_head/_box_encoder_layers/"
     yield from _layer(f"{SECOND_PREDICTOR}/BoxEncodingPredictor", boxes, dense)
     classes = "_mask_rcnn_box_predictor/_class_prediction_head/_class_predictor_layers/"
     yield from _layer(f"{SECOND_PREDICTOR}/ClassPredictor", classes, dense)
     masks = "_mask_rcnn_box_predictor/_third_stage_heads/mask_predictions/_mask_predictor_layers/"
-    # Each layer is followed by its normalization and its activation; an upsampling stands before the last but one.
+    # Each layer is followed by its normalization and its activation; the last but one layer comes after an upsampling.
     places = [3 * i for i in range(max(1, config.mask_prediction_num_conv_layers))]
     if config.convolve_then_upsample_masks:
         places = [*places[:-1], places[-1] + 1, places[-1] + 4]

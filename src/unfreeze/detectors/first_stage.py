@@ -1,4 +1,4 @@
-"""The region proposal network: `first_stage_*` of a two-stage detector.
+"""Builds the region proposal network of a two-stage detector from the `first_stage_*` fields.
 
 Source: object_detection/meta_architectures/faster_rcnn_meta_arch.py (_predict_first_stage, _postprocess_rpn).
 """
@@ -28,7 +28,8 @@ from unfreeze.ops.sizes import Size, image_size
 EXTRACTOR_SCOPE = "FirstStageFeatureExtractor"
 PREDICTOR_SCOPE = "FirstStageBoxPredictor"
 
-# Of the box coder of both stages, which no config changes. Source: core/target_assigner.py (create_target_assigner).
+# Scales of the box coder of both stages; no config changes them. Source: core/target_assigner.py
+# (create_target_assigner).
 BOX_SCALES = (10.0, 10.0, 5.0, 5.0)
 
 
@@ -36,9 +37,9 @@ BOX_SCALES = (10.0, 10.0, 5.0, 5.0)
 class FirstStage:
     """A region proposal network on `num_maps` feature maps.
 
-    `propose`: (feature maps, true windows [N, 4] in pixels, size of the padded images, p) -> stages, proposals`.
+    `propose`: (feature maps, true windows [N, 4] in pixels, size of the padded images, p) -> stages, proposals.
 
-    The proposals, `proposal_boxes_normalized` [N, P, 4] among the stages, are relative to the padded image; those from
+    The stage `proposal_boxes_normalized` [N, P, 4] contains the proposals relative to the padded image; rows from
     `num_proposals` [N] on are padding.
     """
 
@@ -47,10 +48,10 @@ class FirstStage:
 
 
 def build_first_stage(config: Any, tf2: bool, form: Suppression) -> FirstStage:
-    """The first stage of a `FasterRcnn` message.
+    """Returns the first stage of a `FasterRcnn` message.
 
     Raises:
-        ConfigError: what the original refuses too.
+        ConfigError: the Object Detection API rejects the message too.
     """
     anchor_generator = build_anchor_generator(config.first_stage_anchor_generator)
     where, hyperparams = "first_stage_box_predictor_conv_hyperparams", config.first_stage_box_predictor_conv_hyperparams
@@ -58,7 +59,7 @@ def build_first_stage(config: Any, tf2: bool, form: Suppression) -> FirstStage:
     for field in ("atrous_rate", "box_predictor_kernel_size", "box_predictor_depth"):
         if getattr(config, f"first_stage_{field}") < 1:
             value = getattr(config, f"first_stage_{field}")
-            raise ConfigError(f"faster_rcnn: first_stage_{field} is {value}; it has to be at least 1")
+            raise ConfigError(f"faster_rcnn: first_stage_{field} is {value}; it must be at least 1")
     predictor = ConvolutionalBoxPredictor(num_class_slots=2, style=PLAIN)  # background and object
     suppression = build_first_stage_nms(config, tf2, form)
 
@@ -94,7 +95,7 @@ def build_first_stage(config: Any, tf2: bool, form: Suppression) -> FirstStage:
             "proposal_boxes_normalized": proposals,
             "num_proposals": kept.num_detections,
         }
-        stages |= {f"rpn_box_predictor_features_{level}": each for level, each in enumerate(features)}
+        stages |= {f"rpn_box_predictor_features_{level}": feature_map for level, feature_map in enumerate(features)}
         return stages, distinct_rows(proposals, kept.empty)
 
     return FirstStage(propose, len(anchor_generator.num_anchors_per_location))

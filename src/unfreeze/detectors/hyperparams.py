@@ -1,4 +1,4 @@
-"""`conv_hyperparams` and `fc_hyperparams` as a `Style`: what follows a convolution.
+"""Builds a `Style`, the operations after a convolution, from `conv_hyperparams` and `fc_hyperparams`.
 
 Source: object_detection/builders/hyperparams_builder.py.
 """
@@ -16,30 +16,30 @@ from unfreeze.ops.normalization import BatchNorm
 
 ACTIVATIONS = {"NONE": None, "RELU": tf.nn.relu, "RELU_6": tf.nn.relu6, "SWISH": SWISH}
 
-# What a slim layer does when no hyperparameters reach it.
+# The style of a slim layer that no hyperparameters reach.
 SLIM_STYLE = Style(norm=None, activation=tf.nn.relu)
 
 
 def conv_style(hyperparams: Any, where: str) -> Style:
-    """The style of the slim convolutions below a Hyperparams message; `where` names it in errors."""
+    """Returns the style of the slim convolutions of a Hyperparams message; `where` names it in errors."""
     style = _style(hyperparams, where)
-    # The original applies hyperparameters of `op: FC` to fully connected layers only.
+    # The Object Detection API applies hyperparameters with `op: FC` only to fully connected layers.
     return SLIM_STYLE if hyperparams.HasField("op") and enum_name(hyperparams, "op") == "FC" else style
 
 
 def extractor_style(feature_extractor: Any) -> Style:
-    """The style of a `feature_extractor` message's own `conv_hyperparams`."""
+    """Returns the style of the `conv_hyperparams` of a `feature_extractor` message."""
     return conv_style(feature_extractor.conv_hyperparams, "feature_extractor.conv_hyperparams")
 
 
 def fc_style(hyperparams: Any, where: str) -> Style:
-    """The style of the slim fully connected layers below a Hyperparams message, which has to say `op: FC`."""
+    """Returns the style of the slim fully connected layers of a Hyperparams message; it applies only with `op: FC`."""
     style = _style(hyperparams, where)
     return style if hyperparams.HasField("op") and enum_name(hyperparams, "op") == "FC" else SLIM_STYLE
 
 
 def keras_style(hyperparams: Any) -> Style:
-    """The style of the Keras layers below a Hyperparams message, whatever its `op`; they know no group_norm."""
+    """Returns the style of the Keras layers of a Hyperparams message with any `op`; they have no group_norm."""
     activation = ACTIVATIONS[enum_name(hyperparams, "activation")]
     kind = hyperparams.WhichOneof("normalizer_oneof")
     if kind not in ("batch_norm", "sync_batch_norm"):
@@ -50,7 +50,7 @@ def keras_style(hyperparams: Any) -> Style:
 
 
 def batch_norm(hyperparams: Any, where: str) -> BatchNorm | None:
-    """The batch normalization of a Hyperparams message, for layers that take nothing else of it, whatever its `op`."""
+    """Returns the batch normalization of a Hyperparams message with any `op`, for layers that use only that."""
     norm = _style(hyperparams, where).norm
     return norm if isinstance(norm, BatchNorm) else None
 
@@ -59,7 +59,8 @@ def _style(hyperparams: Any, where: str) -> Style:
     for field in ("force_use_bias", "sync_batch_norm"):
         if hyperparams.HasField(field) and getattr(hyperparams, field):
             raise ConfigError(
-                f"{where}: {field} is for Keras models of TensorFlow 2; take it out: the original refuses it too"
+                f"{where}: {field} is for Keras models of TensorFlow 2; remove it (the Object Detection API rejects it "
+                "too)"
             )
     activation = ACTIVATIONS[enum_name(hyperparams, "activation")]
     if hyperparams.HasField("group_norm"):

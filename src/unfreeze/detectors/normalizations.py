@@ -1,4 +1,4 @@
-"""Pixels 0..255 to what a network was trained on.
+"""Normalizations of pixels 0..255, as the networks were trained with them.
 
 Source: `preprocess` of object_detection/models/*_feature_extractor.py.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-# Red, green, blue of ImageNet: the means of 0..255, and the means and deviations of 0..1.
+# Red, green, blue of ImageNet: means of values 0..255, and means and standard deviations of values 0..1.
 CHANNEL_MEANS = (123.68, 116.779, 103.939)
 
 CHANNEL_OFFSETS = (0.485, 0.456, 0.406)
@@ -20,12 +20,12 @@ def unit_range(x: tf.Tensor) -> tf.Tensor:
 
 
 def mean_subtracted(x: tf.Tensor) -> tf.Tensor:
-    """`[N, H, W, C] -> [N, H, W, C]`: less ImageNet's mean color; gray pixels stay as they are."""
+    """`[N, H, W, C] -> [N, H, W, C]`: minus ImageNet's mean color; grayscale images are not changed."""
     return x - tf.constant(CHANNEL_MEANS) if x.shape[3] == 3 else x
 
 
 def standardized(x: tf.Tensor) -> tf.Tensor:
-    """`[N, H, W, C] -> [N, H, W, C]`: ImageNet's mean color to 0, its deviation to 1; gray pixels stay as they are."""
+    """`[N, H, W, C] -> [N, H, W, C]`: ImageNet's mean becomes 0, its deviation 1; grayscale images are not changed."""
     if x.shape[3] != 3:
         return x
     return (x / 255.0 - tf.constant(CHANNEL_OFFSETS)) / tf.constant(CHANNEL_SCALES)

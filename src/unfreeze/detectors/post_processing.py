@@ -1,7 +1,7 @@
-"""`model.*.post_processing` as numbers and functions: from raw class predictions and boxes to detections.
+"""Builds the post-processing of a `post_processing` message: from class predictions and boxes to detections.
 
-Source: object_detection/builders/post_processing_builder.py, calibration_builder.py, and the checks at the head of
-core/post_processing.py's functions.
+Source: object_detection/builders/post_processing_builder.py, calibration_builder.py, and the argument checks of
+core/post_processing.py.
 """
 
 from collections.abc import Callable
@@ -28,14 +28,17 @@ SCORE_CONVERTERS: dict[str, ScoreConverter] = {
 
 @dataclass(frozen=True)
 class PostProcessing:
-    """`score_converter`: class predictions `[N, A, C]`, background too, -> scores. `options`: the numbers of `nms`."""
+    """The conversion of scores, and non-maximum suppression.
+
+    `score_converter`: class predictions `[N, A, C]`, including the background -> scores. `options`: those of `nms`.
+    """
 
     score_converter: ScoreConverter
     options: NmsOptions
 
     @property
     def keeps_fields(self) -> bool:
-        """Whether detections have more than boxes, scores and classes; with `use_combined_nms` they do not."""
+        """Whether detections have further fields than boxes, scores and classes. Not with `use_combined_nms`."""
         return not self.options.use_combined_nms
 
     def nms(
@@ -48,25 +51,28 @@ class PostProcessing:
     ) -> Selection:
         """Boxes `[N, A, q, 4]`, scores `[N, A, C]` without background, windows `[N, 4]` -> detections.
 
-        `change_coordinate_frame` overrules the config's, as the second stage of Faster R-CNN does.
+        `change_coordinate_frame` overrides the config's; the second stage of Faster R-CNN sets it.
         """
         options = self.options
         if change_coordinate_frame is not None:
             options = replace(options, change_coordinate_frame=change_coordinate_frame)
         _check_combined(options)
         if options.use_combined_nms and num_valid_boxes is not None:
-            raise ConfigError("use_combined_nms is true in a second stage, whose proposals are padded; take it out")
+            raise ConfigError(
+                "use_combined_nms is true in a second stage, where it is not supported (its proposals are padded); "
+                "remove it"
+            )
         return multiclass_nms(boxes, scores, clip_window, options, num_valid_boxes)
 
 
 def build_post_processing(
     config: Any, tf2: bool = False, suppression: Suppression = Suppression.KERNEL
 ) -> PostProcessing:
-    """The post-processing of a `PostProcessing` message, as TensorFlow 1.15 ran it, or as `tf2` does.
+    """Returns the post-processing of a `PostProcessing` message as in TensorFlow 1.15, or with `tf2` as in 2.x.
 
     Raises:
-        ConfigError: what the original refuses too.
-        UnsupportedError: use_partitioned_nms where it would change anything.
+        ConfigError: the Object Detection API rejects the message too.
+        UnsupportedError: use_partitioned_nms is set where it would change the results.
     """
     return PostProcessing(
         build_score_converter(config), nms_options(config.batch_non_max_suppression, tf2, suppression)
@@ -76,7 +82,7 @@ def build_post_processing(
 def build_first_stage_nms(
     config: Any, tf2: bool = False, suppression: Suppression = Suppression.KERNEL
 ) -> PostProcessing:
-    """The suppression of proposals that the `first_stage_*` fields of a `FasterRcnn` message ask for."""
+    """Returns the suppression of proposals of the `first_stage_*` fields of a `FasterRcnn` message."""
     static = config.use_static_shapes and config.use_static_shapes_for_eval
     options = NmsOptions(
         score_threshold=config.first_stage_nms_score_threshold,
@@ -93,7 +99,7 @@ def build_first_stage_nms(
 
 
 def nms_options(config: Any, tf2: bool = False, suppression: Suppression = Suppression.KERNEL) -> NmsOptions:
-    """The numbers of a `BatchNonMaxSuppression` message; `use_cpu_nms` and `use_hard_nms` change no result."""
+    """Returns the options of a `BatchNonMaxSuppression` message; `use_cpu_nms`, `use_hard_nms` change no result."""
     options = NmsOptions(
         score_threshold=config.score_threshold,
         iou_threshold=config.iou_threshold,
@@ -113,7 +119,7 @@ def nms_options(config: Any, tf2: bool = False, suppression: Suppression = Suppr
         )
     if options.soft_nms_sigma > 0 and config.use_hard_nms and not options.use_class_agnostic_nms:
         raise ConfigError(
-            f"soft_nms_sigma is {options.soft_nms_sigma:g} while use_hard_nms is true; take one of them out"
+            f"soft_nms_sigma is {options.soft_nms_sigma:g} while use_hard_nms is true; remove one of them"
         )
     _check(options, config.use_partitioned_nms)
     return options
@@ -135,7 +141,7 @@ def _check(options: NmsOptions, use_partitioned_nms: bool, prefix: str = "") -> 
     if options.soft_nms_sigma > 0 and options.use_static_shapes and not options.use_combined_nms:
         raise ConfigError(f"soft_nms_sigma is {options.soft_nms_sigma:g}; with use_static_shapes it must be 0")
     if options.use_combined_nms and options.use_class_agnostic_nms:
-        raise ConfigError("use_combined_nms and use_class_agnostic_nms are both true; take one of them out")
+        raise ConfigError("use_combined_nms and use_class_agnostic_nms are both true; remove one of them")
     if options.use_combined_nms and options.soft_nms_sigma > 0:
         raise ConfigError(f"soft_nms_sigma is {options.soft_nms_sigma:g}; with use_combined_nms it must be 0")
     _check_combined(options)
@@ -145,29 +151,34 @@ def _check(options: NmsOptions, use_partitioned_nms: bool, prefix: str = "") -> 
 
 def _check_combined(options: NmsOptions) -> None:
     if options.use_combined_nms and options.change_coordinate_frame:
-        raise ConfigError("use_combined_nms cannot change_coordinate_frame; set change_coordinate_frame to false")
+        raise ConfigError("use_combined_nms does not support change_coordinate_frame; set it to false")
 
 
 def build_score_converter(config: Any) -> ScoreConverter:
-    """What makes scores of class predictions `[N, A, C]`: the converter of a `PostProcessing` message, calibrated.
+    """Returns the score converter of a `PostProcessing` message, with its calibration: `[N, A, C] -> [N, A, C]`.
 
     Raises:
-        ConfigError: what the original refuses too.
+        ConfigError: the Object Detection API rejects the message too.
+        UnsupportedError: a calibration is not supported.
     """
     converter = SCORE_CONVERTERS[enum_name(config, "score_converter")]
     if config.logit_scale == 0:
-        raise ConfigError("post_processing: logit_scale is 0; predictions are divided by it")
+        raise ConfigError("post_processing: logit_scale is 0, by which predictions would be divided; set another value")
     scale = np.float32(1.0 / config.logit_scale)
     scaled = converter if scale == 1 else lambda logits: converter(logits * scale)
     if not config.HasField("calibration_config"):
         return scaled
     kind = config.calibration_config.WhichOneof("calibrator")
     if kind in OLD_CALIBRATIONS:
-        raise UnsupportedError(f"not supported yet: calibration_config: {kind}, which the original dropped in 2019")
+        raise UnsupportedError(
+            f"not supported yet: calibration_config: {kind} (the Object Detection API removed it in 2019)"
+        )
+    if kind is None:
+        raise ConfigError(f"calibration_config: it is empty; set one of {', '.join(CALIBRATIONS)}, or remove it")
     if kind not in CALIBRATIONS:
         raise ConfigError(
-            f"calibration_config: {kind or 'nothing'} is set, which the original cannot apply; set one of "
-            f"{', '.join(CALIBRATIONS)}, or take it out"
+            f"calibration_config: {kind} is not supported here; use one of {', '.join(CALIBRATIONS)}, or remove it "
+            "(the Object Detection API cannot apply it either)"
         )
     return CALIBRATIONS[kind](getattr(config.calibration_config, kind), scaled)
 
@@ -204,6 +215,6 @@ def _points(config: Any, where: str) -> Points:
         raise ConfigError(f"calibration_config: {where} has no x_y_pair; add some")
     if any(x > next_x for (x, _), (next_x, _) in pairwise(points)):
         raise UnsupportedError(
-            f"not supported yet: calibration_config: {where} whose x_y_pair do not come with x rising"
+            f"not supported yet: calibration_config: {where} whose x_y_pair are not in ascending order of x"
         )
     return points

@@ -1,6 +1,6 @@
-"""Quantization-aware graphs: whether a config asks for one, and for one that is supported.
+"""Decides whether a config has a quantization-aware graph, and whether that graph is supported.
 
-The FakeQuants themselves stand in the layers, wherever they ask their branch for a `quantizer`.
+The FakeQuant operations themselves are in the layers, wherever these call `quantizer` on their branch.
 Source: object_detection/builders/graph_rewriter_builder.py; tf.contrib.quantize of TensorFlow 1.15.
 """
 
@@ -16,11 +16,13 @@ UNSUPPORTED_EXTRACTORS = ("ssd_mobilenet_v2_mnasfpn", "ssd_pnasnet")
 
 
 def quantization_aware(config: Any) -> bool:
-    """Whether the graph has FakeQuants. `delay` is for training, and `symmetric` is not read by the original.
+    """Returns whether the graph has FakeQuants.
+
+    `delay` concerns only training, and the Object Detection API does not read `symmetric`.
 
     Raises:
-        ConfigError: a number of bits that the original refuses too.
-        UnsupportedError: a model whose FakeQuants this version does not know.
+        ConfigError: the Object Detection API rejects the number of bits too.
+        UnsupportedError: quantization is not supported for the model.
     """
     if not config.HasField("graph_rewriter"):
         return False
@@ -29,7 +31,8 @@ def quantization_aware(config: Any) -> bool:
         bits = getattr(config.graph_rewriter.quantization, field)
         if bits != 8:
             raise ConfigError(
-                f"graph_rewriter.quantization: {field} is {bits}; set it to 8, the original takes no other"
+                f"graph_rewriter.quantization: {field} is {bits}; set it to 8 (the Object Detection API rejects other "
+                "values too)"
             )
     unsupported = next(_unsupported(config.model), None)
     if unsupported is not None:
@@ -47,12 +50,12 @@ def _unsupported(model: Any) -> Iterator[str]:
     numbers: Any = getattr(predictor, kind) if kind else None
     if extractor.type in UNSUPPORTED_EXTRACTORS:
         yield f"feature_extractor.type {extractor.type!r}"
-    # A quirk: a normalized convolution directly behind another gets what that one gave before it was quantized.
+    # A quirk: a normalized convolution directly after another gets that one's output before it is quantized.
     if _linear(extractor.conv_hyperparams):
         yield "activation: NONE after the batch_norm of feature_extractor.conv_hyperparams"
     if kind == "convolutional_box_predictor":
-        in_a_row = numbers.num_layers_before_predictor + numbers.use_depthwise
-        if in_a_row > 1 and _linear(numbers.conv_hyperparams):
+        consecutive_layers = numbers.num_layers_before_predictor + numbers.use_depthwise
+        if consecutive_layers > 1 and _linear(numbers.conv_hyperparams):
             yield "activation: NONE after the batch_norm of several layers of the convolutional_box_predictor"
         if _grouped_swish(numbers.conv_hyperparams):
             yield "activation: SWISH after the group_norm of the convolutional_box_predictor"

@@ -1,4 +1,4 @@
-"""`model.*.image_resizer` as numbers and two steps.
+"""Builds image resizers from `image_resizer` messages.
 
 Source: builders/image_resizer_builder.py.
 """
@@ -10,6 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from unfreeze.config import enum_name
 from unfreeze.errors import ConfigError
 from unfreeze.ops import images as ops
 from unfreeze.ops.sizes import Length, Size, image_size
@@ -17,23 +18,24 @@ from unfreeze.ops.sizes import Length, Size, image_size
 
 @dataclass(frozen=True)
 class Resizer:
-    """An image resizer in two steps: `resize`, which gives the true image shapes, and `finish`, padding and grayscale.
+    """An image resizer in two steps: `resize`, which also returns the true image shapes, and `finish`.
 
-    A detector normalizes pixels where the original does: Faster R-CNN and CenterNet last, `normalize(finish(resized))`,
-    so that padding is normalized too; SSD first, for which there is `resize_normalized`.
+    `finish` pads images and converts them to grayscale. Detectors normalize pixels where the Object Detection API does:
+    Faster R-CNN and CenterNet last, `normalize(finish(resized))`, so that padding is normalized too; SSD first, with
+    `resize_normalized`.
     """
 
-    new_size: Callable[[Length, Length], Size] | None = None  # None leaves it as it is
+    new_size: Callable[[Length, Length], Size] | None = None  # None keeps the size
     padded_size: Callable[[Length, Length], Size] | None = None
     resize_method: str = "BILINEAR"
     align_corners: bool = False
     per_channel_pad_value: tuple[float, ...] = (0.0,)
     channels: int = 3
-    size: tuple[int | None, int | None] = (None, None)  # after `finish`; None if it depends on the picture
+    size: tuple[int | None, int | None] = (None, None)  # after `finish`; None if it depends on the image
 
     @property
     def shape(self) -> tuple[int | None, int | None, int]:
-        """(height, width, channels) of what `finish` gives."""
+        """(height, width, channels) of the output of `finish`."""
         return (*self.size, self.channels)
 
     def resize(self, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -50,7 +52,7 @@ class Resizer:
         return resized, ops.true_image_shapes(resized, self.channels)
 
     def finish(self, images: tf.Tensor) -> tf.Tensor:
-        """[N, h, w, 3] -> [N, H, W, channels]: padded, and then gray if it is to be."""
+        """[N, h, w, 3] -> [N, H, W, channels]: padded, then converted to grayscale if the config says so."""
         if self.padded_size is not None:
             images = ops.pad(images, self.padded_size(*image_size(images)), self.per_channel_pad_value)
         return ops.grayscale(images) if self.channels == 1 else images
@@ -58,11 +60,10 @@ class Resizer:
     def resize_normalized(
         self, images: tf.Tensor, normalize: Callable[[tf.Tensor], tf.Tensor], *, normalize_first: bool = False
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """[N, H, W, 3] uint8 or float32 -> [N, *shape], true_image_shapes [N, 3]: as if normalized first, then resized.
+        """[N, H, W, 3] uint8 or float32 -> [N, *shape], true_image_shapes [N, 3]: normalized, then resized.
 
-        Normalizing fewer pixels afterwards is the same within 1e-6, and is what happens without `normalize_first`; but
-        for AREA, since the weights of its pixels sum to 1 within 1e-4 only, and so much of what `normalize` adds would
-        be lost.
+        Without `normalize_first`, the smaller resized image is normalized instead: the results are equal within 1e-6.
+        Not for AREA: the weights of its pixels sum to 1 only within 1e-4, and so would the offset of `normalize`.
         """
         if normalize_first or self.resize_method == "AREA":
             resized, true_image_shapes = self.resize(normalize(tf.cast(images, tf.float32)))
@@ -73,18 +74,19 @@ class Resizer:
 
 
 def build_resizer(config: Any) -> Resizer:
-    """A `Resizer` for an ImageResizer message.
+    """Returns the `Resizer` of an ImageResizer message.
 
     Raises:
-        ConfigError: what it asks for cannot be: the original's conditions, and sizes that are not positive.
+        ConfigError: the Object Detection API rejects the message too, or a size is not positive.
     """
     kind = config.WhichOneof("image_resizer_oneof")
     if kind is None:
-        raise ConfigError(f"image_resizer: it is empty; it has to hold one of {', '.join(RESIZERS)}")
+        raise ConfigError(f"image_resizer: it is empty; set one of {', '.join(RESIZERS)}")
     return RESIZERS[kind](getattr(config, kind))
 
 
 def fixed_shape_resizer(config: Any) -> Resizer:
+    """Returns the resizer of a `FixedShapeResizer` message."""
     _check_positive("fixed_shape_resizer", config, "height", "width")
     size = (config.height, config.width)
     return Resizer(
@@ -93,17 +95,18 @@ def fixed_shape_resizer(config: Any) -> Resizer:
 
 
 def keep_aspect_ratio_resizer(config: Any) -> Resizer:
+    """Returns the resizer of a `KeepAspectRatioResizer` message."""
     _check_positive("keep_aspect_ratio_resizer", config, "min_dimension", "max_dimension")
     if config.min_dimension > config.max_dimension:
         raise ConfigError(
-            f"keep_aspect_ratio_resizer: min_dimension is {config.min_dimension}, more than max_dimension, "
-            f"{config.max_dimension}; it has to be at most that"
+            f"keep_aspect_ratio_resizer: min_dimension is {config.min_dimension}, more than max_dimension "
+            f"({config.max_dimension}); lower it"
         )
     pad_value = tuple(config.per_channel_pad_value) or (0.0, 0.0, 0.0)
     if config.pad_to_max_dimension and len(pad_value) != 3:
         raise ConfigError(
-            f"keep_aspect_ratio_resizer: per_channel_pad_value has {len(pad_value)} numbers; give 3, one for each of "
-            "red, green, blue"
+            f"keep_aspect_ratio_resizer: per_channel_pad_value has {len(pad_value)} numbers; set 3, for red, green and "
+            "blue"
         )
     square = (config.max_dimension, config.max_dimension)
     return Resizer(
@@ -119,23 +122,26 @@ def keep_aspect_ratio_resizer(config: Any) -> Resizer:
 
 
 def identity_resizer(config: Any) -> Resizer:
+    """Returns the resizer of an `IdentityResizer` message, which keeps images as they are."""
     return Resizer()
 
 
 def conditional_shape_resizer(config: Any) -> Resizer:
+    """Returns the resizer of a `ConditionalShapeResizer` message."""
     _check_positive("conditional_shape_resizer", config, "size_threshold")
-    condition = _enum_name(config, "condition")
+    condition = enum_name(config, "condition")
     if condition not in ("GREATER", "SMALLER"):
-        raise ConfigError(f"conditional_shape_resizer: condition is {condition}; it has to be GREATER or SMALLER")
+        raise ConfigError(f"conditional_shape_resizer: condition is {condition}; set it to GREATER or SMALLER")
     return Resizer(
         new_size=partial(ops.conditional_shape_size, condition=condition, size_threshold=config.size_threshold),
         resize_method=_method(config),
-        align_corners=True,  # the only resizer of the original that does so
+        align_corners=True,  # the only resizer of the Object Detection API that does so
         channels=_channels(config),
     )
 
 
 def pad_to_multiple_resizer(config: Any) -> Resizer:
+    """Returns the resizer of a `PadToMultipleResizer` message."""
     _check_positive("pad_to_multiple_resizer", config, "multiple")
     return Resizer(padded_size=partial(ops.multiple_size, multiple=config.multiple), channels=_channels(config))
 
@@ -150,18 +156,14 @@ RESIZERS: dict[str, Callable[[Any], Resizer]] = {
 
 
 def _method(config: Any) -> str:
-    return _enum_name(config, "resize_method")
+    return enum_name(config, "resize_method")
 
 
 def _channels(config: Any) -> int:
     return 1 if config.convert_to_grayscale else 3
 
 
-def _enum_name(config: Any, field: str) -> str:
-    return config.DESCRIPTOR.fields_by_name[field].enum_type.values_by_number[getattr(config, field)].name
-
-
 def _check_positive(where: str, config: Any, *fields: str) -> None:
     for field in fields:
         if getattr(config, field) <= 0:
-            raise ConfigError(f"{where}: {field} is {getattr(config, field)}; it has to be more than 0")
+            raise ConfigError(f"{where}: {field} is {getattr(config, field)}; it must be more than 0")

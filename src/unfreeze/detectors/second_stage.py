@@ -1,4 +1,4 @@
-"""The second stage of a two-stage detector: proposals to boxes, classes and masks.
+"""Builds the second stage of a two-stage detector: from proposals to boxes, classes and masks.
 
 Source: object_detection/builders/{box_predictor,model}_builder.py, meta_architectures/{faster_rcnn,rfcn}_meta_arch.py.
 """
@@ -34,23 +34,23 @@ from unfreeze.ops.sizes import Size
 EXTRACTOR_SCOPE = "SecondStageFeatureExtractor"
 PREDICTOR_SCOPE = "SecondStageBoxPredictor"
 
-# Crops are pooled by two, and their features have twice the channels: twice as many rows of these are as large.
+# Crops are pooled by two, and their features have twice the channels: twice as many rows need as much memory.
 ROWS_PER_CROP = 2
-
 
 Maps = Sequence[tf.Tensor]
 
 
 @dataclass(frozen=True)
 class SecondStage:
-    """What becomes of R boxes on feature maps `L x [N, h, w, C]` of padded images of a size.
+    """Predictions for R boxes on feature maps `L x [N, h, w, C]`; `size` is that of the padded images.
 
     `predict`: maps, rows, size, weights, attention -> `refined_box_encodings` [R, q, 4],
-    `class_predictions_with_background` [R, K + 1], and of a TensorFlow 2 detector with masks
+    `class_predictions_with_background` [R, K + 1], and for a TensorFlow 2 detector with masks
     `box_classifier_features` [R, h, w, c].
-    `of_detections`: maps, rows, their classes [R] (from 0), size, weights -> what is asked for of `detection_features`
-    [R, h, w, c], `cropped_rpn_box_features` [R, H, W, C], `detection_masks` [R, mask height, mask width] and
-    `mask_predictions` [R, k, mask height, mask width], logits for each class or, if k is 1, for any.
+    `of_detections`: maps, rows, their classes [R] (from 0), size, weights -> those that the config asks for:
+    `detection_features` [R, h, w, c], `cropped_rpn_box_features` [R, H, W, C], `detection_masks`
+    [R, mask height, mask width] and `mask_predictions` [R, k, mask height, mask width]: logits for each class, or for
+    all classes at once if k is 1.
     """
 
     predict: Callable[[Maps, Rows, Size, Branch, Attention], Tensors]
@@ -58,66 +58,69 @@ class SecondStage:
 
 
 def build_second_stage(config: Any, extractor: FasterRcnnExtractor, tf2: bool) -> SecondStage:
-    """The second stage of a `FasterRcnn` message.
+    """Returns the second stage of a `FasterRcnn` message.
 
     Raises:
-        ConfigError: what the original refuses too.
+        ConfigError: the Object Detection API rejects the message too.
     """
     kind = config.second_stage_box_predictor.WhichOneof("box_predictor_oneof")
     if kind not in SECOND_STAGES:
         raise ConfigError(
-            f"second_stage_box_predictor: it holds {kind or 'nothing'}; "
-            f"it has to hold one of {', '.join(SECOND_STAGES)}"
+            f"second_stage_box_predictor: {f'{kind} is not supported here' if kind else 'it is empty'}; "
+            f"set one of {', '.join(SECOND_STAGES)}"
         )
     predictor = getattr(config.second_stage_box_predictor, kind)
     if predictor.box_code_size != 4:
-        raise ConfigError(f"{kind}: box_code_size is {predictor.box_code_size}; a two-stage detector's has to be 4")
+        raise ConfigError(f"{kind}: box_code_size is {predictor.box_code_size}; in a two-stage detector it must be 4")
     return SECOND_STAGES[kind](config, predictor, extractor, tf2)
 
 
 def _mask_rcnn(config: Any, predictor: Any, extractor: FasterRcnnExtractor, tf2: bool) -> SecondStage:
     for field in ("initial_crop_size", "maxpool_kernel_size", "maxpool_stride"):
         if getattr(config, field) < 1:
-            raise ConfigError(f"faster_rcnn: {field} is {getattr(config, field)}; it has to be at least 1")
+            raise ConfigError(f"faster_rcnn: {field} is {getattr(config, field)}; it must be at least 1")
     crop_size = (config.initial_crop_size, config.initial_crop_size)
     crop = matmul_crop_and_resize if config.use_matmul_crop_and_resize else crop_and_resize
     classifier = _box_classifier(config, predictor, tf2)
     masks = _masks(config, predictor, tf2)
-    tells_features = tf2 and config.number_of_stages == 3
-
+    outputs_features = tf2 and config.number_of_stages == 3
     pooled_side = (config.initial_crop_size - config.maxpool_kernel_size) // config.maxpool_stride + 1
 
     def crops(maps: Maps, rows: Rows, size: Size) -> tf.Tensor:
-        def some(boxes: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
+        def pooled_crops(boxes: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
             cropped = multilevel_crops(maps, boxes, images, crop_size, size, crop)
             return tf.nn.max_pool2d(cropped, config.maxpool_kernel_size, config.maxpool_stride, "VALID")
 
         channels = maps[0].shape[3]
         pooled = tf.TensorSpec([None, pooled_side, pooled_side, channels])
-        return in_parts(some, (rows.boxes, rows.images), rows_at_once(*crop_size, channels), pooled)
+        return in_parts(pooled_crops, (rows.boxes, rows.images), rows_at_once(*crop_size, channels), pooled)
 
     def crop_features(cropped: tf.Tensor, p: Branch) -> tf.Tensor:
         return extractor.second_stage(cropped, p[EXTRACTOR_SCOPE], config.feature_extractor)
 
     def predict(maps: Maps, rows: Rows, size: Size, p: Branch, attention: Attention) -> Tensors:
-        def some(boxes: tf.Tensor, sources: tf.Tensor) -> tuple[Tensors, tf.Tensor]:
+        def predict_part(boxes: tf.Tensor, sources: tf.Tensor) -> tuple[Tensors, tf.Tensor]:
             cropped = attention.crops(crops(maps, rows._replace(boxes=boxes, sources=sources), size))
             features = attention.features(crop_features(cropped, p))
             return box_classifier(features, p[PREDICTOR_SCOPE], classifier), features
 
-        if attention is not NO_ATTENTION or tells_features:  # it looks at all rows; they are of a size not yet known
-            predicted, features = some(rows.boxes, rows.sources)
+        # Attention looks at all rows at once, and the size of the features is not known before they are computed.
+        if attention is not NO_ATTENTION or outputs_features:
+            predicted, features = predict_part(rows.boxes, rows.sources)
             return predicted | {"box_classifier_features": features}
         most = ROWS_PER_CROP * rows_at_once(*crop_size, maps[0].shape[3])
-        return in_parts(lambda *part: some(*part)[0], (rows.boxes, rows.sources), most, classifier.outputs)
+        outputs: Tensors = in_parts(
+            lambda *part: predict_part(*part)[0], (rows.boxes, rows.sources), most, classifier.outputs
+        )
+        return outputs
 
     def features_of_detections(maps: Maps, rows: Rows, classes: tf.Tensor, size: Size, p: Branch) -> Tensors:
-        cropped, found = crops(maps, rows, size), {}
+        cropped, outputs = crops(maps, rows, size), {}
         if tf2 and config.output_final_box_rpn_features:
-            found["cropped_rpn_box_features"] = cropped
+            outputs["cropped_rpn_box_features"] = cropped
         if config.output_final_box_features:
-            found["detection_features"] = crop_features(cropped, p)
-        return found
+            outputs["detection_features"] = crop_features(cropped, p)
+        return outputs
 
     def masks_of_detections(maps: Maps, rows: Rows, classes: tf.Tensor, size: Size, p: Branch) -> Tensors:
         return masks(crop_features(crops(maps, rows, size), p), classes, p[PREDICTOR_SCOPE])
@@ -130,7 +133,7 @@ def _mask_rcnn(config: Any, predictor: Any, extractor: FasterRcnnExtractor, tf2:
 
 
 def _box_classifier(config: Any, predictor: Any, tf2: bool) -> BoxClassifier:
-    # predict_keypoints is ignored: the original has a head for keypoints, but builds none.
+    # predict_keypoints is ignored: the Object Detection API has a keypoint head, but never builds it.
     return BoxClassifier(
         num_classes=config.num_classes,
         style=_keras_fc_style(predictor.fc_hyperparams) if tf2 else _slim_fc_style(predictor.fc_hyperparams),
@@ -140,19 +143,21 @@ def _box_classifier(config: Any, predictor: Any, tf2: bool) -> BoxClassifier:
 
 
 def _keras_fc_style(hyperparams: Any) -> Style:
-    """Dense layers of the Keras heads have biases in any case."""
+    """Returns the style of the dense layers of Keras heads, which always have biases."""
     return replace(keras_style(hyperparams), biases_before_norm=True)
 
 
 def _slim_fc_style(hyperparams: Any) -> Style:
     style = fc_style(hyperparams, "mask_rcnn_box_predictor.fc_hyperparams")
     if isinstance(style.norm, GroupNorm):
-        raise ConfigError("mask_rcnn_box_predictor: fc_hyperparams has group_norm, which needs a picture; take it out")
+        raise ConfigError(
+            "mask_rcnn_box_predictor: group_norm is not supported in fc_hyperparams (it needs feature maps); remove it"
+        )
     return style
 
 
 def _masks(config: Any, predictor: Any, tf2: bool) -> Callable[[tf.Tensor, tf.Tensor, Branch], Tensors]:
-    """A function `features [R, h, w, c], classes [R], p -> detection_masks`; that of TensorFlow 2 tells more."""
+    """Returns a function `features [R, h, w, c], classes [R], p -> detection_masks`; of TF2 also `mask_predictions`."""
     numbers = _mask_predictor(config, predictor, tf2)
 
     def masks(features: tf.Tensor, classes: tf.Tensor, p: Branch) -> Tensors:
@@ -168,11 +173,17 @@ def _masks(config: Any, predictor: Any, tf2: bool) -> Callable[[tf.Tensor, tf.Te
 def _mask_predictor(config: Any, predictor: Any, tf2: bool) -> MaskPredictor:
     where = "mask_rcnn_box_predictor"
     if predictor.predict_instance_masks and not predictor.HasField("conv_hyperparams"):
-        raise ConfigError(f"{where}: predict_instance_masks is true, but there are no conv_hyperparams; add them")
+        raise ConfigError(f"{where}: predict_instance_masks is true, but conv_hyperparams is missing; add it")
     if predictor.predict_instance_masks and min(predictor.mask_height, predictor.mask_width) < 1:
-        raise ConfigError(f"{where}: mask_height and mask_width have to be at least 1")
+        raise ConfigError(
+            f"{where}: mask_height is {predictor.mask_height} and mask_width is {predictor.mask_width}; both must be "
+            "at least 1"
+        )
     if config.number_of_stages == 3 and not predictor.predict_instance_masks:
-        raise ConfigError(f"{where}: number_of_stages is 3, but predict_instance_masks is false; set one as the other")
+        raise ConfigError(
+            f"{where}: number_of_stages is 3, but predict_instance_masks is false; set number_of_stages to 2 or "
+            "predict_instance_masks to true"
+        )
     return MaskPredictor(
         num_classes=config.num_classes,
         style=_conv_style(predictor.conv_hyperparams, f"{where}.conv_hyperparams", tf2),
@@ -190,7 +201,10 @@ def _rfcn(config: Any, predictor: Any, extractor: FasterRcnnExtractor, tf2: bool
         raise ConfigError("rfcn_box_predictor: number_of_stages is 3, but R-FCN has no third stage; set it to 2")
     for field in ("output_final_box_features", "output_final_box_rpn_features", "return_raw_detections_during_predict"):
         if getattr(config, field):
-            raise ConfigError(f"rfcn_box_predictor: {field} is true, on which the original fails; take it out")
+            raise ConfigError(
+                f"rfcn_box_predictor: {field} is true, which is not supported here; remove it (the Object Detection "
+                "API fails on it too)"
+            )
     numbers = PositionSensitive(
         num_classes=config.num_classes,
         style=_conv_style(predictor.conv_hyperparams, "rfcn_box_predictor.conv_hyperparams", tf2),
@@ -202,8 +216,8 @@ def _rfcn(config: Any, predictor: Any, extractor: FasterRcnnExtractor, tf2: bool
     for side, bins, crop in zip(("height", "width"), numbers.num_spatial_bins, numbers.crop_size, strict=True):
         if bins < 1 or crop < bins or crop % bins:
             raise ConfigError(
-                f"rfcn_box_predictor: crop_{side} is {crop}, num_spatial_bins_{side} is {bins}; "
-                "the first has to be a multiple of the second"
+                f"rfcn_box_predictor: crop_{side} is {crop}, which is not a positive multiple of "
+                f"num_spatial_bins_{side} ({bins}); change one of them"
             )
 
     def predict(maps: Maps, rows: Rows, size: Size, p: Branch, attention: Attention) -> Tensors:

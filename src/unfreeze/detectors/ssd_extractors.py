@@ -23,13 +23,13 @@ class SsdExtractor:
     """A row of SSD_EXTRACTORS."""
 
     features: Callable[[tf.Tensor, Branch, Any], list[tf.Tensor]]  # preprocessed images, weights, message -> maps
-    normalize: Callable[[tf.Tensor], tf.Tensor]  # pixels 0..255 -> what the network takes
-    options: tuple[str, ...] = ()  # fields of the message that this extractor takes and not every one does
-    tf2: bool = False  # of TensorFlow 2, with Keras layers
+    normalize: Callable[[tf.Tensor], tf.Tensor]  # pixels 0..255 -> the input of the network
+    options: tuple[str, ...] = ()  # fields of the message that this extractor supports, and not every extractor
+    tf2: bool = False  # whether it is a Keras model of TensorFlow 2
 
     @property
     def scope(self) -> str:
-        """Where the checkpoint has its weights."""
+        """The scope of its weights in the checkpoint."""
         return "_feature_extractor" if self.tf2 else "FeatureExtractor"
 
 

@@ -1,6 +1,6 @@
 """Feature extractors of SSD in TensorFlow 2: the networks of TensorFlow 1 with the names, depths and quirks of Keras.
 
-One function for each, `(x, p, config) -> feature maps`: [N, H, W, 3] in, L x [N, h, w, C] out; `config` is the
+Each is a function `(x, p, config) -> feature maps`: [N, H, W, 3] in, L x [N, h, w, C] out; `config` is the
 `feature_extractor` message.
 Source: object_detection/models/ssd_*_keras_feature_extractor.py and models/keras_models/.
 """
@@ -37,7 +37,7 @@ from unfreeze.ops.layers import Style, pad_to_multiple
 
 BACKBONE = "classification_backbone"
 
-# The stages of levels 1 to 5, of EfficientNets of every size; of the larger ones they lie within a stack.
+# The stages of levels 1 to 5 for EfficientNets of every size; in larger ones they are not the last of their stack.
 EFFICIENTNET_STAGES = {
     1: "stack_0/block_0",
     2: "stack_1/block_1",
@@ -75,13 +75,13 @@ def ssd_mobilenet_v1_fpn_keras(x: tf.Tensor, p: Branch, config: Any) -> list[tf.
 
 
 def ssd_mobilenet_v2_fpn_keras(x: tf.Tensor, p: Branch, config: Any) -> list[tf.Tensor]:
-    """The thinner end that use_depthwise is to give the backbone never reaches it in the original."""
+    """`use_depthwise` does not make the end of the backbone thinner: a quirk of the Object Detection API."""
     stages = _mobilenet_v2(x, p, config)
     return _mobilenet_fpn([stages[name] for name in V2_STAGES], p, config)
 
 
 def ssd_resnet_v1_fpn_keras(x: tf.Tensor, p: Branch, config: Any, *, architecture: str) -> list[tf.Tensor]:
-    """Of a ResNet of UNITS; `use_depthwise` and `use_explicit_padding` change nothing, as in the original."""
+    """`architecture` is a key of UNITS. `use_depthwise` and `use_explicit_padding` are ignored, as in the OD API."""
     check_min_image_dim(x, RESNET_MIN_DIM)
     stages = resnet.keras_resnet_v1(
         pad_to_multiple(x, config.pad_to_multiple),
@@ -97,15 +97,15 @@ def ssd_resnet_v1_fpn_keras(x: tf.Tensor, p: Branch, config: Any, *, architectur
 
 
 def ssd_efficientnet_bifpn_keras(x: tf.Tensor, p: Branch, config: Any, *, size: str) -> list[tf.Tensor]:
-    """EfficientDet; of overriding hyperparameters only the weight decay gets through, which is of the training."""
-    for option, usual in (("depth_multiplier", 1.0), ("use_explicit_padding", False), ("use_depthwise", False)):
-        if getattr(config, option) != usual:
+    """EfficientDet. Overriding hyperparameters changes only the weight decay, which concerns training."""
+    for option, default in (("depth_multiplier", 1.0), ("use_explicit_padding", False), ("use_depthwise", False)):
+        if getattr(config, option) != default:
             raise ConfigError(
-                f"feature_extractor: {config.type} does not take {option}: {getattr(config, option)}; take it out, as "
-                "the original refuses it too"
+                f"feature_extractor: {option} is {str(getattr(config, option)).lower()}, which is not supported by "
+                f"{config.type}; remove it (the Object Detection API rejects it too)"
             )
     check_min_image_dim(x, RESNET_MIN_DIM)
-    numbers = _bifpn(config, size)
+    numbers = bifpn_options(config, size)
     levels = range(numbers.min_level, min(numbers.max_level, 5) + 1)
     stages = efficientnet.efficientnet(
         pad_to_multiple(x, config.pad_to_multiple),
@@ -118,8 +118,8 @@ def ssd_efficientnet_bifpn_keras(x: tf.Tensor, p: Branch, config: Any, *, size: 
     return bifpn_feature_maps(maps, p["_bifpn_stage"], numbers, keras_style(config.conv_hyperparams))
 
 
-def _bifpn(config: Any, size: str) -> BiFpn:
-    """The numbers of the `bifpn` message, its own defaults included; those of EfficientDet where there is none."""
+def bifpn_options(config: Any, size: str) -> BiFpn:
+    """Returns the options of the `bifpn` message, with its defaults; without a message those of EfficientDet."""
     numbers = BIFPNS[size]
     if config.HasField("bifpn"):
         message = config.bifpn
@@ -128,36 +128,36 @@ def _bifpn(config: Any, size: str) -> BiFpn:
         )
     if not 1 <= numbers.min_level <= min(numbers.max_level, 5):
         raise ConfigError(
-            f"bifpn: min_level is {numbers.min_level} and max_level {numbers.max_level}; min_level has to be 1 to 5, "
-            "and max_level at least that"
+            f"bifpn: min_level is {numbers.min_level} and max_level is {numbers.max_level}; min_level must be 1 to 5 "
+            "and at most max_level"
         )
     return replace(numbers, num_filters=max(numbers.num_filters, config.min_depth))
 
 
 def _mobilenet_v1(x: tf.Tensor, p: Branch, config: Any, thin: bool = False) -> dict[str, tf.Tensor]:
-    """Both Keras and the original scale the depths, so `depth_multiplier` counts twice, but once where `thin` says."""
+    """Applies `depth_multiplier` twice, since both Keras and the OD API do; to the thinner blocks of `thin` once."""
     check_min_image_dim(x)
 
-    def once(filters: int) -> int:
+    def scaled(filters: int) -> int:
         return int(filters * config.depth_multiplier)
 
     blocks = tuple(
-        (once(filters) if (filters, stride) != usual else once(once(filters)), stride)
-        for (filters, stride), usual in zip(V1_THIN_BLOCKS if thin else v1.BLOCKS, v1.BLOCKS, strict=True)
+        (scaled(filters) if (filters, stride) != default else scaled(scaled(filters)), stride)
+        for (filters, stride), default in zip(V1_THIN_BLOCKS if thin else v1.BLOCKS, v1.BLOCKS, strict=True)
     )
     return v1.mobilenet_v1(
         pad_to_multiple(x, config.pad_to_multiple),
         p[BACKBONE].renamed(v1.KERAS_NAMES),
         min_depth=config.min_depth,
         use_explicit_padding=config.use_explicit_padding,
-        stem_filters=once(once(v1.STEM_FILTERS)),
+        stem_filters=scaled(scaled(v1.STEM_FILTERS)),
         blocks=blocks,
         style=_backbone_style(config, v1.STYLE),
     )
 
 
 def _mobilenet_v2(x: tf.Tensor, p: Branch, config: Any) -> dict[str, tf.Tensor]:
-    """`depth_multiplier` makes the last layer thinner, but not thicker."""
+    """A `depth_multiplier` above 1 does not widen the last layer."""
     check_min_image_dim(x)
     alpha = config.depth_multiplier
     blocks = tuple((expansion, v2.divisible(int(filters * alpha)), stride) for expansion, filters, stride in v2.BLOCKS)
@@ -175,14 +175,14 @@ def _mobilenet_v2(x: tf.Tensor, p: Branch, config: Any) -> dict[str, tf.Tensor]:
 
 
 def _backbone_style(config: Any, style: Style) -> Style:
-    """Convolutions of a backbone never have biases, whatever overrides its hyperparameters."""
+    """Returns the style of a backbone, whose convolutions never have biases, even with overridden hyperparameters."""
     if config.override_base_feature_extractor_hyperparams:
         style = keras_style(config.conv_hyperparams)
     return replace(style, biases=False, biases_before_norm=False)
 
 
 def _multi_resolution(stages: dict[str, tf.Tensor], p: Branch, config: Any, base: tuple[str, ...]) -> list[tf.Tensor]:
-    """Two stages from the backbone, the other of six made by the neck; `num_layers` cuts the list."""
+    """Returns two stages of the backbone and four maps that the neck adds; `num_layers` limits their number."""
     layers = config.num_layers
     return multi_resolution.multi_resolution_feature_maps(
         stages,
@@ -198,7 +198,7 @@ def _multi_resolution(stages: dict[str, tf.Tensor], p: Branch, config: Any, base
 
 
 def _mobilenet_fpn(stages: Sequence[tf.Tensor], p: Branch, config: Any) -> list[tf.Tensor]:
-    """With a max_level below 5 the last stages are taken, not those of the levels: so the original does it."""
+    """Takes the last stages if max_level is below 5, not those of the levels: a quirk of the Object Detection API."""
     levels = fpn_levels(config)
     count = min(levels.max_level, 5) + 1 - levels.min_level
     return _fpn(stages[len(stages) - count :], p, config, levels, config.use_depthwise, config.use_explicit_padding)
@@ -212,7 +212,7 @@ def _fpn(
     use_depthwise: bool = False,
     use_explicit_padding: bool = False,
 ) -> list[tf.Tensor]:
-    """Stages of a backbone to `min_level` to `max_level`; those beyond 5 are made of the last."""
+    """Returns maps of levels `min_level` to `max_level` from stages of a backbone and smaller maps of the last."""
     depth = scaled_depth(levels.additional_layer_depth, config)
     style = keras_style(config.conv_hyperparams)
     feature_maps = fpn.fpn_top_down_feature_maps(

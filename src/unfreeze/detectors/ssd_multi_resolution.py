@@ -1,6 +1,6 @@
-"""Feature extractors of SSD that take stages of a backbone and halve the last one again and again.
+"""Feature extractors of SSD that take stages of a backbone and downsample the last one repeatedly.
 
-One function for each, `(x, p, config) -> feature maps`: [N, H, W, 3] in, L x [N, h, w, C] out; `config` is the
+Each is a function `(x, p, config) -> feature maps`: [N, H, W, 3] in, L x [N, h, w, C] out; `config` is the
 `feature_extractor` message. Source: object_detection/models/ssd_*_feature_extractor.py.
 """
 
@@ -87,9 +87,10 @@ def ssd_inception_v3(x: tf.Tensor, p: Branch, config: Any) -> list[tf.Tensor]:
 
 
 def embedded_ssd_mobilenet_v1(x: tf.Tensor, p: Branch, config: Any) -> list[tf.Tensor]:
-    """Five maps, and the kernels of the last ones no larger than what they see.
+    """Returns five maps; the kernels of the last ones are no larger than their inputs.
 
-    `override_base_feature_extractor_hyperparams` changes nothing: the original passes it on as another argument.
+    `override_base_feature_extractor_hyperparams` has no effect: the Object Detection API passes it as another argument
+    by mistake.
     """
     _check_embedded(x, config)
     p = p["MobilenetV1"]
@@ -117,12 +118,12 @@ def embedded_ssd_mobilenet_v1(x: tf.Tensor, p: Branch, config: Any) -> list[tf.T
 def ssd_mobilenet_v3(
     x: tf.Tensor, p: Branch, config: Any, *, scope: str, architecture: v3.Architecture, from_layer: tuple[str, str]
 ) -> list[tf.Tensor]:
-    """Of an architecture in backbones/mobilenet_v3.py; of overriding hyperparameters only epsilon gets through."""
+    """`architecture` is one of backbones/mobilenet_v3.py. Overriding hyperparameters changes only epsilon and decay."""
     check_min_image_dim(x)
     if config.use_explicit_padding and any(block.fused for block in architecture.blocks):
         raise ConfigError(
-            f"feature_extractor: {config.type} does not take use_explicit_padding: its fused convolutions are not "
-            "padded then, and no residual fits; take it out, as the original fails on it too"
+            f"feature_extractor: use_explicit_padding is not supported by {config.type}, whose fused convolutions "
+            "would not be padded; remove it (the Object Detection API fails on it too)"
         )
     override = config.override_base_feature_extractor_hyperparams
     norm = batch_norm(config.conv_hyperparams, "feature_extractor.conv_hyperparams") if override else None
@@ -140,12 +141,12 @@ def ssd_mobilenet_v3(
 
 
 def ssd_mobiledet(x: tf.Tensor, p: Branch, config: Any, *, scope: str, architecture: MobileDet) -> list[tf.Tensor]:
-    """Of an architecture in backbones/mobiledet.py; hyperparameters and min_depth of the config do not reach it."""
+    """`architecture` is one of backbones/mobiledet.py, which ignores hyperparameters and min_depth of the config."""
     check_min_image_dim(x)
     if config.use_explicit_padding:
         raise ConfigError(
-            f"feature_extractor: {config.type} does not take use_explicit_padding; take it out, as the original "
-            "refuses it too"
+            f"feature_extractor: use_explicit_padding is not supported by {config.type}; remove it (the Object "
+            "Detection API rejects it too)"
         )
     if architecture.squeeze_excite:
         check_known_size(x, config.type)
@@ -157,7 +158,7 @@ def ssd_mobiledet(x: tf.Tensor, p: Branch, config: Any, *, scope: str, architect
 
 
 def ssd_pnasnet(x: tf.Tensor, p: Branch, config: Any) -> list[tf.Tensor]:
-    """`depth_multiplier` and `min_depth` do not reach the backbone; its scope is that of the whole extractor."""
+    """The backbone ignores `depth_multiplier` and `min_depth`; its scope is that of the whole extractor."""
     check_min_image_dim(x)
     check_known_size(x, config.type)
     layers = _pnasnet_layers(config) if config.override_base_feature_extractor_hyperparams else LAYERS
@@ -166,13 +167,13 @@ def ssd_pnasnet(x: tf.Tensor, p: Branch, config: Any) -> list[tf.Tensor]:
 
 
 def _pnasnet_layers(config: Any) -> Layers:
-    """The config's hyperparameters get to each convolution and to each batch normalization, which stay two things."""
+    """Returns layers with the config's hyperparameters, where convolution and normalization stay separate layers."""
     norm = batch_norm(config.conv_hyperparams, "feature_extractor.conv_hyperparams")
     return Layers(replace(extractor_style(config), biases=False), LAYERS.norm if norm is None else norm)
 
 
 def _multi_resolution(stages: dict[str, tf.Tensor], p: Branch, config: Any, base: tuple[str, ...]) -> list[tf.Tensor]:
-    """The first stages from the backbone, the other of six made by the neck; `num_layers` cuts the list."""
+    """Returns stages of the backbone and the maps that the neck adds, six in all; `num_layers` limits their number."""
     layers = config.num_layers
     return multi_resolution_feature_maps(
         stages,
@@ -190,21 +191,21 @@ def _multi_resolution(stages: dict[str, tf.Tensor], p: Branch, config: Any, base
 def _check_embedded(x: tf.Tensor, config: Any) -> None:
     if config.pad_to_multiple != 1:
         raise ConfigError(
-            f"feature_extractor: {config.type} takes pad_to_multiple: 1 only, and it is {config.pad_to_multiple}; "
-            "take it out, as the original refuses it too"
+            f"feature_extractor: pad_to_multiple is {config.pad_to_multiple}, which is not supported by {config.type}; "
+            "remove it (the Object Detection API rejects it too)"
         )
     check_known_size(x, config.type)
     height, width = x.shape[1:3]
     if (height, width) != (256, 256):
         raise ConfigError(
-            f"image_resizer: {config.type} takes pictures of 256 x 256 only, and gets {height} x {width}; the original "
-            "refuses them too"
+            f"image_resizer: {config.type} needs images of 256 x 256 (it gets {height} x {width}); change the size "
+            "(the Object Detection API rejects it too)"
         )
 
 
 def _require_override(config: Any) -> None:
     if not config.override_base_feature_extractor_hyperparams:
         raise ConfigError(
-            f"feature_extractor: {config.type} has no hyperparameters of its own; "
-            "set override_base_feature_extractor_hyperparams: true, as the original requires"
+            f"feature_extractor: {config.type} needs override_base_feature_extractor_hyperparams: true, since it has "
+            "no hyperparameters of its own; set it (the Object Detection API requires it too)"
         )

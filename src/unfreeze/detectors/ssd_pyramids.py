@@ -1,6 +1,6 @@
-"""Feature extractors of SSD that make a pyramid: FPN, pooling pyramids, MnasFPN, SpaghettiNet.
+"""Feature extractors of SSD with a pyramid: FPN, pooling pyramids, MnasFPN, SpaghettiNet.
 
-One function for each family, `(x, p, config) -> feature maps`: [N, H, W, 3] in, L x [N, h, w, C] out; `config` is the
+Each is a function `(x, p, config) -> feature maps`: [N, H, W, 3] in, L x [N, h, w, C] out; `config` is the
 `feature_extractor` message.
 Source: object_detection/models/ssd_{*_fpn,*_ppn,*_mnasfpn,spaghettinet}_feature_extractor.py.
 """
@@ -29,7 +29,7 @@ V1_STAGES = ("Conv2d_3_pointwise", "Conv2d_5_pointwise", "Conv2d_11_pointwise", 
 V2_STAGES = ("layer_4", "layer_7", "layer_14", "layer_19")
 RESNET_STAGES = ("block1", "block2", "block3", "block4")
 
-# Both MobileNets end thinner with use_depthwise: _create_modified_mobilenet_config.
+# With use_depthwise, both MobileNets have thinner last layers. Source: _create_modified_mobilenet_config.
 V1_THIN_BLOCKS = (*v1.BLOCKS[:-2], (512, 2), (256, 1))
 V2_THIN_TOP_FILTERS = 256
 
@@ -37,7 +37,7 @@ RESNET_MIN_DIM = 129
 
 
 class Levels(NamedTuple):
-    """The numbers of a `fpn` message, and its defaults."""
+    """The options of an `fpn` message, with its defaults."""
 
     min_level: int = 3
     max_level: int = 7
@@ -79,11 +79,11 @@ def ssd_mobilenet_v2_fpn(x: tf.Tensor, p: Branch, config: Any) -> list[tf.Tensor
 
 
 def ssd_resnet_v1_fpn(x: tf.Tensor, p: Branch, config: Any, *, architecture: str) -> list[tf.Tensor]:
-    """Of a ResNet of UNITS; `use_depthwise` changes nothing here, as in the original."""
+    """`architecture` is a key of UNITS. `use_depthwise` is ignored, as in the Object Detection API."""
     if config.use_explicit_padding:
         raise ConfigError(
-            f"feature_extractor: {config.type} does not take use_explicit_padding; take it out, as the original "
-            "refuses it too"
+            f"feature_extractor: use_explicit_padding is not supported by {config.type}; remove it (the Object "
+            "Detection API rejects it too)"
         )
     p = p[architecture]
     override = config.override_base_feature_extractor_hyperparams
@@ -108,7 +108,7 @@ def ssd_resnet_v1_fpn(x: tf.Tensor, p: Branch, config: Any, *, architecture: str
 
 
 def ssd_mobilenet_v1_ppn(x: tf.Tensor, p: Branch, config: Any) -> list[tf.Tensor]:
-    """Always six maps; `num_layers` changes nothing here, as in the original."""
+    """Always returns six maps; `num_layers` is ignored, as in the Object Detection API."""
     stages = _mobilenet_v1(x, p["MobilenetV1"], config, v1.BLOCKS)
     return pooling_pyramid_feature_maps(
         stages["Conv2d_11_pointwise"], p, base_feature_map_depth=0, num_layers=6, style=extractor_style(config)
@@ -116,15 +116,15 @@ def ssd_mobilenet_v1_ppn(x: tf.Tensor, p: Branch, config: Any) -> list[tf.Tensor
 
 
 def ssd_resnet_v1_ppn(x: tf.Tensor, p: Branch, config: Any, *, architecture: str) -> list[tf.Tensor]:
-    """Of a ResNet of UNITS, with its own hyperparameters.
+    """`architecture` is a key of UNITS. It always has its own hyperparameters.
 
-    The original passes override_base_feature_extractor_hyperparams on as num_layers by mistake, so it never overrides
-    them; nor do min_depth, use_depthwise and use_explicit_padding change anything.
+    The Object Detection API passes override_base_feature_extractor_hyperparams as num_layers by mistake, so it never
+    overrides them; min_depth, use_depthwise and use_explicit_padding have no effect either.
     """
     if config.depth_multiplier != 1.0:
         raise ConfigError(
-            f"feature_extractor: {config.type} does not take a depth_multiplier, and it is "
-            f"{config.depth_multiplier:g}; take it out, as the original refuses it too"
+            f"feature_extractor: depth_multiplier is {config.depth_multiplier:g}, which is not supported by "
+            f"{config.type}; remove it (the Object Detection API rejects it too)"
         )
     p = p[architecture]
     stages = _resnet_v1(x, p, config, architecture, style=resnet.STYLE)
@@ -134,14 +134,13 @@ def ssd_resnet_v1_ppn(x: tf.Tensor, p: Branch, config: Any, *, architecture: str
 
 
 def ssd_mobilenet_v2_mnasfpn(x: tf.Tensor, p: Branch, config: Any) -> list[tf.Tensor]:
-    """With hyperparameters of its own, for the backbone too; those of the config reach nothing."""
+    """Has its own hyperparameters, also for the backbone; those of the config are ignored."""
     check_known_size(x, config.type)
     check_min_image_dim(x)
     levels = _levels(config, Levels(3, 6, 48))
     if (levels.min_level, levels.max_level) != (3, 6):
         raise ConfigError(
-            f"fpn: {config.type} is made for min_level 3 and max_level 6, and they are {levels.min_level} and "
-            f"{levels.max_level}; set them to 3 and 6"
+            f"fpn: min_level is {levels.min_level} and max_level is {levels.max_level}; {config.type} needs 3 and 6"
         )
     stages = _mobilenet_v2(x, p["MobilenetV2"], config, None, v2.overridden(mnasfpn.STYLE))
 
@@ -158,12 +157,12 @@ def ssd_mobilenet_v2_mnasfpn(x: tf.Tensor, p: Branch, config: Any) -> list[tf.Te
 
 
 def ssd_spaghettinet(x: tf.Tensor, p: Branch, config: Any) -> list[tf.Tensor]:
-    """With hyperparameters of its own; `use_explicit_padding` and the architecture's name are all it takes."""
+    """Has its own hyperparameters; reads only `spaghettinet_arch_name` and `use_explicit_padding`."""
     check_min_image_dim(x)
     name = config.spaghettinet_arch_name if config.HasField("spaghettinet_arch_name") else "spaghettinet_edgetpu_m"
     if name not in ARCHITECTURES:
         raise ConfigError(
-            f"feature_extractor: spaghettinet_arch_name is {name!r}; it has to be one of {', '.join(ARCHITECTURES)}"
+            f"feature_extractor: unknown spaghettinet_arch_name {name!r}; choose one of {', '.join(ARCHITECTURES)}"
         )
     return spaghettinet(x, p[name], ARCHITECTURES[name], use_explicit_padding=config.use_explicit_padding)
 
@@ -179,7 +178,10 @@ def _fpn(
     use_explicit_padding: bool = False,
     style: Style,
 ) -> list[tf.Tensor]:
-    """Levels 2 to 5 of a backbone to `min_level` to `max_level`; those beyond 5 are convolutions called as `coarse`."""
+    """Returns maps of `min_level` to `max_level` from levels 2 to 5 of a backbone.
+
+    Levels above 5 are convolutions with the names in `coarse`.
+    """
     feature_maps = fpn_top_down_feature_maps(
         stages[levels.min_level - 2 : levels.max_level - 1],
         p,
@@ -200,17 +202,22 @@ def _fpn(
 
 
 def fpn_levels(config: Any) -> Levels:
+    """Returns the levels of the `fpn` message, or the defaults.
+
+    Raises:
+        ConfigError: the backbone has no such levels.
+    """
     levels = _levels(config, Levels())
     if not 2 <= levels.min_level <= min(levels.max_level, 5):
         raise ConfigError(
-            f"fpn: min_level is {levels.min_level} and max_level {levels.max_level}; min_level has to be 2, 3, 4 or 5, "
-            "and max_level at least that"
+            f"fpn: min_level is {levels.min_level} and max_level is {levels.max_level}; min_level must be 2 to 5 and "
+            "at most max_level"
         )
     return levels
 
 
 def _levels(config: Any, default: Levels) -> Levels:
-    """What the `fpn` message says, its own defaults included; `default` where there is none."""
+    """Returns the options of the `fpn` message, with its defaults; `default` without a message."""
     if not config.HasField("fpn"):
         return default
     return Levels(config.fpn.min_level, config.fpn.max_level, config.fpn.additional_layer_depth)
@@ -265,4 +272,5 @@ def _resnet_v1(
 
 
 def scaled_depth(filters: int, config: Any) -> int:
-    return max(int(filters * config.depth_multiplier), config.min_depth)
+    """Returns `filters` times the config's `depth_multiplier`, at least `min_depth`."""
+    return max(int(filters * config.depth_multiplier), int(config.min_depth))

@@ -1,4 +1,4 @@
-"""The second stage's boxes and classes, from the mean of each crop's features.
+"""The boxes and classes of the second stage, from the mean features of each crop.
 
 Source: object_detection/predictors/mask_rcnn_box_predictor.py, predictors/heads/{box_head,class_head}.py (the
 MaskRCNN heads).
@@ -16,9 +16,9 @@ from unfreeze.ops.layers import Style, fully_connected
 
 @dataclass(frozen=True)
 class BoxClassifier:
-    """The numbers of a `mask_rcnn_box_predictor` that its boxes and classes depend on, under the config's names.
+    """The options of a `mask_rcnn_box_predictor` for its boxes and classes, under the config's names.
 
-    `style` is that of `fc_hyperparams`; the activation in it is not for these layers.
+    `style` is that of `fc_hyperparams`; these layers ignore its activation.
     """
 
     num_classes: int
@@ -28,12 +28,12 @@ class BoxClassifier:
 
     @property
     def num_boxes(self) -> int:
-        """Of each row."""
+        """How many boxes each row has."""
         return 1 if self.share_box_across_classes else self.num_classes
 
     @property
     def outputs(self) -> dict[str, tf.TensorSpec]:
-        """What `box_classifier` gives."""
+        """The specs of the outputs of `box_classifier`."""
         return {
             "refined_box_encodings": tf.TensorSpec([None, self.num_boxes, self.box_code_size]),
             "class_predictions_with_background": tf.TensorSpec([None, self.num_classes + 1]),

@@ -1,4 +1,4 @@
-"""The heads of CenterNet: a few convolutions on the backbone's map for each thing that is predicted.
+"""The heads of CenterNet: a few convolutions on the features for each kind of prediction.
 
 Source: object_detection/meta_architectures/center_net_meta_arch.py (make_prediction_net).
 """
@@ -17,10 +17,10 @@ from unfreeze.ops.sizes import image_size
 
 @dataclass(frozen=True)
 class Head:
-    """One head: how many channels it gives, and the convolutions before (a `PredictionHeadParams` message).
+    """A head: its output channels, and the convolutions before the last (a `PredictionHeadParams` message).
 
-    `unit_height`: their kernels are only one pixel high, as those of DeepMAC's embeddings are. `at_peaks`: nothing else
-    of it is asked for than what it holds at peaks of a heatmap.
+    `unit_height`: whether the kernels are only one pixel high, as for DeepMAC's embeddings. `at_peaks`: whether its map
+    is used only at the peaks of a heatmap.
     """
 
     channels: int
@@ -40,7 +40,7 @@ def prediction_net(features: tf.Tensor, p: Branch, head: Head, *, use_depthwise:
 
 
 def sparse_prediction_net(features: tf.Tensor, p: Branch, head: Head) -> SparseMap:
-    """The map of a head of one convolution, for those who ask for a few of its pixels: only these are computed."""
+    """Returns the map of a head of one hidden convolution, which is computed only at the pixels that are used."""
     [filters], [kernel_size] = head.num_filters, head.kernel_sizes
 
     def at(places: tf.Tensor) -> tf.Tensor:

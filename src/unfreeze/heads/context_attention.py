@@ -1,4 +1,4 @@
-"""Attention of each box to what other images of the same camera showed, and to the other boxes of its own image.
+"""Attention of each box to features of other images of the same camera, and to the other boxes of its own image.
 
 Source: object_detection/meta_architectures/context_rcnn_lib.py, context_rcnn_lib_tf2.py.
 """
@@ -16,12 +16,12 @@ from unfreeze.ops.normalization import BatchNorm
 
 PROJECTION = Style(norm=BatchNorm(scale=True, decay=0.97), activation=tf.nn.relu6)
 KERAS_PROJECTION = replace(PROJECTION, biases_before_norm=True)
-INVALID = -100000.0  # the weight of a key that is padding, before the softmax
+INVALID = -100000.0  # the logit of a key that is padding
 
 
 @dataclass(frozen=True)
 class ContextAttention:
-    """The numbers of a `context_config`, under its names; a layer of several heads is their mean."""
+    """The options of a `context_config`, under its names. A layer with several heads returns their mean."""
 
     attention_bottleneck_dimension: int
     attention_temperature: float
@@ -40,9 +40,9 @@ def context_attention(
     p: Branch,
     numbers: ContextAttention,
 ) -> tf.Tensor:
-    """`[N, P, C], [N], [N, M, F], [N] -> [N, P, C]`: what to add to the features of each box.
+    """`[N, P, C], [N], [N, M, F], [N] -> [N, P, C]`: the attended features, to be added to the features of each box.
 
-    Of an image's boxes the first `num_proposals` count, of its context features the first `valid_context_size`.
+    In each image the first `num_proposals` boxes and the first `valid_context_size` context features are valid.
     """
     outputs = _outputs(p)
     own = None
@@ -79,7 +79,7 @@ def keras_context_attention(
     p: Branch,
     numbers: ContextAttention,
 ) -> tf.Tensor:
-    """The same in TensorFlow 2: one head of one layer, to which the features of the box itself are not added."""
+    """The same for TensorFlow 2: one layer with one head, without the features of the box itself."""
     return _attended(
         boxes,
         context_features,
@@ -102,7 +102,7 @@ def _attended(
     numbers: ContextAttention,
     style: Style = PROJECTION,
 ) -> tf.Tensor:
-    """`[N, P, C], [N, M, F], [N], [N] -> [N, P, C]`; what is not counted has a query, key or value of zeros."""
+    """`[N, P, C], [N, M, F], [N], [N] -> [N, P, C]`; invalid rows have queries, keys and values of zeros."""
     depth = numbers.attention_bottleneck_dimension
     valid_queries = tf.sequence_mask(num_queries, tf.shape(x)[1])[..., tf.newaxis]
     valid_keys = tf.sequence_mask(num_keys, tf.shape(context)[1])
@@ -123,7 +123,7 @@ def _projected(x: tf.Tensor, p: Branch, depth: int, style: Style) -> tf.Tensor:
 
 
 def _outputs(p: Branch) -> Iterator[Branch]:
-    """The last layer of each block, which the original left outside the block's scope: so slim numbers them."""
+    """Yields the last layer of each block. The OD API creates it outside the block's scope, so slim numbers them."""
     yield p["fully_connected"]
     i = 1
     while True:

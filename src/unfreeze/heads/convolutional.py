@@ -1,4 +1,4 @@
-"""The convolutional box predictor: for each feature map its own layers.
+"""The convolutional box predictor, with separate layers for each feature map.
 
 Source: object_detection/predictors/convolutional_box_predictor.py (ConvolutionalBoxPredictor),
 predictors/heads/{box_head,class_head}.py; for TensorFlow 2 predictors/convolutional_keras_box_predictor.py.
@@ -18,7 +18,7 @@ from unfreeze.ops.layers import PLAIN, Style, conv, depthwise_conv
 
 @dataclass(frozen=True)
 class ConvolutionalBoxPredictor:
-    """The numbers of a `convolutional_box_predictor`, under the config's names."""
+    """The options of a `convolutional_box_predictor`, under the config's names."""
 
     num_class_slots: int
     style: Style
@@ -41,7 +41,7 @@ def convolutional_box_predictor(
     """`L x [N, h, w, C] -> box_encodings [N, A, code], class_predictions_with_background [N, A, K]`."""
     encodings, classes = [], []
     for i, (feature_map, anchors) in enumerate(zip(feature_maps, anchors_per_location, strict=True)):
-        # With one feature map the original opens no scope of its own.
+        # With one feature map, the Object Detection API opens no scope for it.
         scope = p[f"BoxPredictor_{i}"] if len(feature_maps) > 1 else p
         x = _layers_before_predictor(feature_map, scope, numbers)
         code = _predict(x, scope, "BoxEncodingPredictor", anchors, numbers.box_code_size, numbers)
@@ -77,13 +77,13 @@ def _predict(
 
 
 def keras_names(use_depthwise: bool, use_dropout: bool) -> Renames:
-    """Where the objects of the Keras predictor have these layers: lists of layers, those without weights among them."""
+    """Returns the names of these layers in the Keras model: in lists of layers that include layers without weights."""
 
     def before_predictor(part: int) -> Callable[[re.Match[str]], str]:
         return lambda match: f"_shared_nets/{match[1]}/{3 * int(match[2]) + part}"
 
     def head(name: str, layers: str, first: int) -> Renames:
-        """Depthwise, normalization, activation, pointwise; or the one convolution."""
+        """Returns the names of depthwise convolution, normalization and pointwise convolution, or of one layer."""
         last = first + 3 if use_depthwise else first
         return (
             (rf"^BoxPredictor_(\d+)/{name}_depthwise/BatchNorm(?=/)", rf"{layers}/{first + 1}"),
@@ -92,7 +92,7 @@ def keras_names(use_depthwise: bool, use_dropout: bool) -> Renames:
         )
 
     return (
-        (r"^(?!BoxPredictor_\d)", "BoxPredictor_0/"),  # of the one feature map
+        (r"^(?!BoxPredictor_\d)", "BoxPredictor_0/"),  # of a model with one feature map
         (r"^BoxPredictor_(\d+)/Conv2d_(\d+)_1x1_\d+/BatchNorm(?=/)", before_predictor(1)),
         (r"^BoxPredictor_(\d+)/Conv2d_(\d+)_1x1_\d+(?=/)", before_predictor(0)),
         *head("BoxEncodingPredictor", r"_prediction_heads/box_encodings/\1/_box_encoder_layers", 0),

@@ -1,4 +1,4 @@
-"""DeepMAC: the mask of any box, from an embedding of each pixel and one of the box's center.
+"""DeepMAC: predicts a mask for any box from embeddings of each pixel and of the center of the box.
 
 Source: object_detection/meta_architectures/deepmac_meta_arch.py; paper arXiv:2104.00613.
 """
@@ -18,10 +18,10 @@ from unfreeze.ops.sizes import image_size
 
 @dataclass(frozen=True)
 class DeepMask:
-    """The numbers of a `DeepMACMaskEstimation` message, under its names, and what `network_type` means.
+    """The options of a `DeepMACMaskEstimation` message, under its names, and the network of its `network_type`.
 
-    `network`: `[R, h, w, C]`, weights -> `[R, h, w, c]`; without one the instance embedding itself is what the pixels
-    are multiplied with, or convolved with in `conditional_depth` steps of `num_init_channels`.
+    `network`: `[R, h, w, C]`, weights -> `[R, h, w, c]`. Without a network, the pixels are multiplied by the instance
+    embedding, or pass through `conditional_depth` convolutions of `num_init_channels` whose weights it contains.
     """
 
     network: Callable[[tf.Tensor, Branch], tf.Tensor] | None
@@ -37,9 +37,9 @@ class DeepMask:
 def deep_masks(
     pixel_embedding: tf.Tensor, instance_embedding: tf.Tensor, boxes: tf.Tensor, p: Branch, head: DeepMask, stride: int
 ) -> tf.Tensor:
-    """`[N, H, W, e], [N, H, W, E], [N, D, 4] -> [N, D, size, size]`: probabilities, in boxes relative to the map.
+    """`[N, H, W, e], [N, H, W, E], [N, D, 4] -> [N, D, size, size]`: probabilities in boxes relative to the map.
 
-    `size` is `mask_size`, or `postprocess_crop_size` if whole pictures are predicted and then cropped.
+    `size` is `mask_size`, or `postprocess_crop_size` if masks of the whole image are predicted and then cropped.
     """
     num_boxes = tf.shape(boxes)[1]
     rows = tf.reshape(boxes, [-1, 4])
@@ -52,7 +52,7 @@ def deep_masks(
 
 
 def _pixels(pixel_embedding: tf.Tensor, rows: tf.Tensor, images: tf.Tensor, head: DeepMask) -> tf.Tensor:
-    """`[N, H, W, e], [R, 4], [R] -> [R, h, w, e (+ 2)]`: what is in each box, with coordinates (y, x) before it."""
+    """`[N, H, W, e], [R, 4], [R] -> [R, h, w, e (+ 2)]`: the pixels of each box, with coordinates (y, x) in front."""
     if head.predict_full_resolution_masks:
         pixels = tf.gather(pixel_embedding, images)
         low, size = 0.0, image_size(pixel_embedding)
@@ -90,7 +90,7 @@ def _logits(pixels: tf.Tensor, instances: tf.Tensor, p: Branch, head: DeepMask) 
 
 
 def _conditional_convs(pixels: tf.Tensor, instances: tf.Tensor, channels: int, depth: int) -> tf.Tensor:
-    """`[R, h, w, C], [R, E] -> [R, h, w]`: 1 x 1 convolutions whose weights are the numbers of the embedding."""
+    """`[R, h, w, C], [R, E] -> [R, h, w]`: 1 x 1 convolutions whose weights are in the embedding."""
     start = 0
     for i in range(depth):
         filters = 1 if i == depth - 1 else channels
@@ -108,8 +108,8 @@ def _conditional_convs(pixels: tf.Tensor, instances: tf.Tensor, channels: int, d
 def _cropped(logits: tf.Tensor, rows: tf.Tensor, num_boxes: tf.Tensor, crop_size: int, stride: int) -> tf.Tensor:
     """`[R, H, W], [R, 4] -> [R, crop_size, crop_size]`.
 
-    The original takes the number of boxes for the height, and the height for the width, of the picture that it resizes
-    to first; the crops hang on that.
+    The Object Detection API confuses dimensions: the image that it resizes to first has the number of boxes as its
+    height and the height as its width. The crops depend on that.
     """
     resized = tf.image.resize(logits[..., tf.newaxis], [num_boxes * stride, tf.shape(logits)[1] * stride], "bilinear")
     return matmul_crop_and_resize(resized, rows, tf.range(tf.shape(rows)[0]), (crop_size, crop_size))[..., 0]

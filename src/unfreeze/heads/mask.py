@@ -1,4 +1,4 @@
-"""The masks of Mask R-CNN's third stage, from the features of each detection.
+"""The masks of the third stage of Mask R-CNN, from the features of each detection.
 
 Source: object_detection/predictors/heads/mask_head.py (MaskRCNNMaskHead).
 """
@@ -19,7 +19,7 @@ from unfreeze.ops.layers import PLAIN, Style, conv, resized_conv
 
 @dataclass(frozen=True)
 class MaskPredictor:
-    """The numbers of a `mask_rcnn_box_predictor` that its masks depend on, under the config's names."""
+    """The options of a `mask_rcnn_box_predictor` for its masks, under the config's names."""
 
     num_classes: int
     style: Style
@@ -40,17 +40,17 @@ def mask_predictor(x: tf.Tensor, classes: tf.Tensor, p: Branch, numbers: MaskPre
 
 
 def all_masks(x: tf.Tensor, p: Branch, numbers: MaskPredictor) -> tf.Tensor:
-    """`[R, h, w, C] -> [R, k, mask_height, mask_width]`: logits of the masks of every class, or of all at once."""
+    """`[R, h, w, C] -> [R, k, mask_height, mask_width]`: logits for every class, or one mask for all classes."""
     x, last = _features(x, p, numbers)
     masks = conv(x, last, 1 if numbers.masks_are_class_agnostic else numbers.num_classes, 3, style=PLAIN)
     return tf.transpose(masks, [0, 3, 1, 2])
 
 
 def _features(x: tf.Tensor, p: Branch, numbers: MaskPredictor) -> tuple[tf.Tensor, Branch]:
-    """`[R, h, w, C] -> [R, H, W, c]`, and the last layer, which makes masks of them."""
+    """`[R, h, w, C] -> [R, H, W, c]`, and the weights of the last layer, which predicts masks from them."""
     depth = numbers.mask_prediction_conv_depth or conv_depth(x.shape[3], numbers.num_classes)
     layers = numbers.mask_prediction_num_conv_layers - 1
-    # slim numbers the convolutions that have no scope.
+    # slim numbers convolutions without a scope.
     scopes = (p["Conv" if i == 0 else f"Conv_{i}"] for i in itertools.count())
     if not numbers.convolve_then_upsample_masks:
         size = (numbers.mask_height, numbers.mask_width)
@@ -67,9 +67,9 @@ def _features(x: tf.Tensor, p: Branch, numbers: MaskPredictor) -> tuple[tf.Tenso
 
 
 def _mask_of_class(x: tf.Tensor, classes: tf.Tensor, p: Branch, num_classes: int) -> tf.Tensor:
-    """`[R, H, W, C], [R] -> [R, H, W]`: a 3 x 3 convolution, of whose filters each row needs but its class's.
+    """`[R, H, W, C], [R] -> [R, H, W]`: a 3 x 3 convolution with only the filter of each row's class.
 
-    (The original computes the masks of all classes, and then takes one.)
+    (The Object Detection API computes the masks of all classes, and then selects one.)
     """
     height, width, channels = x.shape[1:]
     kernels = tf.transpose(p.weight("weights", [3, 3, channels, num_classes]), [3, 2, 0, 1])
@@ -81,16 +81,17 @@ def _mask_of_class(x: tf.Tensor, classes: tf.Tensor, p: Branch, num_classes: int
 
 
 def _upsampled(x: tf.Tensor, numbers: MaskPredictor) -> tf.Tensor:
-    """`[R, h, w, C] -> [R, H, W, C]`: each pixel as often as it fits into the mask, which may come out smaller."""
+    """`[R, h, w, C] -> [R, H, W, C]`: upsampled by whole factors; the result may be smaller than the mask size."""
     times = numbers.mask_height // x.shape[1], numbers.mask_width // x.shape[2]
     if min(times) < 1:
         raise ConfigError(
             f"mask_rcnn_box_predictor: masks of {numbers.mask_height} x {numbers.mask_width} are smaller than the "
-            f"features, {x.shape[1]} x {x.shape[2]}; with convolve_then_upsample_masks they may not be"
+            f"features ({x.shape[1]} x {x.shape[2]}), which convolve_then_upsample_masks does not support; increase "
+            "mask_height and mask_width"
         )
     return tf.repeat(tf.repeat(x, times[0], axis=1), times[1], axis=2)
 
 
 def conv_depth(channels: int, num_classes: int) -> int:
-    """The depth that stands for `mask_prediction_conv_depth: 0`: a power of two between features and classes."""
+    """Returns the depth for `mask_prediction_conv_depth: 0`: a power of two between features and classes."""
     return int(2 ** round((2.0 * math.log(channels, 2.0) + 3.0 * math.log(num_classes, 2.0)) / 5.0))

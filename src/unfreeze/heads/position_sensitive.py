@@ -1,4 +1,4 @@
-"""R-FCN's second stage: maps of scores for each part of an object, read at the place of that part.
+"""The second stage of R-FCN: score maps for each part of an object, pooled at the position of that part.
 
 Source: object_detection/predictors/rfcn_box_predictor.py; paper arXiv:1605.06409.
 """
@@ -16,7 +16,7 @@ from unfreeze.ops.layers import Style, conv
 
 @dataclass(frozen=True)
 class PositionSensitive:
-    """The numbers of an `rfcn_box_predictor`; `crop_size` and `num_spatial_bins` are (height, width)."""
+    """The options of an `rfcn_box_predictor`; `crop_size` and `num_spatial_bins` are (height, width)."""
 
     num_classes: int
     style: Style
@@ -29,9 +29,9 @@ class PositionSensitive:
 def position_sensitive(
     x: tf.Tensor, boxes: tf.Tensor, images: tf.Tensor, p: Branch, numbers: PositionSensitive
 ) -> dict[str, tf.Tensor]:
-    """Map `[N, H, W, C]`, boxes `[R, 4]` of images `[R]` -> their codes and classes.
+    """Features `[N, H, W, C]`, boxes `[R, 4]` of images `[R]` -> box codes and class predictions.
 
-    These are `refined_box_encodings` [R, K, code] and `class_predictions_with_background` [R, K + 1].
+    The outputs are `refined_box_encodings` [R, K, code] and `class_predictions_with_background` [R, K + 1].
     """
     x = conv(x, p["reduce_depth"], numbers.depth, 1, style=numbers.style)
     linear = replace(numbers.style, activation=None)

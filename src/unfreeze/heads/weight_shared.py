@@ -1,4 +1,4 @@
-"""The weight-shared box predictor: the same layers for each feature map, with batch normalizations of their own.
+"""The weight-shared box predictor: the same layers for all feature maps, but separate batch normalizations.
 
 Source: object_detection/predictors/convolutional_box_predictor.py (WeightSharedConvolutionalBoxPredictor),
 predictors/heads/{box_head,class_head}.py; for TensorFlow 2 predictors/convolutional_keras_box_predictor.py.
@@ -22,7 +22,7 @@ SCOPE = "WeightSharedConvolutionalBoxPredictor"
 
 @dataclass(frozen=True)
 class WeightSharedConvolutionalBoxPredictor:
-    """The numbers of a `weight_shared_convolutional_box_predictor`, under the config's names."""
+    """The options of a `weight_shared_convolutional_box_predictor`, under the config's names."""
 
     num_class_slots: int
     style: Style  # of the towers' layers
@@ -45,12 +45,12 @@ def weight_shared_convolutional_box_predictor(
     """`L x [N, h, w, C] -> box_encodings [N, A, code], class_predictions_with_background [N, A, K]`.
 
     Raises:
-        ConfigError: feature maps with different numbers of anchors at a location.
+        ConfigError: the feature maps have different numbers of anchors per location.
     """
     if len(set(anchors_per_location)) > 1:
         raise ConfigError(
-            "weight_shared_convolutional_box_predictor: the feature maps have different numbers of anchors at a "
-            f"location, {list(anchors_per_location)}; the anchor_generator has to give all of them the same"
+            "weight_shared_convolutional_box_predictor: the feature maps have different numbers of anchors per "
+            f"location ({list(anchors_per_location)}); change the anchor_generator so that they are equal"
         )
     maps = _of_one_depth(feature_maps, p[SCOPE], numbers)
     encodings, classes = [], []
@@ -76,7 +76,7 @@ def weight_shared_convolutional_box_predictor(
 def _of_one_depth(
     feature_maps: Sequence[tf.Tensor], p: Branch, numbers: WeightSharedConvolutionalBoxPredictor
 ) -> Sequence[tf.Tensor]:
-    """The feature maps as they are, or all of them projected to the depth that most of them have."""
+    """Returns the feature maps, projected to the most common depth if their depths differ."""
     depths = [x.shape[3] for x in feature_maps]
     if len(set(depths)) == 1:
         return feature_maps
@@ -85,14 +85,14 @@ def _of_one_depth(
             "not supported yet: graph_rewriter (a quantization-aware graph) with feature maps of different depths "
             f"before a weight_shared_convolutional_box_predictor ({depths})"
         )
-    # Of depths that are equally common, the one that comes first in a Python set: the original asks it so.
+    # Among equally common depths, the first in a Python set, as in the Object Detection API.
     depth = max(set(depths), key=depths.count)
     style = replace(numbers.style, activation=None)
     return [conv(x, p[f"ProjectionLayer/conv2d_{i}"], depth, 1, style=style) for i, x in enumerate(feature_maps)]
 
 
 def _tower(x: tf.Tensor, p: Branch, level: int, numbers: WeightSharedConvolutionalBoxPredictor) -> tf.Tensor:
-    """`[N, h, w, C] -> [N, h, w, depth]`: shared kernels, this level's normalization."""
+    """`[N, h, w, C] -> [N, h, w, depth]`: shared kernels, with the normalization of this level."""
     layer = separable_conv if numbers.use_depthwise else conv
     for i in range(numbers.num_layers_before_predictor):
         scope = p[f"conv2d_{i}"]
@@ -117,7 +117,7 @@ def _predict(
 
 
 def keras_names(normalized: bool, use_dropout: bool) -> Renames:
-    """Where the objects of the Keras predictor have these layers: lists of layers, those without weights among them.
+    """Returns the names of these layers in the Keras model: in lists of layers that include layers without weights.
 
     Args:
         normalized: whether each convolution of a tower is followed by a batch normalization.

@@ -1,1 +1,1 @@
-"""Feature maps in, feature maps out: what stands between a backbone and the heads."""
+"""Networks between a backbone and the heads: from feature maps to feature maps."""

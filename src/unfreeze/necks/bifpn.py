@@ -1,4 +1,4 @@
-"""Bidirectional feature pyramid: again and again top-down and bottom-up, each node a weighted sum of others.
+"""Bidirectional feature pyramid: repeated top-down and bottom-up passes, whose nodes are weighted sums of others.
 
 Source: object_detection/models/bidirectional_feature_pyramid_generators.py, utils/bifpn_utils.py; paper
 arXiv:1911.09070.
@@ -21,7 +21,7 @@ COMBINE_METHODS = ("fast_attention", "attention", "weighted_sum", "sum")
 
 @dataclass(frozen=True)
 class BiFpn:
-    """The numbers of a `bifpn` message, under the config's names."""
+    """The options of a `bifpn` message, under the config's names."""
 
     min_level: int = 3
     max_level: int = 7
@@ -32,32 +32,32 @@ class BiFpn:
 
 @dataclass(frozen=True)
 class Node:
-    """One sum: `inputs` are places in the list of all maps and nodes, and how many levels finer than it each is."""
+    """A sum of maps. `inputs`: the index of each in the list of all maps and nodes, and how many levels finer it is."""
 
     inputs: tuple[tuple[int, int], ...]
 
 
 def bifpn_feature_maps(image_features: Sequence[tf.Tensor], p: Branch, numbers: BiFpn, style: Style) -> list[tf.Tensor]:
-    """`L x [N, h, w, C] -> L x [N, h, w, num_filters]`, the finest first; the coarsest ones are made on top.
+    """`L x [N, h, w, C] -> L x [N, h, w, num_filters]`, the finest first; missing coarse levels are added.
 
     Raises:
-        ConfigError: sizes that do not halve exactly.
+        ConfigError: the sizes do not halve exactly.
     """
     maps = list(image_features)
     linear = replace(style, activation=None)
     for i, node in enumerate(_nodes(numbers, len(maps))):
         inputs = []
-        for j, (place, finer) in enumerate(node.inputs):
-            x = maps[place]
-            if place < len(image_features):  # one of the backbone is projected whatever depth it has
+        for j, (index, finer) in enumerate(node.inputs):
+            x = maps[index]
+            if index < len(image_features):  # maps of the backbone are projected, whatever their depth
                 block = p[f"node_input_blocks/{i}/{j}/1"]
                 x = conv(x, block["0"], numbers.num_filters, 1, style=linear, statistics=block["1"])
             inputs.append(_resized(x, finer))
         if len(inputs) == 1:
             maps.append(inputs[0])
             continue
-        for each in inputs[1:]:
-            check_sizes(each, inputs[0])
+        for other in inputs[1:]:
+            check_sizes(other, inputs[0])
         x = _combined(inputs, p[f"node_combine_op/{i}"], numbers.combine_method)
         block = p[f"node_post_combine_block/{i}"]
         x = activated(x, block["0"], style.activation)
@@ -65,48 +65,46 @@ def bifpn_feature_maps(image_features: Sequence[tf.Tensor], p: Branch, numbers: 
     return maps[-(numbers.max_level - numbers.min_level + 1) :]
 
 
-def _nodes(numbers: BiFpn, given: int) -> list[Node]:
-    """All nodes in the order in which they are computed, for so many maps from the backbone."""
+def _nodes(numbers: BiFpn, num_inputs: int) -> list[Node]:
+    """Returns all nodes in the order of their computation, for `num_inputs` maps of the backbone."""
     low, high = numbers.min_level, numbers.max_level
-    nodes = [Node(((level - low - 1, 1),)) for level in range(low + given, high + 1)]
-    upward = list(range(high - low + 1))  # of each level, the last node on the way up, or what came in
+    nodes = [Node(((level - low - 1, 1),)) for level in range(low + num_inputs, high + 1)]
+    upward = list(range(high - low + 1))  # for each level, the last node of a bottom-up pass, or the input
     for _ in range(numbers.num_iterations):
         downward = {high: upward[-1]}
         for level in range(high - 1, low - 1, -1):
             nodes.append(Node(((upward[level - low], 0), (downward[level + 1], -1))))
-            downward[level] = given + len(nodes) - 1
+            downward[level] = num_inputs + len(nodes) - 1
         below = downward[low]
         for level in range(low + 1, high + 1):
             beside = ((downward[level], 0),) if level < high else ()
             nodes.append(Node(((upward[level - low], 0), *beside, (below, 1))))
-            below = upward[level - low] = given + len(nodes) - 1
+            below = upward[level - low] = num_inputs + len(nodes) - 1
         upward[0] = downward[low]
     return nodes
 
 
 def _resized(x: tf.Tensor, finer: int) -> tf.Tensor:
-    """`[N, H, W, C] -> [N, h, w, C]`: from a level that is so many finer than wanted, -1 to 1."""
+    """`[N, H, W, C] -> [N, h, w, C]`: resized from a level that is `finer` levels (-1 to 1) finer than the result."""
     if finer > 0:
         return tf.nn.max_pool2d(x, 3, 2, "SAME")
     return nearest_neighbor_upsampling(x, 2) if finer < 0 else x
 
 
 def _combined(inputs: Sequence[tf.Tensor], p: Branch, combine_method: str) -> tf.Tensor:
-    """The sum of the inputs, each times its weight.
+    """Returns the sum of the inputs, each times its weight.
 
     Raises:
-        ConfigError: a method that is none of COMBINE_METHODS.
+        ConfigError: `combine_method` is not one of COMBINE_METHODS.
     """
     if combine_method not in COMBINE_METHODS:
-        raise ConfigError(
-            f"bifpn: combine_method is {combine_method!r}; it has to be one of {', '.join(COMBINE_METHODS)}"
-        )
+        raise ConfigError(f"bifpn: combine_method is {combine_method!r}; set it to {' or '.join(COMBINE_METHODS)}")
     if combine_method == "sum":
         return tf.add_n(list(inputs))
     count = len(inputs)
     weights = p.weight("bifpn_combine_weights", [count, 1])
     if combine_method == "attention":
-        return tf.add_n(list(inputs))  # the softmax is over the axis of length 1, so each weight comes out as 1
+        return tf.add_n(list(inputs))  # the softmax is over an axis of length 1, so every weight becomes 1
 
     def normalized() -> list[tf.Tensor]:
         if combine_method == "weighted_sum":

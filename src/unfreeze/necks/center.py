@@ -1,6 +1,6 @@
-"""From a backbone's last maps to CenterNet's only one, at stride 4.
+"""Necks of CenterNet: from the last maps of a backbone to one map at stride 4.
 
-The layers have names that Keras counts over, so each is asked for by its place.
+Keras numbers the names of these layers across the whole process, so they are looked up by their order.
 Source: object_detection/models/center_net_{resnet,resnet_v1_fpn,mobilenet_v2,mobilenet_v2_fpn}_feature_extractor.py.
 """
 
@@ -20,7 +20,7 @@ DECONVOLUTION_FILTERS = (256, 128, 64)
 
 
 def deconvolutions(x: tf.Tensor, p: Branch, *, kernel_size: int) -> tf.Tensor:
-    """`[N, h, w, C] -> [N, 8 * h, 8 * w, 64]`: three times a convolution and a transposed one that doubles the size."""
+    """`[N, h, w, C] -> [N, 8 * h, 8 * w, 64]`: three times a convolution and an upsampling transposed convolution."""
     layers = _layers_after_backbone(p)
     for filters in DECONVOLUTION_FILTERS:
         x = conv(x, next(layers), filters, kernel_size, norm=Norm(next(layers)), activation=tf.nn.relu)
@@ -36,9 +36,9 @@ def top_down(
     use_separable_conv: bool = False,
     upsampling_interpolation: str = "nearest",
 ) -> tf.Tensor:
-    """Maps at strides 4 to 32 `-> [N, H, W, filters[-1]]`, at stride 4: a feature pyramid that ends in one map.
+    """Maps at strides 4 to 32 `-> [N, H, W, filters[-1]]`, at stride 4: a feature pyramid with one output.
 
-    `filters`: of the maps at strides 32, 16, 8 and 4 before they are added; the last of them once more at the end.
+    `filters`: of the maps at strides 32, 16, 8 and 4 before they are added; the output has the last of them too.
     """
     layers = _layers_after_backbone(p)
     smooth = separable_conv if use_separable_conv else conv
@@ -58,5 +58,5 @@ UPSAMPLINGS = {"nearest": lambda x: nearest_neighbor_upsampling(x, 2), "bilinear
 
 
 def _layers_after_backbone(p: Branch) -> Iterator[Branch]:
-    """The layers of the model that begins with its backbone."""
+    """Yields the layers of a model whose first layer is its backbone."""
     return (p[f"layer_with_weights-{i}"] for i in count(1))

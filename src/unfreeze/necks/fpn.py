@@ -1,4 +1,4 @@
-"""Feature pyramid network: coarse features, upsampled, join the finer ones; coarser ones still are made on top.
+"""Feature pyramid network: coarse features are upsampled and added to finer ones; coarser levels follow on top.
 
 Source: object_detection/models/feature_map_generators.py, fpn_top_down_feature_maps and KerasFpnTopDownFeatureMaps, and
 the coarse features of models/ssd_{mobilenet_v1,mobilenet_v2,resnet_v1}_fpn{,_keras}_feature_extractor.py; paper
@@ -29,11 +29,11 @@ def fpn_top_down_feature_maps(
     """`L x [N, h, w, C] -> L x [N, h, w, depth]`, the finest first; each has half the size of the one before it.
 
     Args:
-        upsamples_smoothed: whether the next level gets the features behind the 3 x 3 convolution, as in TensorFlow 2,
-            and not those before it.
+        upsamples_smoothed: whether the next level gets the features after the 3 x 3 convolution, as in TensorFlow 2,
+            or those before it.
 
     Raises:
-        ConfigError: sizes that do not halve exactly, without explicit padding.
+        ConfigError: the sizes do not halve exactly, without explicit padding.
     """
     p = p.scoped("", operations="top_down")
     coarsest = len(image_features)
@@ -48,7 +48,7 @@ def fpn_top_down_feature_maps(
         else:
             check_sizes(top_down, residual)
         add = p[f"add_{i}" if i else "add"]
-        # Add is what TensorFlow before 1.15 called AddV2.
+        # TensorFlow before 1.15 calls the operation Add instead of AddV2.
         top_down = add.quantizer("activation_AddV2_quant", "activation_Add_quant")(top_down + residual)
         smoothed = _conv3x3(top_down, p[f"smoothing_{level}"], depth, 1, use_depthwise, use_explicit_padding, style)
         feature_maps.append(smoothed)
@@ -66,7 +66,7 @@ def coarse_feature_maps(
     use_explicit_padding: bool = False,
     style: Style,
 ) -> list[tf.Tensor]:
-    """`[N, H, W, C] -> [N, h, w, depth]` for each scope: halved again and again."""
+    """`[N, H, W, C] -> [N, h, w, depth]` for each scope, each of half the size of the one before."""
     feature_maps = []
     for scope in scopes:
         x = _conv3x3(x, p[scope], depth, 2, use_depthwise, use_explicit_padding, style)
@@ -75,9 +75,9 @@ def coarse_feature_maps(
 
 
 def keras_names(levels: int, use_explicit_padding: bool = False) -> Renames:
-    """Where the objects of the Keras model have the layers of `fpn_top_down_feature_maps` for so many levels.
+    """Returns the names in the Keras model of the layers of `fpn_top_down_feature_maps` with so many levels.
 
-    They are in lists of layers, those without weights among them, the coarsest level first.
+    They are in lists of layers that include layers without weights, the coarsest level first.
     """
     conv, norm = (1, 2) if use_explicit_padding else (0, 1)
     names = [(rf"^projection_{levels}(?=/)", "top_layers/0")]
@@ -91,7 +91,7 @@ def keras_names(levels: int, use_explicit_padding: bool = False) -> Renames:
 
 
 def keras_coarse_names(use_explicit_padding: bool = False) -> Renames:
-    """Where the objects of the Keras model have the layers of `coarse_feature_maps`, their scopes being numbers."""
+    """Returns the names in the Keras model of the layers of `coarse_feature_maps` whose scopes are numbers."""
     conv, norm = (1, 2) if use_explicit_padding else (0, 1)
     return ((r"^(\d+)/BatchNorm(?=/)", rf"\1/{norm}"), (r"^(\d+)/(?!\d+/)", rf"\1/{conv}/"))
 
@@ -105,11 +105,11 @@ def _conv3x3(
 
 
 def check_sizes(top_down: tf.Tensor, residual: tf.Tensor) -> None:
-    """The two are added: where they are known, each side of both has to be the same, or 1 in one of them."""
+    """Raises ConfigError if the two maps cannot be added: their known sides must be equal, or one of them 1."""
     coarse, fine = tuple(top_down.shape[1:3]), tuple(residual.shape[1:3])
     if any(None not in sides and 1 not in sides and len(set(sides)) > 1 for sides in zip(coarse, fine, strict=True)):
         raise ConfigError(
-            f"feature_extractor: in the pyramid {fine[0]} x {fine[1]} features meet {coarse[0]} x {coarse[1]} ones, "
-            "upsampled; give the image_resizer a height and width that the stride of level 5 divides, 32, or set "
-            "pad_to_multiple to it"
+            f"feature_extractor: the pyramid cannot add {fine[0]} x {fine[1]} features and upsampled {coarse[0]} x "
+            f"{coarse[1]} features; use an image_resizer with a height and width that are multiples of 32, or set "
+            "pad_to_multiple: 32"
         )

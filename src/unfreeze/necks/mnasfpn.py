@@ -1,4 +1,4 @@
-"""MnasFPN: a searched pyramid of cells, each of which makes five feature maps by joining two that it has.
+"""MnasFPN: a pyramid found by architecture search, of cells that compute five feature maps, each from two others.
 
 Source: object_detection/models/ssd_mobilenet_v2_mnasfpn_feature_extractor.py; paper arXiv:1912.01106.
 """
@@ -16,12 +16,12 @@ from unfreeze.ops.branch import Branch
 from unfreeze.ops.layers import Style, conv, fixed_padding, nearest_neighbor_upsampling, separable_conv
 from unfreeze.ops.normalization import BatchNorm
 
-LEVELS = (3, 4, 5, 6)  # of the feature maps that go into a cell and come out of it
+LEVELS = (3, 4, 5, 6)  # of the inputs and outputs of a cell
 NUM_CELLS = 4
 
 
 class Block(NamedTuple):
-    """A node of a cell; `inputs` count the maps that go in first, then the nodes before this one."""
+    """A node of a cell. `inputs` are indices: first of the inputs of the cell, then of the nodes before this one."""
 
     inputs: tuple[int, int]
     output_level: int
@@ -38,7 +38,7 @@ CELL = (
     Block((4, 3), output_level=6, kernel_size=3, expansion_size=96),
 )
 
-# The network's own training_scope, whatever the config says.
+# From the network's own training_scope; the config has no influence on it.
 STYLE = Style(BatchNorm(scale=True, epsilon=0.01, decay=0.99), activation=None)
 
 
@@ -50,10 +50,10 @@ def mnasfpn(
     use_explicit_padding: bool = False,
     scaled: Callable[[int], int] = int,
 ) -> list[tf.Tensor]:
-    """Levels 3, 4 and 5 of a backbone, each half of the one before, to levels 3 to 6, `[N, h, w, scaled(depth)]`.
+    """Levels 3, 4 and 5 of a backbone, each half the size of the one before `-> 4 x [N, h, w, scaled(depth)]`: 3 to 6.
 
     Raises:
-        ConfigError: sizes that do not halve exactly.
+        ConfigError: the sizes do not halve exactly.
     """
     downsampled = _max_pool(image_features[-1], 2, use_explicit_padding)
     feature_maps = [*image_features, conv(downsampled, p["C6_Conv1x1"], scaled(depth), 1, style=STYLE)]
@@ -66,7 +66,7 @@ def mnasfpn(
 def _cell(
     feature_maps: list[tf.Tensor], p: Branch, depth: int, use_explicit_padding: bool, scaled: Callable[[int], int]
 ) -> list[tf.Tensor]:
-    """The last nodes of a cell, one of each level, each plus the map of its level that went in if it is as deep."""
+    """Returns the last nodes of a cell, one for each level; an input of the same level and depth is added."""
     nodes, levels = list(feature_maps), list(LEVELS)
     for i, block in enumerate(CELL):
         first, second = (
@@ -87,11 +87,11 @@ def _cell(
         nodes.append(separable_conv(x, scope, depth, block.kernel_size, padding=padding, style=STYLE))
         levels.append(block.output_level)
     pairs = zip(feature_maps, nodes[-len(feature_maps) :], strict=True)
-    return [made + given if made.shape.as_list() == given.shape.as_list() else made for given, made in pairs]
+    return [node + before if node.shape.as_list() == before.shape.as_list() else node for before, node in pairs]
 
 
 def _resized(x: tf.Tensor, p: Branch, filters: int, levels: int, use_explicit_padding: bool) -> tf.Tensor:
-    """Brought `levels` levels down, upsampled after the convolution; or up, pooled before it: the cheaper order."""
+    """A 1 x 1 convolution and a change by `levels` levels: upsampling after it or pooling before it, as is cheaper."""
     if levels < 0:
         return conv(_max_pool(x, 2**-levels, use_explicit_padding), p, filters, 1, style=STYLE)
     x = conv(x, p, filters, 1, style=STYLE)
@@ -99,7 +99,7 @@ def _resized(x: tf.Tensor, p: Branch, filters: int, levels: int, use_explicit_pa
 
 
 def _max_pool(x: tf.Tensor, stride: int, use_explicit_padding: bool) -> tf.Tensor:
-    """A 3 x 3 pool; explicit padding is zeros here too, which count in the maximum."""
+    """A 3 x 3 pool. Explicit padding consists of zeros, which count in the maximum."""
     if use_explicit_padding:
         return tf.nn.max_pool2d(fixed_padding(x, 3), 3, stride, "VALID")
     return tf.nn.max_pool2d(x, 3, stride, "SAME")
@@ -110,6 +110,6 @@ def _check_sizes(feature_maps: Sequence[tf.Tensor]) -> None:
     for (height, width), half in itertools.pairwise(sizes):
         if (height, width) != (2 * half[0], 2 * half[1]):
             raise ConfigError(
-                f"feature_extractor: the feature maps of MnasFPN have to halve exactly, and {height} x {width} is not "
-                f"twice {half[0]} x {half[1]}; give the image_resizer a height and width that 64 divides"
+                f"feature_extractor: the feature maps of MnasFPN must halve exactly, but {height} x {width} is not "
+                f"twice {half[0]} x {half[1]}; use an image_resizer with a height and width that are multiples of 64"
             )

@@ -1,4 +1,4 @@
-"""The feature maps of SSD: some stages of the backbone, then ever smaller ones made of the last.
+"""The feature maps of SSD: some stages of the backbone, then smaller maps computed from the last one.
 
 Source: object_detection/models/feature_map_generators.py, multi_resolution_feature_maps and
 KerasMultiResolutionFeatureMaps.
@@ -29,7 +29,7 @@ def multi_resolution_feature_maps(
     pool_residual: bool = False,
     style: Style,
 ) -> list[tf.Tensor]:
-    """`stages -> L x [N, h, w, C]`: a name in `from_layer` takes that stage, an empty one halves the map before it."""
+    """`stages -> L x [N, h, w, C]`: each name in `from_layer` is a stage; an empty name halves the map before it."""
     feature_maps: list[tf.Tensor] = []
     base = ""
     padding = "VALID" if use_explicit_padding else "SAME"
@@ -53,7 +53,7 @@ def multi_resolution_feature_maps(
             x = depthwise_conv(x, p[scope + "_depthwise"], size, stride=2, padding=padding, style=style)
             x = conv(x, p[scope], depth(filters), 1, style=style)
             if pool_residual and before.shape[3] == depth(filters):
-                # Only the depthwise form has the residual in the original.
+                # In the Object Detection API only the depthwise form has the residual.
                 before = fixed_padding(before, size) if use_explicit_padding else before
                 x = x + tf.nn.avg_pool2d(before, size, 2, padding)
         else:
@@ -63,7 +63,7 @@ def multi_resolution_feature_maps(
 
 
 def keras_names(use_depthwise: bool, use_explicit_padding: bool) -> Renames:
-    """Where the objects of the Keras model have these layers: lists of layers, those without weights among them."""
+    """Returns the names of these layers in the Keras model: in lists of layers that include layers without weights."""
     first = 4 if use_explicit_padding else 3  # after the 1 x 1 convolution, its normalization and activation
     last = first + 3 if use_depthwise else first
     return (

@@ -1,4 +1,4 @@
-"""The pooling pyramid: one feature map, pooled to half its size again and again.
+"""The pooling pyramid: one feature map, pooled repeatedly to half its size.
 
 Source: object_detection/models/feature_map_generators.py, pooling_pyramid_feature_maps.
 """
@@ -14,7 +14,7 @@ from unfreeze.ops.layers import Style, conv
 def pooling_pyramid_feature_maps(
     x: tf.Tensor, p: Branch, *, base_feature_map_depth: int, num_layers: int, style: Style
 ) -> list[tf.Tensor]:
-    """`[N, H, W, C] -> num_layers x [N, h, w, C]`; a `base_feature_map_depth` of 0 takes the map as it is."""
+    """`[N, H, W, C] -> num_layers x [N, h, w, C]`; with a `base_feature_map_depth` of 0 the map is not projected."""
     if base_feature_map_depth > 0:
         x = conv(x, p[f"Base_Conv2d_1x1_{base_feature_map_depth}"], base_feature_map_depth, 1, style=style)
     feature_maps = [x]

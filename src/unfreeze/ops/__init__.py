@@ -1,1 +1,1 @@
-"""Plain functions on tensors: layers, images, boxes, anchors, coders, suppression."""
+"""Functions on tensors: layers, images, boxes, anchors, box coders, non-maximum suppression."""

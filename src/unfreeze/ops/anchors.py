@@ -1,8 +1,8 @@
-"""The boxes that a detector's outputs are relative to, laid out as grids over the feature maps.
+"""Anchors: the boxes to which a detector's box codes are relative, in grids over the feature maps.
 
-Every function gives one array for each feature map, in the order (row, column, box at that place): NumPy where the
-sizes are known, so that it is a constant of the graph, else a tensor, by the same operations in the same order. All of
-it is float32, as in the original, and equal to it to the last bit.
+Every function returns one array for each feature map, in the order (row, column, box at that location): a NumPy array
+where the sizes are known, so that it becomes a constant of the graph, else a tensor, computed by the same operations in
+the same order. All values are float32 and equal those of the Object Detection API to the last bit.
 
 Source: anchor_generators/*.py, builders/anchor_generator_builder.py, tile_anchors in grid_anchor_generator.py.
 """
@@ -32,10 +32,10 @@ def ssd_box_specs(
     interpolated_scale_aspect_ratio: float,
     reduce_boxes_in_lowest_layer: bool,
 ) -> list[list[tuple[float, float]]]:
-    """The (scale, aspect ratio) of the boxes of each layer, the finest first.
+    """Returns the (scale, aspect ratio) of the boxes of each layer, the finest layer first.
 
-    Without `scales`, they go evenly from `min_scale` to `max_scale`. Each layer has one more box, of a scale between
-    its own and the next layer's, unless `interpolated_scale_aspect_ratio` is 0.
+    Without `scales`, they are spaced evenly from `min_scale` to `max_scale`. Each layer has an additional box with a
+    scale between its own and that of the next layer, unless `interpolated_scale_aspect_ratio` is 0.
     Source: create_ssd_anchors in multiple_grid_anchor_generator.py.
     """
     if not scales:
@@ -61,14 +61,14 @@ def ssd_anchors(
     anchor_strides: Sequence[Pair] | None = None,
     anchor_offsets: Sequence[Pair] | None = None,
 ) -> list[Boxes]:
-    """-> [A, 4] for each feature map, normalized.
+    """Returns [A, 4] for each feature map, normalized.
 
     Args:
         feature_map_sizes: of each layer.
-        image_size: of the picture as the network sees it; it says how square a box is, and what a stride in pixels is.
-        box_specs: what `ssd_box_specs` gives.
-        base_anchor_size: what a scale of 1 means, where the shorter side of the picture is 1.
-        anchor_strides: pixels between neighbours in each layer; by default the boxes spread over the picture.
+        image_size: of the preprocessed image; relates strides in pixels and the shapes of boxes to normalized ones.
+        box_specs: the result of `ssd_box_specs`.
+        base_anchor_size: the size of a box of scale 1, in units of the shorter side of the image.
+        anchor_strides: pixels between neighbors in each layer; by default the boxes are spread over the image.
         anchor_offsets: pixels from the corner to the first center; by default half a stride.
     """
     image_height, image_width = (float32(length) for length in image_size)
@@ -101,11 +101,11 @@ def multiscale_anchors(
     scales_per_octave: int,
     normalize_coordinates: bool,
 ) -> list[Boxes]:
-    """-> [A, 4] for each level from `min_level` on, normalized or in pixels; a level's stride is 2 to its power.
+    """Returns [A, 4] for each level from `min_level` on, normalized or in pixels; the stride of a level is 2**level.
 
-    The centers are half a stride from the corner, unless the size of the picture is known and not a multiple of the
-    stride: then they start in the corner. A quirk of the original, which a detector was trained with; so the same
-    picture has other anchors where its size is known beforehand.
+    The first centers are half a stride from the corner, unless the size of the image is known and not a multiple of the
+    stride: then they are in the corner. This is a quirk of the Object Detection API, with which detectors were trained:
+    the same image has other anchors where its size is known when the graph is built.
     """
     scales = [2 ** (octave / scales_per_octave) for octave in range(scales_per_octave)]
     anchors = []
@@ -133,7 +133,7 @@ def flexible_grid_anchors(
     anchor_offsets: Sequence[Pair],
     normalize_coordinates: bool,
 ) -> list[Boxes]:
-    """-> [A, 4] for each feature map, normalized or in pixels; each with boxes, strides and offsets of its own."""
+    """Returns [A, 4] for each feature map, normalized or in pixels; each has its own boxes, stride and offset."""
     anchors = []
     for feature_map_size, sizes, ratios, stride, offset in zip(
         feature_map_sizes, base_sizes, aspect_ratios, anchor_strides, anchor_offsets, strict=True
@@ -153,7 +153,7 @@ def grid_anchors(
     anchor_stride: Pair,
     anchor_offset: Pair,
 ) -> Boxes:
-    """-> [A, 4] in pixels: at each place every scale of the first aspect ratio, then of the next one."""
+    """Returns [A, 4] in pixels: at each location all scales of the first aspect ratio, then of the next."""
     scale_of_box = np.tile(scales, len(aspect_ratios))
     aspect_ratio_of_box = np.repeat(aspect_ratios, len(scales))
     heights, widths = box_sizes(scale_of_box, aspect_ratio_of_box, base_anchor_size)
@@ -170,7 +170,7 @@ def box_sizes(scales: Any, aspect_ratios: Any, base_anchor_size: tuple[Any, Any]
 def tile_anchors(
     feature_map_size: Size, heights: Any, widths: Any, stride: tuple[Any, Any], offset: tuple[Any, Any]
 ) -> Boxes:
-    """[k] heights, [k] widths -> [h * w * k, 4]: the boxes about a grid of centers, the first at `offset`."""
+    """[k] heights, [k] widths -> [h * w * k, 4]: boxes around a grid of centers, the first at `offset`."""
     y = (_range(feature_map_size[0]) * float32(stride[0]) + float32(offset[0]))[:, None]
     x = (_range(feature_map_size[1]) * float32(stride[1]) + float32(offset[1]))[:, None]
     columns = [
@@ -185,7 +185,7 @@ def tile_anchors(
 
 
 def normalized(boxes: Boxes, image_size: Size) -> Boxes:
-    """[A, 4] in pixels -> [A, 4]."""
+    """[A, 4] in pixels -> [A, 4] relative to the image."""
     y, x = (ONE / float32(length) for length in image_size)
     return boxes * arithmetic(y, x).stack([y, x, y, x])
 

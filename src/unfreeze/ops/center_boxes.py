@@ -1,7 +1,7 @@
 """Boxes around the peaks of a heatmap, in pixels of the map ("strided") and normalized.
 
-Source: object_detection/meta_architectures/center_net_meta_arch.py. Every formula keeps the original's order of
-operations, so that it rounds as the original does.
+Source: object_detection/meta_architectures/center_net_meta_arch.py. Every formula keeps the order of operations of the
+Object Detection API, so that it rounds alike.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from unfreeze.ops.heatmaps import FeatureMap, Peaks, map_size
 def boxes_of_peaks(peaks: Peaks, box_scale: FeatureMap, box_offset: FeatureMap) -> tf.Tensor:
     """`peaks of D, [N, H, W, 2], [N, H, W, 2] -> [N, D, 4]`: strided boxes within the map.
 
-    `box_scale` is (height, width) of the box at each pixel, `box_offset` what its center (y, x) is off.
+    `box_scale` is the (height, width) of the box at each pixel, `box_offset` the offset (y, x) of its center.
     """
     size = tf.cast(tf.stack(map_size(box_scale)), tf.float32)
     half = tf.maximum(peaks.of(box_scale), 0) / 2.0
@@ -25,27 +25,27 @@ def boxes_of_peaks(peaks: Peaks, box_scale: FeatureMap, box_offset: FeatureMap) 
 
 
 def normalized_boxes(strided: tf.Tensor, stride: int, true_shapes: tf.Tensor) -> tf.Tensor:
-    """`[N, D, 4], [N, 3] -> [N, D, 4]`: relative to the true picture, and cut at its edges."""
-    picture = tf.cast(tf.tile(true_shapes[:, tf.newaxis, :2], [1, 1, 2]), tf.float32)
-    return tf.clip_by_value(strided * float(stride) / picture, 0.0, 1.0)
+    """`[N, D, 4], [N, 3] -> [N, D, 4]`: boxes relative to the true image, clipped to it."""
+    image_sizes = tf.cast(tf.tile(true_shapes[:, tf.newaxis, :2], [1, 1, 2]), tf.float32)
+    return tf.clip_by_value(strided * float(stride) / image_sizes, 0.0, 1.0)
 
 
 def scaled_boxes(boxes: tf.Tensor, scale: float) -> tf.Tensor:
-    """`[N, D, 4] -> [N, D, 4]`: `scale` times as high and wide around the same centers."""
+    """`[N, D, 4] -> [N, D, 4]`: boxes scaled around their centers."""
     centers, sizes = center_sizes(boxes)
     half = 0.5 * scale * sizes
     return tf.concat([centers - half, centers + half], axis=-1)
 
 
 def enclosing_boxes(keypoints: tf.Tensor) -> tf.Tensor:
-    """`[N, D, P, 2] -> [N, D, 4]`."""
+    """`[N, D, P, 2] -> [N, D, 4]`: the smallest box around the points of each object."""
     return tf.concat([tf.reduce_min(keypoints, axis=2), tf.reduce_max(keypoints, axis=2)], axis=-1)
 
 
 def overlap_radius(sizes: tf.Tensor, min_iou: float) -> tf.Tensor:
-    """`[N, D, 2] (height, width) -> [N, D]`: how far a box's corners may lie off while its overlap stays `min_iou`.
+    """`[N, D, 2] (height, width) -> [N, D]`: how far the corners of a box may move while its overlap stays `min_iou`.
 
-    The smallest of three cases: the other box is shifted, inside, or around. Source: core/target_assigner.py
+    The smallest of three cases: the other box is shifted, inside, or around this one. Source: core/target_assigner.py
     (max_distance_for_overlap).
     """
     height, width = tf.unstack(sizes, axis=-1)
@@ -57,5 +57,5 @@ def overlap_radius(sizes: tf.Tensor, min_iou: float) -> tf.Tensor:
 
 
 def _smallest_positive_root(a: float, b: tf.Tensor, c: tf.Tensor) -> tf.Tensor:
-    """The original forgets to divide by `a`, and so do its trained models."""
+    """Does not divide by `a`: a mistake of the Object Detection API, with which its models were trained."""
     return (tf.sqrt(b * b - 4 * a * c) - b) / 2.0

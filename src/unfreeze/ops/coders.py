@@ -1,7 +1,8 @@
-"""Box codes of a network, relative to anchors, back to boxes.
+"""Decodes the box codes of a network, which are relative to anchors.
 
-Every function broadcasts: codes `[..., code_size]`, anchors `[..., 4]`, so `[N, A, 4]` with `[A, 4]` or `[N, P, q, 4]`
-with `[N, P, 1, 4]`. The operations come in the original's order, so that they round as the original's do.
+Every function broadcasts: codes `[..., code_size]`, anchors `[..., 4]`, for example `[N, A, 4]` with `[A, 4]` or
+`[N, P, q, 4]` with `[N, P, 1, 4]`. The order of operations is that of the Object Detection API, so that they round
+alike.
 
 Source: object_detection/box_coders/{faster_rcnn,keypoint,mean_stddev,square}_box_coder.py.
 """
@@ -32,12 +33,12 @@ def square_boxes(codes: tf.Tensor, anchors: tf.Tensor, scales: Sequence[float]) 
 
 
 def mean_stddev_boxes(codes: tf.Tensor, anchors: tf.Tensor, stddev: float) -> tf.Tensor:
-    """`[..., 4], [..., 4] -> [..., 4]`: codes (ymin, xmin, ymax, xmax) in standard deviations from the anchor's."""
+    """`[..., 4], [..., 4] -> [..., 4]`: codes (ymin, xmin, ymax, xmax) in standard deviations from the anchor."""
     return codes * np.float32(stddev) + anchors
 
 
 def keypoints(codes: tf.Tensor, anchors: tf.Tensor, scales: Sequence[float]) -> tf.Tensor:
-    """`[..., 2 * P], [..., 4] -> [..., P, 2]`: codes (y, x) of each of P points, times their scales."""
+    """`[..., 2 * P], [..., 4] -> [..., P, 2]`: codes (y, x) of each of P points, each times its scale."""
     centers, sizes = center_sizes(anchors)
     points = tf.reshape(codes, tf.concat([tf.shape(codes)[:-1], [codes.shape[-1] // 2, 2]], 0))
     return points / np.array(scales, np.float32) * sizes[..., tf.newaxis, :] + centers[..., tf.newaxis, :]

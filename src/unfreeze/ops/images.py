@@ -1,9 +1,10 @@
-"""Pictures on their way to a network: decoding, resizing, padding, grayscale.
+"""Image preprocessing: decoding, resizing, padding, grayscale.
 
-The original resizes the pictures of a batch one by one, in float32; here a batch of one shape is one operation, on
-uint8 where that is what comes in. The kernels are TensorFlow 1's: `half_pixel_centers` is false, and what BICUBIC
-gives is not clipped to 0..255. TensorFlow 1.15, 2.10 and 2.21 agree to the last bit on each of them, uint8 or float32,
-and on JPEG, PNG and GIF files; so nothing here depends on the generation of the checkpoint.
+The Object Detection API resizes the images of a batch one by one in float32. Here a batch of equally large images is
+resized by one operation, in uint8 if that is their type. The kernels are those of TensorFlow 1: `half_pixel_centers`
+is false, and the results of BICUBIC are not clipped to 0..255. TensorFlow 1.15, 2.10 and 2.21 agree to the last bit on
+all of them, in uint8 and float32, and on JPEG, PNG and GIF files; so nothing here depends on the generation of the
+checkpoint.
 
 Source: core/preprocessor.py, utils/shape_utils.py, utils/ops.py, data_decoders/tf_example_decoder.py.
 """
@@ -14,7 +15,7 @@ import tensorflow as tf
 
 from unfreeze.ops.sizes import Length, Size, arithmetic, float32, image_size, int32
 
-# A row for each ResizeType of the config.
+# The operation for each ResizeType of the config.
 RESIZE_METHODS: dict[str, Callable[..., tf.Tensor]] = {
     "BILINEAR": tf.raw_ops.ResizeBilinear,
     "NEAREST_NEIGHBOR": tf.raw_ops.ResizeNearestNeighbor,
@@ -22,7 +23,8 @@ RESIZE_METHODS: dict[str, Callable[..., tf.Tensor]] = {
     "AREA": tf.raw_ops.ResizeArea,
 }
 
-GRAY_WEIGHTS = (0.2989, 0.5870, 0.1140)  # their sum is 0.9999: to be applied where the original does, not earlier
+# Their sum is 0.9999, so it matters that they are applied at the same step as in the Object Detection API.
+GRAY_WEIGHTS = (0.2989, 0.5870, 0.1140)
 
 
 def true_image_shapes(images: tf.Tensor, channels: int) -> tf.Tensor:
@@ -37,9 +39,9 @@ def resize(images: tf.Tensor, size: Size, *, resize_method: str, align_corners: 
 
 
 def keep_aspect_ratio_size(height: Length, width: Length, *, min_dimension: int, max_dimension: int) -> Size:
-    """The largest size of the same aspect ratio that fits into `min_dimension` by `max_dimension`, laid as the picture.
+    """Returns the largest size of the same aspect ratio whose shorter and longer side fit the two dimensions.
 
-    In float32 with halves rounded to even: another arithmetic gives another size for some pictures.
+    Computed in float32 with halves rounded to even: other arithmetic would give other sizes for some images.
     Source: resize_to_range, and preserve_aspect_ratio of tf.compat.v1.image.resize.
     """
     xp = arithmetic(height, width)
@@ -51,9 +53,10 @@ def keep_aspect_ratio_size(height: Length, width: Length, *, min_dimension: int,
 
 
 def conditional_shape_size(height: Length, width: Length, *, condition: str, size_threshold: int) -> Size:
-    """GREATER shrinks a longer side above `size_threshold` to it, SMALLER stretches a shorter side below it.
+    """Returns a size of the same aspect ratio.
 
-    In float32, and cut rather than rounded: a side can come out one pixel short of the threshold.
+    GREATER shrinks a longer side above `size_threshold` to it; SMALLER enlarges a shorter side below it. Computed in
+    float32 and truncated, so a side can be one pixel short of the threshold.
     Source: resize_to_max_dimension, resize_to_min_dimension.
     """
     xp = arithmetic(height, width)
@@ -68,7 +71,7 @@ def conditional_shape_size(height: Length, width: Length, *, condition: str, siz
 
 
 def multiple_size(height: Length, width: Length, *, multiple: int) -> Size:
-    """The smallest size around the picture whose sides are multiples of `multiple`."""
+    """Returns the smallest size, not below this one, whose sides are multiples of `multiple`."""
     return -(-height // multiple) * multiple, -(-width // multiple) * multiple
 
 
@@ -90,15 +93,15 @@ def grayscale(images: tf.Tensor) -> tf.Tensor:
 
 
 def decode_image(encoded: tf.Tensor) -> tf.Tensor:
-    """[] string -> [H, W, 3] uint8: a JPEG, PNG, GIF (its first frame) or BMP file."""
+    """[] string -> [H, W, 3] uint8: decodes a JPEG, PNG, GIF (its first frame) or BMP file."""
     return tf.io.decode_image(encoded, channels=3, expand_animations=False)
 
 
 def decode_tf_example(serialized: tf.Tensor) -> tf.Tensor:
-    """[] string, a tf.train.Example -> [H, W, 3] uint8: the file in `image/encoded`.
+    """[] string, a tf.train.Example -> [H, W, 3] uint8: decodes the file in `image/encoded`.
 
-    The file says its format itself, so `image/format` is not asked for. (The original asks, for the word "raw" only,
-    which it then cannot use: raw pixels come without a height and a width.)
+    Its content shows its format, so `image/format` is not read. (The Object Detection API reads it, only to look for
+    "raw", which does not work there: raw pixels have no height and width.)
     """
     features = tf.io.parse_single_example(serialized, {"image/encoded": tf.io.FixedLenFeature([], tf.string)})
     return decode_image(features["image/encoded"])
@@ -110,15 +113,15 @@ def decoded_batch(
     preprocess: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]],
     shape: Sequence[int | None],
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """[N] string -> [N, *shape] float32, [N, 3] int32: each picture decoded and preprocessed by itself.
+    """[N] string -> [N, *shape] float32, [N, 3] int32: each image is decoded and preprocessed separately.
 
-    So the pictures may differ in size, if `preprocess` gives all of them one shape.
+    So the images may differ in size, if `preprocess` makes their shapes equal.
 
     Args:
-        strings: what `decode` takes.
+        strings: inputs of `decode`.
         decode: [] string -> [H, W, 3] uint8.
         preprocess: [1, H, W, 3] uint8 -> [1, *shape] float32, [1, 3] int32 (the true image shapes).
-        shape: (height, width, channels), None where it is not known.
+        shape: (height, width, channels) after `preprocess`, None where it is not known.
     """
 
     def one(string: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -126,4 +129,5 @@ def decoded_batch(
         return images[0], true_shapes[0]
 
     signature = (tf.TensorSpec(shape, tf.float32), tf.TensorSpec([3], tf.int32))
-    return tf.map_fn(one, strings, fn_output_signature=signature, parallel_iterations=32)
+    images, true_shapes = tf.map_fn(one, strings, fn_output_signature=signature, parallel_iterations=32)
+    return images, true_shapes

@@ -1,4 +1,4 @@
-"""A mask for each box, cropped from a map of the whole picture; with DensePose also its parts and surface coordinates.
+"""Masks of boxes, cropped from a map of the whole image; with DensePose also parts and surface coordinates.
 
 Source: object_detection/meta_architectures/center_net_meta_arch.py (convert_strided_predictions_to_instance_masks).
 """
@@ -15,30 +15,30 @@ from unfreeze.ops.sizes import image_size
 
 
 class Surfaces(NamedTuple):
-    """What DensePose's heads say of P parts: `part_heatmap` [N, H, W, P], `coordinates` [N, H, W, 2 * P] (v, u)."""
+    """The predictions of DensePose for P parts: `part_heatmap` [N, H, W, P], `coordinates` [N, H, W, 2 * P] (v, u)."""
 
     part_heatmap: tf.Tensor
     coordinates: tf.Tensor
 
 
 def boxes_in_map(boxes: tf.Tensor, feature_map: tf.Tensor, stride: int, true_shapes: tf.Tensor) -> tf.Tensor:
-    """`[N, D, 4] -> [N, D, 4]`: from relative to the true picture to relative to the padded one."""
+    """`[N, D, 4] -> [N, D, 4]`: from boxes relative to the true image to boxes relative to the padded image."""
     padded = tf.cast(tf.stack(image_size(feature_map)) * stride, tf.float32)
-    part = tf.cast(true_shapes[:, :2], tf.float32) / padded
-    return boxes * tf.tile(part, [1, 2])[:, tf.newaxis]
+    fraction = tf.cast(true_shapes[:, :2], tf.float32) / padded
+    return boxes * tf.tile(fraction, [1, 2])[:, tf.newaxis]
 
 
 def instance_masks(
     masks: tf.Tensor, boxes: tf.Tensor, classes: tf.Tensor, mask_size: Pair, score_threshold: float
 ) -> tf.Tensor:
-    """`[N, H, W, C], [N, D, 4], [N, D] int32 -> [N, D, *mask_size]`: 1 where the class is that likely, else 0."""
+    """`[N, H, W, C], [N, D, 4], [N, D] int32 -> [N, D, *mask_size]`: 1 where the class reaches the threshold."""
     height, width = image_size(masks)
     num_classes, num_boxes = masks.shape[3], tf.shape(boxes)[1]
     by_class = tf.reshape(tf.transpose(masks, [0, 3, 1, 2]), [-1, height, width, 1])
     which = tf.range(tf.shape(masks)[0])[:, tf.newaxis] * num_classes + classes
     crops = crop_and_resize(by_class, tf.reshape(boxes, [-1, 4]), tf.reshape(which, [-1]), mask_size)
-    found = tf.cast(crops >= np.float32(score_threshold), tf.float32)
-    return tf.reshape(found, [-1, num_boxes, *mask_size])
+    binary = tf.cast(crops >= np.float32(score_threshold), tf.float32)
+    return tf.reshape(binary, [-1, num_boxes, *mask_size])
 
 
 def surface_coordinates(
@@ -46,8 +46,9 @@ def surface_coordinates(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """`[N, D, h, w], _, [N, D, 4], [N, D] bool -> [N, D, h, w], [N, D, h, w, 2]`.
 
-    Where a mask of that class is 1 it becomes the number of its likeliest part, from 1; that part's coordinates (v, u)
-    are there, and zeros elsewhere. One box at a time: the maps of all parts of all boxes would take gigabytes.
+    Where a mask of that class is 1, it becomes the number of the most likely part, from 1, and the coordinates (v, u)
+    are those of that part; elsewhere they are 0. Boxes are processed one by one, since the maps of all parts of all
+    boxes would take gigabytes.
     """
     num_parts = surfaces.part_heatmap.shape[3]
     shape = tf.shape(masks)

@@ -1,8 +1,8 @@
-"""Convolutions with their normalization and activation, as Keras's layers compute them at inference.
+"""Keras's convolutions at inference, with normalization and activation.
 
-A layer takes its weights by the names of its attributes: `kernel`, `bias`, `depthwise_kernel`, `pointwise_kernel`, and
-`gamma`, `beta`, `moving_mean`, `moving_variance`. Normalization is a layer of its own there; here it is named with the
-convolution before it, and multiplied into its kernel when the model is loaded.
+The names of the weights are the attributes of Keras's layers: `kernel`, `bias`, `depthwise_kernel`,
+`pointwise_kernel`, and `gamma`, `beta`, `moving_mean`, `moving_variance`. Normalization is a separate layer in Keras;
+here it is an argument of the convolution before it, and folded into its kernel when the model is loaded.
 Source: keras/layers/{convolutional,normalization}.
 """
 
@@ -17,7 +17,7 @@ import tensorflow as tf
 from unfreeze.ops.branch import Branch
 from unfreeze.ops.layers import conv2d
 from unfreeze.ops.normalization import BatchNorm, Folded, add_bias, folded
-from unfreeze.ops.sizes import image_size
+from unfreeze.ops.sizes import image_size, pair
 
 Activation = Callable[[tf.Tensor], tf.Tensor]
 
@@ -27,7 +27,7 @@ KERAS_NORM = BatchNorm(scale=True, decay=0.99)
 
 @dataclass(frozen=True)
 class Norm:
-    """A layer of batch normalization: its weights, and its numbers."""
+    """A layer of batch normalization: its weights and options."""
 
     p: Branch
     numbers: BatchNorm = KERAS_NORM
@@ -46,7 +46,7 @@ def conv(
     activation: Activation | None = None,
 ) -> tf.Tensor:
     """`[N, H, W, C] -> [N, h, w, filters]`: Conv2D."""
-    layer = _folded(p, "kernel", [*_pair(kernel_size), x.shape[3], filters], 3, bias, norm)
+    layer = _folded(p, "kernel", [*pair(kernel_size), x.shape[3], filters], 3, bias, norm)
     return conv2d(x, layer.kernel, stride, padding, finish=lambda y: _finish(y, layer, activation))
 
 
@@ -59,8 +59,8 @@ def conv_at(
     *,
     activation: Activation | None = None,
 ) -> tf.Tensor:
-    """`[N, H, W, C], [N, ..., 2] -> [N, ..., filters]`: what `conv` gives at places (y, x), computed only there."""
-    height, width = _pair(kernel_size)
+    """`[N, H, W, C], [N, ..., 2] -> [N, ..., filters]`: the values of `conv` only at locations (y, x)."""
+    height, width = pair(kernel_size)
     channels = x.shape[3]
     layer = _folded(p, "kernel", [height, width, channels, filters], 3, True, None)
     top, left = (height - 1) // 2, (width - 1) // 2
@@ -71,7 +71,7 @@ def conv_at(
 
 
 def pointwise(x: tf.Tensor, p: Branch, filters: int) -> tf.Tensor:
-    """`[..., C] -> [..., filters]`: Conv2D of single pixels, however these are arranged."""
+    """`[..., C] -> [..., filters]`: a 1 x 1 Conv2D of pixels in any arrangement."""
     layer = _folded(p, "kernel", [1, 1, x.shape[-1], filters], 3, True, None)
     return _finish(tf.tensordot(x, tf.reshape(layer.kernel, [-1, filters]), 1), layer, None)
 
@@ -85,9 +85,9 @@ def separable_conv(
     norm: Norm | None = None,
     activation: Activation | None = None,
 ) -> tf.Tensor:
-    """`[N, H, W, C] -> [N, H, W, filters]`: SeparableConv2D, with nothing between the two."""
+    """`[N, H, W, C] -> [N, H, W, filters]`: SeparableConv2D."""
     channels = x.shape[3]
-    depthwise = p.weight("depthwise_kernel", [*_pair(kernel_size), channels, 1])
+    depthwise = p.weight("depthwise_kernel", [*pair(kernel_size), channels, 1])
     y = tf.nn.depthwise_conv2d(x, depthwise, [1, 1, 1, 1], "SAME")
     layer = _folded(p, "pointwise_kernel", [1, 1, channels, filters], 3, True, norm)
     return conv2d(y, layer.kernel, finish=lambda y: _finish(y, layer, activation))
@@ -116,7 +116,7 @@ def padded(x: tf.Tensor, by: int) -> tf.Tensor:
 
 
 def _folded(p: Branch, name: str, shape: list[int], axis: int, bias: bool, norm: Norm | None) -> Folded:
-    """The kernel of a layer with its bias and its normalization; `axis` is that of its output channels."""
+    """Returns the kernel of a layer with its bias and normalization; `axis` is that of the output channels."""
     kernel = p.weight(name, shape)
     biases = p.weight("bias", [shape[axis]]) if bias else None
     if norm is None:
@@ -127,7 +127,3 @@ def _folded(p: Branch, name: str, shape: list[int], axis: int, bias: bool, norm:
 def _finish(y: tf.Tensor, layer: Folded, activation: Activation | None) -> tf.Tensor:
     y = layer.then(y)
     return y if activation is None else activation(y)
-
-
-def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
-    return size if isinstance(size, tuple) else (size, size)

@@ -1,7 +1,7 @@
-"""Keypoints of the objects at the peaks of a heatmap: regressed from their centers, then snapped to candidates.
+"""Keypoints of the objects at the peaks of a heatmap: regressed from the centers, then snapped to candidates.
 
-Candidates are the peaks of a heatmap for each keypoint. Source:
-object_detection/meta_architectures/center_net_meta_arch.py (refine_keypoints and what is around it).
+Candidates are the peaks of a heatmap for each keypoint.
+Source: object_detection/meta_architectures/center_net_meta_arch.py (refine_keypoints and the functions around it).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ STD_DEV_MIN_IOU = 0.7
 
 @dataclass(frozen=True)
 class KeypointOptions:
-    """The numbers of a `KeypointEstimation` message, under its names; `keypoint_std_dev` is times its multiplier."""
+    """The options of a `KeypointEstimation` message, under its names; `keypoint_std_dev` includes its multiplier."""
 
     keypoint_candidate_score_threshold: float = 0.1
     num_candidates_per_keypoint: int = 100
@@ -39,9 +39,10 @@ class KeypointOptions:
 
 
 class KeypointMaps(NamedTuple):
-    """What the heads say of P keypoints, `[N, H, W, ...]`.
+    """The predictions for P keypoints, `[N, H, W, ...]`.
 
-    `heatmap` [P]: scores; `offset` [2] or [2 * P]; `regression` [2 * P], from an object's center; `depth` [1] or [P].
+    `heatmap` [P]: scores; `offset` [2] or [2 * P]; `regression` [2 * P]: from the center of an object; `depth` [1] or
+    [P].
     """
 
     heatmap: tf.Tensor
@@ -51,7 +52,10 @@ class KeypointMaps(NamedTuple):
 
 
 class Candidates(NamedTuple):
-    """`points` [N, M, P, 2] (y, x) in pixels of the map, `scores` [N, M, P], `valid` [N, M, P], `depths` [N, M, P]."""
+    """The M candidates for each of P keypoints.
+
+    `points` [N, M, P, 2] (y, x) in pixels of the map, `scores` [N, M, P], `valid` [N, M, P], `depths` [N, M, P].
+    """
 
     points: tf.Tensor
     scores: tf.Tensor
@@ -60,7 +64,7 @@ class Candidates(NamedTuple):
 
 
 class Keypoints(NamedTuple):
-    """`points` [N, D, P, 2] (y, x), `scores` [N, D, P], `depths` [N, D, P]."""
+    """The keypoints of D objects: `points` [N, D, P, 2] (y, x), `scores` [N, D, P], `depths` [N, D, P]."""
 
     points: tf.Tensor
     scores: tf.Tensor
@@ -70,13 +74,13 @@ class Keypoints(NamedTuple):
 def keypoints_of_peaks(
     maps: KeypointMaps, peaks: Peaks, boxes: tf.Tensor | None, options: KeypointOptions
 ) -> Keypoints:
-    """Keypoints of D objects in pixels of the map; `boxes` `[N, D, 4]` are theirs, strided, if there are any."""
+    """Returns the keypoints of D objects in pixels of the map; `boxes` `[N, D, 4]` are their strided boxes, if any."""
     regressed = regressed_keypoints(maps.regression, peaks)
     return refined(regressed, keypoint_candidates(maps, options), boxes, options)
 
 
 def regressed_keypoints(regression: FeatureMap, peaks: Peaks) -> tf.Tensor:
-    """`[N, H, W, 2 * P], peaks of D -> [N, D, P, 2]`."""
+    """`[N, H, W, 2 * P], peaks of D -> [N, D, P, 2]`: centers plus regressed distances."""
     num_keypoints = num_channels(regression) // 2
     relative = peaks.of(regression)
     relative = tf.reshape(relative, [-1, tf.shape(relative)[1], num_keypoints, 2])
@@ -84,15 +88,14 @@ def regressed_keypoints(regression: FeatureMap, peaks: Peaks) -> tf.Tensor:
 
 
 def keypoint_candidates(maps: KeypointMaps, options: KeypointOptions) -> Candidates:
-    """The peaks of each keypoint's heatmap, moved by the offset there."""
-    found = top_peaks_by_channel(maps.heatmap, options.num_candidates_per_keypoint, options.peak_max_pool_kernel_size)
-    points = found.centers + _own(maps.offset, found, 2)
-    depths = None if maps.depth is None else _candidates_first(_own(maps.depth, found, 1)[..., 0])
-    # The first so many are valid, as many as reach the threshold: they come best first.
+    """Returns the peaks of the heatmap of each keypoint, moved by the offsets there."""
+    peaks = top_peaks_by_channel(maps.heatmap, options.num_candidates_per_keypoint, options.peak_max_pool_kernel_size)
+    points = peaks.centers + _of_own_keypoint(maps.offset, peaks, 2)
+    depths = None if maps.depth is None else _candidates_first(_of_own_keypoint(maps.depth, peaks, 1)[..., 0])
     return Candidates(
         points=_candidates_first(points),
-        scores=_candidates_first(found.scores),
-        valid=_candidates_first(found.scores >= np.float32(options.keypoint_candidate_score_threshold)),
+        scores=_candidates_first(peaks.scores),
+        valid=_candidates_first(peaks.scores >= np.float32(options.keypoint_candidate_score_threshold)),
         depths=depths,
     )
 
@@ -100,9 +103,9 @@ def keypoint_candidates(maps: KeypointMaps, options: KeypointOptions) -> Candida
 def refined(
     regressed: tf.Tensor, candidates: Candidates, boxes: tf.Tensor | None, options: KeypointOptions
 ) -> Keypoints:
-    """Each regressed keypoint `[N, D, P, 2]` moved to its best candidate, if that is good and near enough.
+    """Moves each regressed keypoint `[N, D, P, 2]` to its best candidate, if that is good and near enough.
 
-    Without `boxes` `[N, D, 4]` it need not be near.
+    Without `boxes` `[N, D, 4]` the distance does not matter.
     """
     difference = regressed[:, :, tf.newaxis] - candidates.points[:, tf.newaxis]
     distances = tf.sqrt(tf.reduce_sum(difference * difference, axis=-1))
@@ -123,21 +126,23 @@ def refined(
 
 
 def normalized_keypoints(
-    found: Keypoints, stride: int, true_shapes: tf.Tensor, *, clip_out_of_frame_keypoints: bool
+    keypoints: Keypoints, stride: int, true_shapes: tf.Tensor, *, clip_out_of_frame_keypoints: bool
 ) -> Keypoints:
-    """Points relative to the true picture; those outside of it are moved to its edge and get score 0, if clipped."""
+    """Returns keypoints relative to the true image; with clipping, those outside are moved to its edge with score 0."""
     scale = float(stride) / tf.cast(true_shapes[:, :2], tf.float32)
-    points = found.points * scale[:, tf.newaxis, tf.newaxis]
+    points = keypoints.points * scale[:, tf.newaxis, tf.newaxis]
     if not clip_out_of_frame_keypoints:
-        return found._replace(points=points)
+        return keypoints._replace(points=points)
     inside = tf.reduce_all((points >= 0.0) & (points <= 1.0), axis=-1)
-    return found._replace(points=tf.maximum(tf.minimum(points, 1.0), 0.0), scores=tf.where(inside, found.scores, 0.0))
+    clipped_points = tf.maximum(tf.minimum(points, 1.0), 0.0)
+    return keypoints._replace(points=clipped_points, scores=tf.where(inside, keypoints.scores, 0.0))
 
 
 def argmax_keypoints(maps: KeypointMaps, peaks: Peaks, boxes: tf.Tensor, options: KeypointOptions) -> Keypoints:
-    """`argmax_postprocessing`: each keypoint where its heatmap, weighted by distance to the regressed one, is highest.
+    """Returns the keypoints of `argmax_postprocessing`.
 
-    Outside of an object's box nothing counts. The original does one picture at a time, too, for memory's sake.
+    Each is at the maximum of its heatmap within the box of the object, weighted by the distance to the regressed
+    keypoint. Images are processed one by one to save memory, as in the Object Detection API.
     """
 
     def one(elements: tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
@@ -161,9 +166,9 @@ def rescored(
     keypoint_indices: tuple[int, ...],
     rescoring_threshold: float,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """`[N, D], [N, D], [N, D, P] ->` the same scores but for one class, and the keypoint scores without the low ones.
+    """`[N, D], [N, D], [N, D, P] -> [N, D], [N, D, P]`: new scores of one class, and keypoint scores, 0 if low.
 
-    An object's score is then the mean over its keypoints above the threshold of its score times theirs.
+    The new score of an object is the mean, over its keypoints above the threshold, of its score times theirs.
     """
     own = np.array([keypoint_indices.count(i) == 1 for i in range(keypoint_scores.shape[2])], np.float32)
     visible = keypoint_scores > np.float32(rescoring_threshold)
@@ -175,7 +180,7 @@ def rescored(
     return tf.where(of_class, (1.0 / num_visible) * of_keypoints, scores), keypoint_scores
 
 
-# How good a candidate is: its scores [N, 1, M, P], distances [N, D, M, P], boxes [N, D, 4], options -> [N, D, M, P].
+# How good candidates are: scores [N, 1, M, P], distances [N, D, M, P], boxes [N, D, 4], options -> [N, D, M, P].
 Ranking = Callable[[tf.Tensor, tf.Tensor, tf.Tensor, KeypointOptions], tf.Tensor]
 
 
@@ -217,7 +222,7 @@ ARGMAX_RANKING = "gaussian_weighted_const"
 
 
 def _out_of_reach(points: tf.Tensor, min_distances: tf.Tensor, boxes: tf.Tensor, options: KeypointOptions) -> tf.Tensor:
-    """`[N, D, P, 2], [N, D, P], [N, D, 4] -> [N, D, P]`: outside of the scaled box, or no candidate near enough."""
+    """`[N, D, P, 2], [N, D, P], [N, D, 4] -> [N, D, P]`: whether a point is outside the scaled box or too far away."""
     boxes = scaled_boxes(boxes, options.box_scale)
     low, high = boxes[:, :, tf.newaxis, :2], boxes[:, :, tf.newaxis, 2:]
     outside = tf.reduce_any((points < low) | (points > high), axis=-1)
@@ -230,7 +235,7 @@ def _argmax_of_image(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """`[H, W, P], [H, W, 2 * P], [D, P, 2], [D, 4] -> [D, P, 2], [D, P]`.
 
-    A point's score is its best for any object, not for its own.
+    The score of a point is the best for any object, not for its own: a quirk of the Object Detection API.
     """
     height, width = image_size(heatmap[tf.newaxis])
     num_keypoints = heatmap.shape[2]
@@ -251,14 +256,14 @@ def _argmax_of_image(
     return points, tf.gather_nd(tf.reduce_max(weighted, axis=2), which)
 
 
-def _own(feature_map: FeatureMap, found: Peaks, size: int) -> tf.Tensor:
-    """`[N, H, W, size or size * P], peaks [N, P, M] -> [N, P, M, size]`: what the map says of each peak's keypoint."""
-    at_peaks = values_at(feature_map, found.locations)
+def _of_own_keypoint(feature_map: FeatureMap, peaks: Peaks, size: int) -> tf.Tensor:
+    """`[N, H, W, size or size * P], peaks [N, P, M] -> [N, P, M, size]`: values at each peak for its own keypoint."""
+    at_peaks = values_at(feature_map, peaks.locations)
     if num_channels(feature_map) == size:
         return at_peaks
-    num_keypoints, most = found.scores.shape[1:]
-    by_keypoint = tf.reshape(at_peaks, [-1, num_keypoints, most, num_keypoints, size])
-    return tf.gather(by_keypoint, found.channels, batch_dims=3)
+    num_keypoints, num_candidates = peaks.scores.shape[1:]
+    by_keypoint = tf.reshape(at_peaks, [-1, num_keypoints, num_candidates, num_keypoints, size])
+    return tf.gather(by_keypoint, peaks.channels, batch_dims=3)
 
 
 def _candidates_first(values: tf.Tensor) -> tf.Tensor:

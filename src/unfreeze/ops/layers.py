@@ -1,9 +1,9 @@
-"""Convolutions with their normalization and activation, as tf_slim's layers compute them at inference.
+"""tf_slim's convolutions at inference, with normalization and activation.
 
-A layer takes its weights from a branch `p` of the checkpoint, by the names that slim gave them: `weights`,
-`depthwise_weights`, `pointwise_weights`, `biases`, and `BatchNorm/{gamma,beta,moving_mean,moving_variance}`. In a
-checkpoint of TensorFlow 2 the branch finds Keras's `kernel` and so on by them, and `statistics` is the layer of the
-batch normalization, which stands for itself there.
+A layer takes its weights from a branch `p` of the checkpoint, by slim's names: `weights`, `depthwise_weights`,
+`pointwise_weights`, `biases`, and `BatchNorm/{gamma,beta,moving_mean,moving_variance}`. In TensorFlow 2 checkpoints the
+branch maps them to Keras's names (`kernel` and so on), and `statistics` is the layer of the batch normalization, which
+is separate there.
 Source: tf_slim/layers/layers.py.
 """
 
@@ -18,13 +18,13 @@ import tensorflow as tf
 
 from unfreeze.ops.branch import Branch
 from unfreeze.ops.normalization import BatchNorm, Folded, add_bias, folded
-from unfreeze.ops.sizes import image_size
+from unfreeze.ops.sizes import image_size, pair
 from unfreeze.ops.winograd import NUM_POINTS, winograd_conv, winograd_kernel
 
 
 @dataclass(frozen=True)
 class GroupNorm:
-    """Group normalization with slim's defaults, the only ones a pipeline.config can ask for."""
+    """Group normalization with slim's defaults; a pipeline.config cannot change them."""
 
     groups: int = 32
     epsilon: float = 1e-6
@@ -32,7 +32,7 @@ class GroupNorm:
 
 @dataclass(frozen=True)
 class Composite:
-    """An activation of several operations, each with a FakeQuant of its own in a quantization-aware model."""
+    """An activation of several operations; in a quantization-aware model each of them has a FakeQuant."""
 
     call: Callable[[tf.Tensor, Branch], tf.Tensor]
 
@@ -44,11 +44,11 @@ SLIM_NORM = BatchNorm()
 
 @dataclass(frozen=True)
 class Style:
-    """What follows a convolution: without a norm it has biases, unless it has none of them either.
+    """The operations after a convolution: biases or normalization, then the activation.
 
-    `quantized`: whether a FakeQuant does, in a quantization-aware model. `biases_before_norm`: whether it has biases
-    although a norm follows, as layers of Keras may. `winograd`: whether 3 x 3 convolutions of maps of a known size are
-    made of fewer multiplications, which pays for many small ones, crops.
+    `biases`: whether there are biases if there is no norm. `biases_before_norm`: whether there are biases if there is a
+    norm, as Keras layers may have. `quantized`: whether a FakeQuant follows in a quantization-aware model. `winograd`:
+    whether 3 x 3 convolutions of small maps of a known size use Winograd's algorithm, which is faster for many crops.
     """
 
     norm: BatchNorm | GroupNorm | None = SLIM_NORM
@@ -61,10 +61,11 @@ class Style:
 
 PLAIN = Style(norm=None, activation=None)
 
-# Pixels of a map for `winograd_conv`, which takes it to its points by one matrix: in R-FCN these are whole pictures.
+# The most pixels of a map for `winograd_conv`, which transforms it by one matrix. (In R-FCN the second stage runs on
+# the map of the whole image.)
 LARGEST_CROP = 16 * 16
 
-# Activations that a convolution of integers does along with it, so that its FakeQuant stands behind them.
+# Activations that an integer convolution computes too, so that its FakeQuant comes after them.
 # Source: tf.contrib.quantize of TensorFlow 1.15, python/quantize.py, _ACTIVATION_TYPES.
 FUSED = (None, tf.nn.relu, tf.nn.relu6)
 SWISH = Composite(lambda x, p: p["mul"].quantizer("activation_Mul_quant")(x * tf.sigmoid(x)))
@@ -84,9 +85,9 @@ def conv(
 ) -> tf.Tensor:
     """`[N, H, W, C] -> [N, h, w, filters]`: convolution, normalization, activation.
 
-    `statistics` is where batch normalization has its weights, if not in `BatchNorm`.
+    `statistics`: the scope of the weights of batch normalization, by default `BatchNorm`.
     """
-    shape = [*_pair(kernel_size), x.shape[3], filters]
+    shape = [*pair(kernel_size), x.shape[3], filters]
     if _suits_winograd(x, style) and (shape[:2], stride, rate, padding) == ([3, 3], 1, 1, "SAME"):
         layer = _folded(p, "weights", shape, style, axis=3, statistics=statistics, at_points=True)
         return _finish(winograd_conv(x, layer.kernel), layer, p, style)
@@ -107,9 +108,9 @@ def depthwise_conv(
 ) -> tf.Tensor:
     """`[N, H, W, C] -> [N, h, w, C]`: one filter for each channel.
 
-    `statistics` is where batch normalization has its weights, if not in `BatchNorm`.
+    `statistics`: the scope of the weights of batch normalization, by default `BatchNorm`.
     """
-    shape = [*_pair(kernel_size), x.shape[3], 1]
+    shape = [*pair(kernel_size), x.shape[3], 1]
     layer = _folded(p, "depthwise_weights", shape, style, axis=2, statistics=statistics)
     return _finish(_depthwise(x, layer.kernel, stride, rate, padding), layer, p, style)
 
@@ -126,13 +127,13 @@ def separable_conv(
     style: Style = PLAIN,
     statistics: Branch | None = None,
 ) -> tf.Tensor:
-    """`[N, H, W, C] -> [N, h, w, filters]`: depthwise then 1 x 1, with nothing between the two.
+    """`[N, H, W, C] -> [N, h, w, filters]`: a depthwise convolution directly followed by a 1 x 1 convolution.
 
-    `statistics` is where batch normalization has its weights, if not in `BatchNorm`.
+    `statistics`: the scope of the weights of batch normalization, by default `BatchNorm`.
     """
     channels = x.shape[3]
     first = p.scoped("", operations="separable_conv2d")
-    depthwise = first.quantized_weight("depthwise_weights", [*_pair(kernel_size), channels, depth_multiplier])
+    depthwise = first.quantized_weight("depthwise_weights", [*pair(kernel_size), channels, depth_multiplier])
     y = first.quantizer("act_quant")(_depthwise(x, depthwise, stride, 1, padding))
     shape = [1, 1, channels * depth_multiplier, filters]
     layer = _folded(p, "pointwise_weights", shape, style, axis=3, statistics=statistics)
@@ -147,7 +148,7 @@ def conv2d(
     rate: int = 1,
     finish: Callable[[tf.Tensor], tf.Tensor] = lambda y: y,
 ) -> tf.Tensor:
-    """`[N, H, W, C], [kh, kw, C, F] -> [N, h, w, F]`: a convolution, and `finish`, which acts on each pixel alone."""
+    """`[N, H, W, C], [kh, kw, C, F] -> [N, h, w, F]`: a convolution, then `finish`, which acts on single pixels."""
     if not is_product(kernel, stride):
         return finish(tf.nn.conv2d(x, kernel, stride, padding, dilations=rate))
     channels, filters = kernel.shape[2:]
@@ -158,11 +159,11 @@ def conv2d(
 
 
 def is_product(kernel: Any, stride: int) -> bool:
-    """Whether a convolution is computed as a matrix product of pixels and kernel, fused with what follows.
+    """Returns whether a convolution is computed as a matrix product of pixels and kernel, fused with what follows.
 
-    Where TensorFlow uses oneDNN, a convolution whose kernel is no constant takes 20 ns longer for each number that it
-    returns, a product does not (150 x 150 x 16 -> 96 with AVX2: 34 to 50 ms against 5). With constant kernels, and
-    without oneDNN, the two are equally fast. So every 1 x 1 convolution is a product (benchmarks/RESULTS.md).
+    With oneDNN, a convolution whose kernel is not a constant takes 20 ns longer for each value that it returns, a
+    product does not (150 x 150 x 16 -> 96 with AVX2: 34 to 50 ms instead of 5). With constant kernels, and without
+    oneDNN, both are equally fast. So every 1 x 1 convolution is a product (benchmarks/RESULTS.md).
     """
     return tuple(kernel.shape[:2]) == (1, 1) and stride == 1
 
@@ -176,8 +177,8 @@ def fully_connected(x: tf.Tensor, p: Branch, units: int, *, style: Style = PLAIN
 def resized_conv(x: tf.Tensor, p: Branch, filters: int, size: tuple[int, int], *, style: Style = PLAIN) -> tf.Tensor:
     """`[N, h, w, C] -> [N, *size, filters]`: a bilinear resize with aligned corners, then a 3 x 3 convolution.
 
-    Both are linear. So the channels are mixed on the small map, by all nine taps of the kernel, and the taps are put in
-    their places as they are resized: less work by up to the ratio of the two sizes.
+    Both are linear: the channels are mixed on the small map, by all nine taps of the kernel, and the taps are resized
+    and moved to their positions afterwards. That saves work by up to the ratio of the two sizes.
     """
     height, width, channels = x.shape[1:]
     layer = _folded(p, "weights", [3, 3, channels, filters], style, axis=3)
@@ -192,7 +193,7 @@ def resized_conv(x: tf.Tensor, p: Branch, filters: int, size: tuple[int, int], *
 
 
 def group_norm(x: tf.Tensor, p: Branch, norm: GroupNorm) -> tf.Tensor:
-    """`[N, H, W, C] -> [N, H, W, C]`: normalization over height, width and the channels of a group."""
+    """`[N, H, W, C] -> [N, H, W, C]`: group normalization, over height, width and the channels of a group."""
     channels = x.shape[3]
     shape = tf.shape(x)
     grouped = tf.reshape(x, [shape[0], shape[1], shape[2], norm.groups, channels // norm.groups])
@@ -210,7 +211,7 @@ def fixed_padding(x: tf.Tensor, kernel_size: int, rate: int = 1) -> tf.Tensor:
 
 
 def pad_to_multiple(x: tf.Tensor, multiple: int) -> tf.Tensor:
-    """`[N, H, W, C] -> [N, h, w, C]`: zeros below and to the right until both sides divide by `multiple`."""
+    """`[N, H, W, C] -> [N, h, w, C]`: padded with zeros below and to the right to multiples of `multiple`."""
     if multiple == 1:
         return x
     height, width = (x.shape[axis] if x.shape[axis] is not None else tf.shape(x)[axis] for axis in (1, 2))
@@ -218,7 +219,7 @@ def pad_to_multiple(x: tf.Tensor, multiple: int) -> tf.Tensor:
 
 
 def nearest_neighbor_upsampling(x: tf.Tensor, scale: int) -> tf.Tensor:
-    """`[N, H, W, C] -> [N, scale * H, scale * W, C]`: each pixel `scale` times in both directions."""
+    """`[N, H, W, C] -> [N, scale * H, scale * W, C]`: each pixel repeated `scale` times in both directions."""
     height, width = image_size(x)
     return tf.image.resize(x, [height * scale, width * scale], "nearest")
 
@@ -232,9 +233,9 @@ def _folded(
     statistics: Branch | None = None,
     at_points: bool = False,
 ) -> Folded:
-    """The kernel of a layer with its biases and its batch normalization; `axis` is that of its output channels.
+    """Returns the kernel of a layer with its biases and batch normalization; `axis` is that of the output channels.
 
-    `at_points`: the kernel is one for `winograd_conv`, which only a batch normalization is folded into.
+    `at_points`: whether the kernel is for `winograd_conv`; the style must have batch normalization then.
     """
     norm, channels = style.norm, shape[axis]
     if norm is None:
@@ -256,11 +257,10 @@ def _folded(
 def _convolved(
     x: tf.Tensor, layer: Folded, p: Branch, style: Style, stride: int = 1, padding: str = "SAME", rate: int = 1
 ) -> tf.Tensor:
-    """`[N, H, W, C] -> [N, h, w, F]`: the convolution of a layer with all that follows it."""
-    finish = lambda y: _finish(y, layer, p, style)
-    if isinstance(style.norm, GroupNorm):  # which looks at whole maps
-        return finish(conv2d(x, layer.kernel, stride, padding, rate))
-    return conv2d(x, layer.kernel, stride, padding, rate, finish)
+    """`[N, H, W, C] -> [N, h, w, F]`: the convolution of a layer and the operations after it."""
+    if isinstance(style.norm, GroupNorm):  # it needs whole maps
+        return _finish(conv2d(x, layer.kernel, stride, padding, rate), layer, p, style)
+    return conv2d(x, layer.kernel, stride, padding, rate, finish=lambda y: _finish(y, layer, p, style))
 
 
 def _finish(y: tf.Tensor, layer: Folded, p: Branch, style: Style) -> tf.Tensor:
@@ -269,24 +269,24 @@ def _finish(y: tf.Tensor, layer: Folded, p: Branch, style: Style) -> tf.Tensor:
         return activated(group_norm(y, p["GroupNorm"], style.norm), p, style.activation)
     if not style.quantized:
         return activated(y, p, style.activation)
-    quantize = p.quantizer("act_quant", "conv_quant")  # the second where a sum follows
+    quantize = p.quantizer("act_quant", "conv_quant")  # the second name where a sum follows
     if style.activation in FUSED:
         return quantize(activated(y, p, style.activation))
     return activated(quantize(y), p, style.activation)
 
 
 def activated(y: tf.Tensor, p: Branch, activation: Activation | None) -> tf.Tensor:
-    """`[...] -> [...]`: the activation of a style; `p` has the ranges of its operations."""
+    """`[...] -> [...]`: the activation of a style; `p` has the quantization ranges of its operations."""
     if isinstance(activation, Composite):
         return activation.call(y, p)
     return y if activation is None else activation(y)
 
 
 def _resized_taps(length: int, to: int) -> np.ndarray:
-    """`[to, length, 3]`: how much of each pixel a resize puts one before, at and one behind each of its pixels."""
+    """Returns `[to, length, 3]`: weights of each input pixel in the pixels before, at and after each resized pixel."""
     step = np.float32((length - 1) / (to - 1) if to > 1 else 0)
     distances = np.arange(to, dtype=np.float32)[:, np.newaxis] * step - np.arange(length, dtype=np.float32)
-    resized = np.pad(np.maximum(0, 1 - np.abs(distances)), [[1, 1], [0, 0]])  # outside are zeros
+    resized = np.pad(np.maximum(0, 1 - np.abs(distances)), [[1, 1], [0, 0]])  # zeros outside
     return np.stack([resized[:-2], resized[1:-1], resized[2:]], axis=2).astype(np.float32)
 
 
@@ -297,7 +297,3 @@ def _depthwise(x: tf.Tensor, kernel: Any, stride: int, rate: int, padding: str) 
 def _suits_winograd(x: tf.Tensor, style: Style) -> bool:
     small = None not in x.shape[1:] and x.shape[1] * x.shape[2] <= LARGEST_CROP
     return style.winograd and small and isinstance(style.norm, BatchNorm)
-
-
-def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
-    return size if isinstance(size, tuple) else (size, size)

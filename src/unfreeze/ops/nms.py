@@ -1,12 +1,13 @@
-"""Non-maximum suppression of all images and classes at once, with the results of the original.
+"""Non-maximum suppression for all images and classes at once, with the results of the Object Detection API.
 
-The original runs one suppression per class over every box above the threshold, image by image, sorts all that is
-left and keeps the best `max_total_detections`. Here only the best pairs of a box and a class are looked at, a few
-hundred of each image. Suppression goes by falling score, so that what comes later never changes what came before:
-if enough is left of these pairs, it is what the Object Detection API keeps. If not, more are taken, at last all.
+The Object Detection API runs suppression for each image and class over every box above the threshold, sorts what
+remains, and keeps the best `max_total_detections`. Here only the best pairs of a box and a class are considered, a few
+hundred per image. Suppression proceeds in the order of descending scores, so a pair never affects pairs before it: if
+enough of these pairs remain, they are what the Object Detection API keeps. If not, more pairs are considered, at last
+all of them.
 
-Suppression itself has two forms with the same results. One is TensorFlow's kernel, the fastest. The other consists of
-plain tensor operations, for converters that do not know the kernel; see `Suppression`.
+Suppression itself has two forms with the same results: TensorFlow's kernel, which is the fastest, and plain tensor
+operations, for converters that do not support the kernel; see `Suppression`.
 
 Source: object_detection/core/post_processing.py (batch_multiclass_non_max_suppression and what it calls), and
 TensorFlow's tensorflow/core/kernels/image/non_max_suppression_op.cc.
@@ -23,21 +24,21 @@ import numpy as np
 import tensorflow as tf
 
 from unfreeze.ops.boxes import area, clipped, in_frame, intersected, keypoints_in_frame
-from unfreeze.ops.sizes import Length
+from unfreeze.ops.sizes import Length, larger, smaller
 
-# Pairs looked at first, in units of max_total_detections. Trained detectors need two or three; with one class a pair
-# costs less, and more of them overlap.
+# How many pairs are considered first, in units of max_total_detections. Trained detectors need two or three; with one
+# class a pair costs less, and more of them overlap.
 FIRST_LIMIT, FIRST_LIMIT_OF_ONE_CLASS = 4, 8
 GROWTH = 4
-WIDEST_PIECE = 16  # of the rows that are searched for the highest scores
+WIDEST_PIECE = 16  # the longest pieces of rows that are searched for the highest scores
 NEVER = np.float32(-np.inf)
 
 
 class Suppression(Enum):
-    """The form of suppression. The results are the same.
+    """The form of suppression; both have the same results.
 
-    `KERNEL`: TensorFlow's CombinedNonMaxSuppression. `OPERATIONS`: tensor operations and loops, which take longer for a
-    small detector.
+    `KERNEL`: TensorFlow's CombinedNonMaxSuppression. `OPERATIONS`: tensor operations and loops, which take longer in
+    small detectors.
     """
 
     KERNEL = "kernel"
@@ -46,10 +47,10 @@ class Suppression(Enum):
 
 @dataclass(frozen=True)
 class NmsOptions:
-    """The numbers of a `BatchNonMaxSuppression` message, under its names, and what the TensorFlow of the time did.
+    """The options of a `BatchNonMaxSuppression` message, under its names, and the behavior of the TensorFlow version.
 
-    `suppress_at_threshold`: an overlap of exactly `iou_threshold` suppresses (TensorFlow 1.15), or it does not (2.x).
-    In soft suppression 1.15 drops what overlaps that much, too; 2.x does not look at `iou_threshold` at all.
+    `suppress_at_threshold`: whether an overlap of exactly `iou_threshold` suppresses (in TensorFlow 1.15, not in 2.x).
+    In soft suppression, 1.15 also drops boxes that overlap that much, while 2.x ignores `iou_threshold`.
     """
 
     score_threshold: float
@@ -66,30 +67,31 @@ class NmsOptions:
 
     @property
     def kept_overlap(self) -> np.float32:
-        """The largest overlap that does not suppress: TensorFlow's kernel suppresses above it only."""
+        """The largest overlap that does not suppress; TensorFlow's kernel suppresses only above it."""
         at_threshold = self.suppress_at_threshold and not self.use_combined_nms and self.iou_threshold > 0
         threshold = np.float32(self.iou_threshold)
-        return np.nextafter(threshold, NEVER) if at_threshold else threshold
+        below: np.float32 = np.nextafter(threshold, NEVER)
+        return below if at_threshold else threshold
 
     @property
     def pads_with_first_anchor(self) -> bool:
-        """Whether padding is rows of the first anchor with the score -1, instead of zeros."""
+        """Whether padding rows contain the first anchor with the score -1, instead of zeros."""
         return self.use_static_shapes and not self.use_combined_nms
 
     @property
     def most_per_class(self) -> int:
-        """How many boxes of a class suppression can leave: one, if even boxes that do not overlap suppress."""
+        """The most boxes of a class that suppression keeps: one, if even boxes without overlap suppress."""
         all_suppress = self.suppress_at_threshold and self.iou_threshold == 0 and not self.use_combined_nms
         return 1 if all_suppress else self.max_detections_per_class
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The detections of N images, best first, D rows each; rows from `num_detections` on are padding.
+    """The detections of N images in D rows each, best first; rows from `num_detections` on are padding.
 
     `boxes` [N, D, 4], `scores` [N, D], `classes` [N, D] (float32, from 0), `num_detections` [N] (int32), `indices`
-    [N, D] (int32): the anchors they came from. `empty` [N, D]: rows that are zero in every field. `frame` [N, 4]: the
-    window that coordinates are relative to, if they were changed.
+    [N, D] (int32): the anchors of the detections. `empty` [N, D]: whether a row is zero in every field. `frame` [N, 4]:
+    the window to which coordinates are relative, with `change_coordinate_frame`.
     """
 
     boxes: tf.Tensor
@@ -102,10 +104,11 @@ class Selection:
 
 
 class _Pool(NamedTuple):
-    """The P best pairs of each image, in the order (score falling, class rising, anchor rising).
+    """The P best pairs of each image, in the order (score descending, class ascending, anchor ascending).
 
-    `anchors`, `classes`, `scores` [N, P]. `usable` [N, P]: above the threshold, and nothing outside of the pool comes
-    before it. `unseen` [N]: usable pairs outside of the pool score at most this; -inf: there are none.
+    `anchors`, `classes`, `scores` [N, P]. `usable` [N, P]: whether a pair is above the threshold and no pair outside of
+    the pool comes before it. `unseen` [N]: the highest possible score of usable pairs outside of the pool; -inf if
+    there are none.
     """
 
     anchors: tf.Tensor
@@ -116,8 +119,10 @@ class _Pool(NamedTuple):
 
 
 class _Kept(NamedTuple):
-    """What suppression leaves of a pool in S rows: their `places` [N, S] in it, unclipped `boxes` [N, S, 4], `scores`
-    [N, S]. `order` [N, S], at most P: the highest comes first; 0 is no row at all.
+    """The result of suppression in S rows.
+
+    `places` [N, S]: their indices in the pool. `boxes` [N, S, 4], not clipped. `scores` [N, S]. `order` [N, S], at most
+    P: rows with higher values come first; 0 means that there is no row.
     """
 
     places: tf.Tensor
@@ -127,10 +132,10 @@ class _Kept(NamedTuple):
 
 
 class _Rows(NamedTuple):
-    """D rows of each image: first `num_good` [N] detections, then `num_pruned` [N] that the window clips to nothing.
+    """D rows of each image: first `num_good` [N] detections, then `num_pruned` [N] that lie outside of the window.
 
-    `anchors`, `classes`, `scores` [N, D]. `class_counts` [N, C]: how many of each class suppression left (only where
-    padding needs it). `enough` [N]: whether these are D detections, or all there are.
+    `anchors`, `classes`, `scores` [N, D]. `class_counts` [N, C]: how many pairs of each class suppression kept (only
+    where padding needs it). `enough` [N]: whether these are D detections, or all that exist.
     """
 
     anchors: tf.Tensor
@@ -149,13 +154,13 @@ def multiclass_nms(
     options: NmsOptions,
     num_valid_boxes: tf.Tensor | None = None,
 ) -> Selection:
-    """Boxes `[N, A, q, 4]` and scores `[N, A, C]` -> the best of them, clipped to `clip_window` `[N, 4]`.
+    """Boxes `[N, A, q, 4]` and scores `[N, A, C]` -> the best detections, clipped to `clip_window` `[N, 4]`.
 
-    q is 1 (one box for all classes) or C. With `num_valid_boxes` [N], only of so many first anchors.
+    q is 1 (one box for all classes) or C. With `num_valid_boxes` [N], only so many first anchors count.
 
-    Equal scores are ordered by class, then by anchor, as TensorFlow 2 orders them (1.15 leaves the order of equal
-    scores within a class to chance). Of a box without area 1.15 keeps copies until its class is full; here, as in
-    TensorFlow 2, it is kept once, and then clipped away.
+    Equal scores are ordered by class, then by anchor, as in TensorFlow 2 (in 1.15 the order of equal scores within a
+    class is undefined). TensorFlow 1.15 keeps copies of a box without area until its class is full; here, as in
+    TensorFlow 2, it is kept once, and then removed by clipping.
     """
     if num_valid_boxes is not None:
         valid = tf.range(tf.shape(scores)[1]) < num_valid_boxes[:, tf.newaxis]
@@ -176,7 +181,7 @@ def gathered(values: tf.Tensor, selection: Selection) -> tf.Tensor:
 
 
 def anchor_indices(selection: Selection) -> tf.Tensor:
-    """`[N, D]` float32: the anchors that the detections came from."""
+    """Returns `[N, D]` float32: the anchors of the detections."""
     return _without_empty(tf.cast(selection.indices, tf.float32), selection)
 
 
@@ -186,13 +191,6 @@ def gathered_keypoints(keypoints: tf.Tensor, selection: Selection) -> tf.Tensor:
     if selection.frame is not None:
         selected = keypoints_in_frame(selected, selection.frame)
     return _without_empty(selected, selection)
-
-
-def gathered_by_class(values: tf.Tensor, selection: Selection) -> tf.Tensor:
-    """`[N, A, q, ...] -> [N, D, ...]`: the values of the selected anchors for the selected classes (masks)."""
-    by_class = tf.gather(values, selection.indices, batch_dims=1)
-    own = tf.zeros_like(selection.indices) if values.shape[2] == 1 else tf.cast(selection.classes, tf.int32)
-    return _without_empty(tf.gather(by_class, own, batch_dims=2), selection)
 
 
 def _without_empty(rows: tf.Tensor, selection: Selection) -> tf.Tensor:
@@ -243,27 +241,27 @@ def _padded_with_first_anchor(rows: _Rows, max_detections_per_class: int) -> _Ro
 
 
 def _pair_boxes(boxes: tf.Tensor, anchors: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
-    """`[N, A, q, 4], [N, P], [N, P] -> [N, P, 4]`."""
+    """`[N, A, q, 4], [N, P], [N, P] -> [N, P, 4]`: the boxes of pairs of anchors and classes."""
     q = boxes.shape[2]
     pairs = anchors if q == 1 else anchors * q + classes
     return tf.gather(tf.reshape(boxes, [-1, _length(boxes) * q, 4]), pairs, batch_dims=1)
 
 
 def _best_rows(boxes: tf.Tensor, scores: tf.Tensor, clip_window: tf.Tensor, options: NmsOptions, size: int) -> _Rows:
-    """Suppress a few pairs first; then more, at last all, as long as some image needs more."""
+    """Suppresses a few pairs first; then more, at last all, as long as an image needs more."""
 
     def rows_of(pool: _Pool, suppressed: _Suppress) -> _Rows:
         return _rows(boxes, pool, clip_window, options, scores.shape[2], size, suppressed)
 
     def more(limit: tf.Tensor, _: _Rows) -> tuple[tf.Tensor, _Rows]:
-        if suppress is _fixed_point:  # whose memory is the square of the pool: all pairs, one after the other
+        if suppress is _fixed_point:  # its memory grows with the square of the pool: take all pairs, one by one
             return limit, rows_of(_exact_pool(scores, _length(scores) * scores.shape[2], options), _one_by_one)
         return limit * GROWTH, rows_of(_exact_pool(scores, limit, options), suppress)
 
     suppress = _one_by_one if options.soft_nms_sigma > 0 else HARD_SUPPRESSIONS[options.suppression]
-
     limit = size * (FIRST_LIMIT_OF_ONE_CLASS if scores.shape[2] == 1 else FIRST_LIMIT)
     first = rows_of(_likely_pool(scores, limit, options), suppress)
+    rows: _Rows
     _, rows = tf.while_loop(
         lambda _, rows: tf.logical_not(tf.reduce_all(rows.enough)),
         more,
@@ -274,14 +272,14 @@ def _best_rows(boxes: tf.Tensor, scores: tf.Tensor, clip_window: tf.Tensor, opti
 
 
 def _likely_pool(scores: tf.Tensor, limit: Length, options: NmsOptions) -> _Pool:
-    """The `limit` best pairs of `[N, A, C]`, found quickly; those that tie with the last of them are not usable."""
+    """Returns the `limit` best pairs of `[N, A, C]`, found quickly; pairs that tie with the last are not usable."""
     num_anchors, num_classes = _length(scores), scores.shape[2]
     total = num_anchors * num_classes
     if num_classes == 1:
         return _exact_pool(scores, limit, options)
-    limit = _least(limit, total)
+    limit = smaller(limit, total)
     best, pairs = _highest(scores, limit)
-    # Sorted by class and anchor first: sorting by score then keeps that order among equals.
+    # They are sorted by class and anchor first: sorting by score then keeps that order among equal scores.
     key, order = tf.nn.top_k(-(pairs % num_classes * num_anchors + pairs // num_classes), limit)
     best, again = tf.nn.top_k(tf.gather(best, order, batch_dims=1), limit)
     key = -tf.gather(key, again, batch_dims=1)
@@ -290,10 +288,10 @@ def _likely_pool(scores: tf.Tensor, limit: Length, options: NmsOptions) -> _Pool
 
 
 def _exact_pool(scores: tf.Tensor, limit: Length, options: NmsOptions) -> _Pool:
-    """The first `limit` pairs of `[N, A, C]`, of equal ones too."""
+    """Returns the first `limit` pairs of `[N, A, C]`, in the exact order of ties."""
     num_anchors, num_classes = _length(scores), scores.shape[2]
     total = num_anchors * num_classes
-    limit = _least(limit, total)
+    limit = smaller(limit, total)
     by_class = scores if num_classes == 1 else tf.transpose(scores, [0, 2, 1])
     best, key = tf.nn.top_k(tf.reshape(by_class, [-1, total]), limit)
     last = tf.where(limit < total, best[:, -1], NEVER)
@@ -303,12 +301,15 @@ def _exact_pool(scores: tf.Tensor, limit: Length, options: NmsOptions) -> _Pool:
 def _pool(
     key: tf.Tensor, scores: tf.Tensor, sure: tf.Tensor, last: tf.Tensor, num_anchors: Length, options: NmsOptions
 ) -> _Pool:
-    """Pairs `key` [N, P] (class * A + anchor); `last` [N] is the lowest score, if there may be others behind it."""
+    """Returns the pool of pairs `key` [N, P] (class * A + anchor).
+
+    `sure` [N, P]: whether no pair outside comes before it. `last` [N]: the lowest score, -inf if these are all pairs.
+    """
 
     def above(scores: tf.Tensor) -> tf.Tensor:
         result = scores > np.float32(options.score_threshold)
         if options.score_threshold < 0 and not options.use_combined_nms:
-            result &= scores >= 0  # the original counts its detections by that
+            result &= scores >= 0  # the Object Detection API counts detections by this condition
         return result
 
     return _Pool(
@@ -321,18 +322,18 @@ def _pool(
 
 
 def _highest(values: tf.Tensor, limit: Length) -> tuple[tf.Tensor, tf.Tensor]:
-    """The `limit` highest of `[N, R, W]` in no order: values `[N, limit]` and their places in the flattened `[R * W]`.
+    """`[N, R, W] -> [N, limit], [N, limit]`: the highest values in any order, and their indices in `[R * W]`.
 
-    They are in the `limit` rows whose highest value is highest; these are cut into pieces, and searched likewise.
+    They are in the `limit` rows with the highest maxima; these rows are split into pieces and searched in the same way.
     """
     width = values.shape[2]
-    best_rows = tf.nn.top_k(tf.reduce_max(values, 2), _least(limit, _length(values)), sorted=False).indices
-    found = tf.gather(values, best_rows, batch_dims=1)
+    best_rows = tf.nn.top_k(tf.reduce_max(values, 2), smaller(limit, _length(values)), sorted=False).indices
+    rows = tf.gather(values, best_rows, batch_dims=1)
     piece = max(w for w in range(1, WIDEST_PIECE + 1) if width % w == 0)
     if 4 <= piece < width:
-        best, places = _highest(tf.reshape(found, [-1, _length(found) * (width // piece), piece]), limit)
+        best, places = _highest(tf.reshape(rows, [-1, _length(rows) * (width // piece), piece]), limit)
     else:
-        best, places = tf.nn.top_k(tf.reshape(found, [-1, _length(found) * width]), limit, sorted=False)
+        best, places = tf.nn.top_k(tf.reshape(rows, [-1, _length(rows) * width]), limit, sorted=False)
     return best, tf.gather(best_rows, places // width, batch_dims=1) * width + places % width
 
 
@@ -345,11 +346,11 @@ def _rows(
     size: int,
     suppressed: _Suppress,
 ) -> _Rows:
-    """Suppress the pairs of a pool, drop what the window clips to nothing, keep the first `size`."""
+    """Suppresses the pairs of a pool, drops those outside of the window, and keeps the first `size`."""
     pool_boxes = _pair_boxes(boxes, pool.anchors, pool.classes)
     kept = suppressed(pool_boxes, pool, _good(pool_boxes, clip_window, options), options, num_classes, size)
     good = _good(kept.boxes, clip_window, options) & (kept.order > 0)
-    if options.pads_with_first_anchor:  # shows pruned rows, too, behind the good ones
+    if options.pads_with_first_anchor:  # pruned rows come after the good ones
         pruned = tf.cast(_length(pool.scores), tf.float32)
         order, rows = tf.nn.top_k(tf.where(good, kept.order + pruned, kept.order), size)
         num_pruned = _count((order > 0) & (order <= pruned))
@@ -359,7 +360,7 @@ def _rows(
         order, rows = tf.nn.top_k(tf.where(good, kept.order, np.float32(0)), size)
         num_pruned = class_counts = tf.zeros_like(order[:, 0], tf.int32)
     num_good = _count(order > 0) - num_pruned
-    full = _count(kept.order > 0) >= num_classes * options.most_per_class  # no class takes any more
+    full = _count(kept.order > 0) >= num_classes * options.most_per_class  # every class is full
     places = tf.gather(kept.places, rows, batch_dims=1)
     return _Rows(
         anchors=tf.gather(pool.anchors, places, batch_dims=1),
@@ -373,7 +374,7 @@ def _rows(
 
 
 def _good(boxes: tf.Tensor, clip_window: tf.Tensor, options: NmsOptions) -> tf.Tensor:
-    """`[N, S, 4], [N, 4] -> [N, S]`: whether the window leaves anything of a box; combined suppression does not ask."""
+    """`[N, S, 4], [N, 4] -> [N, S]`: whether the clipped box has an area; always true in combined suppression."""
     if options.use_combined_nms:
         return tf.ones_like(boxes[..., 0], tf.bool)
     areas = area(clipped(boxes, clip_window))
@@ -381,25 +382,25 @@ def _good(boxes: tf.Tensor, clip_window: tf.Tensor, options: NmsOptions) -> tf.T
 
 
 def _kernel(boxes: tf.Tensor, pool: _Pool, good: tf.Tensor, options: NmsOptions, num_classes: int, size: int) -> _Kept:
-    """Suppression by TensorFlow's kernel for many classes, which is given ranks for scores: they never tie."""
+    """Suppression by TensorFlow's kernel for many classes, with ranks instead of scores, so that there are no ties."""
     limit = _length(pool.scores)
     order = tf.where(pool.usable, tf.cast(tf.range(limit, 0, -1), tf.float32), np.float32(0))
     per_class = options.most_per_class
     if num_classes == 1:
         order_by_class = order[..., tf.newaxis]
     else:
-        # The kernel sorts classes x rows per class: give it only those that there are.
+        # The kernel sorts classes x rows per class, so it gets only classes that are in the pool.
         counts = tf.reduce_sum(tf.one_hot(pool.classes, num_classes, dtype=tf.int32), axis=1)
         numbers = tf.cumsum(tf.minimum(counts, 1), axis=1)
-        of_those = tf.gather(numbers, pool.classes, batch_dims=1) - 1
-        order_by_class = tf.one_hot(of_those, tf.reduce_max(numbers)) * order[..., tf.newaxis]
+        compact_classes = tf.gather(numbers, pool.classes, batch_dims=1) - 1
+        order_by_class = tf.one_hot(compact_classes, tf.reduce_max(numbers)) * order[..., tf.newaxis]
         per_class = tf.minimum(per_class, tf.reduce_max(counts))
-    with tf.device("/device:CPU:0"):  # the GPU's kernel rounds in its own way
+    with tf.device("/device:CPU:0"):  # the kernel for GPUs rounds differently
         kept = tf.image.combined_non_max_suppression(
             boxes[:, :, tf.newaxis],
             order_by_class,
             max_output_size_per_class=per_class,
-            max_total_size=_most(limit, size),
+            max_total_size=larger(limit, size),
             iou_threshold=options.kept_overlap,
             score_threshold=0.0,
             clip_boxes=False,
@@ -411,10 +412,10 @@ def _kernel(boxes: tf.Tensor, pool: _Pool, good: tf.Tensor, options: NmsOptions,
 def _fixed_point(
     boxes: tf.Tensor, pool: _Pool, good: tf.Tensor, options: NmsOptions, num_classes: int, size: int
 ) -> _Kept:
-    """Suppression by matrices: a pair is kept unless one that is kept before it suppresses it.
+    """Suppression by matrix products: a pair is kept unless a kept pair before it suppresses it.
 
-    That sentence, read as a step from one guess to the next, settles row after row: the first is right from the
-    start, each one is once all before it are. It is repeated until nothing changes, usually two to five times.
+    This definition is applied as a step from one guess to the next. The first pair is right from the start, and every
+    pair is right once all before it are. The step is repeated until nothing changes, usually two to five times.
     """
     overlaps = _overlaps(boxes)(tf.tile(tf.range(_length(boxes))[tf.newaxis], [tf.shape(boxes)[0], 1]))
     places = tf.range(_length(boxes))
@@ -441,17 +442,17 @@ def _fixed_point(
 def _one_by_one(
     boxes: tf.Tensor, pool: _Pool, good: tf.Tensor, options: NmsOptions, num_classes: int, size: int
 ) -> _Kept:
-    """Suppression as it is defined: the best pair of each image is kept, and suppresses what overlaps it; and again.
+    """Suppression one by one: repeatedly, the best pair of each image is kept and suppresses those that overlap it.
 
-    It ends with `size` rows that are `good`, unless padding counts all that are kept. Soft suppression lowers scores.
+    It ends with `size` rows that are `good`, unless padding needs to count all rows. Soft suppression lowers scores.
     """
     limit = _length(pool.scores)
     soft, threshold = options.soft_nms_sigma > 0, np.float32(options.score_threshold)
     decay = np.float32(-0.5) / np.float32(options.soft_nms_sigma) if soft else None
-    floor = tf.maximum(pool.unseen, threshold)  # below it, something unseen might come first
+    floor = tf.maximum(pool.unseen, threshold)  # below it, a pair outside of the pool might come first
     overlaps = _overlaps(boxes)
 
-    def going(scores: tf.Tensor, num_good: tf.Tensor) -> tf.Tensor:
+    def unfinished(scores: tf.Tensor, num_good: tf.Tensor) -> tf.Tensor:
         above = tf.reduce_max(scores, axis=1) > floor
         return above if options.pads_with_first_anchor else above & (num_good < size)
 
@@ -459,28 +460,28 @@ def _one_by_one(
         order_now: tf.Tensor, scores: tf.Tensor, order: tf.Tensor, final: tf.Tensor, num_good: tf.Tensor
     ) -> tuple[tf.Tensor, ...]:
         best = tf.argmax(scores, axis=1, output_type=tf.int32)[:, tf.newaxis]
-        acts = going(scores, num_good)[:, tf.newaxis]
-        taken = tf.equal(tf.range(limit), best) & acts
+        active = unfinished(scores, num_good)[:, tf.newaxis]
+        taken = tf.equal(tf.range(limit), best) & active
         order, final = tf.where(taken, order_now, order), tf.where(taken, scores, final)
         same_class = tf.equal(pool.classes, tf.gather(pool.classes, best, batch_dims=1))
         overlap = overlaps(best)[:, 0]
         if decay is None:
-            fallen, gone = scores, taken | (overlap > options.kept_overlap)
+            lowered, removed = scores, taken | (overlap > options.kept_overlap)
         else:
-            fallen = scores * tf.exp(decay * overlap * overlap)
-            gone = taken | (fallen <= threshold)
+            lowered = scores * tf.exp(decay * overlap * overlap)
+            removed = taken | (lowered <= threshold)
             if options.suppress_at_threshold:
-                gone |= overlap >= np.float32(options.iou_threshold)
+                removed |= overlap >= np.float32(options.iou_threshold)
         num_of_class = _count(same_class & (order > 0))[:, tf.newaxis]
-        gone |= num_of_class >= options.most_per_class
-        touched = same_class & acts & (scores > NEVER)
-        scores = tf.where(touched, tf.where(gone, NEVER, fallen), scores)
+        removed |= num_of_class >= options.most_per_class
+        affected = same_class & active & (scores > NEVER)
+        scores = tf.where(affected, tf.where(removed, NEVER, lowered), scores)
         return order_now - 1, scores, order, final, num_good + _count(taken & good)
 
     none, scores = tf.zeros_like(pool.scores), tf.where(pool.usable, pool.scores, NEVER)
     state = (tf.cast(limit, tf.float32), scores, none, none, tf.zeros_like(floor, tf.int32))
     _, _, order, final, _ = tf.while_loop(
-        lambda _, scores, order, final, num_good: tf.reduce_any(going(scores, num_good)),
+        lambda _, scores, order, final, num_good: tf.reduce_any(unfinished(scores, num_good)),
         step,
         state,
         parallel_iterations=1,
@@ -496,56 +497,49 @@ HARD_SUPPRESSIONS: dict[Suppression, _Suppress] = {
 
 
 def _in_place(boxes: tf.Tensor, scores: tf.Tensor, order: tf.Tensor, size: int) -> _Kept:
-    """Rows that stay where they are in the pool, with at least `size` of them."""
+    """Returns the rows of a pool in their order there, padded to at least `size` rows."""
     limit = _length(order)
-    order = tf.pad(order, [[0, 0], [0, _most(limit, size) - limit]])
+    order = tf.pad(order, [[0, 0], [0, larger(limit, size) - limit]])
     places = tf.broadcast_to(tf.minimum(tf.range(_length(order)), limit - 1), tf.shape(order))
     boxes, scores = (tf.gather(rows, places, batch_dims=1) for rows in (boxes, scores))
     return _Kept(places, boxes, scores, order)
 
 
 def _times(rows: tf.Tensor, matrices: tf.Tensor) -> tf.Tensor:
-    """`[N, P], [N, P, S] -> [N, S]`."""
+    """`[N, P], [N, P, S] -> [N, S]`: products of rows and matrices."""
     return tf.matmul(rows[:, tf.newaxis], matrices)[:, 0]
 
 
 def _overlaps(boxes: tf.Tensor) -> Callable[[tf.Tensor], tf.Tensor]:
-    """For boxes `[N, P, 4]`: B of each `[N, B]` -> their intersection over union with all, `[N, B, P]`.
+    """Returns a function from indices `[N, B]` of boxes `[N, P, 4]` to their intersections over union with all boxes.
 
-    In the order of operations of TensorFlow's kernel, which puts corners right and gives boxes without area 0.
+    These are `[N, B, P]`. The order of operations is that of TensorFlow's kernel, which sorts corners; the overlap of
+    boxes without area is 0.
     """
     y0, x0, y1, x1 = tf.unstack(boxes, axis=-1)
     ymin, ymax, xmin, xmax = tf.minimum(y0, y1), tf.maximum(y0, y1), tf.minimum(x0, x1), tf.maximum(x0, x1)
     areas = (ymax - ymin) * (xmax - xmin)
     areas = tf.where(areas > 0, areas, np.float32(np.inf))
     columns = (ymin, xmin, ymax, xmax, areas)
-    every = [column[:, tf.newaxis] for column in columns]
+    all_columns = [column[:, tf.newaxis] for column in columns]
 
     def overlaps(chosen: tf.Tensor) -> tf.Tensor:
         top, left, bottom, right, own_area = (
             tf.gather(column, chosen, batch_dims=1)[..., tf.newaxis] for column in columns
         )
-        height = tf.maximum(tf.minimum(every[2], bottom) - tf.maximum(every[0], top), 0.0)
-        width = tf.maximum(tf.minimum(every[3], right) - tf.maximum(every[1], left), 0.0)
-        shared = height * width
-        return shared / (every[4] + own_area - shared)
+        height = tf.maximum(tf.minimum(all_columns[2], bottom) - tf.maximum(all_columns[0], top), 0.0)
+        width = tf.maximum(tf.minimum(all_columns[3], right) - tf.maximum(all_columns[1], left), 0.0)
+        intersection = height * width
+        return intersection / (all_columns[4] + own_area - intersection)
 
     return overlaps
 
 
 def _count(flags: tf.Tensor) -> tf.Tensor:
-    """`[N, S] -> [N]`."""
+    """`[N, S] -> [N]`: how many flags are set."""
     return tf.reduce_sum(tf.cast(flags, tf.int32), axis=1)
 
 
 def _length(values: tf.Tensor) -> Length:
-    """The second dimension: a number, if it is known."""
+    """Returns the second dimension: an int if it is known, else a tensor."""
     return tf.shape(values)[1] if values.shape[1] is None else values.shape[1]
-
-
-def _least(a: Length, b: Length) -> Length:
-    return tf.minimum(a, b) if tf.is_tensor(a) or tf.is_tensor(b) else min(a, b)
-
-
-def _most(a: Length, b: Length) -> Length:
-    return tf.maximum(a, b) if tf.is_tensor(a) or tf.is_tensor(b) else max(a, b)

@@ -1,4 +1,4 @@
-"""Batch normalization: folded into the layer before it, or by the statistics of the batch while a model is trained.
+"""Batch normalization: folded into the layer before it, or with the statistics of the batch while a model is trained.
 
 Source: tf_slim/layers/layers.py (batch_norm), keras/layers/normalization/batch_normalization.py.
 """
@@ -13,16 +13,17 @@ import tensorflow as tf
 
 from unfreeze.ops.branch import Branch
 
-# tf.nn.fused_batch_norm, which slim and Keras both call, takes no smaller one, whatever it is given.
+# The smallest epsilon of tf.nn.fused_batch_norm, which slim and Keras both call, in the versions of TensorFlow that the
+# Object Detection API supports: it replaces smaller values. (Current versions do not.)
 MIN_EPSILON = 1.001e-5
 
 
 @dataclass(frozen=True)
 class BatchNorm:
-    """Batch normalization; slim's defaults, and as `decay` that of a `BatchNorm` message.
+    """The options of batch normalization, with slim's defaults and the default `decay` of a `BatchNorm` message.
 
-    `decay`: how much of a moving statistic a training step keeps. `trains`: whether training uses the statistics of
-    the batch at all. `fused`: whether TensorFlow's fused kernel computes it.
+    `decay`: the part of a moving statistic that a training step keeps. `trains`: whether training uses the statistics
+    of the batch. `fused`: whether TensorFlow's fused kernel computes it.
     """
 
     center: bool = True
@@ -40,7 +41,7 @@ class BatchNorm:
 
 @dataclass(frozen=True)
 class Folded:
-    """A kernel, and what follows the operation that uses it: `[..., C] -> [..., C]`."""
+    """A kernel, and the function that follows the operation with it: `[..., C] -> [..., C]`."""
 
     kernel: Any
     then: Callable[[tf.Tensor], tf.Tensor]
@@ -57,12 +58,12 @@ def folded(
     name: str = "weights",
     prepare: Callable[[tf.Tensor], tf.Tensor] = lambda kernel: kernel,
 ) -> Folded:
-    """A kernel and its biases with the batch normalization that follows, whose weights `p` has.
+    """Folds batch normalization, with the weights `p`, into the kernel and biases before it.
 
     Args:
-        axis: of the kernel, the one of the channels that are normalized.
+        axis: the axis of the kernel with the normalized channels.
         shape, name: of the prepared kernel.
-        prepare: what becomes of the kernel last; it depends on weights only.
+        prepare: the last operation on the kernel; it depends only on weights.
     """
     channels = kernel.shape[axis]
     if p.training and norm.trains:
@@ -78,13 +79,13 @@ def folded(
             scale = tf.reshape(scale, [channels] + [1] * (len(kernel.shape) - 1 - axis))
         return prepare(kernel * scale), offset
 
-    # The folded kernel is called after the normalization: one kernel may be folded with several of them.
+    # The name of the folded kernel is in the scope of the normalization: one kernel may be folded with several of them.
     prepared, offset = p.derived(fold, **{name: shape, "biases": [channels]})
     return Folded(prepared, lambda y: add_bias(y, offset))
 
 
 def batch_norm(x: tf.Tensor, p: Branch, norm: BatchNorm) -> tf.Tensor:
-    """`[..., C] -> [..., C]`: normalization that stands alone, without a convolution to fold it into."""
+    """`[..., C] -> [..., C]`: batch normalization without a convolution that it could be folded into."""
     if p.training and norm.trains:
         return normalized_by_batch(x, p, norm)
     channels = x.shape[-1]
@@ -93,7 +94,7 @@ def batch_norm(x: tf.Tensor, p: Branch, norm: BatchNorm) -> tf.Tensor:
 
 
 def scale_and_offset(p: Branch, channels: int, norm: BatchNorm) -> Callable[[], tuple[tf.Tensor, tf.Tensor]]:
-    """Batch normalization by moving statistics as `x * scale + offset`, both `[channels]`, in float32."""
+    """Returns a function that computes batch normalization as `x * scale + offset`, both `[channels]` in float32."""
     mean, variance = _moving_statistics(p, channels)
     return p.normalization(
         mean=mean,
@@ -105,9 +106,9 @@ def scale_and_offset(p: Branch, channels: int, norm: BatchNorm) -> Callable[[], 
 
 
 def normalized_by_batch(y: tf.Tensor, p: Branch, norm: BatchNorm) -> tf.Tensor:
-    """`[..., C] -> [..., C]`: normalization by the statistics of the batch, which updates the moving ones.
+    """`[..., C] -> [..., C]`: normalization by the statistics of the batch; also updates the moving statistics.
 
-    The fused kernel updates the moving variance with the unbiased estimate, the other form with the biased one.
+    The fused kernel updates the moving variance with the unbiased estimate, the other form with the biased estimate.
     """
     channels = y.shape[-1]
     gamma = p.weight("gamma", [channels]) if norm.scale else tf.ones([channels])

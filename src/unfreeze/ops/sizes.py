@@ -1,4 +1,4 @@
-"""Sizes that are known when the graph is built, or not, and arithmetic that keeps what is known known."""
+"""Sizes that may be known when the graph is built, and arithmetic that stays in NumPy while they are known."""
 
 from typing import Any, TypeAlias
 
@@ -11,20 +11,36 @@ Size: TypeAlias = tuple[Length, Length]  # height, width
 
 def image_size(images: tf.Tensor) -> Size:
     """[N, H, W, C] -> (H, W)."""
-    known, asked = images.shape, tf.shape(images)
-    height, width = (asked[axis] if known[axis] is None else known[axis] for axis in (1, 2))
+    static, dynamic = images.shape, tf.shape(images)
+    height, width = (dynamic[axis] if static[axis] is None else static[axis] for axis in (1, 2))
     return height, width
 
 
 def arithmetic(*numbers: Any) -> Any:
-    """NumPy if all numbers are known, else TensorFlow; either rounds each float32 operation as IEEE 754 says."""
+    """Returns NumPy if all numbers are known, else TensorFlow. Both round float32 operations as IEEE 754 requires."""
     return tf if any(tf.is_tensor(number) for number in numbers) else np
 
 
+def pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    """Returns (height, width) of a size that may be one number for both."""
+    return size if isinstance(size, tuple) else (size, size)
+
+
+def smaller(a: Length, b: Length) -> Length:
+    """Returns the minimum of two lengths: an int if both are known, else a tensor."""
+    return tf.minimum(a, b) if tf.is_tensor(a) or tf.is_tensor(b) else min(a, b)
+
+
+def larger(a: Length, b: Length) -> Length:
+    """Returns the maximum of two lengths: an int if both are known, else a tensor."""
+    return tf.maximum(a, b) if tf.is_tensor(a) or tf.is_tensor(b) else max(a, b)
+
+
 def float32(number: Any) -> Any:
+    """Returns the number as float32."""
     return tf.cast(number, tf.float32) if tf.is_tensor(number) else np.float32(number)
 
 
 def int32(number: Any) -> Any:
-    """Cut, not rounded."""
+    """Returns the number as int32, truncated."""
     return tf.cast(number, tf.int32) if tf.is_tensor(number) else int(number)

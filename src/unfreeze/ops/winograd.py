@@ -1,10 +1,11 @@
-"""3 x 3 convolutions of small maps with a third of the multiplications, by Winograd's F(4 x 4, 3 x 3).
+"""3 x 3 convolutions of small maps with a quarter of the multiplications, by Winograd's F(4 x 4, 3 x 3).
 
-Outputs are computed in tiles of 4 x 4, each from 6 x 6 pixels: pixels and kernel are taken to 36 points, multiplied
-point by point (a matrix product over the channels), and brought back. It takes 36 products where a tile takes 144.
+Outputs are computed in tiles of 4 x 4, each from 6 x 6 pixels: pixels and kernel are transformed to 36 points,
+multiplied point by point (a matrix product over the channels), and transformed back. A tile takes 36 products instead
+of 144.
 
-What it costs is accuracy: errors are some five times those of a plain convolution, 1e-6 of the outputs' deviation. The
-points 0, 3/4, -3/4, 3/2, -3/2 are those of the least error among the simple ones.
+The cost is accuracy: errors are about five times those of a plain convolution, 1e-6 of the standard deviation of the
+outputs. The points 0, 3/4, -3/4, 3/2, -3/2 have the smallest error among simple ones.
 
 Source: paper arXiv:1509.09308.
 """
@@ -20,25 +21,25 @@ NUM_POINTS = len(POINTS) + 1
 
 
 def _transforms() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """`[4, 6], [6, 3], [6, 6]`: of outputs, kernel and pixels along one axis.
+    """Returns the transforms of outputs `[4, 6]`, kernel `[6, 3]` and pixels `[6, 6]` along one axis.
 
-    output = outputs @ ((kernel @ taps) * (pixels @ of the tile)), which determines the last by the first two.
+    The third follows from the first two, since output = outputs @ ((kernel @ taps) * (pixels @ tile)).
     """
     powers = np.array([[point**i for i in range(TILE)] for point in POINTS])
-    distances = [np.prod([point - other for other in POINTS if other != point]) for point in POINTS]
+    distances = [np.prod([point - q for q in POINTS if q != point]) for point in POINTS]
     at_infinity = np.eye(1, TILE, TILE - 1)
     outputs = np.concatenate([powers, at_infinity]).T
     kernel = np.concatenate([powers[:, :TAPS] / np.array(distances)[:, np.newaxis], np.eye(1, TAPS, TAPS - 1)])
     products = np.array([outputs[i] * kernel[:, j] for i in range(TILE) for j in range(TAPS)])
-    wanted = np.eye(NUM_POINTS)[[i + j for i in range(TILE) for j in range(TAPS)]]
-    return outputs, kernel, np.linalg.lstsq(products, wanted, rcond=None)[0]
+    convolution = np.eye(NUM_POINTS)[[i + j for i in range(TILE) for j in range(TAPS)]]
+    return outputs, kernel, np.linalg.lstsq(products, convolution, rcond=None)[0]
 
 
 OUTPUTS, KERNEL, PIXELS = _transforms()
 
 
 def winograd_kernel(kernel: tf.Tensor) -> tf.Tensor:
-    """`[3, 3, C, F] -> [36, C, F]`: the kernel at the points, to be made once."""
+    """`[3, 3, C, F] -> [36, C, F]`: the kernel at the points, to be computed once."""
     channels, filters = kernel.shape[2:]
     points = tf.constant(np.kron(KERNEL, KERNEL), tf.float32)
     return tf.reshape(points @ tf.reshape(kernel, [TAPS * TAPS, -1]), [NUM_POINTS**2, channels, filters])
@@ -49,7 +50,7 @@ def winograd_conv(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     height, width, channels = x.shape[1:]
     tiles = -(-height // TILE) * -(-width // TILE)
     filters = kernel.shape[2]
-    # Pixels first, rows of the batch second: then both transforms are one matrix product for all rows and channels.
+    # With pixels first and rows of the batch second, each transform is one matrix product for all rows and channels.
     pixels = tf.reshape(tf.transpose(tf.reshape(x, [-1, height * width, channels]), [1, 0, 2]), [height * width, -1])
     at_points = tf.reshape(_pixels_to_points(height, width) @ pixels, [NUM_POINTS**2, -1, channels])
     products = tf.reshape(tf.matmul(at_points, kernel), [NUM_POINTS**2 * tiles, -1])
@@ -59,19 +60,19 @@ def winograd_conv(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
 
 
 def _pixels_to_points(height: int, width: int) -> tf.Tensor:
-    """`[36 * tiles, H * W]`."""
+    """Returns the transform `[36 * tiles, H * W]`."""
     both = np.einsum("pth,quw->pqtuhw", _tiles_of_pixels(height), _tiles_of_pixels(width))
     return tf.constant(both.reshape(-1, height * width), tf.float32)
 
 
 def _points_to_outputs(height: int, width: int) -> tf.Tensor:
-    """`[H * W, 36 * tiles]`."""
+    """Returns the transform `[H * W, 36 * tiles]`."""
     both = np.einsum("hpt,wqu->hwpqtu", _tiles_of_outputs(height), _tiles_of_outputs(width))
     return tf.constant(both.reshape(height * width, -1), tf.float32)
 
 
 def _tiles_of_pixels(length: int) -> np.ndarray:
-    """`[points, tiles, length]`: a tile begins one pixel before its outputs; beyond the edges is 0."""
+    """Returns `[points, tiles, length]`. A tile begins one pixel before its outputs; pixels outside the map are 0."""
     tiles = -(-length // TILE)
     matrix = np.zeros((NUM_POINTS, tiles, tiles * TILE + 2))
     for tile in range(tiles):
@@ -80,7 +81,7 @@ def _tiles_of_pixels(length: int) -> np.ndarray:
 
 
 def _tiles_of_outputs(length: int) -> np.ndarray:
-    """`[length, points, tiles]`."""
+    """Returns `[length, points, tiles]`."""
     tiles = -(-length // TILE)
     matrix = np.zeros((tiles * TILE, NUM_POINTS, tiles))
     for tile in range(tiles):
