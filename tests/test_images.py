@@ -1,7 +1,7 @@
-"""Decoding, resizing, padding and grayscale equal those of the Object Detection API.
+"""Decoding, resizing, padding and grayscale against recorded outputs of the Object Detection API.
 
-`resizers.*`, `resized_sizes.npz` and `decoded.npz` were recorded from the Object Detection API on TensorFlow 1.15.5,
-for `sample_images(...)`; on 2.10.1 it computes the same to the last bit.
+`resizers.*`, `resized_sizes.npz` and `decoded.npz` were recorded with TensorFlow 1.15.5; with 2.10.1 the outputs are
+the same to the last bit. The images are `make_images(...)`.
 """
 
 import json
@@ -25,7 +25,7 @@ DECODED = np.load(DATA / "decoded.npz")
 FILES = sorted({name.removesuffix("/file") for name in DECODED.files if name.endswith("/file")})
 
 
-def sample_images(n: int, height: int, width: int) -> np.ndarray:
+def make_images(n: int, height: int, width: int) -> np.ndarray:
     n, y, x, c = np.mgrid[:n, :height, :width, :3]
     return ((y * 37 + x * 91 + c * 53 + n * 17 + (x * y * 7) % 29 * 3) % 256).astype(np.uint8)
 
@@ -39,7 +39,7 @@ def normalized(pixels: tf.Tensor) -> tf.Tensor:
 
 
 @pytest.mark.parametrize("index", range(len(CASES)))
-def test_resizers_equal_the_object_detection_apis(index: int) -> None:
+def test_resizer_matches_the_recorded_output(index: int) -> None:
     case = CASES[index]
     resizer = resizer_of(case["config"])
 
@@ -53,29 +53,29 @@ def test_resizers_equal_the_object_detection_apis(index: int) -> None:
     shape = [*case["images"], 3] if case["known"] else [None, None, None, 3]
     graph = tf.function(preprocess).get_concrete_function(tf.TensorSpec(shape, tf.uint8))
     assert graph.structured_outputs[0].shape.as_list()[1:] == case["static_shape"]
-    # The Object Detection API normalizes first; the other order differs by floating-point noise, at most 1e-6 of a
-    # range of 2. Apart from that, another processor may change only the last bits of 255.
+    # The OD API normalizes first; the other order is off by floating-point noise, 1e-6 of a range of 2 at most.
+    # Otherwise the last bits of 255 are all that another processor may change.
     atol = 2e-6 if case["normalize"] == "before" else 1e-4
-    images = tf.constant(sample_images(*case["images"]))
-    for preprocessed, true_image_shapes in (graph(images), preprocess(tf.cast(images, tf.float32))):
+    images = tf.constant(make_images(*case["images"]))
+    for got, true_image_shapes in (graph(images), preprocess(tf.cast(images, tf.float32))):
         np.testing.assert_array_equal(true_image_shapes, RECORDED[f"{index}/true_image_shapes"])
-        np.testing.assert_allclose(preprocessed, RECORDED[f"{index}/images"], rtol=0, atol=atol)
+        np.testing.assert_allclose(got, RECORDED[f"{index}/images"], rtol=0, atol=atol)
 
 
 @pytest.mark.parametrize("resize_method", ["BILINEAR", "NEAREST_NEIGHBOR", "BICUBIC", "AREA"])
-def test_order_of_normalizing_and_resizing_hardly_matters(resize_method: str) -> None:
+def test_normalizing_afterwards_is_the_same_on_an_image_of_usual_size(resize_method: str) -> None:
     resizer = resizer_of(f"fixed_shape_resizer {{ height: 800 width: 1067 resize_method: {resize_method} }}")
-    images = tf.constant(sample_images(1, 480, 640))
+    images = tf.constant(make_images(1, 480, 640))
     first, _ = resizer.resize(normalized(tf.cast(images, tf.float32)))
     np.testing.assert_allclose(resizer.resize_normalized(images, normalized)[0], first, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("index", range(len(SIZES["configs"])))
-def test_new_sizes_equal_the_object_detection_apis(index: int) -> None:
+def test_new_sizes_match_the_recorded_sizes(index: int) -> None:
     new_size = resizer_of(str(SIZES["configs"][index])).new_size
     assert new_size is not None
     sizes, expected = SIZES["pictures"], SIZES[str(index)]  # prose: allow
-    recorded = expected[:, 0] > 0  # the Object Detection API fails on sizes without pixels
+    recorded = expected[:, 0] > 0  # the OD API fails if an image would have no pixels
     assert recorded.sum() > 290
     known = [new_size(int(height), int(width)) for height, width in sizes]
     np.testing.assert_array_equal(np.array(known)[recorded], expected[recorded])
@@ -83,7 +83,7 @@ def test_new_sizes_equal_the_object_detection_apis(index: int) -> None:
     np.testing.assert_array_equal(unknown[recorded], expected[recorded])
 
 
-def test_shape_is_known_if_the_config_fixes_it() -> None:
+def test_static_shape_has_the_known_dimensions() -> None:
     assert resizer_of("fixed_shape_resizer { height: 8 width: 9 }").shape == (8, 9, 3)
     gray = "keep_aspect_ratio_resizer { max_dimension: 640 pad_to_max_dimension: true convert_to_grayscale: true }"
     assert resizer_of(gray).shape == (640, 640, 1)
@@ -91,7 +91,7 @@ def test_shape_is_known_if_the_config_fixes_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "message"),
+    ("config", "words"),
     [
         ("", "image_resizer: it is empty"),
         ("keep_aspect_ratio_resizer { min_dimension: 9 max_dimension: 8 }", "min_dimension is 9"),
@@ -108,8 +108,8 @@ def test_shape_is_known_if_the_config_fixes_it() -> None:
         ("pad_to_multiple_resizer { multiple: -1 }", "multiple is -1"),
     ],
 )
-def test_invalid_resizers_are_rejected(config: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+def test_invalid_configs_are_rejected(config: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
         resizer_of(config)
 
 
@@ -119,14 +119,14 @@ def test_pad_values_are_checked_only_with_padding() -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_decoded_pixels_equal_the_object_detection_apis(name: str) -> None:
+def test_decode_image_matches_the_recorded_pixels(name: str) -> None:
     file = DECODED[f"{name}/file"].tobytes()
     np.testing.assert_array_equal(decode_image(tf.constant(file)), DECODED[f"{name}/pixels"])
     np.testing.assert_array_equal(decode_tf_example(tf.constant(tf_example(file))), DECODED[f"{name}/pixels"])
 
 
 def test_decode_image_reads_bmp() -> None:
-    pixels = sample_images(1, 5, 6)[0]
+    pixels = make_images(1, 5, 6)[0]
     rows = np.pad(pixels[::-1, :, ::-1].reshape(5, 18), [[0, 0], [0, 2]]).tobytes()  # BGR, upwards, in fours
     header = b"BM" + np.array([54 + len(rows), 0, 54, 40, 6, 5], "<u4").tobytes() + np.array([1, 24], "<u2").tobytes()
     file = header + np.array([0, len(rows), 0, 0, 0, 0], "<u4").tobytes() + rows
@@ -135,7 +135,7 @@ def test_decode_image_reads_bmp() -> None:
 
 def test_images_of_different_sizes_make_one_batch() -> None:
     resizer = resizer_of("keep_aspect_ratio_resizer { min_dimension: 9 max_dimension: 12 pad_to_max_dimension: true }")
-    singles = [sample_images(1, 13, 19), sample_images(1, 19, 13), sample_images(1, 5, 5)]
+    sources = [make_images(1, 13, 19), make_images(1, 19, 13), make_images(1, 5, 5)]
 
     def preprocess(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return resizer.resize_normalized(images, normalized)
@@ -144,16 +144,16 @@ def test_images_of_different_sizes_make_one_batch() -> None:
     def from_examples(examples: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return decoded_batch(examples, decode_tf_example, preprocess, resizer.shape)
 
-    examples = [tf_example(tf.io.encode_png(single[0]).numpy()) for single in singles]
+    examples = [tf_example(tf.io.encode_png(source[0]).numpy()) for source in sources]
     images, true_image_shapes = from_examples(tf.constant(examples))
     assert from_examples.get_concrete_function().structured_outputs[0].shape.as_list() == [None, 12, 12, 3]
     np.testing.assert_array_equal(true_image_shapes, [[8, 12, 3], [12, 8, 3], [9, 9, 3]])
-    for single, image in zip(singles, images, strict=True):
-        np.testing.assert_array_equal(preprocess(tf.constant(single))[0][0], image)
+    for source, image in zip(sources, images, strict=True):
+        np.testing.assert_array_equal(preprocess(tf.constant(source))[0][0], image)
     assert from_examples(tf.zeros([0], tf.string))[0].shape == (0, 12, 12, 3)
 
 
-def test_image_size_is_known_where_it_can_be() -> None:
+def test_image_size_is_static_if_the_shape_is() -> None:
     @tf.function(input_signature=[tf.TensorSpec([None, None, 7, 3])])
     def size(images: tf.Tensor) -> tf.Tensor:
         height, width = image_size(images)
