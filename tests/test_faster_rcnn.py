@@ -74,21 +74,21 @@ def test_resized_conv_applies_normalization_and_activation() -> None:
 
 def test_mask_of_one_class_equals_that_among_all_classes() -> None:
     made, values = weights({"Conv/weights": (3, 3, 6, 4), "Conv/biases": (4,)})
-    numbers = MaskPredictor(4, PLAIN, mask_height=5, mask_width=7, mask_prediction_num_conv_layers=1)
+    options = MaskPredictor(4, PLAIN, mask_height=5, mask_width=7, mask_prediction_num_conv_layers=1)
     x, classes = RANDOM.standard_normal((3, 4, 4, 6)).astype("float32"), np.array([2, 0, 3], "int32")
-    ours = run(made, lambda x, classes, p: mask_predictor(x, classes, p, numbers), x, classes)
+    ours = run(made, lambda x, classes, p: mask_predictor(x, classes, p, options), x, classes)
     theirs = tf.nn.conv2d(resized(x, (5, 7)), values["Conv/weights"], 1, "SAME") + values["Conv/biases"]
     np.testing.assert_allclose(ours, [mask[..., k] for mask, k in zip(theirs, classes, strict=True)], atol=2e-5)
 
 
 def test_mask_smaller_than_the_features_is_rejected() -> None:
     made, _ = weights({})
-    numbers = MaskPredictor(
+    options = MaskPredictor(
         4, PLAIN, mask_height=3, mask_prediction_num_conv_layers=1, convolve_then_upsample_masks=True
     )
     x = np.zeros((1, 4, 4, 6), "float32")
     with pytest.raises(ConfigError, match=r"masks of 3 x 15 are smaller than the features \(4 x 4\)"):
-        run(made, lambda x, p: mask_predictor(x, tf.constant([0]), p, numbers), x)
+        run(made, lambda x, p: mask_predictor(x, tf.constant([0]), p, options), x)
 
 
 @pytest.mark.parametrize(("channels", "num_classes", "depth"), [(2048, 90, 256), (1024, 1, 16), (576, 5, 32)])

@@ -45,26 +45,26 @@ def build_box_predictor(config: Any, num_class_slots: int, tf2: bool = False) ->
 
 def _convolutional(config: Any, num_class_slots: int) -> Predictor:
     style = conv_style(config.conv_hyperparams, "convolutional_box_predictor.conv_hyperparams")
-    numbers = _convolutional_numbers(config, num_class_slots, style)
-    return lambda maps, p, anchors: convolutional_box_predictor(maps, p, anchors, numbers)
+    options = _convolutional_options(config, num_class_slots, style)
+    return lambda maps, p, anchors: convolutional_box_predictor(maps, p, anchors, options)
 
 
 def _keras_convolutional(config: Any, num_class_slots: int) -> Predictor:
     """Ignores `apply_sigmoid_to_scores`, as the Object Detection API does in TensorFlow 2."""
-    numbers = _convolutional_numbers(config, num_class_slots, keras_style(config.conv_hyperparams))
-    if numbers.min_depth > numbers.max_depth:
+    options = _convolutional_options(config, num_class_slots, keras_style(config.conv_hyperparams))
+    if options.min_depth > options.max_depth:
         raise ConfigError(
-            f"convolutional_box_predictor: min_depth is {numbers.min_depth}, more than max_depth "
-            f"({numbers.max_depth}); lower it (the Object Detection API rejects it too)"
+            f"convolutional_box_predictor: min_depth is {options.min_depth}, more than max_depth "
+            f"({options.max_depth}); lower it (the Object Detection API rejects it too)"
         )
-    numbers = replace(numbers, apply_sigmoid_to_scores=False)
+    options = replace(options, apply_sigmoid_to_scores=False)
     names = convolutional.keras_names(config.use_depthwise, config.use_dropout)
     return lambda maps, p, anchors: convolutional_box_predictor(
-        maps, p["_box_predictor"].renamed(names), anchors, numbers
+        maps, p["_box_predictor"].renamed(names), anchors, options
     )
 
 
-def _convolutional_numbers(config: Any, num_class_slots: int, style: Style) -> ConvolutionalBoxPredictor:
+def _convolutional_options(config: Any, num_class_slots: int, style: Style) -> ConvolutionalBoxPredictor:
     _check_kernel_size("convolutional_box_predictor", config)
     return ConvolutionalBoxPredictor(
         num_class_slots=num_class_slots,
@@ -84,8 +84,8 @@ def _weight_shared_convolutional(config: Any, num_class_slots: int) -> Predictor
     """Takes only the normalization from the hyperparameters; the rest never reaches the layers."""
     where = "weight_shared_convolutional_box_predictor.conv_hyperparams"
     style = Style(batch_norm(config.conv_hyperparams, where), tf.nn.relu6)
-    numbers = _weight_shared_numbers(config, num_class_slots, style)
-    return lambda maps, p, anchors: weight_shared_convolutional_box_predictor(maps, p, anchors, numbers)
+    options = _weight_shared_options(config, num_class_slots, style)
+    return lambda maps, p, anchors: weight_shared_convolutional_box_predictor(maps, p, anchors, options)
 
 
 def _keras_weight_shared_convolutional(config: Any, num_class_slots: int) -> Predictor:
@@ -94,14 +94,14 @@ def _keras_weight_shared_convolutional(config: Any, num_class_slots: int) -> Pre
     style = keras_style(hyperparams)
     normalized = hyperparams.HasField("batch_norm")
     style = replace(style, norm=style.norm if normalized else None, biases_before_norm=hyperparams.force_use_bias)
-    numbers = _weight_shared_numbers(config, num_class_slots, style)
+    options = _weight_shared_options(config, num_class_slots, style)
     names = weight_shared.keras_names(normalized, config.use_dropout)
     return lambda maps, p, anchors: weight_shared_convolutional_box_predictor(
-        maps, p["_box_predictor"].renamed(names), anchors, numbers
+        maps, p["_box_predictor"].renamed(names), anchors, options
     )
 
 
-def _weight_shared_numbers(config: Any, num_class_slots: int, style: Style) -> WeightSharedConvolutionalBoxPredictor:
+def _weight_shared_options(config: Any, num_class_slots: int, style: Style) -> WeightSharedConvolutionalBoxPredictor:
     where = "weight_shared_convolutional_box_predictor"
     _check_kernel_size(where, config)
     if config.num_layers_before_predictor > 0 and config.depth < 1:

@@ -46,7 +46,7 @@ NO_ATTENTION = Attention()
 class Context:
     """A `context_config`: its options, the position of the attention, and its side inputs."""
 
-    numbers: ContextAttention
+    options: ContextAttention
     position: str
     side_inputs: Mapping[str, tf.TensorSpec]
     attend: Callable[..., tf.Tensor]
@@ -58,7 +58,7 @@ class Context:
 
         def attend(features: tf.Tensor) -> tf.Tensor:
             boxes = rows.padded(tf.reduce_mean(features, [1, 2]))
-            attended = self.attend(boxes, num_proposals, **side_inputs, p=p, numbers=self.numbers)
+            attended = self.attend(boxes, num_proposals, **side_inputs, p=p, options=self.options)
             return features + rows.of(attended)[:, tf.newaxis, tf.newaxis]
 
         return Attention(**{self.position: attend}) if self.position else NO_ATTENTION

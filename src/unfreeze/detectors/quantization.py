@@ -47,17 +47,17 @@ def _unsupported(model: Any) -> Iterator[str]:
         return
     extractor, predictor = model.ssd.feature_extractor, model.ssd.box_predictor
     kind = predictor.WhichOneof("box_predictor_oneof")
-    numbers: Any = getattr(predictor, kind) if kind else None
+    options: Any = getattr(predictor, kind) if kind else None
     if extractor.type in UNSUPPORTED_EXTRACTORS:
         yield f"feature_extractor.type {extractor.type!r}"
     # A quirk: a normalized convolution directly after another gets that one's output before it is quantized.
     if _linear(extractor.conv_hyperparams):
         yield "activation: NONE after the batch_norm of feature_extractor.conv_hyperparams"
     if kind == "convolutional_box_predictor":
-        consecutive_layers = numbers.num_layers_before_predictor + numbers.use_depthwise
-        if consecutive_layers > 1 and _linear(numbers.conv_hyperparams):
+        consecutive_layers = options.num_layers_before_predictor + options.use_depthwise
+        if consecutive_layers > 1 and _linear(options.conv_hyperparams):
             yield "activation: NONE after the batch_norm of several layers of the convolutional_box_predictor"
-        if _grouped_swish(numbers.conv_hyperparams):
+        if _grouped_swish(options.conv_hyperparams):
             yield "activation: SWISH after the group_norm of the convolutional_box_predictor"
     if _grouped_swish(extractor.conv_hyperparams):
         yield "activation: SWISH after the group_norm of feature_extractor.conv_hyperparams"

@@ -158,12 +158,12 @@ def _slim_fc_style(hyperparams: Any) -> Style:
 
 def _masks(config: Any, predictor: Any, tf2: bool) -> Callable[[tf.Tensor, tf.Tensor, Branch], Tensors]:
     """Returns a function `features [R, h, w, c], classes [R], p -> detection_masks`; of TF2 also `mask_predictions`."""
-    numbers = _mask_predictor(config, predictor, tf2)
+    options = _mask_predictor(config, predictor, tf2)
 
     def masks(features: tf.Tensor, classes: tf.Tensor, p: Branch) -> Tensors:
         if not tf2:
-            return {"detection_masks": tf.sigmoid(mask_predictor(features, classes, p, numbers))}
-        logits = all_masks(features, p, numbers)
+            return {"detection_masks": tf.sigmoid(mask_predictor(features, classes, p, options))}
+        logits = all_masks(features, p, options)
         own = logits[:, 0] if logits.shape[1] == 1 else tf.gather(logits, classes, batch_dims=1)
         return {"mask_predictions": logits, "detection_masks": tf.sigmoid(own)}
 
@@ -205,7 +205,7 @@ def _rfcn(config: Any, predictor: Any, extractor: FasterRcnnExtractor, tf2: bool
                 f"rfcn_box_predictor: {field} is true, which is not supported here; remove it (the Object Detection "
                 "API fails on it too)"
             )
-    numbers = PositionSensitive(
+    options = PositionSensitive(
         num_classes=config.num_classes,
         style=_conv_style(predictor.conv_hyperparams, "rfcn_box_predictor.conv_hyperparams", tf2),
         num_spatial_bins=(predictor.num_spatial_bins_height, predictor.num_spatial_bins_width),
@@ -213,7 +213,7 @@ def _rfcn(config: Any, predictor: Any, extractor: FasterRcnnExtractor, tf2: bool
         box_code_size=predictor.box_code_size,
         crop_size=(predictor.crop_height, predictor.crop_width),
     )
-    for side, bins, crop in zip(("height", "width"), numbers.num_spatial_bins, numbers.crop_size, strict=True):
+    for side, bins, crop in zip(("height", "width"), options.num_spatial_bins, options.crop_size, strict=True):
         if bins < 1 or crop < bins or crop % bins:
             raise ConfigError(
                 f"rfcn_box_predictor: crop_{side} is {crop}, which is not a positive multiple of "
@@ -222,7 +222,7 @@ def _rfcn(config: Any, predictor: Any, extractor: FasterRcnnExtractor, tf2: bool
 
     def predict(maps: Maps, rows: Rows, size: Size, p: Branch, attention: Attention) -> Tensors:
         features = extractor.second_stage(maps[0], p[EXTRACTOR_SCOPE], config.feature_extractor)
-        return position_sensitive(features, rows.boxes, rows.images, p[PREDICTOR_SCOPE], numbers)
+        return position_sensitive(features, rows.boxes, rows.images, p[PREDICTOR_SCOPE], options)
 
     return SecondStage(predict)
 

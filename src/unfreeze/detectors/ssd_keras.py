@@ -105,8 +105,8 @@ def ssd_efficientnet_bifpn_keras(x: tf.Tensor, p: Branch, config: Any, *, size: 
                 f"{config.type}; remove it (the Object Detection API rejects it too)"
             )
     check_min_image_dim(x, RESNET_MIN_DIM)
-    numbers = bifpn_options(config, size)
-    levels = range(numbers.min_level, min(numbers.max_level, 5) + 1)
+    options = bifpn_options(config, size)
+    levels = range(options.min_level, min(options.max_level, 5) + 1)
     stages = efficientnet.efficientnet(
         pad_to_multiple(x, config.pad_to_multiple),
         p["_efficientnet"],
@@ -115,23 +115,23 @@ def ssd_efficientnet_bifpn_keras(x: tf.Tensor, p: Branch, config: Any, *, size: 
     )
     p[BACKBONE].ignore()  # the whole classifier
     maps = [stages[EFFICIENTNET_STAGES[level]] for level in levels]
-    return bifpn_feature_maps(maps, p["_bifpn_stage"], numbers, keras_style(config.conv_hyperparams))
+    return bifpn_feature_maps(maps, p["_bifpn_stage"], options, keras_style(config.conv_hyperparams))
 
 
 def bifpn_options(config: Any, size: str) -> BiFpn:
     """Returns the options of the `bifpn` message, with its defaults; without a message those of EfficientDet."""
-    numbers = BIFPNS[size]
+    options = BIFPNS[size]
     if config.HasField("bifpn"):
         message = config.bifpn
-        numbers = BiFpn(
+        options = BiFpn(
             message.min_level, message.max_level, message.num_iterations, message.num_filters, message.combine_method
         )
-    if not 1 <= numbers.min_level <= min(numbers.max_level, 5):
+    if not 1 <= options.min_level <= min(options.max_level, 5):
         raise ConfigError(
-            f"bifpn: min_level is {numbers.min_level} and max_level is {numbers.max_level}; min_level must be 1 to 5 "
+            f"bifpn: min_level is {options.min_level} and max_level is {options.max_level}; min_level must be 1 to 5 "
             "and at most max_level"
         )
-    return replace(numbers, num_filters=max(numbers.num_filters, config.min_depth))
+    return replace(options, num_filters=max(options.num_filters, config.min_depth))
 
 
 def _mobilenet_v1(x: tf.Tensor, p: Branch, config: Any, thin: bool = False) -> dict[str, tf.Tensor]:

@@ -40,16 +40,16 @@ class BoxClassifier:
         }
 
 
-def box_classifier(features: tf.Tensor, p: Branch, numbers: BoxClassifier) -> dict[str, tf.Tensor]:
+def box_classifier(features: tf.Tensor, p: Branch, options: BoxClassifier) -> dict[str, tf.Tensor]:
     """`[R, h, w, C] -> refined_box_encodings [R, q, code], class_predictions_with_background [R, K + 1]`.
 
     q is K, a box for each class, or 1.
     """
     pooled = tf.reduce_mean(features, [1, 2])
-    linear = replace(numbers.style, activation=None)
-    codes = fully_connected(pooled, p["BoxEncodingPredictor"], numbers.num_boxes * numbers.box_code_size, style=linear)
-    classes = fully_connected(pooled, p["ClassPredictor"], numbers.num_classes + 1, style=linear)
+    linear = replace(options.style, activation=None)
+    codes = fully_connected(pooled, p["BoxEncodingPredictor"], options.num_boxes * options.box_code_size, style=linear)
+    classes = fully_connected(pooled, p["ClassPredictor"], options.num_classes + 1, style=linear)
     return {
-        "refined_box_encodings": tf.reshape(codes, [-1, numbers.num_boxes, numbers.box_code_size]),
+        "refined_box_encodings": tf.reshape(codes, [-1, options.num_boxes, options.box_code_size]),
         "class_predictions_with_background": classes,
     }

@@ -38,7 +38,7 @@ def context_attention(
     context_features: tf.Tensor,
     valid_context_size: tf.Tensor,
     p: Branch,
-    numbers: ContextAttention,
+    options: ContextAttention,
 ) -> tf.Tensor:
     """`[N, P, C], [N], [N, M, F], [N] -> [N, P, C]`: the attended features, to be added to the features of each box.
 
@@ -46,14 +46,14 @@ def context_attention(
     """
     outputs = _outputs(p)
     own = None
-    if numbers.use_self_attention:
+    if options.use_self_attention:
         block = p["SelfAttentionBlock"]
-        own = _attended(boxes, boxes, num_proposals, num_proposals, block, next(outputs), numbers)
-        if not numbers.use_long_term_attention:
+        own = _attended(boxes, boxes, num_proposals, num_proposals, block, next(outputs), options)
+        if not options.use_long_term_attention:
             return own
-    x = boxes if own is None or not numbers.self_attention_in_sequence else (own + boxes) / 2.0
+    x = boxes if own is None or not options.self_attention_in_sequence else (own + boxes) / 2.0
     attended = x
-    for layer in range(numbers.num_attention_layers):
+    for layer in range(options.num_attention_layers):
         heads = [
             _attended(
                 attended,
@@ -62,13 +62,13 @@ def context_attention(
                 valid_context_size,
                 p[f"AttentionBlock{head}_AttentionLayer{layer}"],
                 next(outputs),
-                numbers,
+                options,
             )
-            for head in range(numbers.num_attention_heads)
+            for head in range(options.num_attention_heads)
         ]
         attended += tf.add_n(heads) / len(heads)
     attended += x
-    return attended if own is None or numbers.self_attention_in_sequence else own + attended
+    return attended if own is None or options.self_attention_in_sequence else own + attended
 
 
 def keras_context_attention(
@@ -77,7 +77,7 @@ def keras_context_attention(
     context_features: tf.Tensor,
     valid_context_size: tf.Tensor,
     p: Branch,
-    numbers: ContextAttention,
+    options: ContextAttention,
 ) -> tf.Tensor:
     """The same for TensorFlow 2: one layer with one head, without the features of the box itself."""
     return _attended(
@@ -87,7 +87,7 @@ def keras_context_attention(
         valid_context_size,
         p["AttentionBlock0_AttentionLayer0"],
         p["fully_connected"],
-        numbers,
+        options,
         KERAS_PROJECTION,
     )
 
@@ -99,11 +99,11 @@ def _attended(
     num_keys: tf.Tensor,
     p: Branch,
     output: Branch,
-    numbers: ContextAttention,
+    options: ContextAttention,
     style: Style = PROJECTION,
 ) -> tf.Tensor:
     """`[N, P, C], [N, M, F], [N], [N] -> [N, P, C]`; invalid rows have queries, keys and values of zeros."""
-    depth = numbers.attention_bottleneck_dimension
+    depth = options.attention_bottleneck_dimension
     valid_queries = tf.sequence_mask(num_queries, tf.shape(x)[1])[..., tf.newaxis]
     valid_keys = tf.sequence_mask(num_keys, tf.shape(context)[1])
     queries = tf.where(valid_queries, tf.math.l2_normalize(_projected(x, p["fully_connected"], depth, style), 2), 0.0)
@@ -112,7 +112,7 @@ def _attended(
         for name in ("fully_connected_1", "fully_connected_2")
     )
     weights = tf.where(valid_keys[:, tf.newaxis], tf.matmul(queries, keys, transpose_b=True), INVALID)
-    features = tf.matmul(tf.nn.softmax(weights / numbers.attention_temperature), values)
+    features = tf.matmul(tf.nn.softmax(weights / options.attention_temperature), values)
     return _projected(features, output, x.shape[2], style)
 
 

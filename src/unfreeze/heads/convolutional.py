@@ -36,43 +36,43 @@ def convolutional_box_predictor(
     feature_maps: Sequence[tf.Tensor],
     p: Branch,
     anchors_per_location: Sequence[int],
-    numbers: ConvolutionalBoxPredictor,
+    options: ConvolutionalBoxPredictor,
 ) -> dict[str, tf.Tensor]:
     """`L x [N, h, w, C] -> box_encodings [N, A, code], class_predictions_with_background [N, A, K]`."""
     encodings, classes = [], []
     for i, (feature_map, anchors) in enumerate(zip(feature_maps, anchors_per_location, strict=True)):
         # With one feature map, the Object Detection API opens no scope for it.
         scope = p[f"BoxPredictor_{i}"] if len(feature_maps) > 1 else p
-        x = _layers_before_predictor(feature_map, scope, numbers)
-        code = _predict(x, scope, "BoxEncodingPredictor", anchors, numbers.box_code_size, numbers)
-        if numbers.box_encodings_clip_range is not None:
-            code = tf.clip_by_value(code, *numbers.box_encodings_clip_range)
+        x = _layers_before_predictor(feature_map, scope, options)
+        code = _predict(x, scope, "BoxEncodingPredictor", anchors, options.box_code_size, options)
+        if options.box_encodings_clip_range is not None:
+            code = tf.clip_by_value(code, *options.box_encodings_clip_range)
         encodings.append(code)
-        logits = _predict(x, scope, "ClassPredictor", anchors, numbers.num_class_slots, numbers)
-        classes.append(tf.sigmoid(logits) if numbers.apply_sigmoid_to_scores else logits)
+        logits = _predict(x, scope, "ClassPredictor", anchors, options.num_class_slots, options)
+        classes.append(tf.sigmoid(logits) if options.apply_sigmoid_to_scores else logits)
     return {
         "box_encodings": tf.concat(encodings, axis=1),
         "class_predictions_with_background": tf.concat(classes, axis=1),
     }
 
 
-def _layers_before_predictor(x: tf.Tensor, p: Branch, numbers: ConvolutionalBoxPredictor) -> tf.Tensor:
-    depth = max(min(x.shape[3], numbers.max_depth), numbers.min_depth)
+def _layers_before_predictor(x: tf.Tensor, p: Branch, options: ConvolutionalBoxPredictor) -> tf.Tensor:
+    depth = max(min(x.shape[3], options.max_depth), options.min_depth)
     if depth > 0:
-        for i in range(numbers.num_layers_before_predictor):
-            x = conv(x, p[f"Conv2d_{i}_1x1_{depth}"], depth, 1, style=numbers.style)
+        for i in range(options.num_layers_before_predictor):
+            x = conv(x, p[f"Conv2d_{i}_1x1_{depth}"], depth, 1, style=options.style)
     return x
 
 
 def _predict(
-    x: tf.Tensor, p: Branch, name: str, anchors: int, slots: int, numbers: ConvolutionalBoxPredictor
+    x: tf.Tensor, p: Branch, name: str, anchors: int, slots: int, options: ConvolutionalBoxPredictor
 ) -> tf.Tensor:
     """`[N, h, w, C] -> [N, h * w * anchors, slots]`."""
-    if numbers.use_depthwise:
-        x = depthwise_conv(x, p[name + "_depthwise"], numbers.kernel_size, style=numbers.style)
+    if options.use_depthwise:
+        x = depthwise_conv(x, p[name + "_depthwise"], options.kernel_size, style=options.style)
         y = conv(x, p[name], anchors * slots, 1, style=PLAIN)
     else:
-        y = conv(x, p[name], anchors * slots, numbers.kernel_size, style=PLAIN)
+        y = conv(x, p[name], anchors * slots, options.kernel_size, style=PLAIN)
     return tf.reshape(y, [tf.shape(x)[0], -1, slots])
 
 

@@ -31,38 +31,38 @@ class MaskPredictor:
     convolve_then_upsample_masks: bool = False
 
 
-def mask_predictor(x: tf.Tensor, classes: tf.Tensor, p: Branch, numbers: MaskPredictor) -> tf.Tensor:
+def mask_predictor(x: tf.Tensor, classes: tf.Tensor, p: Branch, options: MaskPredictor) -> tf.Tensor:
     """`[R, h, w, C], [R] -> [R, mask_height, mask_width]`: the logits of the mask of each row's class (from 0)."""
-    x, last = _features(x, p, numbers)
-    if numbers.masks_are_class_agnostic:
+    x, last = _features(x, p, options)
+    if options.masks_are_class_agnostic:
         return conv(x, last, 1, 3, style=PLAIN)[..., 0]
-    return _mask_of_class(x, classes, last, numbers.num_classes)
+    return _mask_of_class(x, classes, last, options.num_classes)
 
 
-def all_masks(x: tf.Tensor, p: Branch, numbers: MaskPredictor) -> tf.Tensor:
+def all_masks(x: tf.Tensor, p: Branch, options: MaskPredictor) -> tf.Tensor:
     """`[R, h, w, C] -> [R, k, mask_height, mask_width]`: logits for every class, or one mask for all classes."""
-    x, last = _features(x, p, numbers)
-    masks = conv(x, last, 1 if numbers.masks_are_class_agnostic else numbers.num_classes, 3, style=PLAIN)
+    x, last = _features(x, p, options)
+    masks = conv(x, last, 1 if options.masks_are_class_agnostic else options.num_classes, 3, style=PLAIN)
     return tf.transpose(masks, [0, 3, 1, 2])
 
 
-def _features(x: tf.Tensor, p: Branch, numbers: MaskPredictor) -> tuple[tf.Tensor, Branch]:
+def _features(x: tf.Tensor, p: Branch, options: MaskPredictor) -> tuple[tf.Tensor, Branch]:
     """`[R, h, w, C] -> [R, H, W, c]`, and the weights of the last layer, which predicts masks from them."""
-    depth = numbers.mask_prediction_conv_depth or conv_depth(x.shape[3], numbers.num_classes)
-    layers = numbers.mask_prediction_num_conv_layers - 1
+    depth = options.mask_prediction_conv_depth or conv_depth(x.shape[3], options.num_classes)
+    layers = options.mask_prediction_num_conv_layers - 1
     # slim numbers convolutions without a scope.
     scopes = (p["Conv" if i == 0 else f"Conv_{i}"] for i in itertools.count())
-    if not numbers.convolve_then_upsample_masks:
-        size = (numbers.mask_height, numbers.mask_width)
+    if not options.convolve_then_upsample_masks:
+        size = (options.mask_height, options.mask_width)
         if layers < 1:
             x = resize(x, size, resize_method="BILINEAR", align_corners=True)
         else:
-            x = resized_conv(x, next(scopes), depth, size, style=numbers.style)
+            x = resized_conv(x, next(scopes), depth, size, style=options.style)
             layers -= 1
     for _ in range(layers):
-        x = conv(x, next(scopes), depth, 3, style=numbers.style)
-    if numbers.convolve_then_upsample_masks:
-        x = conv(_upsampled(x, numbers), next(scopes), depth, 3, style=numbers.style)
+        x = conv(x, next(scopes), depth, 3, style=options.style)
+    if options.convolve_then_upsample_masks:
+        x = conv(_upsampled(x, options), next(scopes), depth, 3, style=options.style)
     return x, next(scopes)
 
 
@@ -80,12 +80,12 @@ def _mask_of_class(x: tf.Tensor, classes: tf.Tensor, p: Branch, num_classes: int
     return masks + tf.gather(p.weight("biases", [num_classes]), classes)[:, tf.newaxis, tf.newaxis]
 
 
-def _upsampled(x: tf.Tensor, numbers: MaskPredictor) -> tf.Tensor:
+def _upsampled(x: tf.Tensor, options: MaskPredictor) -> tf.Tensor:
     """`[R, h, w, C] -> [R, H, W, C]`: upsampled by whole factors; the result may be smaller than the mask size."""
-    times = numbers.mask_height // x.shape[1], numbers.mask_width // x.shape[2]
+    times = options.mask_height // x.shape[1], options.mask_width // x.shape[2]
     if min(times) < 1:
         raise ConfigError(
-            f"mask_rcnn_box_predictor: masks of {numbers.mask_height} x {numbers.mask_width} are smaller than the "
+            f"mask_rcnn_box_predictor: masks of {options.mask_height} x {options.mask_width} are smaller than the "
             f"features ({x.shape[1]} x {x.shape[2]}), which convolve_then_upsample_masks does not support; increase "
             "mask_height and mask_width"
         )

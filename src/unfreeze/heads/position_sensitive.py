@@ -27,22 +27,22 @@ class PositionSensitive:
 
 
 def position_sensitive(
-    x: tf.Tensor, boxes: tf.Tensor, images: tf.Tensor, p: Branch, numbers: PositionSensitive
+    x: tf.Tensor, boxes: tf.Tensor, images: tf.Tensor, p: Branch, options: PositionSensitive
 ) -> dict[str, tf.Tensor]:
     """Features `[N, H, W, C]`, boxes `[R, 4]` of images `[R]` -> box codes and class predictions.
 
     The outputs are `refined_box_encodings` [R, K, code] and `class_predictions_with_background` [R, K + 1].
     """
-    x = conv(x, p["reduce_depth"], numbers.depth, 1, style=numbers.style)
-    linear = replace(numbers.style, activation=None)
+    x = conv(x, p["reduce_depth"], options.depth, 1, style=options.style)
+    linear = replace(options.style, activation=None)
 
     def crops(scope: str, channels: int) -> tf.Tensor:
-        bins = numbers.num_spatial_bins[0] * numbers.num_spatial_bins[1]
+        bins = options.num_spatial_bins[0] * options.num_spatial_bins[1]
         maps = conv(x, p[scope], bins * channels, 1, style=linear)
-        return position_sensitive_crops(maps, boxes, images, numbers.crop_size, numbers.num_spatial_bins)
+        return position_sensitive_crops(maps, boxes, images, options.crop_size, options.num_spatial_bins)
 
-    codes = crops("refined_locations", numbers.num_classes * numbers.box_code_size)
+    codes = crops("refined_locations", options.num_classes * options.box_code_size)
     return {
-        "refined_box_encodings": tf.reshape(codes, [-1, numbers.num_classes, numbers.box_code_size]),
-        "class_predictions_with_background": crops("class_predictions", numbers.num_classes + 1),
+        "refined_box_encodings": tf.reshape(codes, [-1, options.num_classes, options.box_code_size]),
+        "class_predictions_with_background": crops("class_predictions", options.num_classes + 1),
     }

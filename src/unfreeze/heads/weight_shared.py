@@ -40,7 +40,7 @@ def weight_shared_convolutional_box_predictor(
     feature_maps: Sequence[tf.Tensor],
     p: Branch,
     anchors_per_location: Sequence[int],
-    numbers: WeightSharedConvolutionalBoxPredictor,
+    options: WeightSharedConvolutionalBoxPredictor,
 ) -> dict[str, tf.Tensor]:
     """`L x [N, h, w, C] -> box_encodings [N, A, code], class_predictions_with_background [N, A, K]`.
 
@@ -52,21 +52,21 @@ def weight_shared_convolutional_box_predictor(
             "weight_shared_convolutional_box_predictor: the feature maps have different numbers of anchors per "
             f"location ({list(anchors_per_location)}); change the anchor_generator so that they are equal"
         )
-    maps = _of_one_depth(feature_maps, p[SCOPE], numbers)
+    maps = _of_one_depth(feature_maps, p[SCOPE], options)
     encodings, classes = [], []
     for i, (x, anchors) in enumerate(zip(maps, anchors_per_location, strict=True)):
         level = p.scoped(SCOPE, operations=f"{SCOPE}_{i}" if i else SCOPE)
-        if numbers.share_prediction_tower:
-            box_tower = class_tower = _tower(x, level["PredictionTower"], i, numbers)
+        if options.share_prediction_tower:
+            box_tower = class_tower = _tower(x, level["PredictionTower"], i, options)
         else:
-            box_tower = _tower(x, level["BoxPredictionTower"], i, numbers)
-            class_tower = _tower(x, level["ClassPredictionTower"], i, numbers)
-        code = _predict(box_tower, level["BoxPredictor"], anchors, numbers.box_code_size, numbers)
-        if numbers.box_encodings_clip_range is not None:
-            code = tf.clip_by_value(code, *numbers.box_encodings_clip_range)
+            box_tower = _tower(x, level["BoxPredictionTower"], i, options)
+            class_tower = _tower(x, level["ClassPredictionTower"], i, options)
+        code = _predict(box_tower, level["BoxPredictor"], anchors, options.box_code_size, options)
+        if options.box_encodings_clip_range is not None:
+            code = tf.clip_by_value(code, *options.box_encodings_clip_range)
         encodings.append(code)
-        scores = _predict(class_tower, level["ClassPredictor"], anchors, numbers.num_class_slots, numbers)
-        classes.append(tf.sigmoid(scores) if numbers.sigmoid_scores else scores)
+        scores = _predict(class_tower, level["ClassPredictor"], anchors, options.num_class_slots, options)
+        classes.append(tf.sigmoid(scores) if options.sigmoid_scores else scores)
     return {
         "box_encodings": tf.concat(encodings, axis=1),
         "class_predictions_with_background": tf.concat(classes, axis=1),
@@ -74,7 +74,7 @@ def weight_shared_convolutional_box_predictor(
 
 
 def _of_one_depth(
-    feature_maps: Sequence[tf.Tensor], p: Branch, numbers: WeightSharedConvolutionalBoxPredictor
+    feature_maps: Sequence[tf.Tensor], p: Branch, options: WeightSharedConvolutionalBoxPredictor
 ) -> Sequence[tf.Tensor]:
     """Returns the feature maps, projected to the most common depth if their depths differ."""
     depths = [x.shape[3] for x in feature_maps]
@@ -87,32 +87,32 @@ def _of_one_depth(
         )
     # Among equally common depths, the first in a Python set, as in the Object Detection API.
     depth = max(set(depths), key=depths.count)
-    style = replace(numbers.style, activation=None)
+    style = replace(options.style, activation=None)
     return [conv(x, p[f"ProjectionLayer/conv2d_{i}"], depth, 1, style=style) for i, x in enumerate(feature_maps)]
 
 
-def _tower(x: tf.Tensor, p: Branch, level: int, numbers: WeightSharedConvolutionalBoxPredictor) -> tf.Tensor:
+def _tower(x: tf.Tensor, p: Branch, level: int, options: WeightSharedConvolutionalBoxPredictor) -> tf.Tensor:
     """`[N, h, w, C] -> [N, h, w, depth]`: shared kernels, with the normalization of this level."""
-    layer = separable_conv if numbers.use_depthwise else conv
-    for i in range(numbers.num_layers_before_predictor):
+    layer = separable_conv if options.use_depthwise else conv
+    for i in range(options.num_layers_before_predictor):
         scope = p[f"conv2d_{i}"]
         x = layer(
             x,
             scope,
-            numbers.depth,
-            numbers.kernel_size,
-            style=numbers.style,
+            options.depth,
+            options.kernel_size,
+            style=options.style,
             statistics=scope[f"BatchNorm/feature_{level}"],
         )
     return x
 
 
 def _predict(
-    x: tf.Tensor, p: Branch, anchors: int, slots: int, numbers: WeightSharedConvolutionalBoxPredictor
+    x: tf.Tensor, p: Branch, anchors: int, slots: int, options: WeightSharedConvolutionalBoxPredictor
 ) -> tf.Tensor:
     """`[N, h, w, C] -> [N, h * w * anchors, slots]`."""
-    layer = separable_conv if numbers.use_depthwise else conv
-    y = layer(x, p, anchors * slots, numbers.kernel_size, style=PLAIN)
+    layer = separable_conv if options.use_depthwise else conv
+    y = layer(x, p, anchors * slots, options.kernel_size, style=PLAIN)
     return tf.reshape(y, [tf.shape(x)[0], -1, slots])
 
 

@@ -37,7 +37,7 @@ class Node:
     inputs: tuple[tuple[int, int], ...]
 
 
-def bifpn_feature_maps(image_features: Sequence[tf.Tensor], p: Branch, numbers: BiFpn, style: Style) -> list[tf.Tensor]:
+def bifpn_feature_maps(image_features: Sequence[tf.Tensor], p: Branch, options: BiFpn, style: Style) -> list[tf.Tensor]:
     """`L x [N, h, w, C] -> L x [N, h, w, num_filters]`, the finest first; missing coarse levels are added.
 
     Raises:
@@ -45,32 +45,32 @@ def bifpn_feature_maps(image_features: Sequence[tf.Tensor], p: Branch, numbers: 
     """
     maps = list(image_features)
     linear = replace(style, activation=None)
-    for i, node in enumerate(_nodes(numbers, len(maps))):
+    for i, node in enumerate(_nodes(options, len(maps))):
         inputs = []
         for j, (index, finer) in enumerate(node.inputs):
             x = maps[index]
             if index < len(image_features):  # maps of the backbone are projected, whatever their depth
                 block = p[f"node_input_blocks/{i}/{j}/1"]
-                x = conv(x, block["0"], numbers.num_filters, 1, style=linear, statistics=block["1"])
+                x = conv(x, block["0"], options.num_filters, 1, style=linear, statistics=block["1"])
             inputs.append(_resized(x, finer))
         if len(inputs) == 1:
             maps.append(inputs[0])
             continue
         for other in inputs[1:]:
             check_sizes(other, inputs[0])
-        x = _combined(inputs, p[f"node_combine_op/{i}"], numbers.combine_method)
+        x = _combined(inputs, p[f"node_combine_op/{i}"], options.combine_method)
         block = p[f"node_post_combine_block/{i}"]
         x = activated(x, block["0"], style.activation)
-        maps.append(separable_conv(x, block["1"], numbers.num_filters, 3, style=linear, statistics=block["2"]))
-    return maps[-(numbers.max_level - numbers.min_level + 1) :]
+        maps.append(separable_conv(x, block["1"], options.num_filters, 3, style=linear, statistics=block["2"]))
+    return maps[-(options.max_level - options.min_level + 1) :]
 
 
-def _nodes(numbers: BiFpn, num_inputs: int) -> list[Node]:
+def _nodes(options: BiFpn, num_inputs: int) -> list[Node]:
     """Returns all nodes in the order of their computation, for `num_inputs` maps of the backbone."""
-    low, high = numbers.min_level, numbers.max_level
+    low, high = options.min_level, options.max_level
     nodes = [Node(((level - low - 1, 1),)) for level in range(low + num_inputs, high + 1)]
     upward = list(range(high - low + 1))  # for each level, the last node of a bottom-up pass, or the input
-    for _ in range(numbers.num_iterations):
+    for _ in range(options.num_iterations):
         downward = {high: upward[-1]}
         for level in range(high - 1, low - 1, -1):
             nodes.append(Node(((upward[level - low], 0), (downward[level + 1], -1))))

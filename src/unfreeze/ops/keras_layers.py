@@ -30,7 +30,7 @@ class Norm:
     """A layer of batch normalization: its weights and options."""
 
     p: Branch
-    numbers: BatchNorm = KERAS_NORM
+    options: BatchNorm = KERAS_NORM
 
 
 def conv(
@@ -121,7 +121,7 @@ def _folded(p: Branch, name: str, shape: list[int], axis: int, bias: bool, norm:
     biases = p.weight("bias", [shape[axis]]) if bias else None
     if norm is None:
         return Folded(kernel, lambda y: add_bias(y, biases))
-    return folded(kernel, biases, norm.p, norm.numbers, axis=axis, shape=shape, name="kernel")
+    return folded(kernel, biases, norm.p, norm.options, axis=axis, shape=shape, name="kernel")
 
 
 def _finish(y: tf.Tensor, layer: Folded, activation: Activation | None) -> tf.Tensor:
