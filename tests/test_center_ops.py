@@ -33,11 +33,11 @@ RANDOM = np.random.RandomState(0)
 HEIGHT, WIDTH = 9, 12
 
 
-def random_map(channels: int, low: float = 0.0, high: float = 1.0) -> tf.Tensor:
-    return tf.constant(RANDOM.uniform(low, high, (2, HEIGHT, WIDTH, channels)), tf.float32)
+def random_map(channels: int, low: float = 0.0, high: float = 1.0) -> np.ndarray:
+    return RANDOM.uniform(low, high, (2, HEIGHT, WIDTH, channels)).astype("float32")
 
 
-def peaks_of(heatmap: tf.Tensor, k: int = 5) -> Peaks:
+def peaks_of(heatmap: np.ndarray, k: int = 5) -> Peaks:
     return top_peaks(heatmap, k, 3)
 
 
@@ -47,9 +47,8 @@ def locations(peaks: Peaks) -> list[list[tuple[int, int]]]:
 
 @pytest.mark.parametrize("by_channel", [False, True])
 def test_peaks_equal_a_search_of_local_maxima(by_channel: bool) -> None:
-    heatmap = random_map(3)
-    peaks = (top_peaks_by_channel if by_channel else top_peaks)(heatmap, 4, 3)
-    values = heatmap.numpy()
+    values = random_map(3)
+    peaks = (top_peaks_by_channel if by_channel else top_peaks)(tf.constant(values), 4, 3)
     for image in range(2):
         maxima = [
             (values[image, y, x, c], y, x, c)
@@ -202,7 +201,7 @@ def test_argmax_keypoints_equal_a_search_of_pixels() -> None:
     for image in range(2):
         for p in range(3):
             weighted = [
-                maps.heatmap[image, ..., p].numpy()
+                maps.heatmap[image, ..., p]
                 * np.exp(-((rows - regressed[image, d, p, 0]) ** 2 + (columns - regressed[image, d, p, 1]) ** 2)
                          / (HEIGHT * OPTIONS.gaussian_denom_ratio)) * inside
                 for d in range(5)
@@ -254,10 +253,10 @@ def test_masks_and_surface_coordinates_equal_single_crops() -> None:
     for image in range(2):
         for d in range(2):
             box, of_class = boxes[image, d], classes[image, d]
-            mask = crop(heatmap[image].numpy(), box, (4, 5))[..., of_class] >= 0.5
+            mask = crop(heatmap[image], box, (4, 5))[..., of_class] >= 0.5
             np.testing.assert_array_equal(masks[image, d], mask)
-            parts = crop(surfaces.part_heatmap[image].numpy(), box, (4, 5)).argmax(-1)
-            points = crop(surfaces.coordinates[image].numpy(), box, (4, 5)).reshape(4, 5, 3, 2)
+            parts = crop(surfaces.part_heatmap[image], box, (4, 5)).argmax(-1)
+            points = crop(surfaces.coordinates[image], box, (4, 5)).reshape(4, 5, 3, 2)
             points = np.take_along_axis(points, parts[..., np.newaxis, np.newaxis], 2)[:, :, 0]
             expected = mask * (parts + 1) if of_class == 1 else mask
             np.testing.assert_array_equal(numbered[image, d], expected)
