@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import reference
+import reference_checkpoints
 import tensorflow as tf
 
 from unfreeze.config import parse_pipeline_config
@@ -46,23 +47,13 @@ DRIFTS = {
 }
 
 
-class ReferenceWeights:
-    """A checkpoint reader whose weights follow from their names and shapes."""
-
-    def __init__(self, tensors: dict[str, TensorInfo]) -> None:
-        self._tensors = tensors
-
-    def get_tensor(self, name: str) -> np.ndarray:
-        return reference.weight(name, *(getattr(self._tensors[name], part) for part in ("shape", "dtype")))
-
-
 def checkpoint(
     name: str = NAME, keep: Callable[[str], bool] = lambda key: True, add: tuple[str, ...] = ()
 ) -> Checkpoint:
     """The golden's checkpoint with only the names to keep, and with additional scalars."""
     tensors = {key: TensorInfo(shape, dtype) for key, shape, dtype in reference.golden(name).variables if keep(key)}
     tensors |= {key: TensorInfo((), "float32") for key in add}
-    return Checkpoint(Path("model.ckpt-1"), 1, "tf1", tensors, _reader=ReferenceWeights(tensors))
+    return reference_checkpoints.checkpoint(tensors)
 
 
 def config(name: str = NAME, **fields: Any) -> Any:
