@@ -3,11 +3,14 @@
 Source: builders/anchor_generator_builder.py, and the checks of anchor_generators/*.py.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from unfreeze.config import messages
 from unfreeze.errors import ConfigError
 from unfreeze.ops import anchors as ops
 from unfreeze.ops.anchors import Boxes
@@ -54,7 +57,7 @@ class AnchorGenerator:
         return self.layout(feature_map_sizes, image_size or (1, 1))
 
 
-def build_anchor_generator(config: Any) -> AnchorGenerator:
+def build_anchor_generator(config: messages.AnchorGenerator) -> AnchorGenerator:
     """Returns the generator of an `AnchorGenerator` message.
 
     Raises:
@@ -66,7 +69,7 @@ def build_anchor_generator(config: Any) -> AnchorGenerator:
     return ANCHOR_GENERATORS[kind](getattr(config, kind))
 
 
-def ssd_anchor_generator(config: Any) -> AnchorGenerator:
+def ssd_anchor_generator(config: messages.SsdAnchorGenerator) -> AnchorGenerator:
     """Returns the generator of an `SsdAnchorGenerator` message."""
     if config.num_layers < 1 or (config.num_layers == 1 and not config.scales):
         raise ConfigError(
@@ -97,7 +100,7 @@ def ssd_anchor_generator(config: Any) -> AnchorGenerator:
     )
 
 
-def multiscale_anchor_generator(config: Any) -> AnchorGenerator:
+def multiscale_anchor_generator(config: messages.MultiscaleAnchorGenerator) -> AnchorGenerator:
     """Returns the generator of a `MultiscaleAnchorGenerator` message."""
     boxes = len(config.aspect_ratios) * config.scales_per_octave
     if boxes < 1:
@@ -120,7 +123,7 @@ def multiscale_anchor_generator(config: Any) -> AnchorGenerator:
     )
 
 
-def grid_anchor_generator(config: Any) -> AnchorGenerator:
+def grid_anchor_generator(config: messages.GridAnchorGenerator) -> AnchorGenerator:
     """Returns the generator of a `GridAnchorGenerator` message."""
     if not config.scales or not config.aspect_ratios:
         missing = "aspect_ratios" if config.scales else "scales"
@@ -146,7 +149,7 @@ def grid_anchor_generator(config: Any) -> AnchorGenerator:
     )
 
 
-def flexible_grid_anchor_generator(config: Any) -> AnchorGenerator:
+def flexible_grid_anchor_generator(config: messages.FlexibleGridAnchorGenerator) -> AnchorGenerator:
     """Returns the generator of a `FlexibleGridAnchorGenerator` message."""
     grids = list(config.anchor_grid)
     for layer, grid in enumerate(grids):
@@ -178,7 +181,9 @@ ANCHOR_GENERATORS: dict[str, Callable[[Any], AnchorGenerator]] = {
 }
 
 
-def _pairs(config: Any, height_field: str, width_field: str, num_layers: int) -> list[tuple[int, int]] | None:
+def _pairs(
+    config: messages.SsdAnchorGenerator, height_field: str, width_field: str, num_layers: int
+) -> list[tuple[int, int]] | None:
     """Returns one (height, width) per layer, or None if a field is empty, as in the Object Detection API."""
     pairs = list(zip(getattr(config, height_field), getattr(config, width_field), strict=False))
     if pairs and len(pairs) != num_layers:

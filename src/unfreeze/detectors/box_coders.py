@@ -1,10 +1,13 @@
 """Builds the box decoder of a `box_coder` message. Source: object_detection/builders/box_coder_builder.py."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from unfreeze.config import messages
 from unfreeze.errors import ConfigError
 from unfreeze.ops import coders as ops
 
@@ -20,7 +23,7 @@ class Decoded(NamedTuple):
 BoxDecoder = Callable[[tf.Tensor, tf.Tensor], Decoded]
 
 
-def build_box_decoder(config: Any) -> BoxDecoder:
+def build_box_decoder(config: messages.BoxCoder) -> BoxDecoder:
     """Returns the decoder of a `BoxCoder` message.
 
     Raises:
@@ -32,12 +35,12 @@ def build_box_decoder(config: Any) -> BoxDecoder:
     return BOX_DECODERS[kind](getattr(config, kind))
 
 
-def _faster_rcnn(config: Any) -> BoxDecoder:
+def _faster_rcnn(config: messages.FasterRcnnBoxCoder) -> BoxDecoder:
     scales = _scales(config, "y_scale", "x_scale", "height_scale", "width_scale")
     return lambda codes, anchors: Decoded(ops.center_size_boxes(codes, anchors, scales))
 
 
-def _keypoint(config: Any) -> BoxDecoder:
+def _keypoint(config: messages.KeypointBoxCoder) -> BoxDecoder:
     scales = _scales(config, "y_scale", "x_scale", "height_scale", "width_scale")
 
     def decode(codes: tf.Tensor, anchors: tf.Tensor) -> Decoded:
@@ -47,12 +50,12 @@ def _keypoint(config: Any) -> BoxDecoder:
     return decode
 
 
-def _mean_stddev(config: Any) -> BoxDecoder:
+def _mean_stddev(config: messages.MeanStddevBoxCoder) -> BoxDecoder:
     stddev = config.stddev
     return lambda codes, anchors: Decoded(ops.mean_stddev_boxes(codes, anchors, stddev))
 
 
-def _square(config: Any) -> BoxDecoder:
+def _square(config: messages.SquareBoxCoder) -> BoxDecoder:
     scales = _scales(config, "y_scale", "x_scale", "length_scale")
     return lambda codes, anchors: Decoded(ops.square_boxes(codes, anchors, scales))
 

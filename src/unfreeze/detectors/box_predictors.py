@@ -11,7 +11,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from unfreeze.config import enum_name
+from unfreeze.config import enum_name, messages
 from unfreeze.detectors.hyperparams import batch_norm, conv_style, keras_style
 from unfreeze.errors import ConfigError, UnsupportedError
 from unfreeze.heads import convolutional, weight_shared
@@ -26,7 +26,7 @@ from unfreeze.ops.layers import Style
 Predictor = Callable[[Sequence[tf.Tensor], Branch, Sequence[int]], dict[str, tf.Tensor]]
 
 
-def build_box_predictor(config: Any, num_class_slots: int, tf2: bool = False) -> Predictor:
+def build_box_predictor(config: messages.BoxPredictor, num_class_slots: int, tf2: bool = False) -> Predictor:
     """Returns a function `(feature maps, p, anchors per location) -> box_encodings, class_predictions_with_background`.
 
     Raises:
@@ -43,13 +43,13 @@ def build_box_predictor(config: Any, num_class_slots: int, tf2: bool = False) ->
     return (KERAS_BOX_PREDICTORS if tf2 else BOX_PREDICTORS)[kind](getattr(config, kind), num_class_slots)
 
 
-def _convolutional(config: Any, num_class_slots: int) -> Predictor:
+def _convolutional(config: messages.ConvolutionalBoxPredictor, num_class_slots: int) -> Predictor:
     style = conv_style(config.conv_hyperparams, "convolutional_box_predictor.conv_hyperparams")
     options = _convolutional_options(config, num_class_slots, style)
     return lambda maps, p, anchors: convolutional_box_predictor(maps, p, anchors, options)
 
 
-def _keras_convolutional(config: Any, num_class_slots: int) -> Predictor:
+def _keras_convolutional(config: messages.ConvolutionalBoxPredictor, num_class_slots: int) -> Predictor:
     """Ignores `apply_sigmoid_to_scores`, as the Object Detection API does in TensorFlow 2."""
     options = _convolutional_options(config, num_class_slots, keras_style(config.conv_hyperparams))
     if options.min_depth > options.max_depth:
@@ -64,7 +64,9 @@ def _keras_convolutional(config: Any, num_class_slots: int) -> Predictor:
     )
 
 
-def _convolutional_options(config: Any, num_class_slots: int, style: Style) -> ConvolutionalBoxPredictor:
+def _convolutional_options(
+    config: messages.ConvolutionalBoxPredictor, num_class_slots: int, style: Style
+) -> ConvolutionalBoxPredictor:
     _check_kernel_size("convolutional_box_predictor", config)
     return ConvolutionalBoxPredictor(
         num_class_slots=num_class_slots,
@@ -80,7 +82,9 @@ def _convolutional_options(config: Any, num_class_slots: int, style: Style) -> C
     )
 
 
-def _weight_shared_convolutional(config: Any, num_class_slots: int) -> Predictor:
+def _weight_shared_convolutional(
+    config: messages.WeightSharedConvolutionalBoxPredictor, num_class_slots: int
+) -> Predictor:
     """Takes only the normalization from the hyperparameters; the rest never reaches the layers."""
     where = "weight_shared_convolutional_box_predictor.conv_hyperparams"
     style = Style(batch_norm(config.conv_hyperparams, where), tf.nn.relu6)
@@ -88,7 +92,9 @@ def _weight_shared_convolutional(config: Any, num_class_slots: int) -> Predictor
     return lambda maps, p, anchors: weight_shared_convolutional_box_predictor(maps, p, anchors, options)
 
 
-def _keras_weight_shared_convolutional(config: Any, num_class_slots: int) -> Predictor:
+def _keras_weight_shared_convolutional(
+    config: messages.WeightSharedConvolutionalBoxPredictor, num_class_slots: int
+) -> Predictor:
     """Ignores `sync_batch_norm`, and adds no biases where the normalization has no `center`."""
     hyperparams = config.conv_hyperparams
     style = keras_style(hyperparams)
@@ -101,7 +107,9 @@ def _keras_weight_shared_convolutional(config: Any, num_class_slots: int) -> Pre
     )
 
 
-def _weight_shared_options(config: Any, num_class_slots: int, style: Style) -> WeightSharedConvolutionalBoxPredictor:
+def _weight_shared_options(
+    config: messages.WeightSharedConvolutionalBoxPredictor, num_class_slots: int, style: Style
+) -> WeightSharedConvolutionalBoxPredictor:
     where = "weight_shared_convolutional_box_predictor"
     _check_kernel_size(where, config)
     if config.num_layers_before_predictor > 0 and config.depth < 1:

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Callable
 from typing import Any
 
+from unfreeze.config import messages
 from unfreeze.detectors.center_net import build_center_net
 from unfreeze.detectors.detector import Detector, Forms
 from unfreeze.detectors.extractors import KNOWN
@@ -31,7 +32,7 @@ ARCHITECTURE_NAMES = {"ssd": "an SSD", "faster_rcnn": "a Faster R-CNN", "center_
 FASTEST = Forms()
 
 
-def build_detector(config: Any, weights: Weights, forms: Forms = FASTEST) -> Detector:
+def build_detector(config: messages.TrainEvalPipelineConfig, weights: Weights, forms: Forms = FASTEST) -> Detector:
     """Returns the detector that `config.model` describes. Its weights are looked up when it is first traced.
 
     Raises:
@@ -60,13 +61,13 @@ def suppression_form(name: str) -> Suppression:
     return Suppression(name)
 
 
-def generation(config: Any) -> str:
+def generation(config: messages.TrainEvalPipelineConfig) -> str:
     """Returns the generation of TensorFlow that trains a config: "tf2" for a model of Keras layers, else "tf1"."""
     keras = config.model.WhichOneof("model") == "center_net" or feature_extractor(config).type.endswith("_keras")
     return "tf2" if keras else "tf1"
 
 
-def _require_known(config: Any) -> None:
+def _require_known(config: messages.TrainEvalPipelineConfig) -> None:
     """Raises ConfigError if the Object Detection API has no such feature extractor for this architecture.
 
     This includes extractors whose code exists there but is never built, such as faster_rcnn_mobilenet_v1.
@@ -82,7 +83,7 @@ def _require_known(config: Any) -> None:
         )
 
 
-def _require_generation(config: Any, checkpoint: Checkpoint) -> None:
+def _require_generation(config: messages.TrainEvalPipelineConfig, checkpoint: Checkpoint) -> None:
     """Raises ConfigError if the config is for TensorFlow 1 and the checkpoint from TensorFlow 2, or vice versa."""
     if checkpoint.generation != generation(config):
         kinds = {"tf1": ("1", "name-based"), "tf2": ("2", "object-based")}
@@ -94,6 +95,6 @@ def _require_generation(config: Any, checkpoint: Checkpoint) -> None:
         )
 
 
-def feature_extractor(config: Any) -> Any:
+def feature_extractor(config: messages.TrainEvalPipelineConfig) -> Any:
     """Returns the `feature_extractor` message of a config of any architecture."""
     return getattr(config.model, config.model.WhichOneof("model")).feature_extractor

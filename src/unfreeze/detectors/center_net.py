@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import tensorflow as tf
 
+from unfreeze.config import messages
 from unfreeze.detectors.center_net_extractors import CENTER_NET_EXTRACTORS, STRIDE, CenterNetExtractor, normalization
 from unfreeze.detectors.center_net_heads import heads_of
 from unfreeze.detectors.center_net_keypoints import KeypointTasks, build_keypoint_tasks
@@ -31,7 +31,7 @@ from unfreeze.ops.sizes import image_size
 HEADS = "_prediction_head_dict"
 
 
-def build_center_net(config: Any, p: Branch, forms: Forms) -> Detector:
+def build_center_net(config: messages.CenterNet, p: Branch, forms: Forms) -> Detector:
     """Returns the detector of a `CenterNet` message on the weights `p`.
 
     Raises:
@@ -90,7 +90,7 @@ class _Objects:
     masks_of_boxes: Callable[[Tensors, tf.Tensor, tf.Tensor], Tensors] | None = None
 
 
-def _with_tasks(config: Any, forms: Forms) -> _Objects:
+def _with_tasks(config: messages.CenterNet, forms: Forms) -> _Objects:
     """Returns the heads and outputs of all tasks of the config."""
     keypoints = build_keypoint_tasks(config)
     suppression = _suppression(config, forms.suppression)
@@ -127,7 +127,7 @@ def _with_tasks(config: Any, forms: Forms) -> _Objects:
     return _Objects(heads, outputs, config.use_depthwise, every_stage, sparse)
 
 
-def _with_deep_masks(config: Any, p: Branch) -> _Objects:
+def _with_deep_masks(config: messages.CenterNet, p: Branch) -> _Objects:
     """Returns the heads and outputs of a DeepMAC.
 
     Of the other tasks the Object Detection API reads only `object_detection_task` then.
@@ -156,7 +156,7 @@ def _with_deep_masks(config: Any, p: Branch) -> _Objects:
     return _Objects(heads_of(config), outputs, masks_of_boxes=masks_of_boxes)
 
 
-def _detections(config: Any, stages: Tensors, true_shapes: tf.Tensor) -> tuple[Tensors, Peaks]:
+def _detections(config: messages.CenterNet, stages: Tensors, true_shapes: tf.Tensor) -> tuple[Tensors, Peaks]:
     """Returns the peaks of the heatmap, and boxes around them if the config has a task for boxes; classes from 0."""
     params = config.object_center_params
     heatmap = without_padding(tf.sigmoid(stages["object_center"]), true_shapes)
@@ -237,7 +237,7 @@ def _ignore_training_weights(p: Branch, heads: dict[str, Head], unused_levels: i
     p["_self_supervised_rng"].ignore()
 
 
-def _suppression(config: Any, form: Suppression) -> PostProcessing | None:
+def _suppression(config: messages.CenterNet, form: Suppression) -> PostProcessing | None:
     if not config.HasField("post_processing"):
         return None
     nms = config.post_processing.batch_non_max_suppression
@@ -254,7 +254,7 @@ def _suppression(config: Any, form: Suppression) -> PostProcessing | None:
     return build_post_processing(config.post_processing, tf2=True, suppression=form)
 
 
-def _extractor(config: Any) -> CenterNetExtractor:
+def _extractor(config: messages.CenterNetFeatureExtractor) -> CenterNetExtractor:
     extractor = CENTER_NET_EXTRACTORS.get(config.type)
     if extractor is None:
         raise UnsupportedError(
@@ -264,7 +264,7 @@ def _extractor(config: Any) -> CenterNetExtractor:
     return extractor
 
 
-def _check(config: Any) -> None:
+def _check(config: messages.CenterNet) -> None:
     if not config.HasField("object_detection_task") and not config.keypoint_estimation_task:
         raise ConfigError("center_net: no task; add an object_detection_task or a keypoint_estimation_task")
     if config.HasField("densepose_estimation_task") and not config.HasField("mask_estimation_task"):

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import tensorflow as tf
 
 from unfreeze.backbones import hourglass as hourglasses
 from unfreeze.backbones import keras_resnet as resnets
 from unfreeze.backbones import mobilenet_v2 as mobilenet
+from unfreeze.config import messages
 from unfreeze.detectors.normalizations import CHANNEL_MEANS
 from unfreeze.errors import ConfigError, UnsupportedError
 from unfreeze.necks.center import UPSAMPLINGS, deconvolutions, top_down
@@ -35,11 +35,13 @@ Normalize = Callable[[tf.Tensor], tf.Tensor]
 class CenterNetExtractor:
     """A row of CENTER_NET_EXTRACTORS."""
 
-    features: Callable[[tf.Tensor, Branch, Any], list[tf.Tensor]]  # preprocessed images, weights, message -> maps
+    features: Callable[
+        [tf.Tensor, Branch, messages.CenterNetFeatureExtractor], list[tf.Tensor]
+    ]  # preprocessed images, weights, message -> maps
     normalize: Normalize = tf.identity  # after channel_means and channel_stds
 
 
-def normalization(config: Any, extractor: CenterNetExtractor) -> Normalize:
+def normalization(config: messages.CenterNetFeatureExtractor, extractor: CenterNetExtractor) -> Normalize:
     """Returns the normalization of pixels 0..255 for a `CenterNetFeatureExtractor` message and its network.
 
     It is a function `[N, H, W, C] -> [N, H, W, 3]`.
@@ -65,28 +67,34 @@ def normalization(config: Any, extractor: CenterNetExtractor) -> Normalize:
     return normalize
 
 
-def _hourglass(x: tf.Tensor, p: Branch, config: Any, *, network: hourglasses.Hourglass) -> list[tf.Tensor]:
+def _hourglass(
+    x: tf.Tensor, p: Branch, config: messages.CenterNetFeatureExtractor, *, network: hourglasses.Hourglass
+) -> list[tf.Tensor]:
     return hourglasses.hourglass(x, p["_network"], network)
 
 
-def _resnet_v1_fpn(x: tf.Tensor, p: Branch, config: Any, *, units: str) -> list[tf.Tensor]:
+def _resnet_v1_fpn(
+    x: tf.Tensor, p: Branch, config: messages.CenterNetFeatureExtractor, *, units: str
+) -> list[tf.Tensor]:
     backbone = resnets.basic_resnet if units in ("resnet18", "resnet34") else resnets.resnet_v1_with_biases
     stages = backbone(x, p["_base_model"], resnets.UNITS[units])
     return [top_down(list(stages.values()), p["_feature_extractor_model"], RESNET_TOP_DOWN)]
 
 
-def _resnet_v2(x: tf.Tensor, p: Branch, config: Any, *, units: str) -> list[tf.Tensor]:
+def _resnet_v2(x: tf.Tensor, p: Branch, config: messages.CenterNetFeatureExtractor, *, units: str) -> list[tf.Tensor]:
     x = resnets.resnet_v2(x, p["_base_model"], resnets.UNITS[units])
     return [deconvolutions(x, p["_feature_extractor_model"], kernel_size=3)]
 
 
-def _mobilenet_v2(x: tf.Tensor, p: Branch, config: Any) -> list[tf.Tensor]:
+def _mobilenet_v2(x: tf.Tensor, p: Branch, config: messages.CenterNetFeatureExtractor) -> list[tf.Tensor]:
     p = p["_network"]
     x = _mobilenet_stages(x, p["layer_with_weights-0"], config)["layer_19"]
     return [deconvolutions(x, p, kernel_size=1)]
 
 
-def _mobilenet_v2_fpn(x: tf.Tensor, p: Branch, config: Any, *, separable: bool = False) -> list[tf.Tensor]:
+def _mobilenet_v2_fpn(
+    x: tf.Tensor, p: Branch, config: messages.CenterNetFeatureExtractor, *, separable: bool = False
+) -> list[tf.Tensor]:
     """`separable` follows from the type; the Object Detection API reads it only if use_separable_conv is set at all."""
     interpolation = config.upsampling_interpolation
     if interpolation not in UPSAMPLINGS:
@@ -105,7 +113,7 @@ def _mobilenet_v2_fpn(x: tf.Tensor, p: Branch, config: Any, *, separable: bool =
     return [neck]
 
 
-def _mobilenet_stages(x: tf.Tensor, p: Branch, config: Any) -> dict[str, tf.Tensor]:
+def _mobilenet_stages(x: tf.Tensor, p: Branch, config: messages.CenterNetFeatureExtractor) -> dict[str, tf.Tensor]:
     """A `depth_multiplier` above 1 does not widen the last layer."""
     alpha = config.depth_multiplier
     blocks = [

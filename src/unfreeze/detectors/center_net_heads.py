@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from unfreeze.config import messages
 from unfreeze.errors import ConfigError
 from unfreeze.heads.center import Head
 
@@ -29,7 +30,7 @@ def head(channels: int, config: Any, params: str, where: str, *, at_peaks: bool 
     return Head(channels, tuple(message.num_filters), tuple(message.kernel_sizes), at_peaks=at_peaks)
 
 
-def heads_of(config: Any) -> dict[str, Head]:
+def heads_of(config: messages.CenterNet) -> dict[str, Head]:
     """Returns the heads of a `CenterNet` message by the names of their predictions, except those for keypoints."""
     heads = {"object_center": head(config.num_classes, config.object_center_params, "center_head_params", "center_net")}
     if config.HasField("object_detection_task"):
@@ -37,9 +38,9 @@ def heads_of(config: Any) -> dict[str, Head]:
         heads["box/scale"] = head(2, task, "scale_head_params", "object_detection_task", at_peaks=True)
         heads["box/offset"] = head(2, task, "offset_head_params", "object_detection_task", at_peaks=True)
     if config.HasField("deepmac_mask_estimation"):
-        task = config.deepmac_mask_estimation
-        heads["INSTANCE_EMBEDDING"] = Head(task.dim, unit_height=True)
-        heads["PIXEL_EMBEDDING"] = Head(task.pixel_embedding_dim, unit_height=True)
+        masks = config.deepmac_mask_estimation
+        heads["INSTANCE_EMBEDDING"] = Head(masks.dim, unit_height=True)
+        heads["PIXEL_EMBEDDING"] = Head(masks.pixel_embedding_dim, unit_height=True)
         return heads
     if config.HasField("mask_estimation_task"):
         heads["segmentation/heatmap"] = head(

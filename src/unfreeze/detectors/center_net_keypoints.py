@@ -7,12 +7,11 @@ center_net_meta_arch.py.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from unfreeze.config import Label, read_label_map
+from unfreeze.config import Label, messages, read_label_map
 from unfreeze.detectors.center_net_heads import head
 from unfreeze.detectors.detector import Tensors
 from unfreeze.errors import ConfigError
@@ -117,7 +116,7 @@ def _keypoints_of_only_class(task: KeypointTask, stages: Tensors, peaks: Peaks, 
     return keypoints_of_peaks(task.maps(stages), peaks, strided, task.options)
 
 
-def build_keypoint_tasks(config: Any) -> KeypointTasks | None:
+def build_keypoint_tasks(config: messages.CenterNet) -> KeypointTasks | None:
     """Returns the keypoint tasks of a `CenterNet` message, or None if it has none.
 
     Raises:
@@ -138,7 +137,9 @@ def _labels(path: str) -> dict[str, Label]:
     return {label.name: label for label in read_label_map(path).labels.values() if label.keypoints}
 
 
-def _task(config: Any, labels: dict[str, Label], alone: bool, has_boxes: bool) -> KeypointTask:
+def _task(
+    config: messages.CenterNet.KeypointEstimation, labels: dict[str, Label], alone: bool, has_boxes: bool
+) -> KeypointTask:
     where = f"keypoint_estimation_task {config.task_name!r}"
     label = labels.get(config.keypoint_class_name)
     if label is None:
@@ -179,7 +180,9 @@ def _task(config: Any, labels: dict[str, Label], alone: bool, has_boxes: bool) -
     )
 
 
-def _heads(config: Any, num_keypoints: int, where: str, *, argmax: bool) -> dict[str, Head]:
+def _heads(
+    config: messages.CenterNet.KeypointEstimation, num_keypoints: int, where: str, *, argmax: bool
+) -> dict[str, Head]:
     num_offsets = 2 * num_keypoints if config.per_keypoint_offset else 2
     heads = {
         "heatmap": head(num_keypoints, config, "heatmap_head_params", where),
@@ -191,7 +194,7 @@ def _heads(config: Any, num_keypoints: int, where: str, *, argmax: bool) -> dict
     return {f"{config.task_name}/keypoint/{name}": head for name, head in heads.items()}
 
 
-def _check_ranking(where: str, config: Any, argmax: bool, has_boxes: bool) -> None:
+def _check_ranking(where: str, config: messages.CenterNet.KeypointEstimation, argmax: bool, has_boxes: bool) -> None:
     mode = config.candidate_ranking_mode
     known = (ARGMAX_RANKING,) if argmax else tuple(RANKINGS)
     if mode not in known:

@@ -6,12 +6,12 @@ Source: object_detection/builders/model_builder.py, meta_architectures/{center_n
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import tensorflow as tf
 
 from unfreeze.backbones.hourglass import Hourglass, hourglass, hourglass_of
 from unfreeze.backbones.keras_resnet import basic_stack
+from unfreeze.config import messages
 from unfreeze.detectors.detector import Tensors
 from unfreeze.errors import ConfigError
 from unfreeze.heads.deep_mask import DeepMask
@@ -44,7 +44,12 @@ CONDITIONAL = "cond_inst"
 
 
 def mask_outputs(
-    config: Any, stages: Tensors, boxes: tf.Tensor, classes: tf.Tensor, stride: int, true_shapes: tf.Tensor
+    config: messages.CenterNet,
+    stages: Tensors,
+    boxes: tf.Tensor,
+    classes: tf.Tensor,
+    stride: int,
+    true_shapes: tf.Tensor,
 ) -> Tensors:
     """Returns `detection_masks` [N, D, h, w], and with DensePose `detection_surface_coords` [N, D, h, w, 2].
 
@@ -63,7 +68,7 @@ def mask_outputs(
     return {"detection_masks": masks, "detection_surface_coords": coordinates}
 
 
-def build_deep_mask(config: Any) -> DeepMask:
+def build_deep_mask(config: messages.CenterNet.DeepMACMaskEstimation) -> DeepMask:
     """Returns the mask head of a `DeepMACMaskEstimation` message.
 
     Raises:
@@ -140,7 +145,7 @@ def _conditional_depth(name: str) -> int:
     return int(depth) if name.startswith(CONDITIONAL) and depth.isdigit() else 0
 
 
-def _check_conditional_dim(where: str, config: Any, depth: int) -> None:
+def _check_conditional_dim(where: str, config: messages.CenterNet.DeepMACMaskEstimation, depth: int) -> None:
     inputs, channels = config.pixel_embedding_dim + (2 if config.use_xy else 0), config.num_init_channels
     if depth == 1 and inputs != channels:
         raise ConfigError(

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import tensorflow as tf
 
+from unfreeze.config import enum_name, messages
 from unfreeze.errors import ConfigError
 from unfreeze.heads.context_attention import ContextAttention, context_attention, keras_context_attention
 from unfreeze.ops.branch import Branch
@@ -64,7 +64,7 @@ class Context:
         return Attention(**{self.position: attend}) if self.position else NO_ATTENTION
 
 
-def build_context(config: Any, tf2: bool) -> Context | None:
+def build_context(config: messages.FasterRcnn, tf2: bool) -> Context | None:
     """Returns the context of a `FasterRcnn` message, or None without `context_config`. An R-FCN ignores it.
 
     Raises:
@@ -103,11 +103,11 @@ def build_context(config: Any, tf2: bool) -> Context | None:
                 f"TensorFlow 2; set it to {str(only).lower()} (the Object Detection API rejects it too)"
             )
     names = [field.name for field in context.DESCRIPTOR.fields if field.name in ContextAttention.__dataclass_fields__]
-    position = context.DESCRIPTOR.fields_by_name["attention_position"].enum_type.values_by_number
+
     return Context(
         ContextAttention(**{name: getattr(context, name) for name in names}),
         # ATTENTION_DEFAULT is no position: the Object Detection API then takes the side inputs and ignores them.
-        {"POST_RPN": "crops", "POST_BOX_CLASSIFIER": "features"}.get(position[context.attention_position].name, ""),
+        {"POST_RPN": "crops", "POST_BOX_CLASSIFIER": "features"}.get(enum_name(context, "attention_position"), ""),
         {
             "context_features": tf.TensorSpec([None, None, context.context_feature_length], name="context_features"),
             "valid_context_size": tf.TensorSpec([None], tf.int32, name="valid_context_size"),

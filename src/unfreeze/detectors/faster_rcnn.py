@@ -6,10 +6,10 @@ Source: object_detection/meta_architectures/{faster_rcnn,rfcn,context_rcnn}_meta
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import tensorflow as tf
 
+from unfreeze.config import messages
 from unfreeze.detectors.context import NO_ATTENTION, build_context
 from unfreeze.detectors.detector import Detector, Forms, Tensors
 from unfreeze.detectors.faster_rcnn_extractors import FASTER_RCNN_EXTRACTORS, FasterRcnnExtractor
@@ -44,7 +44,7 @@ THREE_STAGE_OUTPUTS = (
 )
 
 
-def build_faster_rcnn(config: Any, p: Branch, forms: Forms) -> Detector:
+def build_faster_rcnn(config: messages.FasterRcnn, p: Branch, forms: Forms) -> Detector:
     """Returns the detector of a `FasterRcnn` message on the weights `p`.
 
     Raises:
@@ -127,7 +127,7 @@ def build_faster_rcnn(config: Any, p: Branch, forms: Forms) -> Detector:
     return Detector(preprocess, predict, postprocess, resizer.shape, input_name, side_inputs=side_inputs)
 
 
-def _check(config: Any) -> None:
+def _check(config: messages.FasterRcnn) -> None:
     if config.number_of_stages == 1:
         raise ConfigError(
             "faster_rcnn: number_of_stages is 1 (proposals without classes), which cannot be exported; set it to 2 or "
@@ -144,7 +144,7 @@ def _check(config: Any) -> None:
         )
 
 
-def _extractor(config: Any) -> FasterRcnnExtractor:
+def _extractor(config: messages.FasterRcnnFeatureExtractor) -> FasterRcnnExtractor:
     """Returns the row of FASTER_RCNN_EXTRACTORS or KERAS_EXTRACTORS for a `feature_extractor` message.
 
     Options for Keras extractors are ignored by slim's extractors and rejected by Keras extractors that do not support

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import tensorflow as tf
 
@@ -18,6 +17,7 @@ from unfreeze.backbones.nasnet import nasnet_large, nasnet_large_rest
 from unfreeze.backbones.pnasnet import pnasnet_large, pnasnet_large_rest
 from unfreeze.backbones.resnet_v1 import BLOCKS, UNITS, resnet_v1, resnet_v1_block
 from unfreeze.backbones.resnet_v1 import STYLE as RESNET_STYLE
+from unfreeze.config import messages
 from unfreeze.detectors.input_size_checks import check_known_size
 from unfreeze.detectors.normalizations import mean_subtracted, unit_range
 from unfreeze.ops.branch import Branch
@@ -33,8 +33,8 @@ class FasterRcnnExtractor:
     `options`: fields of the message that this extractor supports, and not every extractor of its generation.
     """
 
-    first_stage: Callable[[tf.Tensor, Branch, Any], list[tf.Tensor]]
-    second_stage: Callable[[tf.Tensor, Branch, Any], tf.Tensor]
+    first_stage: Callable[[tf.Tensor, Branch, messages.FasterRcnnFeatureExtractor], list[tf.Tensor]]
+    second_stage: Callable[[tf.Tensor, Branch, messages.FasterRcnnFeatureExtractor], tf.Tensor]
     normalize: Callable[[tf.Tensor], tf.Tensor]
     strides: tuple[int, ...] = (8, 16)
     options: tuple[str, ...] = ()
@@ -48,12 +48,12 @@ def faster_rcnn_resnet_v1(architecture: str) -> FasterRcnnExtractor:
     units = UNITS[architecture]
     base_depth, _ = BLOCKS[3]
 
-    def first_stage(x: tf.Tensor, p: Branch, config: Any) -> list[tf.Tensor]:
+    def first_stage(x: tf.Tensor, p: Branch, config: messages.FasterRcnnFeatureExtractor) -> list[tf.Tensor]:
         p[architecture]["block4"].ignore()
         stride = config.first_stage_features_stride
         return [resnet_v1(x, p[architecture], units[:3], output_stride=stride)["block3"]]
 
-    def second_stage(x: tf.Tensor, p: Branch, config: Any) -> tf.Tensor:
+    def second_stage(x: tf.Tensor, p: Branch, config: messages.FasterRcnnFeatureExtractor) -> tf.Tensor:
         return resnet_v1_block(x, p[architecture]["block4"], base_depth, 3, style=replace(RESNET_STYLE, winograd=True))
 
     return FasterRcnnExtractor(first_stage, second_stage, mean_subtracted)
@@ -62,10 +62,10 @@ def faster_rcnn_resnet_v1(architecture: str) -> FasterRcnnExtractor:
 def faster_rcnn_inception_v2() -> FasterRcnnExtractor:
     """First stage: to Mixed_4e; second stage: Mixed_5. The stride is always 16."""
 
-    def first_stage(x: tf.Tensor, p: Branch, config: Any) -> list[tf.Tensor]:
+    def first_stage(x: tf.Tensor, p: Branch, config: messages.FasterRcnnFeatureExtractor) -> list[tf.Tensor]:
         return [inception_v2_first_stage(x, p["InceptionV2"])["Mixed_4e"]]
 
-    def second_stage(x: tf.Tensor, p: Branch, config: Any) -> tf.Tensor:
+    def second_stage(x: tf.Tensor, p: Branch, config: messages.FasterRcnnFeatureExtractor) -> tf.Tensor:
         style = replace(INCEPTION_STYLE, winograd=True)
         return inception_v2_second_stage(x, p["InceptionV2"], style=style)["Mixed_5c"]
 
@@ -75,11 +75,11 @@ def faster_rcnn_inception_v2() -> FasterRcnnExtractor:
 def faster_rcnn_inception_resnet_v2() -> FasterRcnnExtractor:
     """First stage: to PreAuxLogits; second stage: the rest."""
 
-    def first_stage(x: tf.Tensor, p: Branch, config: Any) -> list[tf.Tensor]:
+    def first_stage(x: tf.Tensor, p: Branch, config: messages.FasterRcnnFeatureExtractor) -> list[tf.Tensor]:
         stride = config.first_stage_features_stride
         return [inception_resnet_v2_first_stage(x, p["InceptionResnetV2"], output_stride=stride)["PreAuxLogits"]]
 
-    def second_stage(x: tf.Tensor, p: Branch, config: Any) -> tf.Tensor:
+    def second_stage(x: tf.Tensor, p: Branch, config: messages.FasterRcnnFeatureExtractor) -> tf.Tensor:
         return inception_resnet_v2_second_stage(x, p["InceptionResnetV2"])["Conv2d_7b_1x1"]
 
     return FasterRcnnExtractor(first_stage, second_stage, unit_range)
@@ -91,12 +91,12 @@ def faster_rcnn_nas() -> FasterRcnnExtractor:
     A cell takes two maps, so the map between the stages is two maps concatenated along the channels.
     """
 
-    def first_stage(x: tf.Tensor, p: Branch, config: Any) -> list[tf.Tensor]:
+    def first_stage(x: tf.Tensor, p: Branch, config: messages.FasterRcnnFeatureExtractor) -> list[tf.Tensor]:
         check_known_size(x, "faster_rcnn_nas")
         stages = nasnet_large(x, p, last_cell=11)
         return [tf.concat([stages["Cell_10"], stages["Cell_11"]], axis=3)]
 
-    def second_stage(x: tf.Tensor, p: Branch, config: Any) -> tf.Tensor:
+    def second_stage(x: tf.Tensor, p: Branch, config: messages.FasterRcnnFeatureExtractor) -> tf.Tensor:
         previous, last = tf.split(x, 2, axis=3)
         return nasnet_large_rest(previous, last, p, first_cell=12)
 
@@ -109,12 +109,12 @@ def faster_rcnn_pnas() -> FasterRcnnExtractor:
     A cell takes two maps, so the map between the stages is two maps concatenated along the channels.
     """
 
-    def first_stage(x: tf.Tensor, p: Branch, config: Any) -> list[tf.Tensor]:
+    def first_stage(x: tf.Tensor, p: Branch, config: messages.FasterRcnnFeatureExtractor) -> list[tf.Tensor]:
         check_known_size(x, "faster_rcnn_pnas")
         stages = pnasnet_large(x, p, last_cell=7)
         return [tf.concat([stages["Cell_6"], stages["Cell_7"]], axis=3)]
 
-    def second_stage(x: tf.Tensor, p: Branch, config: Any) -> tf.Tensor:
+    def second_stage(x: tf.Tensor, p: Branch, config: messages.FasterRcnnFeatureExtractor) -> tf.Tensor:
         previous, last = tf.split(x, 2, axis=3)
         return pnasnet_large_rest(previous, last, p, first_cell=8)
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any
 
 import tensorflow as tf
 
 from unfreeze.backbones import inception_resnet_v2
 from unfreeze.backbones.resnet_v1 import KERAS_STYLE, UNITS, keras_resnet_v1, keras_resnet_v1_block
+from unfreeze.config import messages
 from unfreeze.detectors.faster_rcnn_extractors import FasterRcnnExtractor
 from unfreeze.detectors.hyperparams import keras_style
 from unfreeze.detectors.normalizations import mean_subtracted, unit_range
@@ -33,10 +33,10 @@ DENSE = replace(PLAIN, activation=tf.nn.relu)
 def faster_rcnn_resnet_v1_keras(architecture: str) -> FasterRcnnExtractor:
     """First stage: blocks 1 to 3; second stage: block 4."""
 
-    def first_stage(x: tf.Tensor, p: Branch, config: Any) -> list[tf.Tensor]:
+    def first_stage(x: tf.Tensor, p: Branch, config: messages.FasterRcnnFeatureExtractor) -> list[tf.Tensor]:
         return [keras_resnet_v1(x, p, UNITS[architecture][:3])["block3"]]
 
-    def second_stage(x: tf.Tensor, p: Branch, config: Any) -> tf.Tensor:
+    def second_stage(x: tf.Tensor, p: Branch, config: messages.FasterRcnnFeatureExtractor) -> tf.Tensor:
         style = replace(KERAS_STYLE, winograd=True)
         return keras_resnet_v1_block(x, p, "conv5", CONV5_DEPTHS, 3, stride=2, style=style)
 
@@ -46,7 +46,7 @@ def faster_rcnn_resnet_v1_keras(architecture: str) -> FasterRcnnExtractor:
 def faster_rcnn_resnet_v1_fpn_keras(architecture: str) -> FasterRcnnExtractor:
     """First stage: a pyramid on all blocks; second stage: two dense layers on each crop. The stride has no effect."""
 
-    def first_stage(x: tf.Tensor, p: Branch, config: Any) -> list[tf.Tensor]:
+    def first_stage(x: tf.Tensor, p: Branch, config: messages.FasterRcnnFeatureExtractor) -> list[tf.Tensor]:
         style, (min_level, max_level) = keras_style(config.conv_hyperparams), _fpn_levels(config)
         depth = config.fpn.additional_layer_depth if config.HasField("fpn") else FPN_DEPTH
         base = style if config.override_base_feature_extractor_hyperparams else KERAS_STYLE
@@ -63,7 +63,7 @@ def faster_rcnn_resnet_v1_fpn_keras(architecture: str) -> FasterRcnnExtractor:
         layers = p["coarse_feature_layers"].renamed(fpn.keras_coarse_names())
         return maps + fpn.coarse_feature_maps(maps[-1], layers, coarser, depth=depth, style=style)
 
-    def second_stage(x: tf.Tensor, p: Branch, config: Any) -> tf.Tensor:
+    def second_stage(x: tf.Tensor, p: Branch, config: messages.FasterRcnnFeatureExtractor) -> tf.Tensor:
         norm = keras_style(config.conv_hyperparams).norm
         x = tf.reshape(x, [-1, math.prod(x.shape[1:])])
         x = fully_connected(x, p["layer_with_weights-0"], CLASSIFIER_UNITS, style=DENSE)
@@ -75,7 +75,7 @@ def faster_rcnn_resnet_v1_fpn_keras(architecture: str) -> FasterRcnnExtractor:
     return FasterRcnnExtractor(first_stage, second_stage, mean_subtracted, options=("conv_hyperparams", "fpn"))
 
 
-def _fpn_levels(config: Any) -> tuple[int, int]:
+def _fpn_levels(config: messages.FasterRcnnFeatureExtractor) -> tuple[int, int]:
     """Returns `fpn` as (min_level, max_level); level 2 is the finest."""
     if not config.HasField("conv_hyperparams"):
         raise ConfigError(
@@ -98,11 +98,11 @@ def faster_rcnn_inception_resnet_v2_keras() -> FasterRcnnExtractor:
     of its pool, and fails to concatenate them with the other branches.
     """
 
-    def first_stage(x: tf.Tensor, p: Branch, config: Any) -> list[tf.Tensor]:
+    def first_stage(x: tf.Tensor, p: Branch, config: messages.FasterRcnnFeatureExtractor) -> list[tf.Tensor]:
         p = inception_resnet_v2.keras_first_stage(p)
         return [inception_resnet_v2.inception_resnet_v2_first_stage(x, p)["PreAuxLogits"]]
 
-    def second_stage(x: tf.Tensor, p: Branch, config: Any) -> tf.Tensor:
+    def second_stage(x: tf.Tensor, p: Branch, config: messages.FasterRcnnFeatureExtractor) -> tf.Tensor:
         p = inception_resnet_v2.keras_second_stage(p)
         return inception_resnet_v2.inception_resnet_v2_second_stage(x, p, padding="SAME")["Conv2d_7b_1x1"]
 

@@ -8,8 +8,8 @@ meta_architectures/context_rcnn_lib_tf2.py.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
+from unfreeze.config import messages
 from unfreeze.detectors.first_stage import EXTRACTOR_SCOPE as FIRST_EXTRACTOR
 from unfreeze.detectors.first_stage import PREDICTOR_SCOPE as FIRST_PREDICTOR
 from unfreeze.detectors.second_stage import EXTRACTOR_SCOPE as SECOND_EXTRACTOR
@@ -28,7 +28,7 @@ PROJECTIONS = {
 FIRST_HEADS = "_first_stage_box_predictor/_prediction_heads"
 
 
-def keras_names(config: Any, num_maps: int) -> list[Rename]:
+def keras_names(config: messages.FasterRcnn, num_maps: int) -> list[Rename]:
     """Returns the renames for the weights of a `FasterRcnn` message whose first stage has `num_maps` feature maps."""
     predictor = config.second_stage_box_predictor
     if predictor.WhichOneof("box_predictor_oneof") == "rfcn_box_predictor":
@@ -72,7 +72,7 @@ def _rfcn() -> Iterator[Rename]:
     yield from _layer(f"{SECOND_PREDICTOR}/class_predictions", "_rfcn_box_predictor/_class_predictor_layers/", 0)
 
 
-def _mask_rcnn(config: Any) -> Iterator[Rename]:
+def _mask_rcnn(config: messages.MaskRCNNBoxPredictor) -> Iterator[Rename]:
     dense = 2 if config.use_dropout else 1  # after a Flatten, and a Dropout if there is one
     boxes = "_mask_rcnn_box_predictor/_box_prediction_head/_box_encoder_layers/"
     yield from _layer(f"{SECOND_PREDICTOR}/BoxEncodingPredictor", boxes, dense)

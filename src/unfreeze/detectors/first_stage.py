@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import tensorflow as tf
 
+from unfreeze.config import messages
 from unfreeze.detectors.anchor_generators import build_anchor_generator
 from unfreeze.detectors.detector import Tensors
 from unfreeze.detectors.hyperparams import conv_style, keras_style
@@ -47,7 +47,7 @@ class FirstStage:
     num_maps: int
 
 
-def build_first_stage(config: Any, tf2: bool, form: Suppression) -> FirstStage:
+def build_first_stage(config: messages.FasterRcnn, tf2: bool, form: Suppression) -> FirstStage:
     """Returns the first stage of a `FasterRcnn` message.
 
     Raises:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from unfreeze.config import messages
 from unfreeze.weights.branches import Mismatch
 
 MAX_CAUSES = 3
@@ -76,7 +77,9 @@ class Evidence:
         return getattr(self.box_predictor, self.box_predictor.WhichOneof("box_predictor_oneof"))
 
 
-def likely_causes(config: Any) -> Callable[[Iterable[Mismatch], Sequence[str]], Sequence[str]]:
+def likely_causes(
+    config: messages.TrainEvalPipelineConfig,
+) -> Callable[[Iterable[Mismatch], Sequence[str]], Sequence[str]]:
     """Returns a function from mismatches and unused names to the config lines that most likely cause them."""
     model = getattr(config.model, config.model.WhichOneof("model"))
 

@@ -4,6 +4,8 @@ Source: object_detection/builders/post_processing_builder.py, calibration_builde
 core/post_processing.py.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -12,7 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from unfreeze.config import enum_name
+from unfreeze.config import enum_name, messages
 from unfreeze.errors import ConfigError, UnsupportedError
 from unfreeze.ops.calibration import Points, calibrated, calibrated_by_class
 from unfreeze.ops.nms import NmsOptions, Selection, Suppression, multiclass_nms
@@ -66,7 +68,7 @@ class PostProcessing:
 
 
 def build_post_processing(
-    config: Any, tf2: bool = False, suppression: Suppression = Suppression.KERNEL
+    config: messages.PostProcessing, tf2: bool = False, suppression: Suppression = Suppression.KERNEL
 ) -> PostProcessing:
     """Returns the post-processing of a `PostProcessing` message as in TensorFlow 1.15, or with `tf2` as in 2.x.
 
@@ -80,7 +82,7 @@ def build_post_processing(
 
 
 def build_first_stage_nms(
-    config: Any, tf2: bool = False, suppression: Suppression = Suppression.KERNEL
+    config: messages.FasterRcnn, tf2: bool = False, suppression: Suppression = Suppression.KERNEL
 ) -> PostProcessing:
     """Returns the suppression of proposals of the `first_stage_*` fields of a `FasterRcnn` message."""
     static = config.use_static_shapes and config.use_static_shapes_for_eval
@@ -98,7 +100,9 @@ def build_first_stage_nms(
     return PostProcessing(tf.nn.softmax, options)
 
 
-def nms_options(config: Any, tf2: bool = False, suppression: Suppression = Suppression.KERNEL) -> NmsOptions:
+def nms_options(
+    config: messages.BatchNonMaxSuppression, tf2: bool = False, suppression: Suppression = Suppression.KERNEL
+) -> NmsOptions:
     """Returns the options of a `BatchNonMaxSuppression` message; `use_cpu_nms`, `use_hard_nms` change no result."""
     options = NmsOptions(
         score_threshold=config.score_threshold,
@@ -154,7 +158,7 @@ def _check_combined(options: NmsOptions) -> None:
         raise ConfigError("use_combined_nms does not support change_coordinate_frame; set it to false")
 
 
-def build_score_converter(config: Any) -> ScoreConverter:
+def build_score_converter(config: messages.PostProcessing) -> ScoreConverter:
     """Returns the score converter of a `PostProcessing` message, with its calibration: `[N, A, C] -> [N, A, C]`.
 
     Raises:

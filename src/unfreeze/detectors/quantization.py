@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from unfreeze.config import enum_name
+from unfreeze.config import enum_name, messages
 from unfreeze.errors import ConfigError, UnsupportedError
 
 UNSUPPORTED_EXTRACTORS = ("ssd_mobilenet_v2_mnasfpn", "ssd_pnasnet")
 
 
-def quantization_aware(config: Any) -> bool:
+def quantization_aware(config: messages.TrainEvalPipelineConfig) -> bool:
     """Returns whether the graph has FakeQuants.
 
     `delay` concerns only training, and the Object Detection API does not read `symmetric`.
@@ -40,7 +40,7 @@ def quantization_aware(config: Any) -> bool:
     return True
 
 
-def _unsupported(model: Any) -> Iterator[str]:
+def _unsupported(model: messages.DetectionModel) -> Iterator[str]:
     architecture = model.WhichOneof("model")
     if architecture != "ssd":
         yield f"model {architecture}; supported: ssd"
@@ -63,9 +63,9 @@ def _unsupported(model: Any) -> Iterator[str]:
         yield "activation: SWISH after the group_norm of feature_extractor.conv_hyperparams"
 
 
-def _linear(hyperparams: Any) -> bool:
+def _linear(hyperparams: messages.Hyperparams) -> bool:
     return hyperparams.HasField("batch_norm") and enum_name(hyperparams, "activation") == "NONE"
 
 
-def _grouped_swish(hyperparams: Any) -> bool:
+def _grouped_swish(hyperparams: messages.Hyperparams) -> bool:
     return hyperparams.HasField("group_norm") and enum_name(hyperparams, "activation") == "SWISH"

@@ -3,6 +3,8 @@
 Source: builders/image_resizer_builder.py.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +12,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from unfreeze.config import enum_name
+from unfreeze.config import enum_name, messages
 from unfreeze.errors import ConfigError
 from unfreeze.ops import images as ops
 from unfreeze.ops.sizes import Length, Size, image_size
@@ -73,7 +75,7 @@ class Resizer:
         return self.finish(resized), true_image_shapes
 
 
-def build_resizer(config: Any) -> Resizer:
+def build_resizer(config: messages.ImageResizer) -> Resizer:
     """Returns the `Resizer` of an ImageResizer message.
 
     Raises:
@@ -85,7 +87,7 @@ def build_resizer(config: Any) -> Resizer:
     return RESIZERS[kind](getattr(config, kind))
 
 
-def fixed_shape_resizer(config: Any) -> Resizer:
+def fixed_shape_resizer(config: messages.FixedShapeResizer) -> Resizer:
     """Returns the resizer of a `FixedShapeResizer` message."""
     _check_positive("fixed_shape_resizer", config, "height", "width")
     size = (config.height, config.width)
@@ -94,7 +96,7 @@ def fixed_shape_resizer(config: Any) -> Resizer:
     )
 
 
-def keep_aspect_ratio_resizer(config: Any) -> Resizer:
+def keep_aspect_ratio_resizer(config: messages.KeepAspectRatioResizer) -> Resizer:
     """Returns the resizer of a `KeepAspectRatioResizer` message."""
     _check_positive("keep_aspect_ratio_resizer", config, "min_dimension", "max_dimension")
     if config.min_dimension > config.max_dimension:
@@ -121,12 +123,12 @@ def keep_aspect_ratio_resizer(config: Any) -> Resizer:
     )
 
 
-def identity_resizer(config: Any) -> Resizer:
+def identity_resizer(config: messages.IdentityResizer) -> Resizer:
     """Returns the resizer of an `IdentityResizer` message, which keeps images as they are."""
     return Resizer()
 
 
-def conditional_shape_resizer(config: Any) -> Resizer:
+def conditional_shape_resizer(config: messages.ConditionalShapeResizer) -> Resizer:
     """Returns the resizer of a `ConditionalShapeResizer` message."""
     _check_positive("conditional_shape_resizer", config, "size_threshold")
     condition = enum_name(config, "condition")
@@ -140,7 +142,7 @@ def conditional_shape_resizer(config: Any) -> Resizer:
     )
 
 
-def pad_to_multiple_resizer(config: Any) -> Resizer:
+def pad_to_multiple_resizer(config: messages.PadToMultipleResizer) -> Resizer:
     """Returns the resizer of a `PadToMultipleResizer` message."""
     _check_positive("pad_to_multiple_resizer", config, "multiple")
     return Resizer(padded_size=partial(ops.multiple_size, multiple=config.multiple), channels=_channels(config))

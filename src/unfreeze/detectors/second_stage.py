@@ -11,6 +11,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from unfreeze.config import messages
 from unfreeze.detectors.context import NO_ATTENTION, Attention
 from unfreeze.detectors.detector import Tensors
 from unfreeze.detectors.faster_rcnn_extractors import FasterRcnnExtractor
@@ -57,7 +58,7 @@ class SecondStage:
     of_detections: Callable[[Maps, Rows, tf.Tensor, Size, Branch], Tensors] | None = None
 
 
-def build_second_stage(config: Any, extractor: FasterRcnnExtractor, tf2: bool) -> SecondStage:
+def build_second_stage(config: messages.FasterRcnn, extractor: FasterRcnnExtractor, tf2: bool) -> SecondStage:
     """Returns the second stage of a `FasterRcnn` message.
 
     Raises:
@@ -75,7 +76,9 @@ def build_second_stage(config: Any, extractor: FasterRcnnExtractor, tf2: bool) -
     return SECOND_STAGES[kind](config, predictor, extractor, tf2)
 
 
-def _mask_rcnn(config: Any, predictor: Any, extractor: FasterRcnnExtractor, tf2: bool) -> SecondStage:
+def _mask_rcnn(
+    config: messages.FasterRcnn, predictor: messages.MaskRCNNBoxPredictor, extractor: FasterRcnnExtractor, tf2: bool
+) -> SecondStage:
     for field in ("initial_crop_size", "maxpool_kernel_size", "maxpool_stride"):
         if getattr(config, field) < 1:
             raise ConfigError(f"faster_rcnn: {field} is {getattr(config, field)}; it must be at least 1")
@@ -132,7 +135,7 @@ def _mask_rcnn(config: Any, predictor: Any, extractor: FasterRcnnExtractor, tf2:
     return SecondStage(predict)
 
 
-def _box_classifier(config: Any, predictor: Any, tf2: bool) -> BoxClassifier:
+def _box_classifier(config: messages.FasterRcnn, predictor: messages.MaskRCNNBoxPredictor, tf2: bool) -> BoxClassifier:
     # predict_keypoints is ignored: the Object Detection API has a keypoint head, but never builds it.
     return BoxClassifier(
         num_classes=config.num_classes,
@@ -142,12 +145,12 @@ def _box_classifier(config: Any, predictor: Any, tf2: bool) -> BoxClassifier:
     )
 
 
-def _keras_fc_style(hyperparams: Any) -> Style:
+def _keras_fc_style(hyperparams: messages.Hyperparams) -> Style:
     """Returns the style of the dense layers of Keras heads, which always have biases."""
     return replace(keras_style(hyperparams), biases_before_norm=True)
 
 
-def _slim_fc_style(hyperparams: Any) -> Style:
+def _slim_fc_style(hyperparams: messages.Hyperparams) -> Style:
     style = fc_style(hyperparams, "mask_rcnn_box_predictor.fc_hyperparams")
     if isinstance(style.norm, GroupNorm):
         raise ConfigError(
@@ -156,7 +159,9 @@ def _slim_fc_style(hyperparams: Any) -> Style:
     return style
 
 
-def _masks(config: Any, predictor: Any, tf2: bool) -> Callable[[tf.Tensor, tf.Tensor, Branch], Tensors]:
+def _masks(
+    config: messages.FasterRcnn, predictor: messages.MaskRCNNBoxPredictor, tf2: bool
+) -> Callable[[tf.Tensor, tf.Tensor, Branch], Tensors]:
     """Returns a function `features [R, h, w, c], classes [R], p -> detection_masks`; of TF2 also `mask_predictions`."""
     options = _mask_predictor(config, predictor, tf2)
 
@@ -170,7 +175,7 @@ def _masks(config: Any, predictor: Any, tf2: bool) -> Callable[[tf.Tensor, tf.Te
     return masks
 
 
-def _mask_predictor(config: Any, predictor: Any, tf2: bool) -> MaskPredictor:
+def _mask_predictor(config: messages.FasterRcnn, predictor: messages.MaskRCNNBoxPredictor, tf2: bool) -> MaskPredictor:
     where = "mask_rcnn_box_predictor"
     if predictor.predict_instance_masks and not predictor.HasField("conv_hyperparams"):
         raise ConfigError(f"{where}: predict_instance_masks is true, but conv_hyperparams is missing; add it")
@@ -196,7 +201,9 @@ def _mask_predictor(config: Any, predictor: Any, tf2: bool) -> MaskPredictor:
     )
 
 
-def _rfcn(config: Any, predictor: Any, extractor: FasterRcnnExtractor, tf2: bool) -> SecondStage:
+def _rfcn(
+    config: messages.FasterRcnn, predictor: messages.RfcnBoxPredictor, extractor: FasterRcnnExtractor, tf2: bool
+) -> SecondStage:
     if config.number_of_stages == 3:
         raise ConfigError("rfcn_box_predictor: number_of_stages is 3, but R-FCN has no third stage; set it to 2")
     for field in ("output_final_box_features", "output_final_box_rpn_features", "return_raw_detections_during_predict"):
@@ -227,11 +234,11 @@ def _rfcn(config: Any, predictor: Any, extractor: FasterRcnnExtractor, tf2: bool
     return SecondStage(predict)
 
 
-def _conv_style(hyperparams: Any, where: str, tf2: bool) -> Style:
+def _conv_style(hyperparams: messages.Hyperparams, where: str, tf2: bool) -> Style:
     return keras_style(hyperparams) if tf2 else conv_style(hyperparams, where)
 
 
-SECOND_STAGES: dict[str, Callable[[Any, Any, FasterRcnnExtractor, bool], SecondStage]] = {
+SECOND_STAGES: dict[str, Callable[[messages.FasterRcnn, Any, FasterRcnnExtractor, bool], SecondStage]] = {
     "mask_rcnn_box_predictor": _mask_rcnn,
     "rfcn_box_predictor": _rfcn,
 }

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import tensorflow as tf
 
+from unfreeze.config import messages
 from unfreeze.detectors.anchor_generators import build_anchor_generator
 from unfreeze.detectors.box_coders import build_box_decoder
 from unfreeze.detectors.box_predictors import build_box_predictor
@@ -22,7 +21,7 @@ from unfreeze.ops.sizes import image_size
 OPTIONS = ("num_layers", "fpn", "bifpn", "spaghettinet_arch_name", "replace_preprocessor_with_placeholder")
 
 
-def build_ssd(config: Any, p: Branch, forms: Forms) -> Detector:
+def build_ssd(config: messages.Ssd, p: Branch, forms: Forms) -> Detector:
     """Returns the detector of an `Ssd` message on the weights `p`.
 
     Raises:
@@ -80,7 +79,7 @@ def build_ssd(config: Any, p: Branch, forms: Forms) -> Detector:
     return Detector(preprocess, predict, postprocess, resizer.shape, input_name="input_tensor" if tf2 else "inputs")
 
 
-def _extractor(config: Any) -> SsdExtractor:
+def _extractor(config: messages.SsdFeatureExtractor) -> SsdExtractor:
     extractor = SSD_EXTRACTORS.get(config.type)
     if extractor is None:
         raise UnsupportedError(

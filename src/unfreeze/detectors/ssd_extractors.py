@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import tensorflow as tf
 
 from unfreeze.backbones import mobiledet
 from unfreeze.backbones import mobilenet_v3 as v3
+from unfreeze.config import messages
 from unfreeze.detectors import ssd_keras as keras
 from unfreeze.detectors import ssd_multi_resolution as halved
 from unfreeze.detectors import ssd_pyramids as pyramids
@@ -22,7 +22,9 @@ from unfreeze.ops.branch import Branch
 class SsdExtractor:
     """A row of SSD_EXTRACTORS."""
 
-    features: Callable[[tf.Tensor, Branch, Any], list[tf.Tensor]]  # preprocessed images, weights, message -> maps
+    features: Callable[
+        [tf.Tensor, Branch, messages.SsdFeatureExtractor], list[tf.Tensor]
+    ]  # preprocessed images, weights, message -> maps
     normalize: Callable[[tf.Tensor], tf.Tensor]  # pixels 0..255 -> the input of the network
     options: tuple[str, ...] = ()  # fields of the message that this extractor supports, and not every extractor
     tf2: bool = False  # whether it is a Keras model of TensorFlow 2

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import tensorflow as tf
 
@@ -17,6 +16,7 @@ from unfreeze.backbones import efficientnet
 from unfreeze.backbones import mobilenet_v1 as v1
 from unfreeze.backbones import mobilenet_v2 as v2
 from unfreeze.backbones import resnet_v1 as resnet
+from unfreeze.config import messages
 from unfreeze.detectors.hyperparams import keras_style
 from unfreeze.detectors.input_size_checks import check_min_image_dim
 from unfreeze.detectors.ssd_pyramids import (
@@ -58,29 +58,31 @@ BIFPNS = {
 }
 
 
-def ssd_mobilenet_v1_keras(x: tf.Tensor, p: Branch, config: Any) -> list[tf.Tensor]:
+def ssd_mobilenet_v1_keras(x: tf.Tensor, p: Branch, config: messages.SsdFeatureExtractor) -> list[tf.Tensor]:
     stages = _mobilenet_v1(x, p, config)
     base = ("Conv2d_11_pointwise", "Conv2d_13_pointwise")
     return _multi_resolution(stages, p["_feature_map_generator"], config, base)
 
 
-def ssd_mobilenet_v2_keras(x: tf.Tensor, p: Branch, config: Any) -> list[tf.Tensor]:
+def ssd_mobilenet_v2_keras(x: tf.Tensor, p: Branch, config: messages.SsdFeatureExtractor) -> list[tf.Tensor]:
     stages = _mobilenet_v2(x, p, config)
     return _multi_resolution(stages, p["feature_map_generator"], config, ("layer_15/expansion_output", "layer_19"))
 
 
-def ssd_mobilenet_v1_fpn_keras(x: tf.Tensor, p: Branch, config: Any) -> list[tf.Tensor]:
+def ssd_mobilenet_v1_fpn_keras(x: tf.Tensor, p: Branch, config: messages.SsdFeatureExtractor) -> list[tf.Tensor]:
     stages = _mobilenet_v1(x, p, config, thin=config.use_depthwise)
     return _mobilenet_fpn([stages[name] for name in V1_STAGES], p, config)
 
 
-def ssd_mobilenet_v2_fpn_keras(x: tf.Tensor, p: Branch, config: Any) -> list[tf.Tensor]:
+def ssd_mobilenet_v2_fpn_keras(x: tf.Tensor, p: Branch, config: messages.SsdFeatureExtractor) -> list[tf.Tensor]:
     """`use_depthwise` does not make the end of the backbone thinner: a quirk of the Object Detection API."""
     stages = _mobilenet_v2(x, p, config)
     return _mobilenet_fpn([stages[name] for name in V2_STAGES], p, config)
 
 
-def ssd_resnet_v1_fpn_keras(x: tf.Tensor, p: Branch, config: Any, *, architecture: str) -> list[tf.Tensor]:
+def ssd_resnet_v1_fpn_keras(
+    x: tf.Tensor, p: Branch, config: messages.SsdFeatureExtractor, *, architecture: str
+) -> list[tf.Tensor]:
     """`architecture` is a key of UNITS. `use_depthwise` and `use_explicit_padding` are ignored, as in the OD API."""
     check_min_image_dim(x, RESNET_MIN_DIM)
     stages = resnet.keras_resnet_v1(
@@ -96,7 +98,9 @@ def ssd_resnet_v1_fpn_keras(x: tf.Tensor, p: Branch, config: Any, *, architectur
     return _fpn([stages[name] for name in used], p, config, levels)
 
 
-def ssd_efficientnet_bifpn_keras(x: tf.Tensor, p: Branch, config: Any, *, size: str) -> list[tf.Tensor]:
+def ssd_efficientnet_bifpn_keras(
+    x: tf.Tensor, p: Branch, config: messages.SsdFeatureExtractor, *, size: str
+) -> list[tf.Tensor]:
     """EfficientDet. Overriding hyperparameters changes only the weight decay, which concerns training."""
     for option, default in (("depth_multiplier", 1.0), ("use_explicit_padding", False), ("use_depthwise", False)):
         if getattr(config, option) != default:
@@ -118,7 +122,7 @@ def ssd_efficientnet_bifpn_keras(x: tf.Tensor, p: Branch, config: Any, *, size: 
     return bifpn_feature_maps(maps, p["_bifpn_stage"], options, keras_style(config.conv_hyperparams))
 
 
-def bifpn_options(config: Any, size: str) -> BiFpn:
+def bifpn_options(config: messages.SsdFeatureExtractor, size: str) -> BiFpn:
     """Returns the options of the `bifpn` message, with its defaults; without a message those of EfficientDet."""
     options = BIFPNS[size]
     if config.HasField("bifpn"):
@@ -134,7 +138,9 @@ def bifpn_options(config: Any, size: str) -> BiFpn:
     return replace(options, num_filters=max(options.num_filters, config.min_depth))
 
 
-def _mobilenet_v1(x: tf.Tensor, p: Branch, config: Any, thin: bool = False) -> dict[str, tf.Tensor]:
+def _mobilenet_v1(
+    x: tf.Tensor, p: Branch, config: messages.SsdFeatureExtractor, thin: bool = False
+) -> dict[str, tf.Tensor]:
     """Applies `depth_multiplier` twice, since both Keras and the OD API do; to the thinner blocks of `thin` once."""
     check_min_image_dim(x)
 
@@ -156,7 +162,7 @@ def _mobilenet_v1(x: tf.Tensor, p: Branch, config: Any, thin: bool = False) -> d
     )
 
 
-def _mobilenet_v2(x: tf.Tensor, p: Branch, config: Any) -> dict[str, tf.Tensor]:
+def _mobilenet_v2(x: tf.Tensor, p: Branch, config: messages.SsdFeatureExtractor) -> dict[str, tf.Tensor]:
     """A `depth_multiplier` above 1 does not widen the last layer."""
     check_min_image_dim(x)
     alpha = config.depth_multiplier
@@ -174,14 +180,16 @@ def _mobilenet_v2(x: tf.Tensor, p: Branch, config: Any) -> dict[str, tf.Tensor]:
     )
 
 
-def _backbone_style(config: Any, style: Style) -> Style:
+def _backbone_style(config: messages.SsdFeatureExtractor, style: Style) -> Style:
     """Returns the style of a backbone, whose convolutions never have biases, even with overridden hyperparameters."""
     if config.override_base_feature_extractor_hyperparams:
         style = keras_style(config.conv_hyperparams)
     return replace(style, biases=False, biases_before_norm=False)
 
 
-def _multi_resolution(stages: dict[str, tf.Tensor], p: Branch, config: Any, base: tuple[str, ...]) -> list[tf.Tensor]:
+def _multi_resolution(
+    stages: dict[str, tf.Tensor], p: Branch, config: messages.SsdFeatureExtractor, base: tuple[str, ...]
+) -> list[tf.Tensor]:
     """Returns two stages of the backbone and four maps that the neck adds; `num_layers` limits their number."""
     layers = config.num_layers
     return multi_resolution.multi_resolution_feature_maps(
@@ -197,7 +205,7 @@ def _multi_resolution(stages: dict[str, tf.Tensor], p: Branch, config: Any, base
     )
 
 
-def _mobilenet_fpn(stages: Sequence[tf.Tensor], p: Branch, config: Any) -> list[tf.Tensor]:
+def _mobilenet_fpn(stages: Sequence[tf.Tensor], p: Branch, config: messages.SsdFeatureExtractor) -> list[tf.Tensor]:
     """Takes the last stages if max_level is below 5, not those of the levels: a quirk of the Object Detection API."""
     levels = fpn_levels(config)
     count = min(levels.max_level, 5) + 1 - levels.min_level
@@ -207,7 +215,7 @@ def _mobilenet_fpn(stages: Sequence[tf.Tensor], p: Branch, config: Any) -> list[
 def _fpn(
     stages: Sequence[tf.Tensor],
     p: Branch,
-    config: Any,
+    config: messages.SsdFeatureExtractor,
     levels: Levels,
     use_depthwise: bool = False,
     use_explicit_padding: bool = False,

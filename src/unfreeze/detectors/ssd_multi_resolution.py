@@ -7,7 +7,6 @@ Each is a function `(x, p, config) -> feature maps`: [N, H, W, 3] in, L x [N, h,
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import tensorflow as tf
 
@@ -20,6 +19,7 @@ from unfreeze.backbones.mobiledet import Architecture as MobileDet
 from unfreeze.backbones.mobiledet import mobiledet
 from unfreeze.backbones.nasnet import LAYERS, Layers
 from unfreeze.backbones.pnasnet import pnasnet_large
+from unfreeze.config import messages
 from unfreeze.detectors.hyperparams import batch_norm, extractor_style
 from unfreeze.detectors.input_size_checks import check_known_size, check_min_image_dim
 from unfreeze.errors import ConfigError
@@ -28,7 +28,7 @@ from unfreeze.ops.branch import Branch
 from unfreeze.ops.layers import pad_to_multiple
 
 
-def ssd_mobilenet_v1(x: tf.Tensor, p: Branch, config: Any) -> list[tf.Tensor]:
+def ssd_mobilenet_v1(x: tf.Tensor, p: Branch, config: messages.SsdFeatureExtractor) -> list[tf.Tensor]:
     check_min_image_dim(x)
     p = p["MobilenetV1"]
     stages = v1.mobilenet_v1(
@@ -42,7 +42,7 @@ def ssd_mobilenet_v1(x: tf.Tensor, p: Branch, config: Any) -> list[tf.Tensor]:
     return _multi_resolution(stages, p, config, ("Conv2d_11_pointwise", "Conv2d_13_pointwise"))
 
 
-def ssd_mobilenet_v2(x: tf.Tensor, p: Branch, config: Any) -> list[tf.Tensor]:
+def ssd_mobilenet_v2(x: tf.Tensor, p: Branch, config: messages.SsdFeatureExtractor) -> list[tf.Tensor]:
     check_min_image_dim(x)
     p = p["MobilenetV2"]
     stages = v2.mobilenet_v2(
@@ -58,7 +58,7 @@ def ssd_mobilenet_v2(x: tf.Tensor, p: Branch, config: Any) -> list[tf.Tensor]:
     return _multi_resolution(stages, p, config, ("layer_15/expansion_output", "layer_19"))
 
 
-def ssd_inception_v2(x: tf.Tensor, p: Branch, config: Any) -> list[tf.Tensor]:
+def ssd_inception_v2(x: tf.Tensor, p: Branch, config: messages.SsdFeatureExtractor) -> list[tf.Tensor]:
     check_min_image_dim(x)
     _require_override(config)
     p = p["InceptionV2"]
@@ -72,7 +72,7 @@ def ssd_inception_v2(x: tf.Tensor, p: Branch, config: Any) -> list[tf.Tensor]:
     return _multi_resolution(stages, p, config, ("Mixed_4c", "Mixed_5c"))
 
 
-def ssd_inception_v3(x: tf.Tensor, p: Branch, config: Any) -> list[tf.Tensor]:
+def ssd_inception_v3(x: tf.Tensor, p: Branch, config: messages.SsdFeatureExtractor) -> list[tf.Tensor]:
     check_min_image_dim(x)
     _require_override(config)
     p = p["InceptionV3"]
@@ -86,7 +86,7 @@ def ssd_inception_v3(x: tf.Tensor, p: Branch, config: Any) -> list[tf.Tensor]:
     return _multi_resolution(stages, p, config, ("Mixed_5d", "Mixed_6e", "Mixed_7c"))
 
 
-def embedded_ssd_mobilenet_v1(x: tf.Tensor, p: Branch, config: Any) -> list[tf.Tensor]:
+def embedded_ssd_mobilenet_v1(x: tf.Tensor, p: Branch, config: messages.SsdFeatureExtractor) -> list[tf.Tensor]:
     """Returns five maps; the kernels of the last ones are no larger than their inputs.
 
     `override_base_feature_extractor_hyperparams` has no effect: the Object Detection API passes it as another argument
@@ -116,7 +116,13 @@ def embedded_ssd_mobilenet_v1(x: tf.Tensor, p: Branch, config: Any) -> list[tf.T
 
 
 def ssd_mobilenet_v3(
-    x: tf.Tensor, p: Branch, config: Any, *, scope: str, architecture: v3.Architecture, from_layer: tuple[str, str]
+    x: tf.Tensor,
+    p: Branch,
+    config: messages.SsdFeatureExtractor,
+    *,
+    scope: str,
+    architecture: v3.Architecture,
+    from_layer: tuple[str, str],
 ) -> list[tf.Tensor]:
     """`architecture` is one of backbones/mobilenet_v3.py. Overriding hyperparameters changes only epsilon and decay."""
     check_min_image_dim(x)
@@ -140,7 +146,9 @@ def ssd_mobilenet_v3(
     return _multi_resolution(stages, p, config, from_layer)
 
 
-def ssd_mobiledet(x: tf.Tensor, p: Branch, config: Any, *, scope: str, architecture: MobileDet) -> list[tf.Tensor]:
+def ssd_mobiledet(
+    x: tf.Tensor, p: Branch, config: messages.SsdFeatureExtractor, *, scope: str, architecture: MobileDet
+) -> list[tf.Tensor]:
     """`architecture` is one of backbones/mobiledet.py, which ignores hyperparameters and min_depth of the config."""
     check_min_image_dim(x)
     if config.use_explicit_padding:
@@ -157,7 +165,7 @@ def ssd_mobiledet(x: tf.Tensor, p: Branch, config: Any, *, scope: str, architect
     return _multi_resolution(stages, p, config, ("C4", "C5"))
 
 
-def ssd_pnasnet(x: tf.Tensor, p: Branch, config: Any) -> list[tf.Tensor]:
+def ssd_pnasnet(x: tf.Tensor, p: Branch, config: messages.SsdFeatureExtractor) -> list[tf.Tensor]:
     """The backbone ignores `depth_multiplier` and `min_depth`; its scope is that of the whole extractor."""
     check_min_image_dim(x)
     check_known_size(x, config.type)
@@ -166,13 +174,15 @@ def ssd_pnasnet(x: tf.Tensor, p: Branch, config: Any) -> list[tf.Tensor]:
     return _multi_resolution(stages, p["SSD_feature_maps"], config, ("Cell_7", "Cell_11"))
 
 
-def _pnasnet_layers(config: Any) -> Layers:
+def _pnasnet_layers(config: messages.SsdFeatureExtractor) -> Layers:
     """Returns layers with the config's hyperparameters, where convolution and normalization stay separate layers."""
     norm = batch_norm(config.conv_hyperparams, "feature_extractor.conv_hyperparams")
     return Layers(replace(extractor_style(config), biases=False), LAYERS.norm if norm is None else norm)
 
 
-def _multi_resolution(stages: dict[str, tf.Tensor], p: Branch, config: Any, base: tuple[str, ...]) -> list[tf.Tensor]:
+def _multi_resolution(
+    stages: dict[str, tf.Tensor], p: Branch, config: messages.SsdFeatureExtractor, base: tuple[str, ...]
+) -> list[tf.Tensor]:
     """Returns stages of the backbone and the maps that the neck adds, six in all; `num_layers` limits their number."""
     layers = config.num_layers
     return multi_resolution_feature_maps(
@@ -188,7 +198,7 @@ def _multi_resolution(stages: dict[str, tf.Tensor], p: Branch, config: Any, base
     )
 
 
-def _check_embedded(x: tf.Tensor, config: Any) -> None:
+def _check_embedded(x: tf.Tensor, config: messages.SsdFeatureExtractor) -> None:
     if config.pad_to_multiple != 1:
         raise ConfigError(
             f"feature_extractor: pad_to_multiple is {config.pad_to_multiple}, which is not supported by {config.type}; "
@@ -203,7 +213,7 @@ def _check_embedded(x: tf.Tensor, config: Any) -> None:
         )
 
 
-def _require_override(config: Any) -> None:
+def _require_override(config: messages.SsdFeatureExtractor) -> None:
     if not config.override_base_feature_extractor_hyperparams:
         raise ConfigError(
             f"feature_extractor: {config.type} needs override_base_feature_extractor_hyperparams: true, since it has "

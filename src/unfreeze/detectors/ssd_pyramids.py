@@ -7,7 +7,7 @@ Source: object_detection/models/ssd_{*_fpn,*_ppn,*_mnasfpn,spaghettinet}_feature
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -15,6 +15,7 @@ from unfreeze.backbones import mobilenet_v1 as v1
 from unfreeze.backbones import mobilenet_v2 as v2
 from unfreeze.backbones import resnet_v1 as resnet
 from unfreeze.backbones.spaghettinet import ARCHITECTURES, spaghettinet
+from unfreeze.config import messages
 from unfreeze.detectors.hyperparams import extractor_style
 from unfreeze.detectors.input_size_checks import check_known_size, check_min_image_dim
 from unfreeze.errors import ConfigError
@@ -44,7 +45,7 @@ class Levels(NamedTuple):
     additional_layer_depth: int = 256
 
 
-def ssd_mobilenet_v1_fpn(x: tf.Tensor, p: Branch, config: Any) -> list[tf.Tensor]:
+def ssd_mobilenet_v1_fpn(x: tf.Tensor, p: Branch, config: messages.SsdFeatureExtractor) -> list[tf.Tensor]:
     p = p["MobilenetV1"]
     stages = _mobilenet_v1(x, p, config, V1_THIN_BLOCKS if config.use_depthwise else v1.BLOCKS)
     levels = fpn_levels(config)
@@ -60,7 +61,7 @@ def ssd_mobilenet_v1_fpn(x: tf.Tensor, p: Branch, config: Any) -> list[tf.Tensor
     )
 
 
-def ssd_mobilenet_v2_fpn(x: tf.Tensor, p: Branch, config: Any) -> list[tf.Tensor]:
+def ssd_mobilenet_v2_fpn(x: tf.Tensor, p: Branch, config: messages.SsdFeatureExtractor) -> list[tf.Tensor]:
     p = p["MobilenetV2"]
     override = config.override_base_feature_extractor_hyperparams
     style = v2.overridden(extractor_style(config)) if override else v2.STYLE
@@ -78,7 +79,9 @@ def ssd_mobilenet_v2_fpn(x: tf.Tensor, p: Branch, config: Any) -> list[tf.Tensor
     )
 
 
-def ssd_resnet_v1_fpn(x: tf.Tensor, p: Branch, config: Any, *, architecture: str) -> list[tf.Tensor]:
+def ssd_resnet_v1_fpn(
+    x: tf.Tensor, p: Branch, config: messages.SsdFeatureExtractor, *, architecture: str
+) -> list[tf.Tensor]:
     """`architecture` is a key of UNITS. `use_depthwise` is ignored, as in the Object Detection API."""
     if config.use_explicit_padding:
         raise ConfigError(
@@ -107,7 +110,7 @@ def ssd_resnet_v1_fpn(x: tf.Tensor, p: Branch, config: Any, *, architecture: str
     )
 
 
-def ssd_mobilenet_v1_ppn(x: tf.Tensor, p: Branch, config: Any) -> list[tf.Tensor]:
+def ssd_mobilenet_v1_ppn(x: tf.Tensor, p: Branch, config: messages.SsdFeatureExtractor) -> list[tf.Tensor]:
     """Always returns six maps; `num_layers` is ignored, as in the Object Detection API."""
     stages = _mobilenet_v1(x, p["MobilenetV1"], config, v1.BLOCKS)
     return pooling_pyramid_feature_maps(
@@ -115,7 +118,9 @@ def ssd_mobilenet_v1_ppn(x: tf.Tensor, p: Branch, config: Any) -> list[tf.Tensor
     )
 
 
-def ssd_resnet_v1_ppn(x: tf.Tensor, p: Branch, config: Any, *, architecture: str) -> list[tf.Tensor]:
+def ssd_resnet_v1_ppn(
+    x: tf.Tensor, p: Branch, config: messages.SsdFeatureExtractor, *, architecture: str
+) -> list[tf.Tensor]:
     """`architecture` is a key of UNITS. It always has its own hyperparameters.
 
     The Object Detection API passes override_base_feature_extractor_hyperparams as num_layers by mistake, so it never
@@ -133,7 +138,7 @@ def ssd_resnet_v1_ppn(x: tf.Tensor, p: Branch, config: Any, *, architecture: str
     )
 
 
-def ssd_mobilenet_v2_mnasfpn(x: tf.Tensor, p: Branch, config: Any) -> list[tf.Tensor]:
+def ssd_mobilenet_v2_mnasfpn(x: tf.Tensor, p: Branch, config: messages.SsdFeatureExtractor) -> list[tf.Tensor]:
     """Has its own hyperparameters, also for the backbone; those of the config are ignored."""
     check_known_size(x, config.type)
     check_min_image_dim(x)
@@ -156,7 +161,7 @@ def ssd_mobilenet_v2_mnasfpn(x: tf.Tensor, p: Branch, config: Any) -> list[tf.Te
     )
 
 
-def ssd_spaghettinet(x: tf.Tensor, p: Branch, config: Any) -> list[tf.Tensor]:
+def ssd_spaghettinet(x: tf.Tensor, p: Branch, config: messages.SsdFeatureExtractor) -> list[tf.Tensor]:
     """Has its own hyperparameters; reads only `spaghettinet_arch_name` and `use_explicit_padding`."""
     check_min_image_dim(x)
     name = config.spaghettinet_arch_name if config.HasField("spaghettinet_arch_name") else "spaghettinet_edgetpu_m"
@@ -201,7 +206,7 @@ def _fpn(
     )
 
 
-def fpn_levels(config: Any) -> Levels:
+def fpn_levels(config: messages.SsdFeatureExtractor) -> Levels:
     """Returns the levels of the `fpn` message, or the defaults.
 
     Raises:
@@ -216,14 +221,16 @@ def fpn_levels(config: Any) -> Levels:
     return levels
 
 
-def _levels(config: Any, default: Levels) -> Levels:
+def _levels(config: messages.SsdFeatureExtractor, default: Levels) -> Levels:
     """Returns the options of the `fpn` message, with its defaults; `default` without a message."""
     if not config.HasField("fpn"):
         return default
     return Levels(config.fpn.min_level, config.fpn.max_level, config.fpn.additional_layer_depth)
 
 
-def _mobilenet_v1(x: tf.Tensor, p: Branch, config: Any, blocks: tuple[tuple[int, int], ...]) -> dict[str, tf.Tensor]:
+def _mobilenet_v1(
+    x: tf.Tensor, p: Branch, config: messages.SsdFeatureExtractor, blocks: tuple[tuple[int, int], ...]
+) -> dict[str, tf.Tensor]:
     check_min_image_dim(x)
     return v1.mobilenet_v1(
         pad_to_multiple(x, config.pad_to_multiple),
@@ -236,7 +243,9 @@ def _mobilenet_v1(x: tf.Tensor, p: Branch, config: Any, blocks: tuple[tuple[int,
     )
 
 
-def _mobilenet_v2(x: tf.Tensor, p: Branch, config: Any, top_filters: int | None, style: Style) -> dict[str, tf.Tensor]:
+def _mobilenet_v2(
+    x: tf.Tensor, p: Branch, config: messages.SsdFeatureExtractor, top_filters: int | None, style: Style
+) -> dict[str, tf.Tensor]:
     check_min_image_dim(x)
     return v2.mobilenet_v2(
         pad_to_multiple(x, config.pad_to_multiple),
@@ -252,7 +261,7 @@ def _mobilenet_v2(x: tf.Tensor, p: Branch, config: Any, top_filters: int | None,
 def _resnet_v1(
     x: tf.Tensor,
     p: Branch,
-    config: Any,
+    config: messages.SsdFeatureExtractor,
     architecture: str,
     *,
     depth_multiplier: float = 1.0,
@@ -271,6 +280,6 @@ def _resnet_v1(
     )
 
 
-def scaled_depth(filters: int, config: Any) -> int:
+def scaled_depth(filters: int, config: messages.SsdFeatureExtractor) -> int:
     """Returns `filters` times the config's `depth_multiplier`, at least `min_depth`."""
     return max(int(filters * config.depth_multiplier), int(config.min_depth))
