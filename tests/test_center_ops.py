@@ -109,7 +109,7 @@ OPTIONS = KeypointOptions(
     num_candidates_per_keypoint=4,
     unmatched_keypoint_score=0.15,
     candidate_search_scale=0.4,
-    keypoint_std_dev=(1.0, 2.0, 3.0),
+    keypoint_std_dev=(6.0, 8.0, 10.0),
 )
 
 
