@@ -171,7 +171,8 @@ def test_export_warns_about_ignored_ranges(tmp_path: Path) -> None:
     )
     assert [line for line in warnings if "quantization-aware" in line] == [
         "the checkpoint was trained quantization-aware (it has the ranges of 154 operations), but the config has no "
-        "graph_rewriter: the model is exported without quantization, as the original does it"
+        "graph_rewriter: the model is exported without quantization, as the Object Detection API "
+        "does"
     ]
 
 
