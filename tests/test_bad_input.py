@@ -82,7 +82,7 @@ def export(folder: Path, *options: object) -> tuple[object, ...]:
 def test_no_such_path(run: Path, refused: Callable[..., str]) -> None:
     assert refused(*export(run.parent / "nowhere")) == (
         f"error: {run.parent}/nowhere: no such checkpoint, folder or file; "
-        "give a prefix such as run/model.ckpt-1000, or its folder"
+        "pass a prefix such as run/model.ckpt-1000, or its folder"
     )
     told = f"error: {run}/model.ckpt-7: no such checkpoint, folder or file; checkpoints there: {STEM}; "
     assert refused(*export(run / "model.ckpt-7")).startswith(told)
@@ -106,7 +106,7 @@ def test_a_missing_data_shard(run: Path, refused: Callable[..., str]) -> None:
 def test_a_truncated_index(run: Path, refused: Callable[..., str]) -> None:
     index = run / f"{STEM}.index"
     index.write_bytes(index.read_bytes()[:5000])
-    told = f"error: {index}: not a checkpoint's index, or one that is cut short (5000 bytes): copy it again"
+    told = f"error: {index}: not the index of a checkpoint, or cut short (5000 bytes); copy it again"
     assert refused(*export(run)) == told
 
 

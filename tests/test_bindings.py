@@ -1,4 +1,4 @@
-"""The three bindings of the weights, as an export has them, and what other programs do with each."""
+"""The three bindings of the weights, in exports and in other programs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SHAPE = (1, 160, 160, 3)
 
 @pytest.fixture(scope="module")
 def exports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A verified export of each binding: its folder."""
+    """The folder of a verified export of each binding."""
     folder = tmp_path_factory.mktemp("exports")
     for binding in ("variables", "constants", "trainable"):
         unfreeze.export(DIGITS / "run", output_directory=folder / binding, weights=binding)
@@ -76,7 +76,7 @@ def test_a_changed_constant_fails_the_verification(exports: dict[str, Path], tmp
     assert "is not a constant of the graph" in weights.detail
 
 
-def test_which_variables_are_trainable(exports: dict[str, Path]) -> None:
+def test_only_the_trainable_binding_has_trainable_variables(exports: dict[str, Path]) -> None:
     trainable = {
         binding: sum(variable.trainable for variable in tf.saved_model.load(str(path / "saved_model")).weights)
         for binding, path in exports.items()
@@ -85,7 +85,7 @@ def test_which_variables_are_trainable(exports: dict[str, Path]) -> None:
     assert trainable == {"variables": 0, "trainable": 129}
 
 
-def test_keras_runs_it(exports: dict[str, Path], detections: dict[str, np.ndarray]) -> None:
+def test_keras_runs_every_binding(exports: dict[str, Path], detections: dict[str, np.ndarray]) -> None:
     for path in exports.values():
         layer = keras.layers.TFSMLayer(str(path / "saved_model"), call_endpoint="serving_default")
         assert_same({name: value.numpy() for name, value in layer(IMAGE).items()}, detections)
@@ -94,7 +94,7 @@ def test_keras_runs_it(exports: dict[str, Path], detections: dict[str, np.ndarra
     assert_same(keras.Model(inputs, layer(inputs)).predict(IMAGE, verbose=0), detections)
 
 
-def test_tensorflow_hub_runs_it(exports: dict[str, Path], detections: dict[str, np.ndarray]) -> None:
+def test_tensorflow_hub_runs_every_binding(exports: dict[str, Path], detections: dict[str, np.ndarray]) -> None:
     hub = pytest.importorskip("tensorflow_hub")
     model = hub.load(str(exports["variables"] / "saved_model"))
     assert_same({name: value.numpy() for name, value in model(IMAGE).items()}, detections)
@@ -112,7 +112,7 @@ def test_freezing_gives_a_graph_with_the_same_outputs(
         assert_same({name: value.numpy() for name, value in outputs.items()}, detections)
 
 
-def test_saved_again_it_verifies(exports: dict[str, Path], tmp_path: Path) -> None:
+def test_model_saved_again_verifies(exports: dict[str, Path], tmp_path: Path) -> None:
     for binding in ("variables", "trainable"):
         model = tf.saved_model.load(str(exports[binding] / "saved_model"))
         again = tmp_path / binding
@@ -137,9 +137,7 @@ except Exception as error:
 
 
 @pytest.mark.parametrize("operations", ["builtin", "select"])
-def test_the_converter_to_tflite_converts_it_or_raises(
-    operations: str, exports: dict[str, Path], tmp_path: Path
-) -> None:
+def test_tflite_converter_converts_or_raises(operations: str, exports: dict[str, Path], tmp_path: Path) -> None:
     fixed = unfreeze.export(
         DIGITS / "run", output_directory=tmp_path, input_shape=SHAPE, input_types=["image_tensor"], verify=False
     )
@@ -162,7 +160,7 @@ def test_the_converter_to_tflite_converts_it_or_raises(
         (DIGITS / "frozen_inference_graph.pb", "constants", "not supported yet: --weights with a frozen graph"),
     ],
 )
-def test_weights_that_are_refused(
+def test_unsupported_weights_are_rejected(
     source: Path, weights: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as raised:

@@ -27,8 +27,8 @@ def layer(prefix: str, **weights: list[int]) -> Any:
 def keras_model(*layers: Any) -> Any:
     """An object with the edges that a Keras model has."""
     made = tf.Module()
-    for number, each in enumerate(layers):
-        setattr(made, f"layer_with_weights-{number}", each)
+    for number, layer in enumerate(layers):
+        setattr(made, f"layer_with_weights-{number}", layer)
     return made
 
 
@@ -45,7 +45,7 @@ def prefix(tmp_path: Path) -> Path:
     return Path(checkpoint.save(str(tmp_path / "ckpt")))
 
 
-def test_a_variable_is_found_by_any_path_and_by_its_layers_name(prefix: Path) -> None:
+def test_variable_is_found_by_any_path_and_by_its_layer_name(prefix: Path) -> None:
     weights = Weights(open_checkpoint(prefix))
     p = weights.branch()
     kernel = p[BACKBONE]["Conv1"].weight("kernel", [3, 3])
@@ -57,7 +57,7 @@ def test_a_variable_is_found_by_any_path_and_by_its_layers_name(prefix: Path) ->
     np.testing.assert_array_equal(kernel, np.ones([3, 3]))
 
 
-def test_numbers_that_keras_appends_and_slims_names_of_weights(prefix: Path) -> None:
+def test_keras_numbers_and_slim_names_are_translated(prefix: Path) -> None:
     weights = Weights(open_checkpoint(prefix))
     p = weights.branch()
     p[BACKBONE]["bn_Conv1"].weight("gamma", [3])
@@ -71,7 +71,7 @@ def test_numbers_that_keras_appends_and_slims_names_of_weights(prefix: Path) -> 
     ]
 
 
-def test_both_sides_of_a_misfit_are_told_by_readable_names(prefix: Path) -> None:
+def test_mismatches_have_readable_names(prefix: Path) -> None:
     weights = Weights(open_checkpoint(prefix))
     p = weights.branch()[BACKBONE]
     p["Conv2"].weight("kernel", [3, 3])
@@ -79,21 +79,22 @@ def test_both_sides_of_a_misfit_are_told_by_readable_names(prefix: Path) -> None
     with pytest.raises(WeightsError) as raised:
         weights.require_fit()
     assert str(raised.value) == (
-        f"{prefix}: the config does not fit the checkpoint; give the config that it was trained with. 1 weight has "
-        f"another shape: {BACKBONE}/bn_Conv1/beta needs [4], has [3]; 1 weight is missing: {BACKBONE}/Conv2/kernel "
-        f"[3, 3] (nearest: {BACKBONE}/run/Conv1/kernel [3, 3]); not asked for: 4 of the checkpoint: "
+        f"{prefix}: the config does not fit the checkpoint; pass the config that the model was trained with. "
+        f"1 weight has another shape: {BACKBONE}/bn_Conv1/beta needs [4], has [3]; "
+        f"1 weight is missing: {BACKBONE}/Conv2/kernel "
+        f"[3, 3] (nearest: {BACKBONE}/run/Conv1/kernel [3, 3]); 4 tensors of the checkpoint not used: "
         f"{BACKBONE}/run/Conv1/kernel, {BACKBONE}/run/bn_Conv1_1/gamma, heads/box/scale/bias and 1 more"
     )
 
 
-def test_what_is_left_is_not_told(prefix: Path) -> None:
+def test_ignored_scopes_are_not_unused(prefix: Path) -> None:
     weights = Weights(open_checkpoint(prefix))
     weights.branch()["heads"].ignore()
     weights.branch()["_feature_extractor"]["again"].ignore()
     assert weights.unused() == []
 
 
-def test_without_its_data_file_layers_are_counted_as_they_are_asked_for(prefix: Path) -> None:
+def test_without_data_file_layers_match_in_order_of_request(prefix: Path) -> None:
     prefix.with_name(prefix.name + ".data-00000-of-00001").unlink()
     weights = Weights(read_index(prefix))
     path = weights.readable_names(weights.unused())[-3].rpartition("/layer_with_weights-")[0]
@@ -106,7 +107,7 @@ def test_without_its_data_file_layers_are_counted_as_they_are_asked_for(prefix: 
     assert (weights.mismatches, weights.unused()) == ({}, [])
 
 
-def test_layers_are_counted_as_a_network_tells_their_order(prefix: Path) -> None:
+def test_declared_layer_order_is_used_without_data_file(prefix: Path) -> None:
     prefix.with_name(prefix.name + ".data-00000-of-00001").unlink()
     weights = Weights(read_index(prefix))
     p = weights.branch()[weights.readable_names(weights.unused())[0].rpartition("/layer_with_weights-")[0]]
@@ -116,7 +117,7 @@ def test_layers_are_counted_as_a_network_tells_their_order(prefix: Path) -> None
     assert weights.mismatches == {}
 
 
-def test_a_network_may_have_other_names(prefix: Path) -> None:
+def test_renamed_branch_translates_names(prefix: Path) -> None:
     weights = Weights(open_checkpoint(prefix))
     p = weights.branch()[BACKBONE].renamed([(r"^Conv/BatchNorm(?=/)", "bn_Conv1"), (r"^Conv(?=/)", "Conv1")])
     p["Conv"].weight("weights", [3, 3])
@@ -124,11 +125,11 @@ def test_a_network_may_have_other_names(prefix: Path) -> None:
     assert list(weights.variables) == [f"{BACKBONE}/Conv1/kernel", f"{BACKBONE}/bn_Conv1/gamma"]
 
 
-def test_a_checkpoint_of_something_else(tmp_path: Path) -> None:
+def test_checkpoint_without_a_model_object_is_rejected(tmp_path: Path) -> None:
     prefix = tf.train.Checkpoint(net=tf.Variable([1.0])).write(str(tmp_path / "ckpt-3"))
     with pytest.raises(CheckpointError) as raised:
         Weights(open_checkpoint(prefix)).branch()["a"].weight("kernel", [1])
     assert str(raised.value) == (
-        f"{prefix}: no object 'model' in this checkpoint (it has: net); give one that the Object Detection API's "
-        "training or exporter wrote"
+        f"{prefix}: no object 'model' in this checkpoint (found: net). Pass a checkpoint that the "
+        "Object Detection API's training or exporter wrote."
     )

@@ -89,7 +89,7 @@ def names_in(folder: Path) -> list[str]:
         "model.ckpt-10.data-00000-of-00001",
     ],
 )
-def test_every_way_to_name_a_checkpoint(folder: Path, name: str) -> None:
+def test_checkpoint_is_found_by_prefix_file_or_folder(folder: Path, name: str) -> None:
     (folder / "model.ckpt-10.meta").write_bytes(b"")
     opened = open_checkpoint(folder / name)
     assert (opened.prefix, opened.step, opened.format) == (folder / "model.ckpt-10", 10, "tf1")
@@ -98,16 +98,16 @@ def test_every_way_to_name_a_checkpoint(folder: Path, name: str) -> None:
     assert [path.name for path in opened.files()] == ["model.ckpt-10.data-00000-of-00001", "model.ckpt-10.index"]
 
 
-def test_the_newest_is_newest_by_number(folder: Path) -> None:
-    assert [each.step for each in find_checkpoints(folder)] == [9, 10]
-    assert open_checkpoint(folder).notes == (f"model.ckpt-10 chosen: the newest of 2 complete checkpoints in {folder}",)
+def test_newest_checkpoint_is_the_highest_step(folder: Path) -> None:
+    assert [entry.step for entry in find_checkpoints(folder)] == [9, 10]
+    assert open_checkpoint(folder).notes == (f"using model.ckpt-10, the newest of 2 complete checkpoints in {folder}",)
     assert open_checkpoint(folder / "checkpoint").notes[1:] == (
-        "the state file names model.ckpt-9, which is not the newest complete one",
+        "the state file names model.ckpt-9, which is not the newest complete checkpoint",
     )
     assert open_checkpoint(folder / "model.ckpt-9").notes == ()
 
 
-def test_a_torn_one_is_skipped_with_a_note(folder: Path) -> None:
+def test_incomplete_checkpoint_is_skipped_with_a_note(folder: Path) -> None:
     (folder / "model.ckpt-10.data-00000-of-00001").unlink()
     (folder / "model.ckpt-11.data-00000-of-00001").write_bytes(b"")
     opened = open_checkpoint(folder)
@@ -118,121 +118,121 @@ def test_a_torn_one_is_skipped_with_a_note(folder: Path) -> None:
     )
 
 
-def test_step(folder: Path) -> None:
+def test_step_selects_a_checkpoint(folder: Path) -> None:
     assert open_checkpoint(folder, 9).read("v") == 9.0
     assert open_checkpoint(folder / "checkpoint", 10).step == 10
     assert open_checkpoint(folder / "model.ckpt-9", 9).step == 9
-    assert refused(folder, 7) == f"{folder}: no checkpoint of step 7; steps here: 9, 10"
-    assert refused(folder / "model.ckpt-9", 10) == (
-        f"{folder}/model.ckpt-9: --step 10 was asked for, but this is the checkpoint of step 9; give its folder"
+    assert error_of(folder, 7) == f"{folder}: no checkpoint of step 7; steps here: 9, 10"
+    assert error_of(folder / "model.ckpt-9", 10) == (
+        f"{folder}/model.ckpt-9: this is the checkpoint of step 9, not of --step 10; pass its folder instead"
     )
 
 
-def refused(path: Path, step: int | None = None) -> str:
-    """The one line with which a checkpoint is refused."""
+def error_of(path: Path, step: int | None = None) -> str:
+    """Returns the one line of the error that a checkpoint raises."""
     with pytest.raises(CheckpointError) as raised:
         open_checkpoint(path, step)
     assert "\n" not in str(raised.value)
     return str(raised.value)
 
 
-def test_a_name_without_a_number_is_older_than_any(folder: Path) -> None:
+def test_checkpoint_without_a_step_is_the_oldest(folder: Path) -> None:
     write(folder / "model.ckpt", {"v": np.float32(0)})
-    assert [each.step for each in find_checkpoints(folder)] == [None, 9, 10]
+    assert [entry.step for entry in find_checkpoints(folder)] == [None, 9, 10]
     assert open_checkpoint(folder).step == 10
     assert open_checkpoint(folder / "model.ckpt").read("v") == 0.0
 
 
-def test_no_checkpoint(tmp_path: Path, folder: Path) -> None:
+def test_missing_checkpoint_is_reported(tmp_path: Path, folder: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     expected = "no checkpoint in this folder: expected files like model.ckpt-1000.index or ckpt-5.index"
-    assert refused(empty) == f"{empty}: {expected}"
+    assert error_of(empty) == f"{empty}: {expected}"
     above = tmp_path / "above"
     write(above / "run" / "model.ckpt-1", {"v": np.float32(0)})
-    assert refused(above) == f"{above}: {expected}; there is one in {above}/run"
-    assert refused(folder / "model.ckpt-8") == (
+    assert error_of(above) == f"{above}: {expected}; there is one in {above}/run"
+    assert error_of(folder / "model.ckpt-8") == (
         f"{folder}/model.ckpt-8: no such checkpoint, folder or file; checkpoints there: model.ckpt-9, model.ckpt-10; "
-        "give a prefix such as run/model.ckpt-1000, or its folder"
+        "pass a prefix such as run/model.ckpt-1000, or its folder"
     )
-    assert refused(tmp_path / "no" / "where") == (
+    assert error_of(tmp_path / "no" / "where") == (
         f"{tmp_path}/no/where: no such checkpoint, folder or file; "
-        "give a prefix such as run/model.ckpt-1000, or its folder"
+        "pass a prefix such as run/model.ckpt-1000, or its folder"
     )
 
 
-def test_a_missing_index(folder: Path) -> None:
+def test_missing_index_is_reported(folder: Path) -> None:
     (folder / "model.ckpt-10.index").unlink()
     prefix = folder / "model.ckpt-10"
-    assert refused(prefix) == (
+    assert error_of(prefix) == (
         f"{prefix}: incomplete checkpoint: model.ckpt-10.index is missing; copy it beside the data files"
     )
     assert open_checkpoint(folder).step == 9
 
 
-def test_a_missing_shard(tmp_path: Path) -> None:
+def test_missing_shard_is_reported(tmp_path: Path) -> None:
     prefix = write_two_shards(tmp_path / "model.ckpt-5")
     assert set(open_checkpoint(prefix).tensors) == {"v0", "v1"}
     (tmp_path / "model.ckpt-5.data-00001-of-00002").unlink()
     missing = "model.ckpt-5.data-00001-of-00002 is missing"
-    assert refused(prefix) == (
+    assert error_of(prefix) == (
         f"{prefix}: incomplete checkpoint: {missing}; copy the missing file beside model.ckpt-5.index"
     )
-    assert refused(tmp_path) == (
+    assert error_of(tmp_path) == (
         f"{prefix}: incomplete checkpoint: {missing}; copy the missing file, or choose another step"
     )
     assert read_index(prefix).missing_data() == missing
 
 
-def test_shards_of_another_save_under_the_same_name_do_not_disturb(tmp_path: Path) -> None:
+def test_shards_of_another_save_are_not_counted(tmp_path: Path) -> None:
     prefix = write_two_shards(tmp_path / "model.ckpt-5")
     (tmp_path / "model.ckpt-5.data-00000-of-00003").write_bytes(b"left over")
     assert open_checkpoint(prefix).read("v1").tolist() == [0.0, 1.0, 2.0]
 
 
 @pytest.mark.parametrize("size", [0, 7, 60, -1])
-def test_a_truncated_index(folder: Path, size: int) -> None:
+def test_truncated_index_is_reported(folder: Path, size: int) -> None:
     index = folder / "model.ckpt-10.index"
     cut(index, size)
     left = index.stat().st_size
-    assert (
-        refused(folder) == f"{index}: not a checkpoint's index, or one that is cut short ({left} bytes): copy it again"
-    )
+    assert error_of(folder) == f"{index}: not the index of a checkpoint, or cut short ({left} bytes); copy it again"
 
 
-def test_a_damaged_index(folder: Path) -> None:
+def test_damaged_index_is_reported(folder: Path) -> None:
     index = folder / "model.ckpt-10.index"
     index.write_bytes(b"\xff" * (index.stat().st_size - 48) + index.read_bytes()[-48:])
-    told = refused(folder)
-    assert told.startswith(f"{index}: not a readable checkpoint: ")
-    assert told.endswith("; the file is damaged: copy it again")
+    message = error_of(folder)
+    assert message.startswith(f"{index}: not a readable checkpoint: ")
+    assert message.endswith("; the file is damaged: copy it again")
 
 
 @pytest.mark.parametrize("size", [0, 100, -1])
-def test_a_data_file_cut_short(folder: Path, size: int) -> None:
+def test_truncated_data_file_is_reported(folder: Path, size: int) -> None:
     data = folder / "model.ckpt-10.data-00000-of-00001"
     cut(data, size)
     left = data.stat().st_size
-    assert refused(folder) == (
+    assert error_of(folder) == (
         f"{folder}/model.ckpt-10: incomplete checkpoint: {data.name} is cut short: {left} of 4004 bytes; copy it again"
     )
 
 
-@pytest.mark.parametrize("read", [lambda held: held.read("w"), lambda held: held.restore(["w"])])
-def test_a_damaged_data_file(folder: Path, read: Callable[[Checkpoint], object]) -> None:
+@pytest.mark.parametrize(
+    "read", [lambda checkpoint: checkpoint.read("w"), lambda checkpoint: checkpoint.restore(["w"])]
+)
+def test_damaged_data_file_is_reported(folder: Path, read: Callable[[Checkpoint], object]) -> None:
     data = folder / "model.ckpt-10.data-00000-of-00001"
     data.write_bytes(b"\x01" * data.stat().st_size)
     opened = open_checkpoint(folder)  # only its bytes are counted
     with pytest.raises(CheckpointError) as raised:
         read(opened)
-    told = str(raised.value)
-    assert told.startswith(f"{folder}/model.ckpt-10: tensor 'w' cannot be read: ")
-    assert told.endswith("; the data file is damaged or cut short: copy model.ckpt-10.data-* again")
-    assert "\n" not in told
+    message = str(raised.value)
+    assert message.startswith(f"{folder}/model.ckpt-10: tensor 'w' cannot be read: ")
+    assert message.endswith("; the data file is damaged or cut short: copy model.ckpt-10.data-* again")
+    assert "\n" not in message
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: b"\x01" * len(data)], ids=["cut", "damaged"])
-def test_export_writes_nothing_from_bad_data(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+def test_export_writes_nothing_from_damaged_data(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
     for path in DIGITS.glob("run/model.ckpt-8000.*"):
         shutil.copy(path, tmp_path)
     shutil.copy(DIGITS / "pipeline.config", tmp_path)
@@ -244,15 +244,15 @@ def test_export_writes_nothing_from_bad_data(tmp_path: Path, damage: Callable[[b
     assert names_in(tmp_path) == before
 
 
-def test_a_text_file_is_no_checkpoint(folder: Path) -> None:
+def test_text_file_is_not_a_checkpoint(folder: Path) -> None:
     text = folder / "notes.ckpt"
     text.write_text("not at all a checkpoint")
-    assert refused(text) == f"{text}: not a checkpoint: give a prefix such as run/model.ckpt-1000, or its folder"
+    assert error_of(text) == f"{text}: not a checkpoint; pass a prefix such as run/model.ckpt-1000, or its folder"
     text.rename(folder / "model.ckpt-10.index")
-    assert "model.ckpt-10.index: not a checkpoint's index, or one that is cut short" in refused(folder)
+    assert "model.ckpt-10.index: not the index of a checkpoint, or cut short" in error_of(folder)
 
 
-def test_the_old_single_file(tmp_path: Path) -> None:
+def test_single_file_checkpoint(tmp_path: Path) -> None:
     prefix = write_v1(tmp_path / "model.ckpt-7")
     assert names_in(tmp_path) == ["checkpoint", "model.ckpt-7", "model.ckpt-7.meta"]
     for path in (tmp_path, prefix, tmp_path / "checkpoint", tmp_path / "model.ckpt-7.meta"):
@@ -263,17 +263,17 @@ def test_the_old_single_file(tmp_path: Path) -> None:
         assert opened.restore(["layer/biases"])[0].numpy().tolist() == [[3.0] * 3] * 2
         assert opened.files() == [prefix]
     cut(prefix, -5)
-    assert refused(prefix) == f"{prefix}: not a checkpoint: give a prefix such as run/model.ckpt-1000, or its folder"
+    assert error_of(prefix) == f"{prefix}: not a checkpoint; pass a prefix such as run/model.ckpt-1000, or its folder"
 
 
-def test_a_checkpoint_of_tensorflow_2(tmp_path: Path) -> None:
+def test_tensorflow_2_checkpoint(tmp_path: Path) -> None:
     tf.train.Checkpoint(model=tf.Variable([1.0, 2.0])).write(str(tmp_path / "ckpt-3"))
     opened = open_checkpoint(tmp_path)
     assert (opened.step, opened.format) == (3, "tf2")
 
 
 def trained(**extra: np.ndarray) -> Checkpoint:
-    """A layer, in a checkpoint that a training with an optimizer and moving averages left."""
+    """A layer in a checkpoint of a training with optimizer and moving averages."""
     tensors = {name: TensorInfo((2,), "float32") for name in NAMES}
     tensors |= {f"{name}/ExponentialMovingAverage": TensorInfo((2,), "float32") for name in NAMES[:3]}
     return Checkpoint(Path("run/model.ckpt-1"), 1, "tf1", tensors | extra)
@@ -287,11 +287,11 @@ def ask(weights: Weights) -> None:
     p["BatchNorm"].weight("moving_mean", [2], trainable=False)
 
 
-def test_moving_averages_are_used_where_a_variable_is_trainable() -> None:
+def test_moving_averages_are_used_for_trainable_variables() -> None:
     weights = Weights(trained(), moving_averages=True)
     ask(weights)
-    shadow = "/ExponentialMovingAverage"
-    assert weights.sources == {name: name + shadow for name in NAMES[:3]} | {NAMES[3]: NAMES[3]}
+    average = "/ExponentialMovingAverage"
+    assert weights.sources == {name: name + average for name in NAMES[:3]} | {NAMES[3]: NAMES[3]}
     assert sorted(weights.variables) == sorted(NAMES)
     assert weights.without_moving_average == []
     assert weights.unused() == []
@@ -301,9 +301,9 @@ def test_moving_averages_are_used_where_a_variable_is_trainable() -> None:
     assert plain.unused() == []
 
 
-def test_a_variable_without_a_moving_average_keeps_its_own_value(tmp_path: Path) -> None:
-    shadow = "layer/weights/ExponentialMovingAverage"
-    values = {"layer/weights": 1.0, shadow: 2.0, "layer/biases": 3.0}
+def test_variable_without_a_moving_average_keeps_its_value(tmp_path: Path) -> None:
+    average = "layer/weights/ExponentialMovingAverage"
+    values = {"layer/weights": 1.0, average: 2.0, "layer/biases": 3.0}
     prefix = write(tmp_path / "model.ckpt-1", {name: np.full(2, value, np.float32) for name, value in values.items()})
     weights = Weights(open_checkpoint(prefix), moving_averages=True)
     p = weights.branch("layer")
@@ -314,7 +314,7 @@ def test_a_variable_without_a_moving_average_keeps_its_own_value(tmp_path: Path)
     assert weights.without_moving_average == ["layer/biases"]
 
 
-def test_digits_takes_its_moving_averages_bit_for_bit() -> None:
+def test_moving_averages_of_digits_are_bit_identical() -> None:
     opened = open_checkpoint(DIGITS / "run")
     weights = Weights(opened, moving_averages=True)
     norm = weights.branch("FeatureExtractor/MobilenetV1/Conv2d_0/BatchNorm")
@@ -343,18 +343,18 @@ def test_digits_takes_its_moving_averages_bit_for_bit() -> None:
         ("save_counter/.ATTRIBUTES/VARIABLE_VALUE", "counters"),
     ],
 )
-def test_what_a_training_leaves(key: str, state: str) -> None:
+def test_training_state_by_name(key: str, state: str) -> None:
     assert training_state(key) == state
 
 
-def test_what_is_left_over_is_reported_but_not_the_state_of_a_training() -> None:
+def test_unused_tensors_do_not_include_training_state() -> None:
     info = TensorInfo((2,), "float32")
     weights = Weights(trained(**{"Logits/weights": info, "layer/weights/Momentum": info, "global_step": info}))
     ask(weights)
     assert weights.unused() == ["Logits/weights"]
 
 
-def test_all_misfits_are_told_at_once_with_both_sides() -> None:
+def test_all_mismatches_are_in_one_error() -> None:
     weights = Weights(trained())
     p = weights.branch("layer")
     p.weight("weights", [2, 3])
@@ -364,14 +364,14 @@ def test_all_misfits_are_told_at_once_with_both_sides() -> None:
     with pytest.raises(WeightsError) as raised:
         weights.require_fit()
     assert str(raised.value) == (
-        "run/model.ckpt-1: the config does not fit the checkpoint; give the config that it was trained with. "
+        "run/model.ckpt-1: the config does not fit the checkpoint; pass the config that the model was trained with. "
         "2 weights have another shape: layer/weights needs [2, 3], has [2], layer/BatchNorm/beta needs [4], has [2]; "
         "1 weight is missing: layer/BatchNorm/moving_variance [2]; "
-        "not asked for: 1 of the checkpoint: layer/BatchNorm/moving_mean"
+        "1 tensor of the checkpoint not used: layer/BatchNorm/moving_mean"
     )
 
 
-def test_a_missing_weight_names_its_nearest() -> None:
+def test_missing_weight_names_the_nearest_one() -> None:
     weights = Weights(trained())
     weights.branch("layers").weight("weights", [2])
     with pytest.raises(WeightsError, match=re.escape("layers/weights [2] (nearest: layer/weights [2])")):
@@ -393,8 +393,8 @@ def edited(name: str, edits: Mapping[str, str]) -> str:
     return config
 
 
-def refusal(config_text: str, checkpoint: Checkpoint) -> str:
-    """What is told of a config that does not fit a checkpoint."""
+def mismatch_error(config_text: str, checkpoint: Checkpoint) -> str:
+    """Returns the error of a config that does not fit a checkpoint."""
     config = parse_pipeline_config(config_text)
     weights = Weights(checkpoint)
     detector = build_detector(config, weights)
@@ -412,7 +412,7 @@ FRCNN = "faster_rcnn_inception_v2_coco"
 LITE = "ssdlite_mobilenet_v2_coco"
 PUBLISHED = "p_ssd_mobilenet_v2_coco_2018_03_29"
 
-# The config's golden, what is changed in it, the checkpoint's golden, the whole text of the likely causes.
+# The config's golden, what is changed in it, the checkpoint's golden, the complete text of the likely causes.
 CAUSES: tuple[tuple[str, dict[str, str], str, str], ...] = (
     (V1, {"num_classes: 90": "num_classes: 5"}, V1, "num_classes (5 in the config; the checkpoint has 90)"),
     (
@@ -537,27 +537,27 @@ CAUSES: tuple[tuple[str, dict[str, str], str, str], ...] = (
 )
 
 
-@pytest.mark.parametrize(("config", "edits", "checkpoint", "told"), CAUSES)
-def test_the_config_line_that_likely_causes_a_misfit(
-    config: str, edits: Mapping[str, str], checkpoint: str, told: str
+@pytest.mark.parametrize(("config", "edits", "checkpoint", "message"), CAUSES)
+def test_likely_cause_names_the_config_field(
+    config: str, edits: Mapping[str, str], checkpoint: str, message: str
 ) -> None:
-    assert f"the config does not fit the checkpoint; likely cause: {told}. " in refusal(
+    assert f"the config does not fit the checkpoint; likely cause: {message}. " in mismatch_error(
         edited(config, edits), of_golden(checkpoint)
     )
 
 
-def test_feature_maps_that_the_checkpoint_does_not_have() -> None:
-    whole = of_golden(V1)
+def test_missing_feature_maps_name_num_layers() -> None:
+    complete = of_golden(V1)
     seen = {
         name: info
-        for name, info in whole.tensors.items()
+        for name, info in complete.tensors.items()
         if not re.search(r"BoxPredictor_[45]/|_[1-3]_Conv2d_[45]_", name)
     }
-    told = refusal(reference.golden(V1).config, Checkpoint(whole.prefix, None, "tf1", seen))
-    assert "likely cause: num_layers (6 in the config; the checkpoint has 4 feature maps)" in told
+    message = mismatch_error(reference.golden(V1).config, Checkpoint(complete.prefix, None, "tf1", seen))
+    assert "likely cause: num_layers (6 in the config; the checkpoint has 4 feature maps)" in message
 
 
-def test_the_two_generations_are_told_apart() -> None:
+def test_config_of_the_other_generation_is_rejected() -> None:
     config = parse_pipeline_config(reference.golden(V1).config)
     first = Weights(Checkpoint(Path("run/model.ckpt"), None, "tf1", {}))
     second = Weights(Checkpoint(Path("run/ckpt-1"), 1, "tf2", {}))
@@ -577,23 +577,23 @@ def test_the_two_generations_are_told_apart() -> None:
     )
 
 
-def test_batch_normalizations_are_computed_together_as_each_alone() -> None:
+def test_joint_batch_normalization_equals_separate() -> None:
     rng = np.random.default_rng(3)
-    derived, asked = Variables(), []
+    derived, requests = Variables(), []
     for channels, epsilon, gamma, beta in ((3, 1e-3, True, True), (5, 1e-3, False, True), (2, 1e-5, True, False)):
         mean, variance, scale, center = (tf.Variable(rng.random(channels, np.float32) + 0.1) for _ in range(4))
         wanted = Normalization(mean, variance, scale if gamma else None, center if beta else None, epsilon)
         compute = derived.normalization(wanted)
-        name = f"layer_{len(asked)}"
-        asked.append((wanted, {f"{name}/scale": [channels], f"{name}/offset": [channels]}, compute))
+        name = f"layer_{len(requests)}"
+        requests.append((wanted, {f"{name}/scale": [channels], f"{name}/offset": [channels]}, compute))
 
     @tf.function
     def folded() -> list[list[tf.Tensor]]:
-        return [derived.derived(compute, shapes) for _, shapes, compute in asked]
+        return [derived.derived(compute, shapes) for _, shapes, compute in requests]
 
     call = folded.get_concrete_function()
     derived.fill(lambda name: np.zeros(0))
-    for (wanted, _, _), (scale, offset) in zip(asked, call(), strict=True):
+    for (wanted, _, _), (scale, offset) in zip(requests, call(), strict=True):
         one = 1.0 if wanted.gamma is None else wanted.gamma.numpy()
         expected = one / np.sqrt(wanted.variance.numpy() + np.float32(wanted.epsilon))
         np.testing.assert_allclose(scale, expected, rtol=1e-6)

@@ -16,7 +16,7 @@ from unfreeze.detectors.ssd import build_ssd
 from unfreeze.errors import ConfigError, UnsupportedError
 from unfreeze.ops.branch import Branch
 from unfreeze.ops.nms import Suppression
-from unfreeze.weights import Checkpoint, Weights
+from unfreeze.weights import Checkpoint, Generation, Weights
 
 __all__ = ["ARCHITECTURES", "build_detector", "feature_extractor", "generation"]
 
@@ -45,7 +45,7 @@ def build_detector(config: messages.TrainEvalPipelineConfig, weights: Weights, f
     _require_known(config)
     _require_generation(config, weights.checkpoint)
     # The Object Detection API reads graph_rewriter only for TensorFlow 1 models.
-    branch = weights.branch(quantized=generation(config) == "tf1" and quantization_aware(config))
+    branch = weights.branch(quantized=generation(config) == Generation.TF1 and quantization_aware(config))
     return ARCHITECTURES[architecture](getattr(config.model, architecture), branch, forms)
 
 
@@ -61,10 +61,10 @@ def suppression_form(name: str) -> Suppression:
     return Suppression(name)
 
 
-def generation(config: messages.TrainEvalPipelineConfig) -> str:
-    """Returns the generation of TensorFlow that trains a config: "tf2" for a model of Keras layers, else "tf1"."""
+def generation(config: messages.TrainEvalPipelineConfig) -> Generation:
+    """Returns the generation of TensorFlow that trains a config: TF2 for a model of Keras layers, else TF1."""
     keras = config.model.WhichOneof("model") == "center_net" or feature_extractor(config).type.endswith("_keras")
-    return "tf2" if keras else "tf1"
+    return Generation.TF2 if keras else Generation.TF1
 
 
 def _require_known(config: messages.TrainEvalPipelineConfig) -> None:
@@ -86,7 +86,7 @@ def _require_known(config: messages.TrainEvalPipelineConfig) -> None:
 def _require_generation(config: messages.TrainEvalPipelineConfig, checkpoint: Checkpoint) -> None:
     """Raises ConfigError if the config is for TensorFlow 1 and the checkpoint from TensorFlow 2, or vice versa."""
     if checkpoint.generation != generation(config):
-        kinds = {"tf1": ("1", "name-based"), "tf2": ("2", "object-based")}
+        kinds = {Generation.TF1: ("1", "name-based"), Generation.TF2: ("2", "object-based")}
         expected, (number, naming) = kinds[generation(config)][0], kinds[checkpoint.generation]
         raise ConfigError(
             f"{checkpoint.prefix}: this is a TensorFlow {number} checkpoint ({naming}), but the config's "

@@ -42,7 +42,7 @@ from unfreeze.savedmodel.slimming import Slimming, slimmed
 from unfreeze.targets.server_versions import parse_server_version, require_known_operations
 from unfreeze.targets.warmup import write_warmup
 from unfreeze.verification import ExpectedWeight, WorkerProcesses, expected_constant
-from unfreeze.weights import Checkpoint, Weights, open_checkpoint
+from unfreeze.weights import Checkpoint, CheckpointFormat, Weights, open_checkpoint
 
 
 def export_checkpoint(
@@ -146,7 +146,7 @@ def _warnings(config: PipelineConfig, weights: Weights) -> Iterator[str]:
             f"{len(weights.without_moving_average)} variables ({weights.without_moving_average[0]}, …): "
             "their own values are used"
         )
-    if weights.checkpoint.format == "tf2" and moving_averages:
+    if weights.checkpoint.format == CheckpointFormat.TF2 and moving_averages:
         yield (
             "use_moving_averages is true, but TensorFlow 2 exports never read moving averages, the Object Detection "
             "API's neither: the variables' own values are used"

@@ -28,7 +28,7 @@ from unfreeze.inspection.graphs import constant_fields
 from unfreeze.inspection.inspection import Inspection, field
 from unfreeze.model_paths import find_pipeline_config
 from unfreeze.savedmodel import GraphInput
-from unfreeze.weights import MOVING_AVERAGE, Checkpoint, open_checkpoint, training_state
+from unfreeze.weights import MOVING_AVERAGE, Checkpoint, CheckpointFormat, open_checkpoint, training_state
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def plan_graph(
     checkpoint = open_checkpoint(trained_checkpoint_prefix, step)
     for note in checkpoint.notes:
         on_warning(note)
-    if checkpoint.format == "tf2":
+    if checkpoint.format == CheckpointFormat.TF2:
         raise UnsupportedError(
             f"not supported yet: {checkpoint.prefix} is a TensorFlow 2 checkpoint, whose keys are not the names in a "
             "frozen graph; omit --trained-checkpoint-prefix, or export the checkpoint with its pipeline.config"

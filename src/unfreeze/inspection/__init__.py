@@ -1,1 +1,1 @@
-"""What a file or a folder is, and what is wrong with it, without running it."""
+"""Identifies a file or a folder and reports its problems, without running a model."""

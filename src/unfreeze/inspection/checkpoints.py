@@ -1,4 +1,4 @@
-"""What a checkpoint or a training folder is, what is wrong with it, and whether its pipeline.config fits."""
+"""Inspects a checkpoint or a training folder: contents, problems, and whether its pipeline.config fits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from unfreeze.model_paths import find_pipeline_config
 from unfreeze.weights import (
     Checkpoint,
     CheckpointEntry,
+    CheckpointFormat,
     TensorInfo,
+    Weights,
     checkpoint_prefix,
     find_checkpoints,
     open_checkpoint,
@@ -24,116 +26,126 @@ from unfreeze.weights import (
     training_state,
 )
 
-# The scope of the feature extractor in each.
+# The scope of the feature extractor -> the architecture that has it.
 ARCHITECTURES = {"FeatureExtractor": "ssd", "FirstStageFeatureExtractor": "faster_rcnn"}
 FORMATS = {
-    "tf1": "TensorFlow 1, keyed by variable names",
-    "tf1-v1": "TensorFlow 1, keyed by variable names, the old single-file form",
-    "tf2": "TensorFlow 2, an object graph",
+    CheckpointFormat.TF1: "TensorFlow 1, keyed by variable names",
+    CheckpointFormat.TF1_V1: "TensorFlow 1, keyed by variable names, in a single file",
+    CheckpointFormat.TF2: "TensorFlow 2, an object graph",
 }
-NO_CONFIG = "no pipeline.config beside it or in the folder above: an export needs it (--pipeline-config-path)"
+NO_CONFIG = "no pipeline.config beside it or in the folder above; an export needs one (--pipeline-config-path)"
 
 
 def inspect_folder(folder: Path, kind: str = "training folder") -> Inspection:
-    """A folder of checkpoints: each of them, and the one that is exported (the newest that is complete)."""
-    candidates = find_checkpoints(folder)
-    complete = [candidate for candidate in candidates if not candidate.missing]
-    chosen = (complete or candidates)[-1]
-    lines = [f"{each.prefix.name}: {each.missing or 'complete'}" for each in candidates]
+    """Inspects a folder of checkpoints: lists all, and inspects the one to export, the newest complete one."""
+    entries = find_checkpoints(folder)
+    complete = [entry for entry in entries if not entry.missing]
+    chosen = (complete or entries)[-1]
+    lines = [f"{entry.prefix.name}: {entry.missing or 'complete'}" for entry in entries]
     if complete:
-        lines[candidates.index(chosen)] += ", the one that is exported" if len(candidates) > 1 else ""
+        lines[entries.index(chosen)] += ", the one to export" if len(entries) > 1 else ""
     steps = [
-        {"name": each.prefix.name, "step": each.step, "complete": not each.missing, "missing": each.missing}
-        for each in candidates
+        {"name": entry.prefix.name, "step": entry.step, "complete": not entry.missing, "missing": entry.missing}
+        for entry in entries
     ]
-    torn = [f"{each.prefix.name} is incomplete: {each.missing}" for each in candidates if each.missing]
-    found = _inspect(chosen, kind)
-    fields = [field("checkpoints", steps, "\n".join(lines)), *found.fields]
-    others = [problem for problem in found.problems if problem not in torn]
-    return replace(found, path=folder, fields=fields, problems=[*torn, *others])
+    incomplete = [f"{entry.prefix.name} is incomplete: {entry.missing}" for entry in entries if entry.missing]
+    inspection = _inspect(chosen, kind)
+    fields = [field("checkpoints", steps, "\n".join(lines)), *inspection.fields]
+    other_problems = [problem for problem in inspection.problems if problem not in incomplete]
+    return replace(inspection, path=folder, fields=fields, problems=[*incomplete, *other_problems])
 
 
 def inspect_checkpoint(path: Path) -> Inspection:
-    """One checkpoint, by its prefix or one of its files."""
+    """Inspects one checkpoint, given its prefix or one of its files."""
     prefix = checkpoint_prefix(path)
-    same = [each for each in find_checkpoints(prefix.parent) if each.prefix.name == prefix.name]
-    if not same:
-        return replace(_inspect(CheckpointEntry(open_checkpoint(path).prefix, None), "checkpoint"), path=path)
-    return replace(_inspect(same[0], "checkpoint"), path=path)
+    entry = next((entry for entry in find_checkpoints(prefix.parent) if entry.prefix.name == prefix.name), None)
+    if entry is None:
+        entry = CheckpointEntry(open_checkpoint(path).prefix, None)
+    return replace(_inspect(entry, "checkpoint"), path=path)
 
 
-def _inspect(candidate: CheckpointEntry, kind: str) -> Inspection:
-    prefix = candidate.prefix
-    torn = [f"{prefix.name} is incomplete: {candidate.missing}"] if candidate.missing else []
+def _inspect(entry: CheckpointEntry, kind: str) -> Inspection:
+    prefix = entry.prefix
+    incomplete = [f"{prefix.name} is incomplete: {entry.missing}"] if entry.missing else []
     try:
         checkpoint = read_index(prefix)
     except CheckpointError as error:
-        return Inspection(prefix, kind, [field("prefix", str(prefix))], torn or [str(error)])
-    fault = checkpoint.missing_data()
-    problems = torn or ([f"{prefix.name} is incomplete: {fault}"] if fault else [])
+        return Inspection(prefix, kind, [field("prefix", str(prefix))], incomplete or [str(error)])
+    missing = checkpoint.missing_data()
+    problems = incomplete or ([f"{prefix.name} is incomplete: {missing}"] if missing else [])
     fields = [
         field("prefix", str(prefix)),
         field("step", checkpoint.step, "" if checkpoint.step is None else str(checkpoint.step)),
         field("format", checkpoint.format, FORMATS[checkpoint.format]),
-        *_tensors(checkpoint),
+        *_tensor_fields(checkpoint),
     ]
-    more, wrong = _fit(checkpoint)
-    return Inspection(prefix, kind, [*fields, *more], [*problems, *wrong])
+    fit_fields, fit_problems = _inspect_fit(checkpoint)
+    return Inspection(prefix, kind, [*fields, *fit_fields], [*problems, *fit_problems])
 
 
-def _tensors(checkpoint: Checkpoint) -> list[Field]:
-    """How many tensors of each kind it holds, and how large they are."""
+def _tensor_fields(checkpoint: Checkpoint) -> list[Field]:
+    """Returns number and size of all tensors and of each kind of them."""
     groups: dict[str, list[TensorInfo]] = {"weights": []}
     for name, tensor in checkpoint.tensors.items():
         groups.setdefault(training_state(name) or "weights", []).append(tensor)
-    return [_group("tensors", list(checkpoint.tensors.values()))] + [_group(*group) for group in groups.items()]
+    return [
+        _size_field("tensors", list(checkpoint.tensors.values())),
+        *(_size_field(*group) for group in groups.items()),
+    ]
 
 
-def _group(name: str, tensors: Sequence[TensorInfo]) -> Field:
+def _size_field(name: str, tensors: Sequence[TensorInfo]) -> Field:
     parameters = sum(tensor.size for tensor in tensors)
     size_bytes = sum(tensor.size_bytes for tensor in tensors)
     value = {"count": len(tensors), "parameters": parameters, "bytes": size_bytes}
-    told = f"{amount(len(tensors))}, {amount(parameters, 'parameter')}, {megabytes(size_bytes)}"
-    return field(name.replace(" ", "_"), value, told)
+    text = f"{amount(len(tensors))}, {amount(parameters, 'parameter')}, {megabytes(size_bytes)}"
+    return field(name.replace(" ", "_"), value, text)
 
 
-def _fit(checkpoint: Checkpoint) -> tuple[list[Field], list[str]]:
-    """The pipeline.config that an export would take, and whether every weight that it asks for is there."""
+def _inspect_fit(checkpoint: Checkpoint) -> tuple[list[Field], list[str]]:
+    """Returns fields and problems of the pipeline.config that an export would use with the checkpoint."""
     try:
         path = find_pipeline_config(checkpoint.prefix, None)
     except ConfigError:
-        return [field("pipeline_config", None, "not found"), *_looks_like(checkpoint)], [NO_CONFIG]
+        return [field("pipeline_config", None, "not found"), *_network_field(checkpoint)], [NO_CONFIG]
     fields = [field("pipeline_config", str(path))]
     config, problems = read_config(path)
     if config is None:
         return fields, problems
     fields += config_fields(config)
-    weights, trouble = bind(config, path, checkpoint)
+    weights, obstacles = bind(config, path, checkpoint)
     if weights is None:
-        return [*fields, field("config_fits", None, "not known")], [*problems, *trouble]
+        return [*fields, field("config_fits", None, "unknown")], [*problems, *obstacles]
     try:
         weights.require_fit(likely_causes(config))
     except WeightsError as error:
         return [*fields, field("config_fits", False)], [*problems, str(error)]
-    told = f"yes: all {len(weights.sources)} weights are there"
-    fields += [field("config_fits", True, told), field("unused", weights.unused(), "")]
-    fields.append(_averages(config, checkpoint, len(set(weights.sources.values()) - set(weights.sources))))
+    text = f"yes: the checkpoint has all {len(weights.sources)} weights"
+    fields += [field("config_fits", True, text), field("unused", weights.unused(), "")]
+    fields.append(_moving_averages_field(config, checkpoint, weights))
+    return fields, [*problems, *_fit_problems(weights)]
+
+
+def _fit_problems(weights: Weights) -> list[str]:
+    """Returns what an export of a checkpoint that fits the config would not use."""
+    problems = []
     if weights.without_moving_average:
         problems.append(
             f"use_moving_averages is true, but {len(weights.without_moving_average)} variables have no moving average "
-            f"({weights.without_moving_average[0]}, …): an export takes their own values"
+            f"({weights.without_moving_average[0]}, …); an export uses their plain values"
         )
     if weights.ranges() and not weights.quantized:
         problems.append(
-            "it was trained quantization-aware, but the config has no graph_rewriter: an export is without quantization"
+            "the model was trained quantization-aware, but the config has no graph_rewriter; "
+            "an export has no quantization"
         )
     if weights.unused():
         problems.append(f"{_few(weights.unused())}: not used by this config")
-    return fields, problems
+    return problems
 
 
-def _looks_like(checkpoint: Checkpoint) -> list[Field]:
-    """The architecture and the backbone, as far as the names of the weights of TensorFlow 1 tell them."""
+def _network_field(checkpoint: Checkpoint) -> list[Field]:
+    """Returns architecture and backbone, if the names of a TensorFlow 1 checkpoint show them."""
     backbones: dict[str, int] = {}
     for name, tensor in checkpoint.tensors.items():
         scope, _, rest = name.partition("/")
@@ -143,13 +155,13 @@ def _looks_like(checkpoint: Checkpoint) -> list[Field]:
     return [field("looks_like", max(backbones, key=lambda network: backbones[network]))] if backbones else []
 
 
-def _averages(config: PipelineConfig, checkpoint: Checkpoint, used: int) -> Field:
-    held = sum(training_state(name) == "moving averages" for name in checkpoint.tensors)
-    if not held:
+def _moving_averages_field(config: PipelineConfig, checkpoint: Checkpoint, weights: Weights) -> Field:
+    stored = sum(training_state(name) == "moving averages" for name in checkpoint.tensors)
+    used = len(set(weights.sources.values()) - set(weights.sources))
+    if not stored:
         return field("moving_averages_used", 0, "")
-    asked = config.eval_config.use_moving_averages
-    told = f"{used} of {held}, as the config asks" if asked else f"none of {held}: use_moving_averages is false"
-    return field("moving_averages_used", used, told)
+    setting = f"use_moving_averages is {'true' if config.eval_config.use_moving_averages else 'false'}"
+    return field("moving_averages_used", used, f"{used} of {stored}: {setting}")
 
 
 def _few(names: Sequence[str], most: int = 5) -> str:

@@ -1,54 +1,56 @@
-"""What a pipeline.config or a label map is, and what is wrong with it."""
+"""Inspects a pipeline.config or a label map."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from google.protobuf import text_format
 
-from unfreeze.config import PipelineConfig, read_label_map, read_pipeline_config, with_keypoint_labels
+from unfreeze.callbacks import ignore
+from unfreeze.config import PipelineConfig, messages, read_label_map, read_pipeline_config, with_keypoint_labels
 from unfreeze.detectors import build_detector
-from unfreeze.detectors.build import generation, quantization_aware
+from unfreeze.detectors.build import generation
+from unfreeze.detectors.quantization import quantization_aware
 from unfreeze.errors import CheckpointError, ConfigError, UnsupportedError, WeightsError
 from unfreeze.formatting import amount
 from unfreeze.inspection.inspection import Field, Inspection, field
 from unfreeze.savedmodel import trace
-from unfreeze.weights import Checkpoint, Weights
+from unfreeze.weights import Checkpoint, CheckpointFormat, Weights
 
-SHOWN = 8  # classes of a label map that are told by name
+SHOWN = 8  # classes of a label map in the report; the JSON has all
 
 
 def inspect_config(path: Path) -> Inspection:
-    """A pipeline.config: its model, whether this version can build it, and which weights it would ask for."""
+    """Inspects a pipeline.config: its model, whether this version can build it, and how many weights it needs."""
     config, problems = read_config(path)
     if config is None:
         return Inspection(path, "pipeline.config", (), problems)
     fields = config_fields(config)
-    weights, trouble = _asks_for(config, path)
+    weights, obstacles = _needed_weights(config, path)
     if weights is not None:
         needed = [mismatch.needed for mismatch in weights.mismatches.values()]
-        parameters = sum(_product(shape) for shape in needed)
+        parameters = sum(map(math.prod, needed))
         value = {"count": len(needed), "parameters": parameters}
-        fields.append(field("weights", value, f"asks for {amount(len(needed))}, {amount(parameters, 'parameter')}"))
-    return Inspection(path, "pipeline.config", fields, [*problems, *trouble])
+        fields.append(field("weights", value, f"{amount(len(needed))} needed, {amount(parameters, 'parameter')}"))
+    return Inspection(path, "pipeline.config", fields, [*problems, *obstacles])
 
 
 def read_config(path: Path) -> tuple[PipelineConfig | None, list[str]]:
-    """The config in a file, without what the schema does not know if need be, and what is wrong with it."""
+    """Returns the config in a file and its problems; unknown fields are a problem and are omitted."""
     try:
         return read_pipeline_config(path), []
     except ConfigError as error:
         problems = [str(error)]
     try:
-        return read_pipeline_config(path, allow_unknown_fields=True, on_warning=lambda line: None), problems
+        return read_pipeline_config(path, allow_unknown_fields=True, on_warning=ignore), problems
     except ConfigError:
         return None, problems
 
 
 def config_fields(config: PipelineConfig) -> list[Field]:
-    """Which model it describes."""
+    """Returns the model and its main settings."""
     architecture = config.model.WhichOneof("model")
     model = getattr(config.model, architecture)
     fields = [field("model", architecture)]
@@ -58,15 +60,14 @@ def config_fields(config: PipelineConfig) -> list[Field]:
         fields.append(field("num_classes", model.num_classes))
     if hasattr(model, "image_resizer"):
         fields.append(field("image_resizer", _resizer(model.image_resizer)))
-    asked = config.eval_config.use_moving_averages
-    fields.append(field("use_moving_averages", asked))
-    rewritten = config.HasField("graph_rewriter")
-    fields.append(field("quantization_aware", rewritten, "yes, by its graph_rewriter" if rewritten else ""))
+    fields.append(field("use_moving_averages", config.eval_config.use_moving_averages))
+    quantized = config.HasField("graph_rewriter")
+    fields.append(field("quantization_aware", quantized, "yes, by its graph_rewriter" if quantized else ""))
     return fields
 
 
 def bind(config: PipelineConfig, path: Path, checkpoint: Checkpoint) -> tuple[Weights | None, list[str]]:
-    """The weights that the detector of the config in `path` asks for, by shape only; or None, and what hinders it."""
+    """Returns the detector's weights by shape, without values; or None and why the detector cannot be built."""
     weights = Weights(checkpoint, moving_averages=config.eval_config.use_moving_averages)
     try:
         trace(build_detector(with_keypoint_labels(config, path.parent), weights))
@@ -75,43 +76,46 @@ def bind(config: PipelineConfig, path: Path, checkpoint: Checkpoint) -> tuple[We
     return weights, []
 
 
-def _asks_for(config: PipelineConfig, path: Path) -> tuple[Weights | None, list[str]]:
-    """All that its detector would ask of a checkpoint, found by giving it an empty one."""
+def _needed_weights(config: PipelineConfig, path: Path) -> tuple[Weights | None, list[str]]:
+    """Binds the detector to an empty checkpoint, so that every weight that it needs is a mismatch."""
     plain = type(config)()
     plain.CopyFrom(config)
     try:
         quantization_aware(config)
-        plain.ClearField("graph_rewriter")  # the names of its ranges are known from a checkpoint only
+        plain.ClearField("graph_rewriter")  # only a checkpoint has the names of its ranges
     except ConfigError as error:
         return None, [str(error)]
-    return bind(plain, path, Checkpoint(path, None, generation(config), {}))
+    return bind(plain, path, Checkpoint(path, None, CheckpointFormat(generation(config).value), {}))
 
 
 def inspect_label_map(path: Path) -> Inspection:
-    """A label map: how many classes, which numbers, which names."""
+    """Inspects a label map: number, ids and names of its classes."""
     try:
         labels = read_label_map(path)
     except ConfigError as error:
         return Inspection(path, "label map", (), [str(error)])
-    numbers = sorted(labels.labels)
-    absent = sorted(set(range(min(1, numbers[0]), numbers[-1])) - set(numbers) - {0})
+    ids = sorted(labels.labels)
+    absent = sorted(set(range(min(1, ids[0]), ids[-1])) - set(ids) - {0})
     names = labels.display_names
-    first = [f"{number}: {names[number]}" for number in numbers[:SHOWN]]
-    more = [f"and {len(numbers) - SHOWN} more"] if len(numbers) > SHOWN else []
+    first = [f"{class_id}: {names[class_id]}" for class_id in ids[:SHOWN]]
+    more = [f"and {len(ids) - SHOWN} more"] if len(ids) > SHOWN else []
     fields = [
-        field("classes", len(numbers)),
-        field("ids", numbers, f"{numbers[0]} to {numbers[-1]}" + (f", without {_few(absent)}" if absent else "")),
-        field("names", {str(number): names[number] for number in numbers}, "\n".join(first + more)),
+        field("classes", len(ids)),
+        field("ids", ids, f"{ids[0]} to {ids[-1]}" + (f", without {_few(absent)}" if absent else "")),
+        field("names", {str(class_id): names[class_id] for class_id in ids}, "\n".join(first + more)),
     ]
     if labels.keypoints:
         count = sum(map(len, labels.keypoints.values()))
-        told = f"{amount(count)} of {amount(len(labels.keypoints), 'class')}"
-        fields.append(field("keypoints", {str(number): points for number, points in labels.keypoints.items()}, told))
+        classes = len(labels.keypoints)
+        text = f"{amount(count)} in {classes} class{'es' * (classes != 1)}"
+        fields.append(
+            field("keypoints", {str(class_id): points for class_id, points in labels.keypoints.items()}, text)
+        )
     return Inspection(path, "label map", fields)
 
 
-def _resizer(resizer: Any) -> str:
-    """`fixed_shape_resizer { height: 300 width: 300 }`."""
+def _resizer(resizer: messages.ImageResizer) -> str:
+    """Returns text such as `fixed_shape_resizer { height: 300 width: 300 }`."""
     kind = resizer.WhichOneof("image_resizer_oneof")
     if kind is None:
         return "none"
@@ -121,10 +125,3 @@ def _resizer(resizer: Any) -> str:
 def _few(numbers: Sequence[int], most: int = 12) -> str:
     more = f" and {len(numbers) - most} more" if len(numbers) > most else ""
     return ", ".join(map(str, numbers[:most])) + more
-
-
-def _product(shape: Sequence[int]) -> int:
-    size = 1
-    for side in shape:
-        size *= side
-    return size

@@ -1,4 +1,4 @@
-"""What a file or a folder is, and what is wrong with it, without running it."""
+"""Identifies a file or a folder and reports its problems, without running a model."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from unfreeze.inspection.inspection import Inspection
 from unfreeze.weights import checkpoint_prefix, find_checkpoints, is_checkpoint_table
 
 EXPECTED = "not a checkpoint, SavedModel, frozen graph, pipeline.config or label map"
-LARGEST_TEXT_BYTES = 4 << 20  # of a pipeline.config or a label map
-# Files that people take for a model of the Object Detection API: offset, bytes, what it is.
-OTHERS = (
+LARGEST_TEXT_BYTES = 4 << 20  # a larger file is not a pipeline.config or a label map
+# Files that are easily mistaken for a model of the Object Detection API: offset, magic bytes, name.
+OTHER_FILES = (
     (4, b"TFL3", "a TensorFlow Lite model"),
     (0, b"\x89HDF", "a Keras .h5 file"),
     (0, b"PK\x03\x04", "a zip archive (a .keras or PyTorch model, perhaps)"),
     (0, b"\x1f\x8b", "a gzip archive: unpack it first"),
-    (0, b"\x89PNG", "a PNG picture"),
-    (0, b"\xff\xd8\xff", "a JPEG picture"),
+    (0, b"\x89PNG", "a PNG image"),
+    (0, b"\xff\xd8\xff", "a JPEG image"),
 )
 
 
 def inspect(path: str | Path) -> Inspection:
-    """Tell what a file or a folder is; what is wrong with it stands under `problems`.
+    """Identifies a file or a folder, and lists what is wrong with it under `problems`.
 
     Args:
         path: a checkpoint (its prefix, or one of its files), a training folder, a `checkpoint` state file, a frozen
             graph, a SavedModel or the folder above it, a pipeline.config, or a label map.
 
-    Raises: UnfreezeError when it is none of these.
+    Raises: UnfreezeError if it is none of these.
     """
     path = Path(path)
     if path.is_dir():
@@ -39,18 +39,22 @@ def inspect(path: str | Path) -> Inspection:
     if path.is_file():
         return _file(path)
     prefix = checkpoint_prefix(path)
-    if prefix.parent.is_dir() and any(each.prefix.name == prefix.name for each in find_checkpoints(prefix.parent)):
+    if _is_prefix(prefix):
         from unfreeze.inspection.checkpoints import inspect_checkpoint
 
         return inspect_checkpoint(path)
     raise UnfreezeError(f"{path}: no such file or folder, and no checkpoint has this prefix")
 
 
+def _is_prefix(path: Path) -> bool:
+    return path.parent.is_dir() and any(entry.prefix.name == path.name for entry in find_checkpoints(path.parent))
+
+
 def _folder(folder: Path) -> Inspection:
-    """What a folder holds: one thing, or several, as a download of the model zoo does."""
+    """Inspects the contents of a folder: one model, or several, as in a download of the model zoo."""
     readable = ("*.pb", "saved_model/saved_model.pb", "pipeline.config")
     if not find_checkpoints(folder) and not any(any(folder.glob(pattern)) for pattern in readable):
-        raise UnfreezeError(f"{folder}: {EXPECTED}{_deeper(folder)}")
+        raise UnfreezeError(f"{folder}: {EXPECTED}{_hint_of_subfolder(folder)}")
     from unfreeze.inspection.checkpoints import inspect_folder
     from unfreeze.inspection.configs import inspect_config
     from unfreeze.inspection.graphs import inspect_saved_model
@@ -66,11 +70,11 @@ def _folder(folder: Path) -> Inspection:
     if not parts and (folder / "pipeline.config").is_file():
         parts.append(inspect_config(folder / "pipeline.config"))
     if not parts:
-        raise UnfreezeError(f"{folder}: {EXPECTED}{_deeper(folder)}")
+        raise UnfreezeError(f"{folder}: {EXPECTED}{_hint_of_subfolder(folder)}")
     if len(parts) == 1:
         return parts[0]
     problems = [f"{part.path}: {problem}" for part in parts for problem in part.problems]
-    return Inspection(folder, f"folder of {len(parts)} things", (), problems, parts)
+    return Inspection(folder, f"folder with {len(parts)} items", (), problems, parts)
 
 
 def _graph_or_none(path: Path) -> Inspection | None:
@@ -82,19 +86,19 @@ def _graph_or_none(path: Path) -> Inspection | None:
         return None
 
 
-def _deeper(folder: Path) -> str:
-    """Where in the folder there is something, if there is."""
+def _hint_of_subfolder(folder: Path) -> str:
+    """Returns where below the folder there is a model, for the end of an error."""
     for pattern in ("*/saved_model.pb", "*/*/saved_model.pb", "*/*.index", "*/pipeline.config"):
-        found = next(iter(sorted(folder.glob(pattern))), None)
-        if found is not None:
-            return f"; there is {found.name} in {found.parent}"
+        file = next(iter(sorted(folder.glob(pattern))), None)
+        if file is not None:
+            return f"; there is {file.name} in {file.parent}"
     return " (it is empty)" if not any(folder.iterdir()) else ""
 
 
 def _file(path: Path) -> Inspection:
     with path.open("rb") as file:
         head = file.read(16)
-    other = next((what for offset, magic, what in OTHERS if head[offset:].startswith(magic)), "")
+    other = next((kind for offset, magic, kind in OTHER_FILES if head[offset:].startswith(magic)), "")
     if other:
         raise UnfreezeError(f"{path}: {EXPECTED}, but {other}")
     # Here and not above: they import TensorFlow.
@@ -115,8 +119,8 @@ def _file(path: Path) -> Inspection:
     try:
         return inspect_graph(path)
     except SavedModelError as error:
-        told = f" ({path.name} is damaged, perhaps)" if path.suffix == ".pb" else ""
-        raise UnfreezeError(f"{path}: {EXPECTED}{told}") from error
+        hint = f" ({path.name} may be damaged)" if path.suffix == ".pb" else ""
+        raise UnfreezeError(f"{path}: {EXPECTED}{hint}") from error
 
 
 def _text(path: Path) -> str | None:
@@ -129,9 +133,9 @@ def _text(path: Path) -> str | None:
 
 
 def _text_file(path: Path, text: str) -> Inspection:
-    """A pipeline.config or a label map, by the fields that it has; one that has none of them, by its name."""
+    """Inspects a pipeline.config or a label map, recognized by its fields, or by its name if it has no known field."""
     if text.lstrip().startswith(("node {", "node{", "meta_info_def", "graph_def", "saved_model_schema_version")):
-        raise UnsupportedError(f"not supported yet: {path}: a graph in text form; give the checkpoint or the .pb file")
+        raise UnsupportedError(f"not supported: {path}: a graph in text form. Pass the checkpoint or the .pb file.")
     from unfreeze.inspection.configs import inspect_config, inspect_label_map
 
     if outline(text, messages.TrainEvalPipelineConfig.DESCRIPTOR).lines or path.suffix == ".config":

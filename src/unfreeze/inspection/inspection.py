@@ -1,4 +1,4 @@
-"""What an inspection found, once: as aligned lines for a person and as a dictionary for a machine."""
+"""The result of an inspection: fields for machines and for people, and problems."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unfreeze.formatting import aligned
+from unfreeze.formatting import aligned, amount
 
 
 @dataclass(frozen=True)
 class Field:
-    """One thing that is known: `value` for a machine, `text` for a person, in one line or several ("" is not shown)."""
+    """One property: `value` for JSON, `text` for people, in one or more lines; without text it is not printed."""
 
     name: str
     value: Any
@@ -21,7 +21,7 @@ class Field:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a path is, what is known of it, and what is wrong with it; `parts` are the things in a folder of several."""
+    """What a path is, its properties, and its problems; `parts` are the inspections of a folder's contents."""
 
     path: Path
     kind: str
@@ -33,12 +33,12 @@ class Inspection:
         return next(field.value for field in self.fields if field.name == name)
 
     def to_dict(self) -> dict[str, Any]:
-        """The findings as JSON can hold them."""
-        found: dict[str, Any] = {"path": str(self.path), "kind": self.kind}
-        found |= {field.name: field.value for field in self.fields}
+        """Returns the inspection as JSON."""
+        record: dict[str, Any] = {"path": str(self.path), "kind": self.kind}
+        record |= {field.name: field.value for field in self.fields}
         if self.parts:
-            found["parts"] = [part.to_dict() for part in self.parts]
-        return found | {"problems": list(self.problems)}
+            record["parts"] = [part.to_dict() for part in self.parts]
+        return record | {"problems": list(self.problems)}
 
     def __str__(self) -> str:
         return "\n".join(self._lines())
@@ -51,16 +51,12 @@ class Inspection:
                 yield ""
                 yield from part._lines()
             return
-        yield (
-            f"  {len(self.problems)} problem{'s' * (len(self.problems) != 1)}"
-            if self.problems
-            else "  no problem found"
-        )
+        yield f"  {amount(len(self.problems), 'problem')}" if self.problems else "  no problem found"
         yield from (f"  - {problem}" for problem in self.problems)
 
 
 def field(name: str, value: Any, text: str | None = None) -> Field:
-    """A field that is text as it is, unless `text` says it better."""
+    """Returns a field whose text is the plain form of its value, unless `text` is given."""
     return Field(name, value, _plain(value) if text is None else text)
 
 
@@ -70,5 +66,5 @@ def _plain(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, Mapping):
-        return "\n".join(f"{key}: {each}" for key, each in value.items())
+        return "\n".join(f"{key}: {item}" for key, item in value.items())
     return "\n".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)

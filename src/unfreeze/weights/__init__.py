@@ -1,4 +1,4 @@
-"""Checkpoints in, tensors out: which file, which step, which variable, and whether every one was found.
+"""Finds checkpoints, reads their tensors, and binds them to the weights that a network needs.
 
 `locate_checkpoint` needs no TensorFlow, so that a wrong path is reported at once.
 """
@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from unfreeze.weights.checkpoints import (
     Checkpoint,
     CheckpointEntry,
+    CheckpointFormat,
+    Generation,
     TensorInfo,
     checkpoint_prefix,
     find_checkpoints,
@@ -27,6 +29,8 @@ __all__ = [
     "Branch",
     "Checkpoint",
     "CheckpointEntry",
+    "CheckpointFormat",
+    "Generation",
     "TensorInfo",
     "Weights",
     "checkpoint_prefix",

@@ -1,4 +1,4 @@
-"""The three bindings: what a network receives when it asks for a weight, and where batch normalization is folded.
+"""The three bindings: what a network receives as a weight, and when batch normalization is folded.
 
 | binding | a weight is | derived tensors are computed |
 |---|---|---|
@@ -6,8 +6,8 @@
 | `constants` | a constant of the graph | now, in this process |
 | `trainable` | a trainable variable, if it was one in the checkpoint | in the graph, at each call |
 
-A derived tensor is one that depends on weights only, such as a kernel with its batch normalization folded in. A frozen
-graph has these folded by the runtime; a graph that reads variables would compute them for every request.
+A derived tensor depends on weights only, such as a kernel with its batch normalization folded in. In a frozen graph the
+runtime folds them; a graph that reads variables would compute them for every request.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from tensorflow.python.ops.resource_variable_ops import UninitializedVariable  #
 
 from unfreeze.errors import UnsupportedError
 
-# The shared_name by which TensorFlow makes a resource of its own for each execution, core/framework/resource_handle.h.
+# The shared_name with which TensorFlow creates a new resource in each execution (core/framework/resource_handle.h).
 ANONYMOUS = "cd2c89b7-88b7-44c8-ad83-06c2a9158347"
-# Floats that a derived tensor is padded to: a slice of the flat variable shares its memory only where it is aligned
-# to 64 bytes (EIGEN_MAX_ALIGN_BYTES), and is copied at each call elsewhere.
+# Derived tensors are padded to a multiple of this many floats: a slice of the flat variable shares its memory only if
+# it is aligned to 64 bytes (EIGEN_MAX_ALIGN_BYTES); otherwise it is copied at each call.
 ALIGNMENT = 16
 
-# What the weights of an export are, by its binding (weights/bindings.py), and what else there is.
+# How an export stores its weights, by its binding.
 BINDING_DESCRIPTIONS = {
     "variables": "variables, none of them trainable: batch normalization is folded once, at load; to train the model, "
     "use unfreeze.load_detector, or export with --weights trainable",
@@ -45,7 +45,7 @@ ScaleAndOffset = tuple[tf.Tensor, tf.Tensor]
 
 @dataclass(frozen=True)
 class Normalization:
-    """The weights of a batch normalization, each `[C]`; without `gamma` it is 1, without `beta` 0."""
+    """The weights of a batch normalization, each `[C]`; a missing `gamma` is 1, a missing `beta` is 0."""
 
     mean: Any
     variance: Any
@@ -56,7 +56,7 @@ class Normalization:
 
 @dataclass(frozen=True)
 class WeightSource:
-    """A weight in the checkpoint: its name in the network, its shape and dtype, and a function that reads it."""
+    """A weight in the checkpoint: name in the network, shape, dtype, and a function that reads it."""
 
     name: str
     shape: tuple[int, ...]
@@ -66,32 +66,32 @@ class WeightSource:
 
 
 class Binding(Protocol):
-    """What `Weights` asks for on behalf of a network."""
+    """Turns checkpoint weights into tensors of a network."""
 
     variables: dict[str, tf.Variable]
 
     def weight(self, source: WeightSource) -> Any:
-        """The weight as a variable or an array; each name is asked for once."""
+        """Returns the weight as a variable or an array; called once for each name."""
         ...
 
     def derived(self, compute: Compute, shapes: Mapping[str, Sequence[int]]) -> list[tf.Tensor]:
-        """Returns float32 tensors by name, each of its shape; `compute` makes them from weights, in that order."""
+        """Returns the float32 tensors of `shapes`, which `compute` derives from weights in the same order."""
         ...
 
-    def normalization(self, wanted: Normalization) -> Callable[[], ScaleAndOffset]:
-        """Returns a function, for `compute` to call: batch normalization as `x * scale + offset`, both `[C]`."""
+    def normalization(self, parameters: Normalization) -> Callable[[], ScaleAndOffset]:
+        """Returns a function for `compute` to call: batch normalization as `x * scale + offset`, both `[C]`."""
         ...
 
     def fill(self, values: Callable[[str], np.ndarray]) -> None:
-        """Gives each variable its value, `values(name)`, to run the network in this process."""
+        """Assigns `values(name)` to each variable, to run the network in this process."""
         ...
 
 
 class Variables:
-    """Weights are variables, none of which a caller can train; derived tensors are computed once, at load.
+    """Weights are variables that are not trainable; derived tensors are computed once, at load.
 
-    All derived tensors lie in one flat float32 variable that the SavedModel's initializer fills: a resource for each
-    costs a SavedModel three functions, which at one per layer would make loading take seconds. It is not saved.
+    All derived tensors are slices of one flat float32 variable that the SavedModel's initializer fills and that is not
+    saved. A resource of its own for each layer would cost three functions each and seconds of loading.
     """
 
     def __init__(self) -> None:
@@ -117,10 +117,10 @@ class Variables:
                 self.size += -(-math.prod(shape) // ALIGNMENT) * ALIGNMENT
         return [self._slice(self._places[name], shape) for name, shape in shapes.items()]
 
-    def normalization(self, wanted: Normalization) -> Callable[[], ScaleAndOffset]:
-        """All normalizations are computed together: so a loader has a third fewer operations to prepare."""
+    def normalization(self, parameters: Normalization) -> Callable[[], ScaleAndOffset]:
+        """Registers a normalization: all are computed together, which saves a third of the operations at load."""
         place = len(self._normalizations)
-        self._normalizations.append(wanted)
+        self._normalizations.append(parameters)
         return lambda: self._normalized[place]
 
     def fill(self, values: Callable[[str], np.ndarray]) -> None:
@@ -129,19 +129,19 @@ class Variables:
 
     @cached_property
     def creator(self) -> Any:
-        """A function `() -> handle`: a SavedModel runs an initializer for a resource only, so it has to make one."""
+        """The function `() -> handle` that creates the resource; a SavedModel runs initializers for resources only."""
         return _function(_new_resource)
 
     @cached_property
     def initializer(self) -> Any:
-        """The function that computes the derived tensors; to be asked for once every one of them is known."""
+        """The function that computes the derived tensors; to be used after all of them are registered."""
         return _function(self._initialize)
 
     def _slice(self, start: int, shape: Sequence[int]) -> tf.Tensor:
         return tf.reshape(tf.slice(self._read(), [start], [math.prod(shape)]), shape)
 
     def _read(self) -> tf.Tensor:
-        """The flat variable, read once in each graph."""
+        """Returns the value of the flat variable, which is read once in each graph."""
         graph = tf.compat.v1.get_default_graph()
         if graph not in self._reads:
             self._reads[graph] = tf.raw_ops.ReadVariableOp(resource=self.handle, dtype=tf.float32)
@@ -158,7 +158,7 @@ class Variables:
 
 @dataclass(frozen=True)
 class Constant:
-    """An array that becomes one constant node in each graph that uses it, and is counted as used there."""
+    """An array that becomes one constant node in each graph that uses it."""
 
     name: str
     array: np.ndarray
@@ -177,7 +177,7 @@ class Constant:
 
 
 class Constants:
-    """Weights are read from the checkpoint when they are asked for, and stand in the graph; nothing is a variable."""
+    """Weights are read from the checkpoint while the graph is built, and become constants of it."""
 
     def __init__(self) -> None:
         self.variables: dict[str, tf.Variable] = {}
@@ -187,14 +187,14 @@ class Constants:
 
     @property
     def in_graph(self) -> dict[str, np.ndarray]:
-        """The weights and derived tensors that graphs hold, by name; a weight that is only folded is not there."""
+        """The weights and derived tensors that are nodes of a graph, by name; without weights that are only folded."""
         return {name: constant.array for name, constant in self._constants.items() if name in self._used}
 
     def weight(self, source: WeightSource) -> Constant:
         return self._add(source.name, source.read())
 
     def derived(self, compute: Compute, shapes: Mapping[str, Sequence[int]]) -> list[Any]:
-        names = [f"{name} (derived)" for name in shapes]  # one can be called as the weight that it is made from
+        names = [f"{name} (derived)" for name in shapes]  # a derived tensor may have the name of its weight
         if not all(name in self._constants for name in names):
             with tf.init_scope():
                 computed = [tf.convert_to_tensor(value).numpy() for value in compute()]
@@ -202,18 +202,18 @@ class Constants:
                 self._add(name, array)
         return [self._constants[name] for name in names]
 
-    def normalization(self, wanted: Normalization) -> Callable[[], ScaleAndOffset]:
-        return lambda: _scales_and_offsets([wanted])[0]
+    def normalization(self, parameters: Normalization) -> Callable[[], ScaleAndOffset]:
+        return lambda: _scales_and_offsets([parameters])[0]
 
     def fill(self, values: Callable[[str], np.ndarray]) -> None:
-        """There is nothing to fill."""
+        """Does nothing: constants have their values."""
 
     def _add(self, name: str, array: np.ndarray) -> Constant:
         self._constants[name] = Constant(name, array, self._node)
         return self._constants[name]
 
     def _node(self, constant: Constant) -> tf.Tensor:
-        """The node of a constant in the graph that is being built."""
+        """Returns the node of a constant in the graph that is being built."""
         nodes = self._nodes.setdefault(tf.compat.v1.get_default_graph(), {})
         if constant.name not in nodes:
             self._used.add(constant.name)
@@ -222,10 +222,10 @@ class Constants:
 
 
 class Trainable:
-    """Weights are variables, trainable as the checkpoint says; derived tensors are computed at each call.
+    """Weights are variables, trainable as in the checkpoint; derived tensors are computed at each call.
 
-    So gradients and assignments reach every variable. With `training`, layers normalize by the statistics of the batch
-    instead; see `unfreeze.ops.normalization`.
+    Gradients and assignments therefore reach every variable. With `training`, layers use the statistics of the batch;
+    see `unfreeze.ops.normalization`.
     """
 
     def __init__(self) -> None:
@@ -238,8 +238,8 @@ class Trainable:
     def derived(self, compute: Compute, shapes: Mapping[str, Sequence[int]]) -> list[tf.Tensor]:
         return [tf.convert_to_tensor(value) for value in compute()]
 
-    def normalization(self, wanted: Normalization) -> Callable[[], ScaleAndOffset]:
-        return lambda: _scales_and_offsets([wanted])[0]
+    def normalization(self, parameters: Normalization) -> Callable[[], ScaleAndOffset]:
+        return lambda: _scales_and_offsets([parameters])[0]
 
     def fill(self, values: Callable[[str], np.ndarray]) -> None:
         _assign(self.variables, values)
@@ -253,17 +253,17 @@ BINDINGS: dict[str, Callable[[], Binding]] = {
 
 
 def make_binding(name: str) -> Binding:
-    """The binding of a name in `BINDINGS`.
+    """Returns the binding of a name in `BINDINGS`.
 
-    Raises: UnsupportedError: there is no binding of that name.
+    Raises: UnsupportedError if there is no binding of that name.
     """
     if name not in BINDINGS:
-        raise UnsupportedError(f"--weights {name}: there is no such binding; choose one of {', '.join(BINDINGS)}")
+        raise UnsupportedError(f"--weights {name} is not supported; choose one of {', '.join(BINDINGS)}")
     return BINDINGS[name]()
 
 
 def _variable(source: WeightSource, *, trainable: bool) -> tf.Variable:
-    """A variable without a value: an export passes weights from file to file and needs none in memory."""
+    """Returns a variable without a value: an export copies weights from file to file and needs none in memory."""
     return UninitializedVariable(trainable=trainable, name=source.name, shape=source.shape, dtype=source.dtype)
 
 
@@ -273,24 +273,24 @@ def _assign(variables: Mapping[str, tf.Variable], values: Callable[[str], np.nda
 
 
 def _scales_and_offsets(normalizations: Sequence[Normalization]) -> list[ScaleAndOffset]:
-    """`[C]` and `[C]` for each: one long vector of all channels, split at the end."""
+    """Returns `[C]` and `[C]` for each normalization, computed as one long vector of all channels."""
     if not normalizations:
         return []
-    sizes = [each.mean.shape[0] for each in normalizations]
-    epsilons = [each.epsilon for each in normalizations]
+    sizes = [norm.mean.shape[0] for norm in normalizations]
+    epsilons = [norm.epsilon for norm in normalizations]
     epsilon = tf.repeat(epsilons, sizes) if len(set(epsilons)) > 1 else epsilons[0]
-    scale = tf.math.rsqrt(tf.concat([each.variance for each in normalizations], 0) + epsilon)
-    scale = _together([each.gamma for each in normalizations], sizes, 1.0) * scale
-    offset = _together([each.beta for each in normalizations], sizes, 0.0)
-    offset -= tf.concat([each.mean for each in normalizations], 0) * scale
+    scale = tf.math.rsqrt(tf.concat([norm.variance for norm in normalizations], 0) + epsilon)
+    scale = _concatenated([norm.gamma for norm in normalizations], sizes, 1.0) * scale
+    offset = _concatenated([norm.beta for norm in normalizations], sizes, 0.0)
+    offset -= tf.concat([norm.mean for norm in normalizations], 0) * scale
     return list(zip(tf.split(scale, sizes), tf.split(offset, sizes), strict=True))
 
 
-def _together(parts: Sequence[Any | None], sizes: Sequence[int], otherwise: float) -> tf.Tensor:
-    """`[C]`s to one vector; `otherwise` takes the place of those that are None."""
+def _concatenated(parts: Sequence[Any | None], sizes: Sequence[int], default: float) -> tf.Tensor:
+    """Returns the `[C]`s as one vector, with `default` for those that are None."""
     if all(part is None for part in parts):
-        return tf.constant(otherwise)
-    filled = [tf.fill([size], otherwise) if part is None else part for part, size in zip(parts, sizes, strict=True)]
+        return tf.constant(default)
+    filled = [tf.fill([size], default) if part is None else part for part, size in zip(parts, sizes, strict=True)]
     return tf.concat(filled, 0)
 
 

@@ -1,7 +1,8 @@
-"""Weights by name: branches of a checkpoint that make a variable when a network asks for it, and keep the account.
+"""Binds a network to the weights of a checkpoint, by name and shape.
 
-A network asks its branch for each weight with the shape it needs; nothing is initialized at random and nothing is
-guessed. What was missing, what had another shape and what nobody asked for is known when the network is built.
+A network gets a `Branch` of the checkpoint and requests each weight with the shape that it needs. Nothing is
+initialized at random and nothing is guessed: missing weights, other shapes and unused tensors are recorded while the
+network is built.
 
 In a quantization-aware model some tensors pass through a FakeQuant, whose range is two variables, `min` and `max`,
 under the scope of the operation. Source: tf.contrib.quantize of TensorFlow 1.15, python/{quantize,quant_ops}.py.
@@ -20,9 +21,10 @@ import numpy as np
 import tensorflow as tf
 
 from unfreeze.errors import WeightsError
+from unfreeze.formatting import amount
 from unfreeze.weights.bindings import Constants, Normalization, Variables, WeightSource, make_binding
-from unfreeze.weights.checkpoints import Checkpoint
-from unfreeze.weights.objects import VALUE, Objects, read_objects
+from unfreeze.weights.checkpoints import VALUE, Checkpoint, Generation
+from unfreeze.weights.objects import Objects, read_objects
 from unfreeze.weights.training_state import MOVING_AVERAGE, is_range, training_state
 
 
@@ -35,7 +37,7 @@ class Mismatch:
     stored: tuple[int, ...] | None
 
 
-# What the layers of Keras call the weights that slim's layers call so: with it one network serves both.
+# slim's name of a weight -> Keras's name, so that one network definition serves both.
 KERAS_LEAVES = {
     "weights": "kernel",
     "biases": "bias",
@@ -49,14 +51,14 @@ Causes = Callable[[Iterable[Mismatch], Sequence[str]], Sequence[str]]
 
 
 class Weights:
-    """The weights of one network, found by name and shape in a checkpoint; a binding decides what the network gets.
+    """The weights of one network, found by name and shape in a checkpoint and delivered through a binding.
 
-    With `moving_averages`, a trainable variable takes the value of its shadow `NAME/ExponentialMovingAverage`, as
-    `tf.train.ExponentialMovingAverage.variables_to_restore` maps them; moving statistics have none. Until values are
-    asked for no data file is read but for the object graph of TensorFlow 2.
+    With `moving_averages`, a trainable variable gets the value of `NAME/ExponentialMovingAverage`, as
+    `tf.train.ExponentialMovingAverage.variables_to_restore` maps them; moving statistics have no such average. No data
+    file is read until values are needed, except for the object graph of a TensorFlow 2 checkpoint.
 
-    Of a checkpoint of TensorFlow 2 the names are paths from `model` in its object graph: a variable is called by the
-    path that the network took to it first, with the names of Keras layers in place of the counts that its key has.
+    In a TensorFlow 2 checkpoint, names are paths from `model` in its object graph: a variable has the path by which the
+    network reached it first, with the names of Keras layers instead of the numbers in its key.
     """
 
     def __init__(self, checkpoint: Checkpoint, binding: str = "variables", *, moving_averages: bool = False) -> None:
@@ -76,44 +78,44 @@ class Weights:
 
     @cached_property
     def _objects(self) -> Objects | None:
-        return read_objects(self.checkpoint) if self.checkpoint.generation == "tf2" else None
+        return read_objects(self.checkpoint) if self.checkpoint.generation == Generation.TF2 else None
 
     def branch(self, scope: str = "", *, quantized: bool = False) -> Branch:
-        """The branch below `scope`; the empty scope is the whole checkpoint.
+        """Returns the branch below `scope`; the empty scope is the whole checkpoint.
 
-        `quantized` makes the model quantization-aware, for every branch: then each range has to be asked for.
+        `quantized` makes the model quantization-aware, for every branch: it must then use each range of the checkpoint.
         """
         if quantized and not self.ranges():
             raise WeightsError(
-                f"{self.checkpoint.prefix}: the config asks for a quantization-aware graph (graph_rewriter), but the "
-                "checkpoint has no ranges (…_quant/min, …_quant/max); take graph_rewriter out of the config if the "
+                f"{self.checkpoint.prefix}: the config describes a quantization-aware graph (graph_rewriter), but the "
+                "checkpoint has no ranges (…_quant/min, …_quant/max); remove graph_rewriter from the config if the "
                 "model was trained without it"
             )
         self.quantized |= quantized
         return Branch(self, scope)
 
     def ranges(self) -> list[str]:
-        """The ends of ranges that the checkpoint has: `…_quant/min` and `…_quant/max`."""
+        """Returns the minima and maxima of quantization ranges in the checkpoint, `…_quant/min` and `…_quant/max`."""
         return [name for name in self.checkpoint.tensors if is_range(name)]
 
     @property
     def derived(self) -> Variables | None:
-        """The binding whose derived tensors a loader computes; None where there are none."""
+        """The binding whose derived tensors are computed at load; None if there are no such tensors."""
         return self.binding if isinstance(self.binding, Variables) and self.binding.size else None
 
     @property
     def variables(self) -> dict[str, tf.Variable]:
-        """The variables by name; there are none where the weights are constants."""
+        """The variables by name; empty if the weights are constants."""
         return self.binding.variables
 
     def weight(self, name: str, shape: Sequence[int], *, trainable: bool, dtype: str) -> Any:
-        """The weight called `name`; zeros, and an entry in `mismatches`, where the checkpoint does not fit."""
+        """Returns the weight called `name`; zeros, and an entry in `mismatches`, if the checkpoint does not fit."""
         key = self._source(name, trainable)
         name = self._names.setdefault(key, name)
         if name in self._bound:
-            self._check(name, self.sources[name], shape)
+            self._fits(name, self.sources[name], shape)
             return self._bound[name]
-        if not self._check(name, key, shape):
+        if not self._fits(name, key, shape):
             with tf.init_scope():
                 return tf.zeros(shape, dtype)
         dtype = self.checkpoint.tensors[key].dtype
@@ -124,19 +126,19 @@ class Weights:
 
     @property
     def constants(self) -> dict[str, np.ndarray]:
-        """The arrays that stand in the traced graphs instead of variables, by name; see `Constants.in_graph`."""
+        """The arrays that the traced graphs contain instead of variables, by name; see `Constants.in_graph`."""
         return self.binding.in_graph if isinstance(self.binding, Constants) else {}
 
     def values(self, names: Sequence[str]) -> Sequence[tf.Tensor]:
-        """What the checkpoint holds for the variables called `names`."""
+        """Returns the checkpoint's values of the variables called `names`."""
         return self.checkpoint.restore([self.sources[name] for name in names])
 
     def fill(self) -> None:
-        """Gives every variable and derived tensor its value, to run the network in this process."""
+        """Assigns every variable and derived tensor its value, to run the network in this process."""
         self.binding.fill(lambda name: self.checkpoint.read(self.sources[name]))
 
     def unused(self) -> list[str]:
-        """Tensors of the checkpoint that no network asked for and that are not the state of a training."""
+        """Returns the tensors of the checkpoint that the network does not use, without training state."""
         used = {*self.sources, *self.sources.values(), *self.mismatches, *map(self.key, self.mismatches)}
         if self._objects is not None:
             used = used.union(*(self._objects.keys_below(scope.removesuffix("/")) for scope in self.ignored))
@@ -150,20 +152,20 @@ class Weights:
         ]
 
     def key(self, name: str) -> str:
-        """The checkpoint's key of the variable called `name`, or the name itself where it has none."""
+        """Returns the checkpoint's key of the variable called `name`, or the name itself if the checkpoint lacks it."""
         return self._objects.key(name) or name if self._objects is not None else name
 
     def readable_names(self, keys: Iterable[str]) -> list[str]:
-        """Keys of the checkpoint as names that can be read: of TensorFlow 2 the paths from `model`."""
+        """Returns readable names of checkpoint keys: in TensorFlow 2 the paths from `model`."""
         names = self._objects.readable if self._objects is not None else {}
         return [names.get(key, key.removesuffix(VALUE)) for key in keys]
 
     def auto_named_layers(self, scope: str, name: str) -> list[str]:
-        """The layers of the Keras model at `scope` that are called `name`, or that and a number; see Branch."""
+        """Returns the layers of the Keras model at `scope` with names such as `name` or `name_7`; see `Branch`."""
         return self._objects.auto_named_layers(scope, name) if self._objects is not None else []
 
     def declare_layer_order(self, scope: str, layers: Sequence[str]) -> None:
-        """The layers of the Keras model at `scope`, as its edges count them; see `Branch.declare_layer_order`."""
+        """Declares the layers of the Keras model at `scope` in the order of their edges; see `Branch`."""
         if self._objects is not None:
             self._objects.declare_layer_order(scope, layers)
 
@@ -191,21 +193,21 @@ class Weights:
             )
         unused = self.readable_names(self.unused())
         if unused:
-            parts.append(f"not asked for: {len(unused)} of the checkpoint: " + _few(unused))
+            parts.append(f"{amount(len(unused), 'tensor')} of the checkpoint not used: " + _few(unused))
         likely = list(causes(mismatches, unused))
-        advice = f"likely cause: {'; '.join(likely)}" if likely else "give the config that it was trained with"
+        advice = f"likely cause: {'; '.join(likely)}" if likely else "pass the config that the model was trained with"
         raise WeightsError(
             f"{self.checkpoint.prefix}: the config does not fit the checkpoint; {advice}. {'; '.join(parts)}"
         )
 
     def _require_no_range_left(self) -> None:
-        """Raises WeightsError when a quantization-aware model was built without one of the checkpoint's FakeQuants."""
-        left = sorted({name.rsplit("/", 1)[0] for name in self.unused() if is_range(name)})
-        if left:
+        """Raises WeightsError if a quantization-aware model does not use every range of the checkpoint."""
+        unused = sorted({name.rsplit("/", 1)[0] for name in self.unused() if is_range(name)})
+        if unused:
             raise WeightsError(
                 f"{self.checkpoint.prefix}: the config does not fit the checkpoint: the graph has no place for "
-                f"{len(left)} range{'s' if len(left) > 1 else ''} of its quantization: {_few(left)}; "
-                "give the config that it was trained with"
+                f"{amount(len(unused), 'quantization range')}: {_few(unused)}; "
+                "pass the config that the model was trained with"
             )
 
     def _source(self, name: str, trainable: bool) -> str:
@@ -219,11 +221,11 @@ class Weights:
             self.without_moving_average.append(name)
         return name
 
-    def _check(self, name: str, source: str, shape: Sequence[int]) -> bool:
-        held = self.checkpoint.tensors.get(source)
-        if held is not None and held.shape == tuple(shape):
+    def _fits(self, name: str, source: str, shape: Sequence[int]) -> bool:
+        stored = self.checkpoint.tensors.get(source)
+        if stored is not None and stored.shape == tuple(shape):
             return True
-        self.mismatches[name] = Mismatch(name, tuple(shape), None if held is None else held.shape)
+        self.mismatches[name] = Mismatch(name, tuple(shape), None if stored is None else stored.shape)
         return False
 
     def _nearest(self, mismatch: Mismatch) -> str:
@@ -237,11 +239,10 @@ class Weights:
 
 
 class Branch:
-    """A scope of the checkpoint, `p["Conv2d_0"]["BatchNorm"]`; its leaves are weights.
+    """A scope of the checkpoint, such as `p["Conv2d_0"]["BatchNorm"]`; its leaves are weights.
 
-    `operations` is the scope that the layers' operations had in the original's graph, where it is another: the ranges
-    of a quantization-aware graph have their names from there. `renames` are patterns and what stands for them, applied
-    to the path below `scope`.
+    `operations` is the scope of the layers' operations in the OD API's graph, if it differs: the ranges of a
+    quantization-aware graph are named after it. `renames` are patterns and replacements for the path below `scope`.
     """
 
     def __init__(
@@ -262,7 +263,7 @@ class Branch:
 
     @property
     def scope(self) -> str:
-        """The path to it, "/" joined."""
+        """The path to this branch, joined by slashes."""
         below = self._below
         for pattern, replacement in self._renames:
             below = re.sub(pattern, replacement, below)
@@ -277,17 +278,17 @@ class Branch:
         return self.scoped(name, name)
 
     def scoped(self, name: str, operations: str) -> Branch:
-        """`p[name]`, for layers whose operations stood under `operations` in the original's graph."""
+        """Returns `p[name]`, for layers whose operations are below `operations` in the OD API's graph."""
         operations, below = _joined(self._operations, operations), _joined(self._below, name)
         return Branch(self._weights, self._outer, operations, self._renames, below, self._frozen_statistics)
 
     def renamed(self, renames: Renames) -> Branch:
-        """This branch for a network that calls what is below it by other names: each pattern is replaced in turn."""
+        """Returns this branch for a network that uses other names below it; each pattern is replaced in turn."""
         renames = tuple(renames)
         return Branch(self._weights, self.scope, self._operations, renames, frozen_statistics=self._frozen_statistics)
 
     def with_frozen_statistics(self) -> Branch:
-        """This branch for layers whose batch normalization keeps its moving statistics while a model is trained."""
+        """Returns this branch for layers whose batch normalization does not update its statistics in training."""
         return Branch(self._weights, self._outer, self._operations, self._renames, self._below, True)
 
     @property
@@ -296,18 +297,18 @@ class Branch:
         return self._weights.training and not self._frozen_statistics
 
     def weight(self, name: str, shape: Sequence[int], *, trainable: bool = True, dtype: str = "float32") -> Any:
-        """The checkpoint's weight `scope/name`, which must have `shape`; see `Weights.weight`.
+        """Returns the checkpoint's weight `scope/name`, which must have `shape`; see `Weights.weight`.
 
-        In a checkpoint of TensorFlow 2 slim's names stand for those of Keras: see KERAS_LEAVES.
+        In a TensorFlow 2 checkpoint, slim's names are translated to those of Keras: see KERAS_LEAVES.
         """
-        if self._weights.checkpoint.generation == "tf2":
+        if self._weights.checkpoint.generation == Generation.TF2:
             name = KERAS_LEAVES.get(name, name)
         return self._weights.weight(self[name].scope, shape, trainable=trainable, dtype=dtype)
 
     def quantized_weight(self, name: str, shape: Sequence[int]) -> Any:
-        """`weight(name, shape)`, in a quantization-aware model behind its FakeQuant.
+        """Returns `weight(name, shape)`, after its FakeQuant in a quantization-aware model.
 
-        Operations that share a weight share its FakeQuant, which has its name from the first of them.
+        Operations that share a weight share its FakeQuant, which is named after the first of them.
         """
         weight = self.weight(name, shape)
         if not self._weights.quantized:
@@ -318,33 +319,33 @@ class Branch:
         return self.derived(lambda: [quantizers[key](weight)], **{name: shape})[0]
 
     def quantizer(self, *names: str, narrow_range: bool = False) -> Quantizer:
-        """The FakeQuant of the first of `names` that the checkpoint has a range of; identity without quantization."""
+        """Returns the FakeQuant of the first of `names` that has a range; identity if the model is not quantized."""
         if not self._weights.quantized:
             return lambda x: x
         scopes = [_joined(self._operations, name) for name in names]
-        scope = next((each for each in scopes if f"{each}/min" in self._weights.checkpoint.tensors), scopes[0])
+        scope = next((scope for scope in scopes if f"{scope}/min" in self._weights.checkpoint.tensors), scopes[0])
         low, high = (
             self._weights.weight(f"{scope}/{end}", [], trainable=False, dtype="float32") for end in ("min", "max")
         )
         return lambda x: tf.quantization.fake_quant_with_min_max_vars(x, low, high, narrow_range=narrow_range)
 
     def outer_quantizer(self, name: str) -> Quantizer:
-        """The FakeQuant `name` in the scope around this one; the second that is asked for there is called `name_1`."""
+        """Returns the FakeQuant `name` in the scope around this one; a second one there is called `name_1`."""
         above = self._operations.rpartition("/")[0]
-        asking = self._weights.outer_quantizers.setdefault(f"{above}/{name}", [])
-        if self._operations not in asking:
-            asking.append(self._operations)
-        number = asking.index(self._operations)
+        users = self._weights.outer_quantizers.setdefault(f"{above}/{name}", [])
+        if self._operations not in users:
+            users.append(self._operations)
+        number = users.index(self._operations)
         return Branch(self._weights, self.scope, above).quantizer(f"{name}_{number}" if number else name)
 
     def derived(self, compute: Callable[[], Sequence[tf.Tensor]], **shapes: Sequence[int]) -> list[tf.Tensor]:
-        """Tensors that `compute` makes from weights only: by name, each of that shape; the binding decides when."""
+        """Returns the tensors of `shapes`, which `compute` derives from weights; the binding decides when."""
         return self._weights.binding.derived(compute, {self[name].scope: shape for name, shape in shapes.items()})
 
     def normalization(
         self, *, mean: Any, variance: Any, gamma: Any | None, beta: Any | None, epsilon: float
     ) -> Callable[[], tuple[tf.Tensor, tf.Tensor]]:
-        """Batch normalization as `x * scale + offset`, for `compute` functions to call; see `Binding`."""
+        """Returns batch normalization as `x * scale + offset`, for `compute` functions to call; see `Binding`."""
         return self._weights.binding.normalization(Normalization(mean, variance, gamma, beta, epsilon))
 
     def ignore(self) -> None:
@@ -357,10 +358,10 @@ class Branch:
         They come in the order of their creation, whatever number it began with. Layers that the checkpoint lacks get
         the next numbers.
         """
-        found = self._weights.auto_named_layers(self.scope, name)
-        first = int(found[-1].removeprefix(name).removeprefix("_") or 0) + 1 if found else 0
-        wanted = [f"{name}_{number}" if number else name for number in range(first, first + count - len(found))]
-        return [*found, *wanted][:count]
+        stored = self._weights.auto_named_layers(self.scope, name)
+        first = int(stored[-1].removeprefix(name).removeprefix("_") or 0) + 1 if stored else 0
+        missing = [f"{name}_{number}" if number else name for number in range(first, first + count - len(stored))]
+        return [*stored, *missing][:count]
 
     def declare_layer_order(self, *layers: str) -> None:
         """Declares the layers with weights of a Keras model in the order in which Keras counts them.

@@ -1,8 +1,7 @@
-"""Checkpoints on disk: found by prefix, folder or state file; the newest complete one; read tensor by tensor.
+"""Checkpoint files: finds them by prefix, folder or state file, and reads them tensor by tensor.
 
-Three formats exist. TensorFlow 1 wrote `model.ckpt-N.{index,data-*,meta}` keyed by variable names, and long ago one
-file without extension; TensorFlow 2 writes `ckpt-N.{index,data-*}` keyed by paths in an object graph, which the
-checkpoint itself holds.
+TensorFlow 1 wrote `model.ckpt-N.{index,data-*,meta}` keyed by variable names, and before that one file without
+extension. TensorFlow 2 writes `ckpt-N.{index,data-*}` keyed by paths in an object graph, which the checkpoint contains.
 """
 
 from __future__ import annotations
@@ -11,45 +10,69 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from unfreeze.errors import CheckpointError
+from unfreeze.formatting import first_line
 
 OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
-VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"  # at the end of each key of a TensorFlow 2 checkpoint that is a variable's
+VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"  # ends the key of each variable in a TensorFlow 2 checkpoint
 STATE_FILE = "checkpoint"
 _SHARD = re.compile(r"^(?P<prefix>.+)\.data-(?P<shard>\d{5})-of-(?P<shards>\d{5})$")
 _STEP = re.compile(r"-(\d+)$")
 _SINGLE_FILE = re.compile(r"^[^.].*\.ckpt(-\d+)?$")
-_TABLE_END = bytes.fromhex("57fb808b247547db")  # of every index, and of every old single file: a leveldb table
+_TABLE_END = bytes.fromhex("57fb808b247547db")  # the magic number of a leveldb table: index files and single files
+
+
+class Generation(str, Enum):
+    """The TensorFlow that trained a model."""
+
+    TF1 = "tf1"
+    TF2 = "tf2"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+class CheckpointFormat(str, Enum):
+    """The files of a checkpoint."""
+
+    TF1 = "tf1"
+    TF1_V1 = "tf1-v1"  # one file without extension
+    TF2 = "tf2"
+    EXPORT = "export"  # the variables of an export
+
+    def __str__(self) -> str:
+        return self.value
 
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """What a checkpoint's index says of one tensor."""
+    """Shape and dtype of one tensor, as the checkpoint's index has them."""
 
     shape: tuple[int, ...]
     dtype: str
 
     @property
     def size(self) -> int:
-        """How many numbers it holds."""
+        """The number of elements."""
         return math.prod(self.shape)
 
     @property
     def size_bytes(self) -> int:
-        """Its bytes in the data files; 0 for strings, whose length the index does not tell by shape."""
+        """The size in the data files; 0 for strings, whose length the index does not contain."""
         import tensorflow as tf
 
-        return self.size * tf.as_dtype(self.dtype).size
+        return self.size * int(tf.as_dtype(self.dtype).size)
 
 
 @dataclass(frozen=True)
 class CheckpointEntry:
-    """A checkpoint seen in a folder: `missing` says what it lacks, and is empty for a complete one."""
+    """A checkpoint in a folder; `missing` names the files that it lacks, and is empty if it is complete."""
 
     prefix: Path
     step: int | None
@@ -58,59 +81,65 @@ class CheckpointEntry:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An opened checkpoint; `notes` tell how it was chosen: what was skipped, what the state file names instead.
+    """A checkpoint whose index has been read.
 
-    `format`: "tf1", "tf1-v1" (one old file) or "tf2" (object-based), or "export" for the variables of an export. There
-    the names of `tensors` are those that the network has for its weights, `suffix` ends each of them in the files, and
-    `exported_from` is the generation of the checkpoint that was exported.
+    `notes` report how it was chosen: incomplete ones that were skipped, another choice of the state file. For the
+    variables of an export, the names of `tensors` are those of the network's weights, `suffix` ends each of them in the
+    files, and `exported_from` is the generation of the exported checkpoint.
     """
 
     prefix: Path
     step: int | None
-    format: str
+    format: CheckpointFormat
     tensors: Mapping[str, TensorInfo]
     notes: tuple[str, ...] = ()
-    exported_from: str = ""
+    exported_from: Generation | None = None
     suffix: str = ""
     _reader: Any = field(default=None, repr=False, compare=False)
 
     @property
-    def generation(self) -> str:
-        """The TensorFlow that trained it: "tf1" or "tf2"."""
-        return self.exported_from or ("tf2" if self.format == "tf2" else "tf1")
+    def generation(self) -> Generation:
+        """The TensorFlow that trained the model."""
+        if self.exported_from is not None:
+            return self.exported_from
+        return Generation.TF2 if self.format == CheckpointFormat.TF2 else Generation.TF1
 
     def read(self, name: str) -> np.ndarray:
-        """The tensor called `name`; raises CheckpointError where the data file does not hold what the index says."""
+        """Returns the tensor called `name`.
+
+        Raises: CheckpointError if the data file does not have it as the index describes it.
+        """
         try:
             value = self._reader.get_tensor(name + self.suffix)
-            # Of a string NumPy's own type would drop the zeros at its end.
+            # NumPy's own type for strings would drop zeros at the end.
             return np.asarray(value, object) if isinstance(value, bytes) else np.asarray(value)
-        except Exception as error:  # TensorFlow raises OpError, RuntimeError or ValueError, by version and by fault
+        except Exception as error:  # OpError, RuntimeError or ValueError, depending on TensorFlow and on the damage
             raise CheckpointError(
                 f"{self.prefix}: tensor {name!r} cannot be read: {_reason(error)}; "
                 f"the data file is damaged or cut short: copy {self.prefix.name}.data-* again"
             ) from None
 
     def restore(self, names: Sequence[str]) -> Sequence[Any]:
-        """The tensors called `names`, read by TensorFlow for TensorFlow: in memory once. Raises as `read` does."""
-        import tensorflow as tf  # here, so that `locate_checkpoint` answers without it
+        """Returns the tensors called `names`, without a copy in NumPy. Raises CheckpointError as `read` does."""
+        import tensorflow as tf  # here, so that `locate_checkpoint` needs no TensorFlow
 
         dtypes = [tf.as_dtype(self.tensors[name].dtype) for name in names]
         try:
-            return tf.raw_ops.RestoreV2(
+            restored: Sequence[Any] = tf.raw_ops.RestoreV2(
                 prefix=str(self.prefix),
                 tensor_names=[name + self.suffix for name in names],
                 shape_and_slices=[""] * len(names),
                 dtypes=dtypes,
             )
+            return restored
         except tf.errors.OpError:
-            for name in names:  # to tell which it is
+            for name in names:  # raises for the damaged one
                 self.read(name)
             raise
 
     def files(self) -> list[Path]:
-        """Index and data files, in a fixed order."""
-        if self.format == "tf1-v1":
+        """Returns index and data files, sorted by name."""
+        if self.format == CheckpointFormat.TF1_V1:
             return [self.prefix]
         parent = self.prefix.parent
         return sorted(
@@ -118,36 +147,44 @@ class Checkpoint:
         )
 
     def missing_data(self) -> str:
-        """What its data files lack of what the index promises; empty where they are whole. No tensor is read."""
-        if self.format == "tf1-v1":
-            return ""  # one file: cut short, it would not have opened
+        """Returns what the data files lack compared with the index; empty if they are complete. Reads no tensor."""
+        if self.format == CheckpointFormat.TF1_V1:
+            return ""  # a single file that is cut short cannot be opened
         missing = _candidate(self.prefix).missing
         if missing:
             return missing
         data = [path for path in self.files() if path.suffix != ".index"]
-        promised = sum(tensor.size_bytes for tensor in self.tensors.values())
-        held = sum(path.stat().st_size for path in data)
-        if held >= promised:
+        expected_bytes = sum(tensor.size_bytes for tensor in self.tensors.values())
+        found_bytes = sum(path.stat().st_size for path in data)
+        if found_bytes >= expected_bytes:
             return ""
-        return f"{', '.join(path.name for path in data)} is cut short: {held} of {promised} bytes"
+        return f"{', '.join(path.name for path in data)} is cut short: {found_bytes} of {expected_bytes} bytes"
 
 
 def open_checkpoint(path: str | Path, step: int | None = None) -> Checkpoint:
-    """The checkpoint that `path` means, opened: see `locate_checkpoint`."""
+    """Opens the complete checkpoint that `path` means; see `locate_checkpoint`.
+
+    Raises: CheckpointError if there is none, or if its data files are cut short.
+    """
     prefix, notes = locate_checkpoint(path, step)
     opened = read_index(prefix, notes)
-    fault = opened.missing_data()
-    if fault:
-        raise CheckpointError(f"{prefix}: incomplete checkpoint: {fault}; copy it again")
+    missing = opened.missing_data()
+    if missing:
+        raise CheckpointError(f"{prefix}: incomplete checkpoint: {missing}; copy it again")
     return opened
 
 
 def locate_checkpoint(path: str | Path, step: int | None = None) -> tuple[Path, tuple[str, ...]]:
-    """The prefix that `path` means, all its files there, and notes on how it was chosen. Needs no TensorFlow.
+    """Returns the prefix of the complete checkpoint that `path` means, and notes on how it was chosen.
+
+    Needs no TensorFlow.
 
     Args:
-        path: a prefix, one of its files, a `checkpoint` state file, or a folder. In a folder the newest complete
-            checkpoint is taken, by the number at its end, or the one of `step`.
+        path: a prefix, one of its files, a `checkpoint` state file, or a folder. In a folder it is the newest complete
+            checkpoint, by the number at the end of its name.
+        step: the step to choose in a folder instead of the newest.
+
+    Raises: CheckpointError if there is no complete checkpoint.
     """
     path = Path(path)
     if path.is_dir():
@@ -157,15 +194,14 @@ def locate_checkpoint(path: str | Path, step: int | None = None) -> tuple[Path, 
     prefix = checkpoint_prefix(path)
     if step is not None and step != step_of(prefix):
         raise CheckpointError(
-            f"{path}: --step {step} was asked for, but this is the checkpoint of step {step_of(prefix)}; "
-            "give its folder"
+            f"{path}: this is the checkpoint of step {step_of(prefix)}, not of --step {step}; pass its folder instead"
         )
     _require_parts(prefix)
     return prefix, ()
 
 
 def find_checkpoints(folder: str | Path) -> list[CheckpointEntry]:
-    """Every checkpoint in a folder, torn ones too, oldest first (by step; those without a number come first)."""
+    """Returns every checkpoint in a folder, incomplete ones too, by step; those without a number come first."""
     folder = Path(folder)
     names = {path.name.removesuffix(".index") for path in folder.glob("*.index")}
     names |= {match["prefix"] for path in folder.glob("*.data-*") if (match := _SHARD.match(path.name))}
@@ -180,13 +216,13 @@ def find_checkpoints(folder: str | Path) -> list[CheckpointEntry]:
 
 
 def step_of(prefix: Path) -> int | None:
-    """The training step in a checkpoint's name, `model.ckpt-8000` -> 8000."""
+    """Returns the training step in a checkpoint's name: 8000 for `model.ckpt-8000`."""
     match = _STEP.search(prefix.name)
     return int(match[1]) if match else None
 
 
 def checkpoint_prefix(path: Path) -> Path:
-    """`model.ckpt-8.index`, `.meta` or `.data-00000-of-00001` -> `model.ckpt-8`; a prefix stays what it is."""
+    """Returns the prefix of a checkpoint's file: `model.ckpt-8` for `model.ckpt-8.index`; a prefix is unchanged."""
     match = _SHARD.match(path.name)
     if match:
         return path.with_name(match["prefix"])
@@ -200,7 +236,7 @@ def _newest(folder: Path, step: int | None, hint: str | None = None) -> tuple[Pa
     if not candidates:
         raise CheckpointError(
             f"{folder}: no checkpoint in this folder: expected files like model.ckpt-1000.index or ckpt-5.index"
-            f"{_deeper(folder)}"
+            f"{_hint_of_subfolder(folder)}"
         )
     if step is not None:
         candidates = [candidate for candidate in candidates if candidate.step == step]
@@ -214,29 +250,33 @@ def _newest(folder: Path, step: int | None, hint: str | None = None) -> tuple[Pa
             f"{last.prefix}: incomplete checkpoint: {last.missing}; copy the missing file, or choose another step"
         )
     chosen = complete[-1]
-    notes = [f"{torn.prefix.name} skipped: {torn.missing}" for torn in candidates[candidates.index(chosen) + 1 :]]
+    newer = candidates[candidates.index(chosen) + 1 :]
+    notes = [f"{entry.prefix.name} skipped: {entry.missing}" for entry in newer]
     if len(complete) > 1:
-        notes.append(f"{chosen.prefix.name} chosen: the newest of {len(complete)} complete checkpoints in {folder}")
+        notes.append(f"using {chosen.prefix.name}, the newest of {len(complete)} complete checkpoints in {folder}")
     if hint is not None and hint != chosen.prefix.name and step is None:
-        notes.append(f"the state file names {hint}, which is not the newest complete one")
+        notes.append(f"the state file names {hint}, which is not the newest complete checkpoint")
     _require_parts(chosen.prefix)
     return chosen.prefix, tuple(notes)
 
 
 def read_index(prefix: Path, notes: tuple[str, ...] = ()) -> Checkpoint:
-    """The checkpoint as its index tells it, whether or not its data files are there and whole."""
-    import tensorflow as tf  # here, so that `locate_checkpoint` answers without it
+    """Reads the index of a checkpoint, whether or not its data files are complete.
+
+    Raises: CheckpointError if the index is missing or damaged.
+    """
+    import tensorflow as tf  # here, so that `locate_checkpoint` needs no TensorFlow
 
     index = prefix.with_name(prefix.name + ".index")
     file = index if index.is_file() else prefix
     try:
         if not is_checkpoint_table(file):
-            raise CheckpointError(_no_table(file))
+            raise CheckpointError(_not_a_table(file))
         reader = tf.train.load_checkpoint(str(prefix))
         shapes, dtypes = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
     except CheckpointError:
         raise
-    except Exception as error:  # a damaged index gives OpError, RuntimeError or OSError, by version and by fault
+    except Exception as error:  # OpError, RuntimeError or OSError, depending on TensorFlow and on the damage
         raise CheckpointError(
             f"{file}: not a readable checkpoint: {_reason(error)}; the file is damaged: copy it again"
         ) from None
@@ -244,34 +284,34 @@ def read_index(prefix: Path, notes: tuple[str, ...] = ()) -> Checkpoint:
     return Checkpoint(prefix, step_of(prefix), _format(prefix, tensors), tensors, notes, _reader=reader)
 
 
-def open_export(saved_model: Path, generation: str) -> Checkpoint:
-    """The variables of an export as a checkpoint of the generation that its config belongs to.
+def open_export(saved_model: Path, generation: Generation) -> Checkpoint:
+    """Opens the variables of an export as a checkpoint of the generation that its config belongs to.
 
-    Raises: CheckpointError: there are none, since the weights are constants of the graph, or they cannot be read.
+    Raises: CheckpointError if the weights are constants of the graph, or if the variables cannot be read.
     """
     prefix = saved_model / "variables" / "variables"
     if not prefix.with_name("variables.index").is_file():
         raise CheckpointError(
-            f"{saved_model}: it has no variables: its weights are constants of the graph; give the checkpoint, or an "
-            "export with --weights variables"
+            f"{saved_model}: contains no variables, because its weights are constants of the graph; pass the "
+            "checkpoint, or an export with --weights variables"
         )
     stored = open_checkpoint(prefix)
     tensors = {key.removesuffix(VALUE): info for key, info in stored.tensors.items() if key.endswith(VALUE)}
-    return replace(stored, format="export", tensors=tensors, exported_from=generation, suffix=VALUE)
+    return replace(stored, format=CheckpointFormat.EXPORT, tensors=tensors, exported_from=generation, suffix=VALUE)
 
 
 def is_checkpoint_table(file: Path) -> bool:
-    """Whether a file ends as an index and an old single-file checkpoint do; one that is cut short does not."""
+    """Returns whether a file ends like an index or a single-file checkpoint; one that is cut short does not."""
     with file.open("rb") as opened:
         opened.seek(max(0, file.stat().st_size - len(_TABLE_END)))
         return opened.read() == _TABLE_END
 
 
-def _no_table(file: Path) -> str:
+def _not_a_table(file: Path) -> str:
     if file.suffix == ".index":
         size_bytes = file.stat().st_size
-        return f"{file}: not a checkpoint's index, or one that is cut short ({size_bytes} bytes): copy it again"
-    return f"{file}: not a checkpoint: give a prefix such as run/model.ckpt-1000, or its folder"
+        return f"{file}: not the index of a checkpoint, or cut short ({size_bytes} bytes); copy it again"
+    return f"{file}: not a checkpoint; pass a prefix such as run/model.ckpt-1000, or its folder"
 
 
 def _require_parts(prefix: Path) -> None:
@@ -284,7 +324,7 @@ def _require_parts(prefix: Path) -> None:
             )
         return
     if prefix.is_file():
-        return  # the old single-file format
+        return  # a single-file checkpoint
     beside = [candidate.prefix.name for candidate in find_checkpoints(prefix.parent)] if prefix.parent.is_dir() else []
     known = f"; checkpoints there: {', '.join(beside)}" if beside else ""
     if any(name == prefix.name for name in beside):
@@ -292,7 +332,7 @@ def _require_parts(prefix: Path) -> None:
             f"{prefix}: incomplete checkpoint: {index.name} is missing; copy it beside the data files"
         )
     raise CheckpointError(
-        f"{prefix}: no such checkpoint, folder or file{known}; give a prefix such as run/model.ckpt-1000, or its folder"
+        f"{prefix}: no such checkpoint, folder or file{known}; pass a prefix such as run/model.ckpt-1000, or its folder"
     )
 
 
@@ -304,9 +344,9 @@ def _candidate(prefix: Path) -> CheckpointEntry:
     ]
     if not shards:
         return CheckpointEntry(prefix, step_of(prefix), f"{prefix.name}.data-00000-of-00001 is missing")
-    # Files of two saves under one name may lie here, of another number of shards each: the more complete one counts.
+    # Two saves under one name leave shards of different totals; the more complete save counts.
     totals = {int(match["shards"]) for match in shards}
-    total, absent = min(((total, _absent(shards, total)) for total in totals), key=lambda of: (len(of[1]), of[0]))
+    total, absent = min(((total, _absent(shards, total)) for total in totals), key=lambda pair: (len(pair[1]), pair[0]))
     missing = ", ".join(f"{prefix.name}.data-{shard:05d}-of-{total:05d}" for shard in absent)
     return CheckpointEntry(prefix, step_of(prefix), f"{missing} is missing" if missing else "")
 
@@ -315,10 +355,11 @@ def _absent(shards: list[re.Match[str]], total: int) -> list[int]:
     return sorted(set(range(total)) - {int(match["shard"]) for match in shards if int(match["shards"]) == total})
 
 
-def _format(prefix: Path, tensors: Mapping[str, TensorInfo]) -> str:
+def _format(prefix: Path, tensors: Mapping[str, TensorInfo]) -> CheckpointFormat:
     if OBJECT_GRAPH in tensors:
-        return "tf2"
-    return "tf1" if prefix.with_name(prefix.name + ".index").is_file() else "tf1-v1"
+        return CheckpointFormat.TF2
+    has_index = prefix.with_name(prefix.name + ".index").is_file()
+    return CheckpointFormat.TF1 if has_index else CheckpointFormat.TF1_V1
 
 
 def _is_part(path: Path, name: str) -> bool:
@@ -331,9 +372,9 @@ def _state_file_choice(path: Path) -> str | None:
     return re.split(r"[\\/]", match[1])[-1] if match else None
 
 
-def _deeper(folder: Path) -> str:
-    found = next(folder.glob("*/*.index"), None)
-    return f"; there is one in {found.parent}" if found else ""
+def _hint_of_subfolder(folder: Path) -> str:
+    index = next(folder.glob("*/*.index"), None)
+    return f"; there is one in {index.parent}" if index else ""
 
 
 def _escape(name: str) -> str:
@@ -341,5 +382,4 @@ def _escape(name: str) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    text = str(getattr(error, "message", "") or error).splitlines()
-    return text[0].strip().rstrip(".") if text and text[0].strip() else type(error).__name__
+    return first_line(error).rstrip(".")

@@ -1,4 +1,4 @@
-"""The weights of a network as a checkpoint again, of the kind that they came from.
+"""Saves the weights of a network as a checkpoint of the generation that they came from.
 
 Source: tensorflow/core/protobuf/trackable_object_graph.proto.
 """
@@ -12,7 +12,7 @@ from typing import Any
 import tensorflow as tf
 
 from unfreeze.weights.branches import Weights
-from unfreeze.weights.checkpoints import OBJECT_GRAPH, VALUE
+from unfreeze.weights.checkpoints import OBJECT_GRAPH, VALUE, CheckpointFormat, Generation
 from unfreeze.weights.objects import MODEL
 from unfreeze.weights.training_state import MOVING_AVERAGE, training_state
 
@@ -20,11 +20,11 @@ from unfreeze.weights.training_state import MOVING_AVERAGE, training_state
 def write_checkpoint(weights: Weights, prefix: Path) -> None:
     """Writes PREFIX.index and PREFIX.data-00000-of-00001: name-based for TensorFlow 1, object-based for TensorFlow 2.
 
-    Whatever else the source holds goes along, but for the slots of its optimizer, which belong to other values. A
-    moving average becomes the value of its variable: training continues from there, and an export takes either.
+    Other tensors of the source are copied, except for optimizer slots, which belong to other values. The moving average
+    of a variable is set to the variable's value: training continues from there, and an export may use either.
     """
     source = weights.checkpoint
-    exported_from_tf2 = source.format == "export" and source.generation == "tf2"
+    exported_from_tf2 = source.format == CheckpointFormat.EXPORT and source.generation == Generation.TF2
     tensors: dict[str, Any] = {
         key: source.read(key)
         for key in source.tensors
@@ -32,12 +32,12 @@ def write_checkpoint(weights: Weights, prefix: Path) -> None:
     }
     for name, key in weights.sources.items():
         value = weights.variables[name] if weights.variables else tensors[key]
-        for each in (name, name + MOVING_AVERAGE, key):
-            if each in tensors:
-                tensors[each] = value
+        for stored in (name, name + MOVING_AVERAGE, key):
+            if stored in tensors:
+                tensors[stored] = value
     if exported_from_tf2:
         tensors = {f"{MODEL}/{name}{VALUE}": value for name, value in tensors.items()}
-    if source.generation == "tf2":
+    if source.generation == Generation.TF2:
         graph = _tree(tensors) if exported_from_tf2 else _without_slots(source.read(OBJECT_GRAPH).item(), tensors)
         tensors[OBJECT_GRAPH] = graph.SerializeToString(deterministic=True)
     keys = sorted(tensors)
@@ -50,18 +50,18 @@ def write_checkpoint(weights: Weights, prefix: Path) -> None:
 
 
 def _without_slots(serialized: bytes, kept: Mapping[str, Any]) -> Any:
-    """The object graph of a checkpoint without what is not saved."""
+    """Returns the object graph of a checkpoint without slots and without attributes that are not in `kept`."""
     graph = _new_graph()
     graph.ParseFromString(serialized)
     for node in graph.nodes:
-        attributes = [each for each in node.attributes if each.checkpoint_key in kept]
+        attributes = [attribute for attribute in node.attributes if attribute.checkpoint_key in kept]
         del node.attributes[:], node.slot_variables[:]
         node.attributes.extend(attributes)
     return graph
 
 
 def _tree(keys: Iterable[str]) -> Any:
-    """An object graph whose paths are those of the keys."""
+    """Returns an object graph whose paths are those of the keys."""
     graph = _new_graph()
     graph.nodes.add()
     numbers = {"": 0}
