@@ -1,4 +1,4 @@
-"""Who may import whom. Reads every import of the package and holds it against one table."""
+"""The layering: compares every import of the package with one table."""
 
 import ast
 from collections.abc import Iterator
@@ -70,7 +70,7 @@ def modules() -> list[Path]:
     return sorted(SOURCE.rglob("*.py"))
 
 
-def room_of(module: Path) -> str:
+def package_of(module: Path) -> str:
     """`ops/boxes.py` is in `ops`, `cli.py` is `cli`, and the package's own `__init__.py` is ``."""
     parts = module.relative_to(SOURCE).parts
     return parts[0] if len(parts) > 1 else parts[0].removesuffix(".py").replace("__init__", "")
@@ -86,7 +86,7 @@ def imported(tree: ast.AST) -> Iterator[tuple[str, int]]:
             yield from ((f"{origin}.{alias.name}", node.lineno) for alias in node.names)
 
 
-def rooms_imported(module: Path) -> Iterator[tuple[str, int]]:
+def packages_imported(module: Path) -> Iterator[tuple[str, int]]:
     for name, line in imported(ast.parse(module.read_text(encoding="utf-8"))):
         assert not name.startswith("."), f"{module}:{line}: imports are written in full: {name}"
         parts = name.split(".")
@@ -95,12 +95,12 @@ def rooms_imported(module: Path) -> Iterator[tuple[str, int]]:
             yield (parts[1] if is_part_of_package else ""), line
 
 
-def trespasses(module: Path) -> list[str]:
-    room = room_of(module)
-    allowed = MAY_IMPORT[room] | {room, *GROUND}
+def forbidden_imports(module: Path) -> list[str]:
+    package = package_of(module)
+    allowed = MAY_IMPORT[package] | {package, *GROUND}
     return [
-        f"{module.relative_to(SOURCE)}:{line}: {room or 'unfreeze'} may not import {other or 'unfreeze itself'}"
-        for other, line in rooms_imported(module)
+        f"{module.relative_to(SOURCE)}:{line}: {package or 'unfreeze'} may not import {other or 'unfreeze itself'}"
+        for other, line in packages_imported(module)
         if other not in allowed
     ]
 
@@ -112,8 +112,8 @@ def at_module_level(tree: ast.Module) -> Iterator[ast.stmt]:
             yield statement
 
 
-def test_every_room_stands_in_the_table() -> None:
-    assert {room_of(module) for module in modules()} <= set(MAY_IMPORT)
+def test_every_package_is_in_the_table() -> None:
+    assert {package_of(module) for module in modules()} <= set(MAY_IMPORT)
 
 
 def test_imports_point_downward() -> None:
@@ -128,14 +128,14 @@ def test_imports_point_downward() -> None:
 
 
 @pytest.mark.parametrize("module", modules(), ids=lambda module: str(module.relative_to(SOURCE)))
-def test_a_module_imports_only_what_its_room_may(module: Path) -> None:
-    assert trespasses(module) == []
+def test_module_imports_only_what_its_package_may(module: Path) -> None:
+    assert forbidden_imports(module) == []
 
 
 @pytest.mark.parametrize(
-    "module", [module for module in modules() if room_of(module) in STARTS_FAST], ids=lambda module: module.name
+    "module", [module for module in modules() if package_of(module) in STARTS_FAST], ids=lambda module: module.name
 )
-def test_what_starts_fast_imports_nothing_heavy_at_module_level(module: Path) -> None:
+def test_fast_modules_import_nothing_heavy_at_module_level(module: Path) -> None:
     tree = ast.parse(module.read_text(encoding="utf-8"))
     functions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
     names = {
@@ -147,12 +147,12 @@ def test_what_starts_fast_imports_nothing_heavy_at_module_level(module: Path) ->
     assert not names & HEAVY
 
 
-def test_rooms_are_two_levels_deep() -> None:
+def test_packages_are_two_levels_deep() -> None:
     deeper = [str(module) for module in modules() if len(module.relative_to(SOURCE).parts) > 2]
     assert deeper == []
 
 
-def test_no_module_is_named_after_nothing() -> None:
+def test_names_of_modules_and_classes_mean_something() -> None:
     stems = {part.removesuffix(".py") for module in modules() for part in module.relative_to(SOURCE).parts}
     assert not stems & FORBIDDEN_NAMES
     classes = [
@@ -164,14 +164,14 @@ def test_no_module_is_named_after_nothing() -> None:
     assert [name for name in classes if name.endswith(("Manager", "Helper", "Util", "Utils"))] == []
 
 
-def test_the_test_sees_a_trespass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_forbidden_import_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "ops").mkdir()
     bad = tmp_path / "ops" / "boxes.py"
     bad.write_text(
-        "def f():\n    from unfreeze import weights\n    import unfreeze.errors\n    from unfreeze import VERBS\n"
+        "def f():\n    from unfreeze import weights\n    import unfreeze.errors\n    from unfreeze import PUBLIC\n"
     )
     monkeypatch.setitem(globals(), "SOURCE", tmp_path)
-    assert trespasses(bad) == [
+    assert forbidden_imports(bad) == [
         f"{Path('ops') / 'boxes.py'}:2: ops may not import weights",
         f"{Path('ops') / 'boxes.py'}:4: ops may not import unfreeze itself",
     ]

@@ -56,8 +56,8 @@ __all__ = [
     "watch",
 ]
 
-# Public name -> the module that has it.
-VERBS = {
+# Public name -> the module that defines it.
+PUBLIC = {
     "evaluate": "unfreeze.evaluation.evaluate",
     "diff": "unfreeze.comparison.diff",
     "export": "unfreeze.exporting.export",
@@ -81,8 +81,8 @@ VERBS = {
 
 
 def __getattr__(name: str) -> Any:
-    if name in VERBS:
-        return getattr(import_module(VERBS[name]), name)
+    if name in PUBLIC:
+        return getattr(import_module(PUBLIC[name]), name)
     raise AttributeError(f"module 'unfreeze' has no attribute {name!r}")
 
 

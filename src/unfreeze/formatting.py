@@ -13,15 +13,15 @@ def amount(number: int, what: str = "") -> str:
 
 
 def megabytes(size_bytes: int) -> str:
-    """Give `24.4 MB`."""
+    """Returns a size as `24.4 MB`."""
     return f"{size_bytes / 1e6:.1f} MB"
 
 
 def aligned(rows: Sequence[tuple[str, str]]) -> Iterator[str]:
-    """Labels in one column, what is told in the next; further lines of one row below its first."""
+    """Yields rows of a label and a text, with the texts in one column; a text may have several lines."""
     width = max((len(label) for label, _ in rows), default=0)
-    for label, told in rows:
-        first, *others = told.splitlines()
+    for label, text in rows:
+        first, *others = text.splitlines()
         yield f"  {label:<{width}}  {first}"
         yield from (f"  {'':<{width}}  {line}" for line in others)
 
