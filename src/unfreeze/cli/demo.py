@@ -17,21 +17,21 @@ from unfreeze.cli.terminal import print_result, progress
     type=PATH,
     default="unfreeze-demo",
     show_default=True,
-    help="The folder to write.",
+    help="The folder to write to.",
 )
 @options.overwrite
 @option(
     "--serve",
     section=Section.SERVER,
     is_flag=True,
-    help="Afterwards serve the model, with a web page that runs it on your images, until Ctrl-C.",
+    help="Then serve the model until Ctrl-C, with a web page that runs it on your images.",
 )
 @options.quiet
 def demo(folder: str | None, output_directory: str, serve: bool, overwrite: bool, quiet: bool) -> None:
-    """Export, verify and run an example, a detector of digits.
+    """Export, verify and run the example, a detector of handwritten digits.
 
-    FOLDER is a folder like examples/digits, with run/, scenes/, pipeline.config and label_map.pbtxt. Default: the
-    example that comes with unfreeze.
+    FOLDER is an example of your own, with run/, scenes/, pipeline.config and label_map.pbtxt as in examples/digits.
+    Default: the example that comes with unfreeze.
     """
     with progress(quiet) as (on_progress, on_warning):
         from unfreeze.demo import demo, serve_page

@@ -15,7 +15,8 @@ from unfreeze.cli.terminal import print_result, progress
 def diff(old: str, new: str, exit_code: bool, as_json: bool) -> int:
     """Compare two models: weights, signatures, thresholds, operations.
 
-    OLD and NEW are checkpoints, SavedModels or frozen graphs, of the same kind or of two kinds. Neither is run.
+    OLD and NEW are checkpoints, SavedModels or frozen graphs, of the same kind or of two kinds. The files are read; no
+    model is run.
     """
     with progress(quiet=as_json) as (on_progress, _):
         from unfreeze.comparison.diff import diff

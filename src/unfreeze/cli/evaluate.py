@@ -29,13 +29,20 @@ from unfreeze.onednn import enable_for_command
     help="The folder of the images that the JSON file names. Default: the folder of the JSON file.",
 )
 @options.label_map()
-@option("--limit", section=Section.INPUT, type=click.IntRange(1), metavar="N", help="Use only the first N images.")
+@option(
+    "--limit",
+    section=Section.INPUT,
+    type=click.IntRange(1),
+    metavar="N",
+    help="Use only the first N images. Default: all.",
+)
 @option(
     "--batch-size",
     section=Section.MODEL,
     type=click.IntRange(1),
     default=8,
     show_default=True,
+    metavar="N",
     help="How many images of one size to run at once.",
 )
 @options.as_json

@@ -22,17 +22,23 @@ if TYPE_CHECKING:
     section=Section.INPUT,
     type=PATH,
     metavar="PREFIX",
-    help="The checkpoint, in place of SOURCE, as in the OD API's TF1 script. With a frozen graph as SOURCE: take the "
-    "weights from this checkpoint.",
+    help="The checkpoint, in place of SOURCE, as in the TF1 script of the Object Detection API. If SOURCE is a frozen "
+    "graph: take the values of the weights from this checkpoint.",
 )
 @option(
     "--trained-checkpoint-dir",
     section=Section.INPUT,
     type=PATH,
     metavar="FOLDER",
-    help="The training folder, in place of SOURCE, as in the OD API's TF2 script.",
+    help="The training folder, in place of SOURCE, as in the TF2 script of the Object Detection API.",
 )
-@option("--step", section=Section.INPUT, type=int, help="Use the checkpoint of this step. Default: the newest.")
+@option(
+    "--step",
+    section=Section.INPUT,
+    type=int,
+    metavar="N",
+    help="Use the checkpoint of this training step. Default: the newest.",
+)
 @option(
     "--pipeline-config-path",
     section=Section.INPUT,
@@ -50,7 +56,7 @@ if TYPE_CHECKING:
     "--allow-unknown-fields",
     section=Section.INPUT,
     is_flag=True,
-    help="Only warn of fields in pipeline.config that the OD API does not have.",
+    help="Warn about fields of pipeline.config that the Object Detection API does not have, instead of rejecting them.",
 )
 @options.label_map("Label map (.pbtxt) with class names, which is copied into the export.")
 @option(
@@ -60,7 +66,8 @@ if TYPE_CHECKING:
     multiple=True,
     type=NamedTensor(),
     callback=as_mapping,
-    help="Frozen graph only: an input tensor, NAME=TENSOR (repeatable).",
+    help="Frozen graph only: an input of the export and its tensor, as in inputs=image_tensor:0 (repeatable). Default: "
+    "found by name.",
 )
 @renamed("--input", to="--graph-input", multiple=True, type=NamedTensor(), callback=as_mapping)
 @option(
@@ -70,7 +77,8 @@ if TYPE_CHECKING:
     multiple=True,
     type=NamedTensor(),
     callback=as_mapping,
-    help="Frozen graph only: an output tensor, NAME=TENSOR (repeatable).",
+    help="Frozen graph only: an output of the export and its tensor, as in detection_boxes=detection_boxes:0 "
+    "(repeatable). Default: found by name.",
 )
 @renamed("--output", to="--graph-output", multiple=True, type=NamedTensor(), callback=as_mapping)
 @option(
@@ -80,29 +88,40 @@ if TYPE_CHECKING:
     multiple=True,
     metavar="TYPE",
     help="What the signature serving_default accepts: image_tensor (default), float_image_tensor, "
-    "encoded_image_string_tensor or tf_example; a DeepMAC model also has image_and_boxes_tensor. The other types get "
-    "signatures of their own names. Repeat the option to write only the types that you name.",
+    "encoded_image_string_tensor or tf_example; for a DeepMAC model also image_and_boxes_tensor. Each other type gets "
+    "a signature of its name. Repeat the option to write only the types that you list.",
 )
 @option(
     "--input-shape",
     section=Section.MODEL,
     type=InputShape(),
-    help="Fix the shape of image_tensor, as in 1,300,300,3; -1 leaves a dimension open.",
+    help="Fix the shape of the input, as in 1,300,300,3; -1 leaves a dimension open. Default: any size.",
 )
 @option(
     "--use-side-inputs",
     section=Section.MODEL,
     is_flag=True,
-    help="Fix the shapes of the inputs that a Context R-CNN has besides images. Default: any number of images.",
+    help="Context R-CNN only: fix the shapes of the inputs that it has besides images, as the next three options say. "
+    "Default: any number of images and features.",
 )
-@option("--side-input-shapes", section=Section.MODEL, metavar="SHAPES", help="Their shapes, as in 1,2000,2057/1.")
+@option(
+    "--side-input-shapes",
+    section=Section.MODEL,
+    metavar="SHAPES",
+    help="The shapes of the side inputs with / between them, as in 1,2000,2057/1; -1 leaves a size open.",
+)
 @option(
     "--side-input-names",
     section=Section.MODEL,
     metavar="NAMES",
-    help="Their names, as in context_features,valid_context_size.",
+    help="The names of the side inputs, as in context_features,valid_context_size.",
 )
-@option("--side-input-types", section=Section.MODEL, metavar="TYPES", help="Their types, as in float,int.")
+@option(
+    "--side-input-types",
+    section=Section.MODEL,
+    metavar="TYPES",
+    help="The data types of the side inputs, as in float,int.",
+)
 @option(
     "--kept-outputs",
     section=Section.MODEL,
@@ -115,14 +134,15 @@ if TYPE_CHECKING:
     "--score-threshold",
     section=Section.MODEL,
     type=click.FloatRange(0, 1),
-    help="Drop detections below this score inside the exported graph.",
+    metavar="SCORE",
+    help="Drop detections below this score inside the exported graph. Default: drop none.",
 )
 @option(
     "--max-detections",
     section=Section.MODEL,
     type=click.IntRange(1),
     metavar="D",
-    help="Return at most this many detections per image.",
+    help="Return at most this many detections per image. Default: as many as the config allows.",
 )
 @option(
     "--weights",
@@ -138,14 +158,14 @@ if TYPE_CHECKING:
     section=Section.MODEL,
     type=click.Choice(["kernel", "operations"]),
     default="kernel",
-    help="The form of non-maximum suppression; the detections are the same. kernel (default): TensorFlow's own "
-    "operation, the fastest. operations: plain tensor operations, for converters that do not know it.",
+    help="How non-maximum suppression is written; the detections are the same. kernel (default): TensorFlow's own "
+    "operation, which is the fastest. operations: plain tensor operations, for converters that do not know that one.",
 )
 @option(
     "--output-directory",
     section=Section.OUTPUT,
     type=PATH,
-    help="The folder to write. Default: exported-STEP.",
+    help="The folder to write to. Default: exported-STEP, or exported for a frozen graph.",
 )
 @options.overwrite
 @option(
@@ -168,8 +188,9 @@ if TYPE_CHECKING:
 def export(source: str | None, as_json: bool, quiet: bool, **settings: Any) -> None:
     """Export a checkpoint or a frozen graph as a verified SavedModel.
 
-    SOURCE is a checkpoint (its prefix, such as run/model.ckpt-1000), a training folder (its newest complete
-    checkpoint), a frozen graph (.pb) or a frozen SavedModel. The constants of a frozen graph become variables again.
+    SOURCE is a checkpoint (its prefix, such as run/model.ckpt-1000), a training folder (of which the newest complete
+    checkpoint is used), a frozen graph (.pb) or a frozen SavedModel. The constants of a frozen graph become variables
+    again.
     """
     from unfreeze.exporting.export import export
     from unfreeze.verification import WorkerProcesses

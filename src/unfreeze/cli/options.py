@@ -199,8 +199,8 @@ log_level = option(
     type=click.Choice([level.name.lower() for level in terminal.LogLevel]),
     expose_value=False,
     callback=lambda context, param, value: terminal.set_log_level(value),
-    help="How much to print on stderr: errors only; also warnings (default); info: also each step of the work; debug: "
-    "also TensorFlow's log.",
+    help="What to print on stderr. error: only errors. warning (default): also warnings. info: also each step of the "
+    "work. debug: also TensorFlow's log.",
 )
 traceback = option(
     "--traceback",
@@ -212,7 +212,7 @@ traceback = option(
 as_json = option(
     "--json", "as_json", section=Section.OUTPUT, is_flag=True, help="Print the result on stdout as JSON."
 )  # fmt: skip
-quiet = option("--quiet", "-q", section=Section.LOGGING, is_flag=True, help="Print only warnings and errors.")
+quiet = option("--quiet", "-q", section=Section.LOGGING, is_flag=True, help="Print nothing but warnings and errors.")
 overwrite = option("--overwrite", section=Section.OUTPUT, is_flag=True, help="Replace existing output files.")
 report = option(
     "--report",
@@ -220,16 +220,16 @@ report = option(
     section=Section.VERIFICATION,
     type=PATH,
     metavar="FILE.html",
-    help="Also write the verification as an HTML page.",
+    help="Also write the results of the verification as an HTML page.",
 )
 runtimes = option(
     "--for",
     "runtimes",
     section=Section.VERIFICATION,
     multiple=True,
-    metavar="RUNTIME",
-    help="Fail if this server does not know an operation of the model: tensorflow-serving:2.6, kserve, sagemaker:2.19 "
-    "(repeatable).",
+    metavar="SERVER",
+    help="Fail if this server does not know an operation of the model, such as tensorflow-serving:2.6, kserve or "
+    "sagemaker:2.19 (repeatable).",
 )
 
 
@@ -239,7 +239,7 @@ def verify(what: str) -> Decorator[Any]:
         "--verify/--no-verify",
         section=Section.VERIFICATION,
         default=True,
-        help=f"Load, run and compare {what} before it is moved into place (default), or skip that.",
+        help=f"Load, run and compare {what} before it is moved into place (default), or skip these checks.",
     )
 
 

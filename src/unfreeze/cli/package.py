@@ -10,6 +10,7 @@ import click
 from unfreeze.cli import options
 from unfreeze.cli.options import CONTEXT_SETTINGS, PATH, Section, command, option
 from unfreeze.cli.terminal import print_result, progress
+from unfreeze.targets.server_versions import parse_server_version
 
 if TYPE_CHECKING:
     from unfreeze.targets.packaged import Packaged
@@ -18,11 +19,15 @@ if TYPE_CHECKING:
 @click.group(context_settings=CONTEXT_SETTINGS)
 @click.option("--traceback", is_flag=True, expose_value=False, help="Print the Python traceback of an error.")
 def package() -> None:
-    """Write all files that a deployment needs: model, configs, manifests."""
+    """Write the files of a deployment: model, configs and manifests.
+
+    COMMAND is the server to deploy to.
+    """
 
 
 def packaging(target: str) -> Callable[[Callable[..., None]], click.Command]:
     """Returns a decorator that makes a function a subcommand, with the arguments and options that all of them have."""
+    default_version = parse_server_version(target)
 
     def decorate(function: Callable[..., None]) -> click.Command:
         for parameter in (
@@ -35,21 +40,22 @@ def packaging(target: str) -> Callable[[Callable[..., None]], click.Command]:
                 type=PATH,
                 default=target,
                 show_default=True,
-                help="The folder to write.",
+                help="The folder to write to.",
             ),
             option(
                 "--for",
                 "server",
                 section=Section.SERVER,
                 default=target,
-                metavar="RUNTIME",
-                help=f"The version of the server, such as {target}:2.18. Default: the newest that unfreeze knows.",
+                metavar="SERVER",
+                help=f"The version of the server, such as {target}:2.18. Default: {default_version}.",
             ),
             option(
                 "--name",
                 section=Section.SERVER,
                 default="detector",
                 show_default=True,
+                metavar="NAME",
                 help="The name of the deployed model.",
             ),
             click.argument("saved_model", type=PATH),
@@ -75,6 +81,7 @@ cpus = option(
     type=click.IntRange(1),
     default=2,
     show_default=True,
+    metavar="N",
     help="How many CPUs each server gets.",
 )
 memory = option(
@@ -82,6 +89,7 @@ memory = option(
     section=Section.SERVER,
     default="4Gi",
     show_default=True,
+    metavar="AMOUNT",
     help="How much memory each server gets, in the notation of Kubernetes.",
 )
 version = option(
@@ -90,6 +98,7 @@ version = option(
     type=int,
     default=1,
     show_default=True,
+    metavar="N",
     help="The version number of the model.",
 )
 
@@ -102,12 +111,13 @@ version = option(
     "--batching/--no-batching",
     section=Section.SERVER,
     default=None,
-    help="Whether the server joins requests into batches. Default: where the inputs always have one size.",
+    help="Let the server run several requests in one batch, or not. Default: batching, if all inputs of "
+    "serving_default have one size.",
 )
 def package_tensorflow_serving(saved_model: str, as_json: bool, quiet: bool, **settings: Any) -> None:
     """Write a TensorFlow Serving deployment.
 
-    The folder has the model, TensorFlow Serving's config files, compose.yaml and kubernetes.yaml.
+    The files are the model, TensorFlow Serving's config files, compose.yaml and kubernetes.yaml.
     """
     from unfreeze.targets.tensorflow_serving import package_tensorflow_serving
 
@@ -119,12 +129,14 @@ def package_tensorflow_serving(saved_model: str, as_json: bool, quiet: bool, **s
     "--storage-uri",
     section=Section.SERVER,
     default="",
-    help="Where KServe finds the versions, such as s3://bucket/models/NAME. Default: a volume claim.",
+    metavar="URL",
+    help="The folder from which KServe loads versions, such as s3://bucket/models/NAME. Default: "
+    "pvc://NAME-models/models/NAME, a path of a volume claim.",
 )
 @cpus
 @memory
 def package_kserve(saved_model: str, as_json: bool, quiet: bool, **settings: Any) -> None:
-    """Write a KServe InferenceService, as inference-service.yaml."""
+    """Write a KServe deployment: inference-service.yaml."""
     from unfreeze.targets.kserve import package_kserve
 
     run_packaging(lambda: package_kserve(saved_model, **settings), quiet, as_json)
@@ -139,22 +151,42 @@ def package_kserve(saved_model: str, as_json: bool, quiet: bool, **settings: Any
     type=click.FloatRange(0, 1),
     default=0.5,
     show_default=True,
-    help="Leave detections below this score out of responses.",
+    metavar="SCORE",
+    help="Omit detections below this score from responses.",
 )
-@option("--region", section=Section.SERVER, default="us-east-1", show_default=True, help="The AWS region.")
-@option("--role", section=Section.SERVER, help="The ARN of the role that SageMaker assumes; deploy.py accepts it too.")
-@option("--bucket", section=Section.SERVER, help="The S3 bucket for the model; deploy.py accepts it too.")
+@option(
+    "--region",
+    section=Section.SERVER,
+    default="us-east-1",
+    show_default=True,
+    metavar="REGION",
+    help="The AWS region.",
+)
+@option(
+    "--role",
+    section=Section.SERVER,
+    metavar="ARN",
+    help="The ARN of the role that SageMaker assumes. Default: passed to deploy.py later.",
+)
+@option(
+    "--bucket",
+    section=Section.SERVER,
+    metavar="BUCKET",
+    help="The S3 bucket for the model. Default: passed to deploy.py later.",
+)
 @option(
     "--instance-type",
     section=Section.SERVER,
     default="ml.m5.xlarge",
     show_default=True,
+    metavar="TYPE",
     help="The instance type of the endpoint.",
 )
 def package_sagemaker(saved_model: str, as_json: bool, quiet: bool, **settings: Any) -> None:
     """Write an Amazon SageMaker deployment.
 
-    The folder has model.tar.gz, the JSON documents of SageMaker's API, and deploy.py, which uploads and deploys them.
+    The files are model.tar.gz, the JSON documents of SageMaker's API, and deploy.py, which uploads and deploys the
+    model.
     """
     from unfreeze.targets.sagemaker import package_sagemaker
 

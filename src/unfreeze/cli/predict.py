@@ -13,27 +13,27 @@ from unfreeze.onednn import enable_for_command
 
 
 @command("predict")
-@click.argument("saved_model", type=PATH)
+@click.argument("saved_model", type=PATH, metavar="MODEL")
 @click.argument("images", type=PATH, nargs=-1)
 @option(
     "--endpoint",
     section=Section.INPUT,
     metavar="NAME",
-    help="Use this SageMaker endpoint instead of SAVED_MODEL; the same as sagemaker://NAME.",
+    help="Use this SageMaker endpoint in place of MODEL; the same as sagemaker://NAME.",
 )
 @options.label_map()
 @option(
     "--annotations",
     section=Section.INPUT,
     type=PATH,
-    help="Many images: a JSON file in COCO's format, whose image ids the COCO results take.",
+    help="Many images: a JSON file in COCO's format, whose image ids are used in the COCO results.",
 )
 @option(
     "--video-step",
     section=Section.INPUT,
     type=click.IntRange(1),
     metavar="N",
-    help="Use every N-th frame of a video (default: 1).",
+    help="Many images: use every N-th frame of a video. Default: 1.",
 )
 @option(
     "--min-score",
@@ -41,26 +41,29 @@ from unfreeze.onednn import enable_for_command
     type=click.FloatRange(0, 1),
     default=0.5,
     show_default=True,
+    metavar="SCORE",
     help="Ignore detections below this score.",
 )
 @option(
     "--batch-size",
     section=Section.MODEL,
     type=click.IntRange(1),
-    help="Many images: how many of one size to run at once (default: 2; on a GPU 16).",
+    metavar="N",
+    help="Many images: how many of one size to run at once. Default: 2 on a CPU, 16 on a GPU.",
 )
 @option(
     "--output-directory",
     section=Section.OUTPUT,
     type=PATH,
-    help="The folder to write. Default: beside each image; for many images, predictions.",
+    help="The folder to write to. Default: the folder of each image; for many images, predictions.",
 )
 @options.overwrite
 @option(
     "--draw/--no-draw",
     section=Section.OUTPUT,
     default=None,
-    help="Write copies of the images with boxes, class names and scores. Default: only for image files.",
+    help="Write copies of the images with boxes, class names and scores, or do not. Default: write them for image "
+    "files, not for many images.",
 )
 @option(
     "--magnify",
@@ -68,7 +71,7 @@ from unfreeze.onednn import enable_for_command
     type=click.IntRange(1, 16),
     default=1,
     metavar="N",
-    help="Enlarge the drawn images N times.",
+    help="Enlarge the drawn images N times. Default: 1.",
 )
 @option(
     "--format",
@@ -76,44 +79,60 @@ from unfreeze.onednn import enable_for_command
     section=Section.OUTPUT,
     type=Names(),
     metavar="NAME,…",
-    help="Many images: the files to write: jsonl (default), parquet, coco (results JSON), drawn, or all.",
+    help="Many images: the result files to write: jsonl (default), parquet, coco, drawn, or all.",
 )
 @options.as_json
 @option(
     "--engine",
     section=Section.CLUSTER,
     type=click.Choice(["threads", "ray"]),
-    help="Many images: run in this process (threads, the default) or in the workers of a Ray cluster (ray).",
+    help="Many images: where to run them. threads (default): in this process. ray: in the workers of a Ray cluster.",
 )
 @option(
     "--address",
     section=Section.CLUSTER,
-    help="The address of the Ray cluster, HOST:6379 or auto. Default: a cluster on this machine.",
+    metavar="HOST:PORT",
+    help="The address of a running Ray cluster, such as HOST:6379, or auto. Default: RAY_ADDRESS if it is set, else a "
+    "new cluster on this machine.",
 )
 @option(
     "--actors",
     section=Section.CLUSTER,
     type=click.IntRange(1),
-    help="How many Ray workers load the model (default: as many as fit).",
+    metavar="N",
+    help="How many Ray workers load the model. Default: as many as fit.",
 )
-@option("--cpus-per-actor", section=Section.CLUSTER, type=click.IntRange(1), help="CPUs of each worker (default: 2).")
-@option("--gpus-per-actor", section=Section.CLUSTER, type=click.FloatRange(0), help="GPUs of each worker (default: 0).")
+@option(
+    "--cpus-per-actor",
+    section=Section.CLUSTER,
+    type=click.IntRange(1),
+    metavar="N",
+    help="How many CPUs each worker gets. Default: 2.",
+)
+@option(
+    "--gpus-per-actor",
+    section=Section.CLUSTER,
+    type=click.FloatRange(0),
+    metavar="N",
+    help="How many GPUs each worker gets; a fraction shares one. Default: 0.",
+)
 @options.quiet
 def predict(
     saved_model: str, images: tuple[str, ...], endpoint: str | None, as_json: bool, quiet: bool, **settings: Any
 ) -> int:
     """Detect objects in images.
 
-    SAVED_MODEL is a folder, a frozen graph (.pb), or the address of a server: http://HOST:8501/v1/models/NAME,
-    grpc://HOST:8500/NAME, sagemaker://ENDPOINT.
+    MODEL is the folder of a SavedModel, a frozen graph (.pb), or the address of a server:
+    http://HOST:8501/v1/models/NAME, grpc://HOST:8500/NAME or sagemaker://ENDPOINT.
 
-    IMAGES are image files. Without further options, each gets a copy with its detections drawn on it.
+    Image files: for each of the IMAGES, the detections are printed, and drawn on a copy of the image.
 
-    IMAGES may also be many: a folder, a quoted pattern, a list of paths (.txt, or - for stdin), a URL such as
-    s3://BUCKET/FOLDER, or a video. Then the results are files in --output-directory, first of all predictions.jsonl. A
-    run that was interrupted continues when it is started again. With --engine ray it runs on a cluster.
+    Many images: if one of the IMAGES is a folder, a quoted pattern, a list of paths (.txt, or - for stdin), a URL such
+    as s3://BUCKET/FOLDER, or a video, the results are written to files in --output-directory, by default to
+    predictions.jsonl. To continue an interrupted run, run the same command again. With --format or --engine,
+    image files are run in this way too.
 
-    An image that cannot be read does not stop the others; the exit code is then 2.
+    If an image cannot be read, the others are still run, and the exit code is 2.
     """
     if endpoint:
         saved_model, images = f"sagemaker://{endpoint.removeprefix('sagemaker://')}", (saved_model, *images)

@@ -18,6 +18,7 @@ from unfreeze.cli.terminal import print_result, progress
     "--version",
     section=Section.VERSIONS,
     type=int,
+    metavar="N",
     help="The number of the new version. Default: one above the highest number.",
 )
 @option(
@@ -25,17 +26,19 @@ from unfreeze.cli.terminal import print_result, progress
     "labels",
     section=Section.VERSIONS,
     multiple=True,
-    help="A label, such as stable, that clients can request; it moves to the new version (repeatable).",
+    metavar="LABEL",
+    help="A label, such as stable, by which clients can request the version. A label of another version moves to the "
+    "new one (repeatable).",
 )
 @options.as_json
 @options.verify("the copy")
 @options.runtimes
 @options.quiet
 def publish(saved_model: str, model_base_path: str, as_json: bool, quiet: bool, **settings: Any) -> None:
-    """Copy a SavedModel into place as the next version.
+    """Copy a SavedModel to a model base path as the next version.
 
-    MODEL_BASE_PATH is a folder or a URL (s3://…, gs://…) that holds numbered versions, as model servers load them. They
-    see the new version when it is complete, or not at all.
+    MODEL_BASE_PATH is a folder, or a URL (s3://…, gs://…), with numbered versions, from which model servers load them.
+    A server sees the new version only when it is complete.
     """
     with progress(quiet) as (on_progress, on_warning):
         from unfreeze.publishing.publish import publish
@@ -53,15 +56,15 @@ def publish(saved_model: str, model_base_path: str, as_json: bool, quiet: bool, 
     section=Section.VERSIONS,
     type=int,
     metavar="VERSION",
-    help="The version to go back to. Default: the one before the newest.",
+    help="The version to go back to. Default: the one that was served before the newest.",
 )
 @options.as_json
 @options.quiet
 def rollback(model_base_path: str, to: int | None, as_json: bool, quiet: bool) -> None:
-    """Serve an older version again.
+    """Publish the content of an older version as a new version.
 
-    Its content becomes a new version, since model servers load the highest number. Labels of the newest version move to
-    it.
+    Model servers load the version with the highest number, so an older version is served again only under a new number.
+    Labels of the newest version move to it.
     """
     with progress(quiet) as (on_progress, _):
         from unfreeze.publishing.rollback import rollback
@@ -97,7 +100,11 @@ def prune(model_base_path: str, keep: int, as_json: bool, quiet: bool) -> None:
 @option("--remove", section=Section.VERSIONS, multiple=True, metavar="LABEL", help="Remove a label (repeatable).")
 @options.as_json
 def labels(model_base_path: str, assign: dict[str, int], remove: tuple[str, ...], as_json: bool) -> None:
-    """Show, move or remove the labels of versions, which clients can request."""
+    """Show, move or remove the labels of versions.
+
+    Clients can request a label instead of a version number. LABEL=VERSION moves a label to a version, as in stable=3.
+    The labels are printed, after the changes.
+    """
     from unfreeze.publishing.labels import labels
 
     current = labels(model_base_path, assign, remove=remove)

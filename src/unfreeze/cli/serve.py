@@ -29,13 +29,18 @@ SAGEMAKER_OPTIONS = {
     help="The same as the argument MODEL_BASE_PATH.",
 )
 @option(
-    "--model-name", section=Section.MODEL, default="default", show_default=True, help="The model's name in requests."
+    "--model-name",
+    section=Section.MODEL,
+    default="default",
+    show_default=True,
+    metavar="NAME",
+    help="The name of the model in requests.",
 )
 @option(
     "--model-config-file",
     section=Section.MODEL,
     type=PATH,
-    help="A ModelServerConfig in text format, with several models, their version policies and labels.",
+    help="A ModelServerConfig in text format, in place of MODEL_BASE_PATH: models, version policies and labels.",
 )
 @option(
     "--model-config-file-poll-wait-seconds",
@@ -43,7 +48,8 @@ SAGEMAKER_OPTIONS = {
     type=float,
     default=0,
     show_default=True,
-    help="How often to read that file again; 0: never.",
+    metavar="SECONDS",
+    help="The time until --model-config-file is read again, in seconds; 0 reads it only at the start.",
 )
 @option(
     "--file-system-poll-wait-seconds",
@@ -51,7 +57,8 @@ SAGEMAKER_OPTIONS = {
     type=float,
     default=1,
     show_default=True,
-    help="How often to look for new versions; 0: only at the start.",
+    metavar="SECONDS",
+    help="The time between two looks for new versions, in seconds; 0 looks only at the start.",
 )
 @option(
     "--max-num-load-retries",
@@ -59,7 +66,8 @@ SAGEMAKER_OPTIONS = {
     type=click.IntRange(0),
     default=5,
     show_default=True,
-    help="How often to retry loading a version.",
+    metavar="N",
+    help="How many times to retry a version that failed to load.",
 )
 @option(
     "--load-retry-interval-micros",
@@ -67,7 +75,8 @@ SAGEMAKER_OPTIONS = {
     type=click.IntRange(0),
     default=60_000_000,
     show_default=True,
-    help="How long to wait before each retry, in microseconds.",
+    metavar="MICROSECONDS",
+    help="The time between two attempts to load a version, in microseconds.",
 )
 @option(
     "--enable-model-warmup",
@@ -75,21 +84,23 @@ SAGEMAKER_OPTIONS = {
     cls=Switch,
     default=True,
     show_default=True,
-    help="Run the warm-up requests of a version before it serves.",
+    help="Run the warm-up requests of a version before it accepts requests.",
 )
 @option(
     "--allow-version-labels-for-unavailable-models",
     section=Section.MODEL,
     cls=Switch,
     default=False,
-    help="Accept labels of versions that are not loaded yet.",
+    show_default=True,
+    help="Accept labels for versions that are not loaded yet.",
 )
 @option(
     "--host",
     section=Section.SERVER,
     default="127.0.0.1",
     show_default=True,
-    help="The address to listen on; 0.0.0.0 listens on all.",
+    metavar="ADDRESS",
+    help="The address to listen on; 0.0.0.0 listens on all. There is no authentication.",
 )
 @option(
     "--port",
@@ -97,6 +108,7 @@ SAGEMAKER_OPTIONS = {
     type=PORT,
     default=8500,
     show_default=True,
+    metavar="PORT",
     help="gRPC port; 0 disables gRPC.",
 )
 @option(
@@ -105,6 +117,7 @@ SAGEMAKER_OPTIONS = {
     type=PORT,
     default=8501,
     show_default=True,
+    metavar="PORT",
     help="REST port; 0 disables REST.",
 )
 @option(
@@ -113,6 +126,7 @@ SAGEMAKER_OPTIONS = {
     type=click.IntRange(1),
     default=30_000,
     show_default=True,
+    metavar="MILLISECONDS",
     help="The deadline of a REST request, in milliseconds.",
 )
 @option(
@@ -120,19 +134,21 @@ SAGEMAKER_OPTIONS = {
     section=Section.SERVER,
     cls=Switch,
     default=False,
-    help="Run several requests in one call of the model.",
+    show_default=True,
+    help="Run requests that wait at the same time in one call of the model.",
 )
 @option(
     "--batching-parameters-file",
     section=Section.SERVER,
     type=PATH,
-    help="A BatchingParameters message in text format.",
+    help="A BatchingParameters message in text format, for --enable-batching.",
 )
 @option(
     "--monitoring-config-file",
     section=Section.SERVER,
     type=PATH,
-    help="A MonitoringConfig message in text format: whether and where to serve metrics for Prometheus.",
+    help="A MonitoringConfig message in text format. Default: metrics for Prometheus at "
+    "/monitoring/prometheus/metrics of the REST port.",
 )
 @option(
     "--max-queued-requests",
@@ -140,7 +156,8 @@ SAGEMAKER_OPTIONS = {
     type=click.IntRange(1),
     default=64,
     show_default=True,
-    help="How many requests may wait; further ones are rejected with 429.",
+    metavar="N",
+    help="How many requests may be in flight; further ones are rejected with 429.",
 )
 @option(
     "--max-request-bytes",
@@ -148,7 +165,8 @@ SAGEMAKER_OPTIONS = {
     type=click.IntRange(1),
     default=64 * 2**20,
     show_default=True,
-    help="The largest request; a larger one is rejected with 413.",
+    metavar="BYTES",
+    help="The size of the largest request, in bytes; a larger one is rejected with 413.",
 )
 @option(
     "--max-image-pixels",
@@ -156,14 +174,17 @@ SAGEMAKER_OPTIONS = {
     type=click.IntRange(1),
     default=64_000_000,
     show_default=True,
-    help="The largest encoded image, in pixels; a larger one is rejected.",
+    metavar="PIXELS",
+    help="The size of the largest encoded image, in pixels; a larger one is rejected with 400.",
 )
 @option(
     "--sagemaker",
     section=Section.SERVER,
     cls=Switch,
     default=False,
-    help="Serve a model.tar.gz as SageMaker's container does: /ping and /invocations, with its inference.py.",
+    show_default=True,
+    help="Serve a model.tar.gz, passed as MODEL_BASE_PATH, as SageMaker's container does: /ping and /invocations, with "
+    "its inference.py.",
 )
 @option(
     "--sagemaker-port",
@@ -172,7 +193,8 @@ SAGEMAKER_OPTIONS = {
     default=8080,
     show_default=True,
     envvar="SAGEMAKER_BIND_TO_PORT",
-    help="The port of /ping and /invocations.",
+    metavar="PORT",
+    help="The port of /ping and /invocations, with --sagemaker.",
 )
 @options.quiet
 def serve(
@@ -187,8 +209,8 @@ def serve(
 ) -> None:
     """Serve models with TensorFlow Serving's REST and gRPC APIs.
 
-    MODEL_BASE_PATH is a folder with numbered versions. The server runs until SIGTERM or Ctrl-C. Its options are those
-    of tensorflow_model_server, with dashes or underscores.
+    MODEL_BASE_PATH is a folder with numbered versions, or the folder of an export. The server runs until SIGTERM or
+    Ctrl-C. Most options are those of tensorflow_model_server, with dashes or underscores.
     """
     if model_base_path and model_base_path_flag:
         raise click.UsageError("give the base path once: as an argument or --model-base-path")

@@ -17,7 +17,7 @@ from unfreeze.cli.terminal import format_report, print_result, progress
     "--against",
     section=Section.INPUT,
     type=PATH,
-    help="A frozen graph, a SavedModel or a checkpoint that must give the same detections.",
+    help="A frozen graph, a SavedModel or a checkpoint to compare with; its detections must be the same.",
 )
 @option(
     "--image",
@@ -33,9 +33,10 @@ from unfreeze.cli.terminal import format_report, print_result, progress
 @options.overwrite
 @options.quiet
 def verify(saved_model: str, as_json: bool, quiet: bool, **settings: Any) -> int:
-    """Check a SavedModel: load it in new processes, run it, compare it.
+    """Check a SavedModel: its files and weights, and its outputs in three loaders.
 
-    SAVED_MODEL is the folder with saved_model.pb, or the export folder above it. The exit code is 1 if a check fails.
+    SAVED_MODEL is the folder with saved_model.pb, or the export folder above it. Each loader runs in a new process. The
+    exit code is 1 if a check fails.
     """
     with progress(quiet) as (on_progress, _):
         from unfreeze.comparison.verify import verify

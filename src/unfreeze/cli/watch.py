@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     default=30,
     show_default=True,
     metavar="SECONDS",
-    help="How often to look for new checkpoints.",
+    help="The time between two looks for new checkpoints, in seconds.",
 )
 @option(
     "--once",
     section=Section.INPUT,
     is_flag=True,
-    help="Publish the checkpoints that are there, and exit; the exit code is 1 if one failed.",
+    help="Publish the existing checkpoints and exit; the exit code is 1 if one of them failed.",
 )
 @option(
     "--pipeline-config-path",
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     section=Section.MODEL,
     multiple=True,
     metavar="TYPE",
-    help="What the signature serving_default accepts, as in unfreeze export --input-type.",
+    help="What the signature serving_default accepts: see unfreeze export --help (repeatable).",
 )
 @option(
     "--keep",
@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     "labels",
     section=Section.VERSIONS,
     multiple=True,
+    metavar="LABEL",
     help="A label that moves to each new version (repeatable).",
 )
 @options.runtimes
@@ -72,7 +73,7 @@ def watch(training_folder: str, model_base_path: str, quiet: bool, **settings: A
     """Publish each new checkpoint of a running training.
 
     Each complete checkpoint in TRAINING_FOLDER is exported, verified, and published as the next version in
-    MODEL_BASE_PATH.
+    MODEL_BASE_PATH, until Ctrl-C.
     """
     failures: list[str] = []
 
