@@ -180,8 +180,8 @@ def test_quiet(recorder: Recorder, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["export"], "give the checkpoint once"),
-        (["export", "run", "--trained_checkpoint_dir", "run"], "give the checkpoint once"),
+        (["export"], "pass the checkpoint once"),
+        (["export", "run", "--trained_checkpoint_dir", "run"], "pass the checkpoint once"),
         (["export", "run", "--input-shape", "1,300"], "'1,300' must be four sizes"),
         (["export", "run", "--input-shape", "1,0,300,3"], "must be four sizes"),
         (["export", "run", "--input-shape", "small"], "'small' is not a list of sizes such as 1,300,300,3"),

@@ -55,7 +55,7 @@ def test_the_checkpoint_gives_the_weights_of_another_step(tmp_path: Path) -> Non
     prefix = steps[0].with_suffix("")
     plan = plan_graph(FROZEN, prefix, DIGITS / "pipeline.config")
     held = tf.train.load_checkpoint(str(prefix))
-    assert len(plan.parameters.found) == 199
+    assert len(plan.parameters.variables) == 199
     for name, source in plan.sources.items():
         np.testing.assert_array_equal(plan.value(name), held.get_tensor(source))
 
@@ -273,7 +273,7 @@ def test_outputs_of_a_graph_without_marks_are_equal_bit_for_bit(name: str, tmp_p
     images = np.random.RandomState(0).randint(0, 256, (2, 24, 32, 3)).astype(np.uint8)
     path = written(graph, tmp_path / "graph.pb")
     plan = plan_graph(path)
-    assert len(plan.parameters.found) == weights
+    assert len(plan.parameters.variables) == weights
     exported = export_frozen_graph(path, output_directory=tmp_path / "out", verify=False)
     expected, made = asked(graph, images), asked_saved(exported.saved_model, images)
     serving = tf.saved_model.load(str(exported.saved_model)).signatures["serving_default"]
@@ -285,10 +285,10 @@ def test_outputs_of_a_graph_without_marks_are_equal_bit_for_bit(name: str, tmp_p
 
 def test_anchors_and_structural_numbers_stay_constants(tmp_path: Path) -> None:
     plan = plan_graph(written(SMALL["float32"][0](), tmp_path / "graph.pb"))
-    reasons = {kept.shape: kept.reason for kept in plan.parameters.kept}
+    reasons = {kept.shape: kept.reason for kept in plan.parameters.constants}
     assert reasons[100, 4].startswith("boxes or points of Mul")
     assert reasons[()].startswith("one number of")
-    assert all("a shape, an axis" in kept.reason for kept in plan.parameters.kept if not kept.dtype.is_floating)
+    assert all("a shape, an axis" in kept.reason for kept in plan.parameters.constants if not kept.dtype.is_floating)
 
 
 def test_constant_inputs_of_an_xla_program_are_weights(tmp_path: Path) -> None:
@@ -298,7 +298,7 @@ def test_constant_inputs_of_an_xla_program_are_weights(tmp_path: Path) -> None:
         return gen_xla_ops.xla_call_module(args=handed, version=9, module="", platforms=[], **made)
 
     plan = plan_graph(written(graph_of(called), tmp_path / "graph.pb"))
-    assert [parameter.shape for parameter in plan.parameters.found] == [(3, 3, 3, 8), (8,)]
+    assert [parameter.shape for parameter in plan.parameters.variables] == [(3, 3, 3, 8), (8,)]
 
 
 def two_images() -> tf.Graph:

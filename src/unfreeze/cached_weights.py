@@ -92,10 +92,10 @@ def request_dependent_weights_of_graph(
     walk = _Walk({function.name: function for function in functions}, main)
     signatures = list(signatures)
     while True:
-        known = set(walk.written)
+        written_before = set(walk.written)
         for inputs, outputs in signatures:
             walk.visit_signature(inputs, outputs)
-        if walk.offender or walk.written == known:
+        if walk.offender or walk.written == written_before:
             return walk.offender
         walk.forget()  # a request changes these variables, so what is read from them may differ
 
@@ -288,7 +288,7 @@ class _Walk:
         self.offender = self.offender or f"{node.op} {node.name}{place}"
 
     def _is_added_to(self, graph: _Graph, product: Any) -> bool:
-        """Whether Grappler may fuse an addition into a MatMul: whether one uses its result while it is a matrix."""
+        """Returns whether an addition that Grappler may fuse into a MatMul uses its result while it is a matrix."""
         places: list[tuple[str, int | None]] = [(product.name, 2)]  # a node and the rank of its result
         seen = set(places)
         returned = {_node_of(reference) for reference in graph.returns}
@@ -394,7 +394,7 @@ class _Walk:
 
 
 def _is_stateful(op: str) -> bool:
-    """Whether the results of an operation may differ between calls; unregistered operations count as stateful."""
+    """Returns whether an operation's results may differ between calls; unregistered operations count as stateful."""
     from tensorflow.python.framework import op_def_registry  # no public name for it
 
     definition = op_def_registry.get(op)

@@ -132,8 +132,8 @@ class WeightRecord:
 class ExportRecord:
     """The content of export.json; a field that an export does not have is None or empty.
 
-    `checkpoint` and what follows it up to `side_inputs` are of exports of a checkpoint; `graph` is of those of a frozen
-    graph. `weights` has the keys of the checkpoint, `files` the paths in saved_model/.
+    The fields from `checkpoint` to `side_inputs` describe the export of a checkpoint; `graph` that of a frozen graph.
+    `weights` has the keys of the checkpoint, `files` the paths in saved_model/.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -163,7 +163,7 @@ class ExportRecord:
 
     @property
     def has_constant_weights(self) -> bool:
-        """Whether the weights were asked to be constants of the graph."""
+        """Returns whether the export stored the weights as constants of the graph."""
         return self.binding == "constants"
 
     def to_dict(self) -> dict[str, Any]:

@@ -7,9 +7,9 @@ TENSORFLOW_HEADINGS = ("Graph execution error", "Detected at node", "Node: ", "<
 NODE_NAMES = re.compile(r"^(\{\{\w+ [^}]*\}\}\s*)+")  # {{function_node __inference_…}} {{node …}}
 
 
-def amount(number: int, what: str = "") -> str:
-    """`1,234 tensors`; `1 tensor`."""
-    return f"{number:,} {what}{'s' * (number != 1)}" if what else f"{number:,}"
+def amount(number: int, noun: str = "") -> str:
+    """Returns a count with its noun: `1,234 tensors`, `1 tensor`."""
+    return f"{number:,} {noun}{'s' * (number != 1)}" if noun else f"{number:,}"
 
 
 def megabytes(size_bytes: int) -> str:

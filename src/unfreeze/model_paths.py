@@ -28,7 +28,7 @@ def saved_model_folder(path: str | Path) -> Path:
 
 
 def is_graph_path(path: str | Path) -> bool:
-    """Whether a path stands for a graph rather than a checkpoint: a .pb file, or a folder with a SavedModel.
+    """Returns whether a path stands for a graph rather than a checkpoint: a .pb file, or a folder with a SavedModel.
 
     A folder that has checkpoints too, as those of the TensorFlow 2 model zoo, stands for its checkpoints.
     """
@@ -39,7 +39,7 @@ def is_graph_path(path: str | Path) -> bool:
 
 
 def is_frozen_graph_file(path: str | Path) -> bool:
-    """Whether a path stands for a graph in a file of its own rather than a SavedModel."""
+    """Returns whether a path stands for a graph in a file of its own rather than a SavedModel."""
     path = Path(path)
     return path.suffix == ".pb" and path.name != SAVED_MODEL
 

@@ -24,7 +24,7 @@ SHOWN = 10  # lines of each list in the text; the JSON has all
 
 @dataclass(frozen=True)
 class WeightChange:
-    """How far a weight moved: the largest difference of an element, and the norm of the difference.
+    """The change of a weight: the largest difference of an element, and the norm of the difference.
 
     `relative` is that norm divided by the norm of the old value.
     """
@@ -39,7 +39,7 @@ class WeightChange:
 
 @dataclass(frozen=True)
 class ModelDifference:
-    """What differs between two models.
+    """The differences between two models.
 
     Attributes:
         equal: number of weights that are equal byte for byte.
@@ -62,7 +62,7 @@ class ModelDifference:
 
     @property
     def same(self) -> bool:
-        """Whether nothing differs."""
+        """Returns whether nothing differs."""
         return not any(
             (self.moved, self.reshaped, self.only_old, self.only_new, self.signatures, self.operations, self.settings)
         )
@@ -166,26 +166,28 @@ def compare_weights(
     return equal, tuple(sorted(moved, key=lambda change: -change.relative)), reshaped
 
 
-def _named_as_in(other: Mapping[str, StoredTensor], own: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
-    """The weights by the names under which the other model can have them.
+def _named_as_in(
+    other_model: Mapping[str, StoredTensor], weights: Mapping[str, StoredTensor]
+) -> dict[str, StoredTensor]:
+    """Returns the weights by the names under which the other model can have them.
 
     A checkpoint has a weight and its moving average; an export has one of the two, and a frozen graph has either of
     them under the name of the weight.
     """
     named = {}
-    for name, tensor in own.items():
+    for name, tensor in weights.items():
         weight = name.removesuffix(MOVING_AVERAGE)
         average = weight + MOVING_AVERAGE
-        if name != weight and name not in other:
-            if weight not in own:
+        if name != weight and name not in other_model:
+            if weight not in weights:
                 named[weight] = tensor
-        elif name in other or not (average in other and average in own):  # else the other has the average instead
+        elif name in other_model or not (average in other_model and average in weights):  # else it has the average
             named[name] = tensor
     return named
 
 
 def _change(name: str, old: np.ndarray, new: np.ndarray) -> WeightChange | None:
-    """How far a weight moved; None if its bytes are equal."""
+    """Returns how far a weight moved; None if its bytes are equal."""
     if old.tobytes() == new.tobytes():
         return None
     if old.dtype.kind in "OSU":
@@ -197,7 +199,7 @@ def _change(name: str, old: np.ndarray, new: np.ndarray) -> WeightChange | None:
 
 
 def _operations_of_one(old: ModelSummary, new: ModelSummary) -> dict[str, tuple[int, int]]:
-    """Old and new count of the operations that only one of the models has; other counts say little."""
+    """Returns old and new count of the operations that only one of the models has; other counts say little."""
     if old.operations is None or new.operations is None:
         return {}
     names = sorted(set(old.operations) ^ set(new.operations))
@@ -205,7 +207,7 @@ def _operations_of_one(old: ModelSummary, new: ModelSummary) -> dict[str, tuple[
 
 
 def _changes(old: Mapping[str, str], new: Mapping[str, str]) -> dict[str, tuple[str | None, str | None]]:
-    """Old and new value of what differs, if both models have values of the kind."""
+    """Returns old and new value of each difference; nothing if only one of the models has such values."""
     names = dict.fromkeys([*old, *new] if old and new else [])
     return {name: (old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)}
 

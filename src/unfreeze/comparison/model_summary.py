@@ -1,4 +1,4 @@
-"""What `diff` compares of a model: its weights, signatures, operations, settings and thresholds. Nothing is run."""
+"""Summarizes a model for `diff`: weights, signatures, operations, settings and thresholds. Runs nothing."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class StoredTensor:
 
 @dataclass(frozen=True)
 class ModelSummary:
-    """A checkpoint, SavedModel or frozen graph (`kind`) and what can be compared of it.
+    """The comparable parts of a checkpoint, SavedModel or frozen graph (`kind`).
 
     `operations` counts those of a graph; it is None for a checkpoint, which has no graph. `settings` are fields of a
     pipeline.config by path, `thresholds` those of the non-maximum suppression in a graph.
@@ -165,7 +165,7 @@ def constant_weights(graph: FrozenGraph) -> dict[str, StoredTensor]:
     """Returns the constants of a graph that were variables before it was frozen."""
     return {
         parameter.name: StoredTensor(parameter.shape, parameter.dtype.name, partial(graph.tensor, parameter.place))
-        for parameter in find_parameters(graph).found
+        for parameter in find_parameters(graph).variables
     }
 
 
@@ -200,7 +200,7 @@ def read_settings(config: Path) -> dict[str, str]:
 
 
 def _fields(message: Any, prefix: str) -> Iterator[tuple[str, str]]:
-    """Path and value of every field that is set in a message, and in the messages within it."""
+    """Yields path and value of every field that is set in a message, and in the messages within it."""
     for descriptor, value in message.ListFields():
         name = f"{prefix}{descriptor.name}"
         is_repeated = not isinstance(value, (Message, str, bytes)) and hasattr(value, "__len__")

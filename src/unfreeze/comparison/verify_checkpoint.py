@@ -125,6 +125,6 @@ def export_again(
 
 
 def used_moving_averages(record: ExportRecord) -> bool:
-    """Whether the export used moving averages for the variables."""
+    """Returns whether the export used moving averages for the variables."""
     averages = record.moving_averages
     return averages is not None and bool(averages.used or averages.missing)

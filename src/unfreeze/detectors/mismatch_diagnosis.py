@@ -49,7 +49,7 @@ class ShapeMismatch:
 
     @property
     def differs_in_output_channels(self) -> bool:
-        """Whether both shapes have the same rank and differ in the last dimension."""
+        """Returns whether both shapes have the same rank and differ in the last dimension."""
         return len(self.stored) == len(self.needed) > 0 and self.stored[-1] != self.needed[-1]
 
 
@@ -113,7 +113,7 @@ def _tf1_name(name: str) -> str:
 
 
 def _other_network(evidence: Evidence) -> Iterator[str]:
-    """Another backbone or architecture: the missing scopes and the unused ones have none in common."""
+    """Yields the backbone or architecture if the missing scopes and the unused ones have none in common."""
     needed, stored = (_scopes(names) for names in (evidence.absent, evidence.unused))
     if not needed or not stored or needed & stored:
         return
@@ -142,7 +142,7 @@ def _other_predictor(evidence: Evidence) -> Iterator[str]:
 
 
 def _other_neck(evidence: Evidence) -> Iterator[str]:
-    """Different layers on the same backbone, such as `FeatureExtractor/MobilenetV1/fpn`."""
+    """Yields the neck if the same backbone has different layers on it, such as `FeatureExtractor/MobilenetV1/fpn`."""
     needed, stored = (_necks(names) for names in (evidence.absent, evidence.unused))
     if needed != stored:
         yield _extractor_type(evidence, min(stored - needed, default="no feature pyramid"))
@@ -184,7 +184,7 @@ def _kernel_size(evidence: Evidence) -> Iterator[str]:
 
 
 def _box_predictor_sizes(evidence: Evidence) -> Iterator[str]:
-    """`num_classes`, the number of anchors and `box_code_size`, from the output channels of the last layers."""
+    """Yields `num_classes`, anchors and `box_code_size`, judged by the output channels of the last layers."""
     last_layers = {weight.name: weight for weight in evidence.shapes if weight.differs_in_output_channels}
     for name, weight in last_layers.items():
         if "ClassPredictor" in name and name.startswith("SecondStage"):  # no anchors: a box for each class
@@ -210,7 +210,7 @@ def _anchors(evidence: Evidence, boxes: ShapeMismatch, classes_differ: bool) -> 
 
 
 def _num_classes(evidence: Evidence, classes: ShapeMismatch, boxes: ShapeMismatch | None) -> Iterator[str]:
-    """`num_classes`, with the number that follows from the shape in the checkpoint."""
+    """Yields `num_classes`, with the number that follows from the shape in the checkpoint."""
     model = evidence.model
     background = int(getattr(model, "add_background_class", True))
     anchors, remainder = divmod(classes.needed[-1], model.num_classes + background)
@@ -228,7 +228,7 @@ def _num_classes_cause(evidence: Evidence, stored: int | None) -> str:
 
 
 def _depth(evidence: Evidence) -> Iterator[str]:
-    """`depth_multiplier`, with the value that follows from the widest layer of the backbone."""
+    """Yields `depth_multiplier`, with the value that follows from the widest layer of the backbone."""
     extractor = evidence.model.feature_extractor
     widths = [
         (weight.needed[-1], weight.stored[-1])
@@ -250,7 +250,7 @@ def _depth(evidence: Evidence) -> Iterator[str]:
 
 
 def _num_layers(evidence: Evidence) -> Iterator[str]:
-    """Predictors of feature maps that only one side has: `BoxPredictor_4` and up."""
+    """Yields `num_layers` if only one side has the predictors of some feature maps: `BoxPredictor_4` and up."""
     needed, stored = (_predictor_numbers(names) for names in (evidence.absent, evidence.unused))
     if needed and not stored and 0 not in needed:
         yield f"num_layers ({max(needed) + 1} in the config; the checkpoint has {min(needed)} feature maps)"
@@ -261,7 +261,7 @@ def _predictor_numbers(names: Iterable[str]) -> set[int]:
 
 
 def _first_stage(evidence: Evidence) -> Iterator[str]:
-    """Kernel size and depth of the convolution before the proposals."""
+    """Yields the kernel size and depth of the convolution before the proposals."""
     for weight in evidence.shapes:
         if weight.name == "Conv/weights" and len(weight.stored) == 4:
             if weight.stored[:2] != weight.needed[:2]:
@@ -271,7 +271,7 @@ def _first_stage(evidence: Evidence) -> Iterator[str]:
 
 
 def _second_stage(evidence: Evidence) -> Iterator[str]:
-    """Boxes shared by all classes, masks, and `num_classes` of R-FCN."""
+    """Yields the options of the second stage: boxes shared by all classes, masks, and `num_classes` of R-FCN."""
     channels = {weight.name: (weight.needed[-1], weight.stored[-1]) for weight in evidence.shapes if weight.stored}
     boxes = channels.get("SecondStageBoxPredictor/BoxEncodingPredictor/weights", (0, 0))
     if 4 in boxes and "SecondStageBoxPredictor/ClassPredictor/weights" not in channels:
@@ -289,7 +289,7 @@ def _second_stage(evidence: Evidence) -> Iterator[str]:
 
 
 def _context(evidence: Evidence) -> Iterator[str]:
-    """Whether there is attention, the number of its blocks, and their sizes."""
+    """Yields the attention of a Context R-CNN: whether there is one, the number of its blocks, and their sizes."""
     for names, side in ((evidence.absent, "the config has more"), (evidence.unused, "the checkpoint has more")):
         if any(map(ATTENTION.match, names)):
             yield f"context_config (attention blocks: {side})"

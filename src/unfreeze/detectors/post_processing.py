@@ -40,7 +40,7 @@ class PostProcessing:
 
     @property
     def keeps_fields(self) -> bool:
-        """Whether detections have further fields than boxes, scores and classes. Not with `use_combined_nms`."""
+        """Returns whether detections keep fields besides boxes, scores and classes; not with `use_combined_nms`."""
         return not self.options.use_combined_nms
 
     def nms(

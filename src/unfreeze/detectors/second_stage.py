@@ -48,7 +48,7 @@ class SecondStage:
     `predict`: maps, rows, size, weights, attention -> `refined_box_encodings` [R, q, 4],
     `class_predictions_with_background` [R, K + 1], and for a TensorFlow 2 detector with masks
     `box_classifier_features` [R, h, w, c].
-    `of_detections`: maps, rows, their classes [R] (from 0), size, weights -> those that the config asks for:
+    `of_detections`: maps, rows, their classes [R] (from 0), size, weights -> those that the config selects:
     `detection_features` [R, h, w, c], `cropped_rpn_box_features` [R, H, W, C], `detection_masks`
     [R, mask height, mask width] and `mask_predictions` [R, k, mask height, mask width]: logits for each class, or for
     all classes at once if k is 1.

@@ -50,7 +50,7 @@ class Annotations:
 
     @property
     def has_masks(self) -> bool:
-        """Whether every object has a segmentation, not only a box."""
+        """Returns whether every object has a segmentation, not only a box."""
         objects = self.dataset["annotations"]
         return bool(objects) and all(annotation.get("segmentation") for annotation in objects)
 

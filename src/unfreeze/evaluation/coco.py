@@ -112,10 +112,10 @@ def by_score(result: Result) -> float:
     return float(result["score"])
 
 
-def _iou(one: Sequence[float], other: Sequence[float]) -> float:
+def _iou(ours: Sequence[float], theirs: Sequence[float]) -> float:
     """Returns the intersection over union of two boxes (left, top, width, height)."""
-    width = min(one[0] + one[2], other[0] + other[2]) - max(one[0], other[0])
-    height = min(one[1] + one[3], other[1] + other[3]) - max(one[1], other[1])
+    width = min(ours[0] + ours[2], theirs[0] + theirs[2]) - max(ours[0], theirs[0])
+    height = min(ours[1] + ours[3], theirs[1] + theirs[3]) - max(ours[1], theirs[1])
     shared = max(width, 0.0) * max(height, 0.0)
-    union = one[2] * one[3] + other[2] * other[3] - shared
+    union = ours[2] * ours[3] + theirs[2] * theirs[3] - shared
     return shared / union if union > 0 else 0.0

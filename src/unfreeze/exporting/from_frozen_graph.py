@@ -80,7 +80,7 @@ def export_frozen_graph(
         return Exported(job.target, ExportRecord(), None, describe_plan(plan))
     types = _signatures(plan, input_types)
     with job.staged() as staged:
-        on_progress(f"writing {len(plan.parameters.found)} variables")
+        on_progress(f"writing {len(plan.parameters.variables)} variables")
         with staged.writing():
             _write_saved_model(plan, staged.saved_model, types, labels)
             if write_checkpoint:
@@ -98,7 +98,7 @@ def _signatures(plan: GraphPlan, input_types: Sequence[str]) -> tuple[str, ...]:
     """Returns the input types to write.
 
     Raises:
-        UnsupportedError: the input of the graph cannot take one that is asked for.
+        UnsupportedError: the input of the graph cannot take a requested input type.
     """
     possible = possible_input_types(plan.inputs)
     for name in input_types:
@@ -112,7 +112,7 @@ def _signatures(plan: GraphPlan, input_types: Sequence[str]) -> tuple[str, ...]:
 
 def _write_saved_model(plan: GraphPlan, folder: Path, input_types: Sequence[str], labels: Labels | None) -> None:
     write_graph_saved_model(
-        constants_to_variables(plan.frozen, plan.parameters.found),
+        constants_to_variables(plan.frozen, plan.parameters.variables),
         plan.inputs,
         plan.endpoints.outputs,
         plan.value,
@@ -124,7 +124,7 @@ def _write_saved_model(plan: GraphPlan, folder: Path, input_types: Sequence[str]
 
 def _write_checkpoint(plan: GraphPlan, folder: Path) -> None:
     """Writes a TensorFlow 1 checkpoint with each variable under its name, as the Object Detection API restores it."""
-    names = [parameter.name for parameter in plan.parameters.found]
+    names = [parameter.name for parameter in plan.parameters.variables]
     save_tensors(str(folder / CHECKPOINT), {name: as_tensor(plan.value(name)) for name in names})
     (folder / "checkpoint").write_text(
         f'model_checkpoint_path: "{CHECKPOINT}"\nall_model_checkpoint_paths: "{CHECKPOINT}"\n'
@@ -132,10 +132,10 @@ def _write_checkpoint(plan: GraphPlan, folder: Path) -> None:
 
 
 def _unchanged_graph(plan: GraphPlan) -> Path | None:
-    """Returns what the outputs are compared with: the graph; None if the checkpoint changed a weight."""
+    """Returns the graph, for the comparison of outputs; None if the checkpoint changed a weight."""
     path = plan.frozen.path
     unchanged = plan.checkpoint is None or all(
-        np.array_equal(plan.value(p.name), plan.frozen.tensor(p.place)) for p in plan.parameters.found
+        np.array_equal(plan.value(p.name), plan.frozen.tensor(p.place)) for p in plan.parameters.variables
     )
     if not unchanged:
         return None
@@ -146,13 +146,13 @@ def _expected_weights(plan: GraphPlan) -> dict[str, ExpectedWeight]:
     """Returns the variable of each weight, and its value, by its key in the checkpoint or its name in the graph."""
     return {
         plan.sources.get(p.name, p.name): ExpectedWeight(variable_key(p.name), partial(plan.value, p.name))
-        for p in plan.parameters.found
+        for p in plan.parameters.variables
     }
 
 
 def _record(plan: GraphPlan, input_types: Sequence[str]) -> ExportRecord:
     """Returns the part of the record that says what was exported."""
-    path, found, kept = plan.frozen.path, plan.parameters.found, plan.parameters.kept
+    path = plan.frozen.path
     digest = file_digest(path)
     graph = GraphSource(
         path=str(path),
@@ -161,8 +161,13 @@ def _record(plan: GraphPlan, input_types: Sequence[str]) -> ExportRecord:
         producer=plan.frozen.graph.versions.producer,
         inputs={key: end.tensor for key, end in plan.endpoints.inputs.items()},
         outputs={key: end.tensor for key, end in plan.endpoints.outputs.items()},
-        variables=[GraphConstant(p.place[1], p.place[0], p.shape, p.dtype.name, p.reason, p.name) for p in found],
-        constants=[GraphConstant(k.place[1], k.place[0], k.shape, k.dtype.name, k.reason) for k in kept],
+        variables=[
+            GraphConstant(p.place[1], p.place[0], p.shape, p.dtype.name, p.reason, p.name)
+            for p in plan.parameters.variables
+        ],
+        constants=[
+            GraphConstant(c.place[1], c.place[0], c.shape, c.dtype.name, c.reason) for c in plan.parameters.constants
+        ],
     )
     record = ExportRecord(graph=graph, input_type=input_types[0] if input_types else None, input_types=input_types)
     if plan.checkpoint is None:
@@ -172,6 +177,6 @@ def _record(plan: GraphPlan, input_types: Sequence[str]) -> ExportRecord:
 
 
 def _with_batch_finding(record: ExportRecord, report: Report | None) -> ExportRecord:
-    """Returns the record with what the verification found about the graph: whether it mixes the images of a batch."""
+    """Returns the record with a result of the verification: whether the graph mixes the images of a batch."""
     mixes_batch = report is not None and report.mixes_batch
     return replace(record, graph=record.graph and replace(record.graph, mixes_batch=mixes_batch))

@@ -1,4 +1,4 @@
-"""What an export makes of a frozen graph: its inputs and outputs, and which of its constants become variables."""
+"""Plans the export of a frozen graph: its inputs and outputs, and which of its constants become variables."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from unfreeze.weights import MOVING_AVERAGE, Checkpoint, CheckpointFormat, open_
 
 @dataclass(frozen=True)
 class GraphPlan:
-    """What an export makes of a frozen graph.
+    """The plan for the export of a frozen graph.
 
     `sources` are the tensors of the checkpoint whose values the variables take, by variable; it is empty where the
     variables keep the values of the graph.
@@ -59,7 +59,7 @@ class GraphPlan:
 
     @cached_property
     def _places(self) -> Mapping[str, Place]:
-        return {parameter.name: parameter.place for parameter in self.parameters.found}
+        return {parameter.name: parameter.place for parameter in self.parameters.variables}
 
 
 def plan_graph(
@@ -72,7 +72,7 @@ def plan_graph(
     step: int | None = None,
     on_warning: OnMessage = ignore,
 ) -> GraphPlan:
-    """Reads a frozen graph, and decides what becomes of it; runs nothing of it.
+    """Reads a frozen graph and returns the plan for its export; runs nothing in it.
 
     Raises:
         UnsupportedError, SavedModelError, CheckpointError, WeightsError.
@@ -87,7 +87,7 @@ def plan_graph(
         require_harmless(frozen)
     if trained_checkpoint_prefix is None:
         parameters = find_parameters(frozen)
-        if not parameters.found:
+        if not parameters.variables:
             raise UnsupportedError(f"{graph}: no weights: none of its constants is a parameter of an operation")
         return GraphPlan(frozen, endpoints, inputs, parameters, None, {})
     checkpoint = open_checkpoint(trained_checkpoint_prefix, step)
@@ -108,14 +108,14 @@ def describe_plan(plan: GraphPlan) -> Inspection:
     """Returns what `--dry-run` prints: inputs, outputs, and each constant with the reason for its treatment."""
     inputs = {key: f"{end.tensor} {end.dtype.name}" for key, end in plan.endpoints.inputs.items()}
     outputs = {key: f"{end.tensor} {end.dtype.name}" for key, end in plan.endpoints.outputs.items()}
-    constants = constant_fields(plan.parameters.found, plan.parameters.kept)
+    constants = constant_fields(plan.parameters)
     return Inspection(
         plan.frozen.path, "frozen graph", [field("inputs", inputs), field("outputs", outputs), *constants]
     )
 
 
 def _uses_moving_averages(checkpoint: Checkpoint, pipeline_config_path: str | Path | None) -> bool:
-    """Whether the checkpoint's config asks for its moving averages; without a config it does not."""
+    """Returns whether the checkpoint's config uses moving averages; false without a config."""
     try:
         path = find_pipeline_config(checkpoint.prefix, pipeline_config_path)
     except ConfigError:
@@ -125,29 +125,29 @@ def _uses_moving_averages(checkpoint: Checkpoint, pipeline_config_path: str | Pa
 
 def _sources(parameters: Parameters, checkpoint: Checkpoint, averaged: bool) -> dict[str, str]:
     """Returns the tensor of the checkpoint whose value each variable takes."""
-    names = sorted(parameter.name for parameter in parameters.found)
+    names = sorted(parameter.name for parameter in parameters.variables)
     moving_averages = {name: name + MOVING_AVERAGE for name in names if averaged}
     return {name: key if (key := moving_averages.get(name, name)) in checkpoint.tensors else name for name in names}
 
 
 def _require_same_model(frozen: FrozenGraph, parameters: Parameters, checkpoint: Checkpoint) -> None:
     """Raises WeightsError if names, shapes and dtypes show that the graph was not frozen from this checkpoint."""
-    names = {parameter.name for parameter in parameters.found}
+    names = {parameter.name for parameter in parameters.variables}
     problems = [*_differences(parameters, checkpoint), *_missing_weights(names, checkpoint)]
     if not names:
         problems.append("no constant of the graph has the name of a tensor in the checkpoint")
     if problems:
         more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise WeightsError(
-            f"{checkpoint.prefix} does not belong to {frozen.path}: {'; '.join(problems[:3])}{more}; give the "
+            f"{checkpoint.prefix} does not belong to {frozen.path}: {'; '.join(problems[:3])}{more}; pass the "
             "checkpoint that the graph was frozen from, or omit --trained-checkpoint-prefix"
         )
 
 
 def _differences(parameters: Parameters, checkpoint: Checkpoint) -> list[str]:
-    """Describes each variable that the checkpoint has not, or has with another shape or dtype."""
+    """Describes each variable that the checkpoint lacks, or has with another shape or dtype."""
     problems = []
-    for parameter in parameters.found:
+    for parameter in parameters.variables:
         tensor = checkpoint.tensors.get(parameter.name)
         if tensor is None:
             problems.append(f"the checkpoint has no {parameter.name} {list(parameter.shape)}")
@@ -160,7 +160,7 @@ def _differences(parameters: Parameters, checkpoint: Checkpoint) -> list[str]:
 
 
 def _missing_weights(names: set[str], checkpoint: Checkpoint) -> list[str]:
-    """Describes each weight of the checkpoint that the graph has not, though it has others of the same scope."""
+    """Describes each weight of the checkpoint that the graph lacks although it has others of the same scope."""
     scopes = {name.rpartition("/")[0] for name in names}
     missing = [
         name

@@ -1,4 +1,4 @@
-"""What every export shares: it is written aside, verified, recorded in export.json, and moved into place."""
+"""The steps that every export shares: it is written aside, verified, recorded in export.json, moved into place."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CHECKPOINT_ENTRIES = ("checkpoint", f"{CHECKPOINT}.index", f"{CHECKPOINT}.data-0
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export wrote, and the report of its verification; of a dry run, only what it would export."""
+    """The result of an export: what it wrote, and the report of its verification; of a dry run, only the plan."""
 
     folder: Path
     record: ExportRecord
@@ -47,7 +47,7 @@ class Exported:
 
 @dataclass(frozen=True)
 class ExportJob:
-    """Where an export goes, and how it is verified.
+    """The destination of an export, and how it is verified.
 
     Args:
         entries: the files and folders in `target` that it writes.
@@ -75,7 +75,7 @@ class ExportJob:
 
     @contextmanager
     def staged(self) -> Iterator[StagedExport]:
-        """A folder to write into, whose entries are in `target` when the block has ended without an error."""
+        """Returns a folder to write into, whose entries move to `target` when the block ends without an error."""
         with (
             staged(self.target, self.entries, overwrite=self.overwrite) as folder,
             self._running_workers() as workers,
@@ -148,7 +148,7 @@ class StagedExport:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Turns what TensorFlow and the system raise for a file that cannot be written into an OutputError."""
+        """Raises OutputError for the errors of TensorFlow and of the system about a file that cannot be written."""
         import tensorflow as tf
 
         try:
@@ -181,7 +181,7 @@ class StagedExport:
         """Writes the HTML report, if one is wanted, and export.json with the results of the checks.
 
         Raises:
-            VerificationError: a check has failed; the HTML report is there nevertheless.
+            VerificationError: a check has failed; the HTML report is written nevertheless.
         """
         import tensorflow as tf
 

@@ -1,4 +1,4 @@
-"""Side inputs: what a Context R-CNN takes besides images, in the form of the Object Detection API's flags.
+"""Side inputs: the inputs of a Context R-CNN besides images, in the form of the Object Detection API's flags.
 
 Source: object_detection/exporter.py (parse_side_inputs, build_detection_graph).
 """
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from unfreeze.detectors import Detector
 
-# Types as the TF1 script and as the TF2 script name them; both also know strings, which no model takes.
+# Types as the TF1 script and as the TF2 script name them; both also accept strings, which no model takes.
 TYPES = {"float": "float32", "int": "int32", "tf.float32": "float32", "tf.int32": "int32"}
 
 
@@ -39,18 +39,18 @@ def parse_side_inputs(shapes: str | None, names: str | None, types: str | None) 
         raise UnfreezeError("--use-side-inputs needs --side-input-names")
     if not types:
         raise UnfreezeError("--use-side-inputs needs --side-input-types")
-    each_shape, each_name, each_type = shapes.split("/"), names.split(","), types.split(",")
-    if not len(each_shape) == len(each_name) == len(each_type):
+    shape_texts, input_names, type_names = shapes.split("/"), names.split(","), types.split(",")
+    if not len(shape_texts) == len(input_names) == len(type_names):
         raise UnfreezeError(
-            f"--side-input-shapes has {len(each_shape)} shapes (with / between them), --side-input-names "
-            f"{len(each_name)} names and --side-input-types {len(each_type)} types; give one of each per side input"
+            f"--side-input-shapes has {len(shape_texts)} shapes (with / between them), --side-input-names "
+            f"{len(input_names)} names and --side-input-types {len(type_names)} types; pass one of each per side input"
         )
-    for name in each_type:
+    for name in type_names:
         if name not in TYPES:
             raise UnfreezeError(f"--side-input-types: {name!r} is not one of {', '.join(TYPES)}")
     return {
         name: SideInput(TYPES[dtype], _parse_shape(shape))
-        for name, dtype, shape in zip(each_name, each_type, each_shape, strict=True)
+        for name, dtype, shape in zip(input_names, type_names, shape_texts, strict=True)
     }
 
 
@@ -72,12 +72,12 @@ def with_side_inputs(
     counts = {spec.shape[0] for spec in shaped.values()} | ({input_shape[0]} if shaped and input_shape else set())
     if len(counts - {None}) > 1:
         numbers = ", ".join(map(str, sorted(count for count in counts if count)))
-        raise ConfigError(f"--side-input-shapes and --input-shape ask for different numbers of images: {numbers}")
+        raise ConfigError(f"--side-input-shapes and --input-shape have different numbers of images: {numbers}")
     return replace(detector, side_inputs=shaped)
 
 
 def _shaped(name: str, spec: tf.TensorSpec, side_input: SideInput) -> tf.TensorSpec:
-    """Returns the spec of a side input with the shape that is asked for."""
+    """Returns the spec of a side input with the requested shape."""
     import tensorflow as tf
 
     dtype, shape = side_input

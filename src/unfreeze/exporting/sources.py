@@ -1,4 +1,4 @@
-"""What an export reads: a checkpoint, or a frozen graph with or without its checkpoint."""
+"""Finds the source of an export: a checkpoint, or a frozen graph with or without its checkpoint."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 Labels = tuple[Path, Mapping[int, str]]  # a label map file, and the names in it by class number
 
-ADVICE = "give the checkpoint once: as an argument, --trained-checkpoint-prefix or --trained-checkpoint-dir"
+ADVICE = "pass the checkpoint once: as an argument, --trained-checkpoint-prefix or --trained-checkpoint-dir"
 
 
 @dataclass(frozen=True)
 class Source:
-    """What is exported: a frozen graph, perhaps with the checkpoint it was made from, or a checkpoint alone."""
+    """The source of an export: a frozen graph, perhaps with the checkpoint it was made from, or a checkpoint alone."""
 
     graph: Path | None
-    checkpoint: Path | None  # as it was given: perhaps a folder
+    checkpoint: Path | None  # as passed: perhaps a folder
     prefix: Path | None  # of the checkpoint
 
 

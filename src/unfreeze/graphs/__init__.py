@@ -3,16 +3,16 @@
 from unfreeze.graphs.endpoints import Endpoint, Endpoints, find_endpoints
 from unfreeze.graphs.files import FrozenGraph, read_frozen_graph, read_graph_def
 from unfreeze.graphs.operations import require_harmless
-from unfreeze.graphs.parameters import Kept, Parameter, Parameters, find_parameters
+from unfreeze.graphs.parameters import Constant, Parameter, Parameters, find_parameters
 from unfreeze.graphs.pruning import prune
 from unfreeze.graphs.variables import GraphWithVariables, constants_to_variables
 
 __all__ = [
+    "Constant",
     "Endpoint",
     "Endpoints",
     "FrozenGraph",
     "GraphWithVariables",
-    "Kept",
     "Parameter",
     "Parameters",
     "constants_to_variables",

@@ -47,7 +47,7 @@ class Endpoints:
 def find_endpoints(
     frozen: FrozenGraph, inputs: Mapping[str, str] | None = None, outputs: Mapping[str, str] | None = None
 ) -> Endpoints:
-    """Returns the inputs and outputs: those asked for, else those of the signature, else those found by their names.
+    """Returns the inputs and outputs: those passed, else those of the signature, else those found by their names.
 
     Args:
         inputs, outputs: tensors of the graph by signature key.
@@ -56,11 +56,11 @@ def find_endpoints(
         UnsupportedError: names do not show what they are, or the graph has no such tensor.
     """
     signature = _signature(frozen)
-    asked_inputs = {key: _endpoint(frozen, tensor, "--graph-input") for key, tensor in (inputs or {}).items()}
-    asked_outputs = {key: _endpoint(frozen, tensor, "--graph-output") for key, tensor in (outputs or {}).items()}
+    passed_inputs = {key: _endpoint(frozen, tensor, "--graph-input") for key, tensor in (inputs or {}).items()}
+    passed_outputs = {key: _endpoint(frozen, tensor, "--graph-output") for key, tensor in (outputs or {}).items()}
     return Endpoints(
-        asked_inputs or _of_signature(signature.inputs if signature else {}) or _inputs_by_name(frozen),
-        asked_outputs or _of_signature(signature.outputs if signature else {}) or _outputs_by_name(frozen),
+        passed_inputs or _of_signature(signature.inputs if signature else {}) or _inputs_by_name(frozen),
+        passed_outputs or _of_signature(signature.outputs if signature else {}) or _outputs_by_name(frozen),
     )
 
 

@@ -2,7 +2,7 @@
 
 `read_frozen_graph` leaves large constants in the file, so that the weights are never in memory all at once: the node
 keeps dtype and shape, and `FrozenGraph.tensor` reads the value. The file is mapped, and only the pages that are read
-come into memory. `read_graph_def` returns the complete GraphDef, for those who run the graph.
+come into memory. `read_graph_def` returns the complete GraphDef, for code that runs the graph.
 
 Source of the field numbers: tensorflow/core/protobuf/{saved_model,meta_graph}.proto,
 tensorflow/core/framework/{graph,function}.proto.
@@ -66,7 +66,7 @@ class FrozenGraph:
         return tensor_pb2.TensorProto.FromString(bytes(data[slice(*_tensor_at(data, *self.constants[place]))]))
 
     def emptied(self, place: Place) -> bool:
-        """Whether the value of a constant was left in the file."""
+        """Returns whether the value of a constant was left in the file."""
         start, end = self.constants[place]
         return end - start > LARGE_BYTES
 
@@ -89,7 +89,7 @@ def read_frozen_graph(path: str | Path) -> FrozenGraph:
     if path.is_dir():
         folders = [folder for folder in (path, path / "saved_model") if (folder / SAVED_MODEL).is_file()]
         if not folders:
-            raise SavedModelError(f"{path}: no {SAVED_MODEL} in this folder; give the .pb file itself")
+            raise SavedModelError(f"{path}: no {SAVED_MODEL} in this folder; pass the .pb file itself")
         path = folders[0] / SAVED_MODEL
     if not path.is_file():
         raise SavedModelError(f"{path}: no such file or folder")
@@ -133,10 +133,10 @@ def _require_binary(path: Path) -> None:
         head = file.read(64)
     if head[4:8] == b"TFL3":
         raise UnsupportedError(
-            f"not supported yet: {path}: a TensorFlow Lite model; give the frozen graph or the checkpoint it is made of"
+            f"not supported yet: {path}: a TensorFlow Lite model; pass its frozen graph or checkpoint"
         )
     if head.lstrip().startswith((b"node {", b"node{", b"meta_graphs", b"saved_model_schema_version", b"library {")):
-        raise UnsupportedError(f"not supported yet: {path}: a graph in text form; give the binary .pb file")
+        raise UnsupportedError(f"not supported yet: {path}: a graph in text form; pass the binary .pb file")
 
 
 def _mapped(path: Path) -> memoryview:
@@ -237,4 +237,4 @@ def _tensor_at(data: memoryview, start: int, end: int) -> tuple[int, int]:
 
 def _field(data: memoryview, start: int, end: int, number: int) -> tuple[int, int] | None:
     """Returns first byte and end of a field of the message at `start`; None if it is absent."""
-    return next(((at, stop) for found, _, at, stop in wire.spans(data, start, end) if found == number), None)
+    return next(((at, stop) for key, _, at, stop in wire.spans(data, start, end) if key == number), None)

@@ -43,7 +43,7 @@ class Parameter:
 
 
 @dataclass(frozen=True)
-class Kept:
+class Constant:
     """A constant that stays one, and why."""
 
     place: Place
@@ -60,8 +60,8 @@ class Kept:
 class Parameters:
     """All constants of a graph: those that become variables, and those that stay constants."""
 
-    found: Sequence[Parameter]
-    kept: Sequence[Kept]
+    variables: Sequence[Parameter]
+    constants: Sequence[Constant]
 
 
 @dataclass(frozen=True)
@@ -77,12 +77,12 @@ def find_parameters(frozen: FrozenGraph, names: Mapping[str, tuple[int, ...]] | 
     """Returns which constants of the graph and its functions are parameters.
 
     Args:
-        names: the variables of the checkpoint that the graph was frozen from, with their shapes. If given, these
+        names: the variables of the checkpoint that the graph was frozen from, with their shapes. If passed, these
             constants are parameters, and no others.
     """
     flow = _Flow(frozen)
-    found: list[Parameter] = []
-    kept: list[Kept] = []
+    variables: list[Parameter] = []
+    constants: list[Constant] = []
     for place, node in flow.constants():
         tensor = node.attr["value"].tensor
         dtype, shape = tf.as_dtype(tensor.dtype), tuple(size.size for size in tensor.tensor_shape.dim)
@@ -91,10 +91,10 @@ def find_parameters(frozen: FrozenGraph, names: Mapping[str, tuple[int, ...]] | 
         else:
             reason, why_not = _by_use(flow, place, dtype, shape)
         if reason:
-            found.append(Parameter(_variable_name(flow, place), place, shape, dtype, reason))
+            variables.append(Parameter(_variable_name(flow, place), place, shape, dtype, reason))
         else:
-            kept.append(Kept(place, shape, dtype, why_not))
-    return Parameters(_distinct(found), kept)
+            constants.append(Constant(place, shape, dtype, why_not))
+    return Parameters(_distinct(variables), constants)
 
 
 def marked_name(flow: _Flow, place: Place) -> str:
@@ -122,7 +122,7 @@ def _by_name(
 
 def _by_use(flow: _Flow, place: Place, dtype: tf.DType, shape: tuple[int, ...]) -> tuple[str, str]:
     """Returns why a constant is a parameter, or else why it is not."""
-    if not flow.reaches_calls_only_known(place[0]):
+    if not flow.can_pass_variables(place[0]):
         return "", "in a function that is called in a way that cannot pass a variable to it"
     if marked_name(flow, place):
         return "frozen variable", ""
@@ -140,11 +140,11 @@ def _variable_name(flow: _Flow, place: Place) -> str:
     return read or place[1]
 
 
-def _distinct(found: Iterable[Parameter]) -> list[Parameter]:
+def _distinct(parameters: Iterable[Parameter]) -> list[Parameter]:
     """Returns the parameters with distinct names: a name that is taken gets its function in front."""
     taken: set[str] = set()
     distinct = []
-    for parameter in found:
+    for parameter in parameters:
         name = parameter.name
         if name in taken:
             name = "/".join(part for part in parameter.place if part)
@@ -156,10 +156,9 @@ def _distinct(found: Iterable[Parameter]) -> list[Parameter]:
 
 
 class _Flow:
-    """The data flow of a graph: where constants go, from node to node and into functions."""
+    """The data flow of a graph: where the values of constants go, from node to node and into functions."""
 
     def __init__(self, frozen: FrozenGraph) -> None:
-        self._frozen = frozen
         self._functions = frozen.functions()
         self._bodies: dict[str, dict[str, Any]] = {"": {node.name: node for node in frozen.nodes()}}
         for name, function in self._functions.items():
@@ -184,8 +183,8 @@ class _Flow:
         """Returns the inputs that a node's outputs go to."""
         return self._uses.get(place, ())
 
-    def reaches_calls_only_known(self, function: str) -> bool:
-        """Whether every call of the function can pass one more argument."""
+    def can_pass_variables(self, function: str) -> bool:
+        """Returns whether every call of the function can pass one more argument."""
         return function not in self._opaque
 
     def read_name(self, place: Place) -> str:
@@ -211,9 +210,9 @@ class _Flow:
         if math.prod(shape) < 2:
             return ""
         for use in self._ways(place, only_values=True):
-            what = weight_role(use.node.op, use.place)
-            if what in SUMS or (what == "parameter" and LINEAR.fullmatch(use.node.op)):
-                return f"{what} of {use.node.op} {use.node.name}"
+            role = weight_role(use.node.op, use.place)
+            if role in SUMS or (role == "parameter" and LINEAR.fullmatch(use.node.op)):
+                return f"{role} of {use.node.op} {use.node.name}"
             adds = use.node.op in ARITHMETIC and self.depends(use.function, use.node.name)
             if adds and len(_wide(shape)) == 1 and self._follows_layer(use):
                 return f"number per channel of {use.node.op} {use.node.name}"
@@ -222,12 +221,12 @@ class _Flow:
     def _judge(self, use: _Use, shape: tuple[int, ...]) -> tuple[str, str]:
         """Returns why a use makes a constant a parameter, or why it does not; twice empty if it only moves it."""
         node, boxes = use.node, bool(shape) and shape[-1] in BOX_SIZES and len(_wide(shape)) > 1
-        what = weight_role(node.op, use.place)
-        if what == "table":  # rows of boxes are gathered too, and lists of numbers
+        role = weight_role(node.op, use.place)
+        if role == "table":  # rows of boxes are gathered too, and lists of numbers
             learned = len(_wide(shape)) > 1 and not boxes
             return (f"table of {node.op} {node.name}", "") if learned else ("", f"numbers that {node.op} selects from")
-        if what:
-            return f"{what} of {node.op} {node.name}", ""
+        if role:
+            return f"{role} of {node.op} {node.name}", ""
         if not self.depends(use.function, node.name):
             return "", f"one number of {node.op} {node.name}" if math.prod(shape) == 1 else ""
         if node.op in FORMS:
@@ -283,7 +282,7 @@ class _Flow:
             yield use.function, use.node.name
 
     def depends(self, function: str, name: str) -> bool:
-        """Whether a node depends on an input of the graph or on state."""
+        """Returns whether a node depends on an input of the graph or on state."""
         return (function, name) in self._dynamic
 
     def _dependent(self) -> set[Place]:
@@ -328,7 +327,7 @@ class _Flow:
         return opaque
 
     def _follows_layer(self, use: _Use) -> bool:
-        """Whether an arithmetic operation combines a constant with the channels of a layer's output."""
+        """Returns whether an arithmetic operation combines a constant with the channels of a layer's output."""
         waiting = [
             (use.function, producer(operand))
             for place, operand in enumerate(use.node.input)

@@ -133,10 +133,10 @@ def moved_inside(image: Image.Image, corner: tuple[int, int], width: int, height
     return left, top, left + width, top + height
 
 
-def overlap(one: Rectangle, other: Rectangle) -> int:
+def overlap(first: Rectangle, second: Rectangle) -> int:
     """Returns the area that two rectangles share."""
-    width = min(one[2], other[2]) - max(one[0], other[0])
-    height = min(one[3], other[3]) - max(one[1], other[1])
+    width = min(first[2], second[2]) - max(first[0], second[0])
+    height = min(first[3], second[3]) - max(first[1], second[1])
     return max(width, 0) * max(height, 0)
 
 

@@ -13,7 +13,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 from unfreeze.errors import UnfreezeError
 from unfreeze.export_record import ExportRecord, read_record
 from unfreeze.formatting import amount, first_line, megabytes
-from unfreeze.graphs import find_parameters, read_frozen_graph, read_graph_def
+from unfreeze.graphs import Constant, Parameter, Parameters, find_parameters, read_frozen_graph, read_graph_def
 from unfreeze.inspection.inspection import Field, Inspection, field
 from unfreeze.targets.serving_responses import expected_bytes, size_findings
 from unfreeze.verification import file_checks
@@ -101,8 +101,7 @@ def inspect_graph(path: Path) -> Inspection:
 
 
 def _constant_fields_of(path: Path) -> list[Field]:
-    parameters = find_parameters(read_frozen_graph(path))
-    return constant_fields(parameters.found, parameters.kept)
+    return constant_fields(find_parameters(read_frozen_graph(path)))
 
 
 def _inputs_and_outputs(graph_def: Any, problems: list[str]) -> tuple[dict[str, TensorInfo], dict[str, TensorInfo]]:
@@ -265,22 +264,26 @@ def _signature_problems(meta_graph: MetaGraph) -> list[str]:
     return batch_mismatches(serving)
 
 
-def constant_fields(found: Sequence[Any], kept: Sequence[Any]) -> list[Field]:
+def constant_fields(parameters: Parameters) -> list[Field]:
     """Returns which constants are weights and which are not, and why; the report lists the largest first."""
-    size, kept_size = (sum(constant.size_bytes for constant in constants) for constants in (found, kept))
-    rows = [
+    variables, constants = parameters.variables, parameters.constants
+    variable_rows = [
         {"name": p.name, "node": p.place[1], "function": p.place[0], "shape": list(p.shape), "dtype": p.dtype.name,
          "reason": p.reason}
-        for p in found
+        for p in variables
     ]  # fmt: skip
-    rest = [
-        {"node": k.place[1], "function": k.place[0], "shape": list(k.shape), "dtype": k.dtype.name, "reason": k.reason}
-        for k in sorted(kept, key=lambda constant: -constant.size_bytes)
+    constant_rows = [
+        {"node": c.place[1], "function": c.place[0], "shape": list(c.shape), "dtype": c.dtype.name, "reason": c.reason}
+        for c in sorted(constants, key=lambda constant: -constant.size_bytes)
     ]
     return [
-        field("variables", rows, "\n".join([f"{amount(len(found))}, {megabytes(size)}", *_largest(rows)])),
-        field("constants", rest, "\n".join([f"{amount(len(kept))}, {megabytes(kept_size)}", *_largest(rest)])),
+        field("variables", variable_rows, "\n".join([_count_and_size(variables), *_largest(variable_rows)])),
+        field("constants", constant_rows, "\n".join([_count_and_size(constants), *_largest(constant_rows)])),
     ]
+
+
+def _count_and_size(constants: Sequence[Parameter | Constant]) -> str:
+    return f"{amount(len(constants))}, {megabytes(sum(constant.size_bytes for constant in constants))}"
 
 
 def _largest(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -124,10 +124,10 @@ def decoded_batch(
         shape: (height, width, channels) after `preprocess`, None where it is not known.
     """
 
-    def one(string: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def preprocessed_image(string: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         images, true_shapes = preprocess(decode(string)[tf.newaxis])
         return images[0], true_shapes[0]
 
     signature = (tf.TensorSpec(shape, tf.float32), tf.TensorSpec([3], tf.int32))
-    images, true_shapes = tf.map_fn(one, strings, fn_output_signature=signature, parallel_iterations=32)
+    images, true_shapes = tf.map_fn(preprocessed_image, strings, fn_output_signature=signature, parallel_iterations=32)
     return images, true_shapes

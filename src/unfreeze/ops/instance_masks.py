@@ -55,7 +55,7 @@ def surface_coordinates(
     mask_size: Pair = (masks.shape[2], masks.shape[3])
     maps = tf.concat([surfaces.part_heatmap, surfaces.coordinates], axis=3)
 
-    def one(elements: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+    def surface_of_box(elements: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
         box, image = elements
         crop = crop_and_resize(maps, box[tf.newaxis], image[tf.newaxis], mask_size)[0]
         part = tf.argmax(crop[..., :num_parts], axis=-1, output_type=tf.int32)
@@ -65,7 +65,7 @@ def surface_coordinates(
     images = tf.repeat(tf.range(shape[0]), shape[1])
     signature = (tf.TensorSpec(mask_size), tf.TensorSpec([*mask_size, 2]))
     parts, coordinates = tf.map_fn(
-        one, (tf.reshape(boxes, [-1, 4]), images), fn_output_signature=signature, parallel_iterations=2
+        surface_of_box, (tf.reshape(boxes, [-1, 4]), images), fn_output_signature=signature, parallel_iterations=2
     )
     inside = masks * tf.cast(of_class, tf.float32)[..., tf.newaxis, tf.newaxis]
     numbered = masks - inside + inside * tf.reshape(parts, shape)

@@ -145,14 +145,17 @@ def argmax_keypoints(maps: KeypointMaps, peaks: Peaks, boxes: tf.Tensor, options
     keypoint. Images are processed one by one to save memory, as in the Object Detection API.
     """
 
-    def one(elements: tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+    def keypoints_of_image(elements: tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
         return _argmax_of_image(*elements, options.gaussian_denom_ratio)
 
     regressed = regressed_keypoints(maps.regression, peaks)
     num_keypoints = maps.heatmap.shape[3]
     signature = (tf.TensorSpec([None, num_keypoints, 2]), tf.TensorSpec([None, num_keypoints]))
     points, scores = tf.map_fn(
-        one, (maps.heatmap, maps.offset, regressed, boxes), fn_output_signature=signature, parallel_iterations=1
+        keypoints_of_image,
+        (maps.heatmap, maps.offset, regressed, boxes),
+        fn_output_signature=signature,
+        parallel_iterations=1,
     )
     return Keypoints(points, scores)
 

@@ -75,7 +75,7 @@ class NmsOptions:
 
     @property
     def pads_with_first_anchor(self) -> bool:
-        """Whether padding rows contain the first anchor with the score -1, instead of zeros."""
+        """Returns whether padding rows contain the first anchor with the score -1, instead of zeros."""
         return self.use_static_shapes and not self.use_combined_nms
 
     @property

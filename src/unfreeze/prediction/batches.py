@@ -133,7 +133,7 @@ class ShardRunner:
             return [result for item in batch for result in self.run_batch([item])]
 
     def result_of(self, item: Item, outputs: Outputs) -> Result:
-        """Returns the result of an image, and writes the image with its detections if the options ask for it."""
+        """Returns the result of an image, and writes the image with its detections if the options say so."""
         image = item.image
         assert image is not None
         names = self.names or names_in_outputs(outputs)

@@ -41,7 +41,7 @@ MAX_SHOWN = 300  # characters of a response body in an error message
 
 POOL_SIZE = 8  # connections to a server
 BUSY_RETRIES = 5  # after responses 413, 429 and 503 with Retry-After
-MAX_RETRY_AFTER_S = 60.0  # a server that asks for more is retried after this
+MAX_RETRY_AFTER_S = 60.0  # the longest wait, even if a server requests a longer one
 DEFAULT_BACKOFF_S = 0.5  # if Retry-After cannot be parsed; doubles with each retry
 
 

@@ -51,7 +51,7 @@ class Shard:
 
     @property
     def is_video(self) -> bool:
-        """Whether it is one video, rather than images."""
+        """Returns whether it is one video, rather than images."""
         return is_video(self.sources[0].location)
 
 

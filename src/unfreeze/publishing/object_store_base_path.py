@@ -180,7 +180,7 @@ class ObjectStoreBasePath:
                 self._delete(claim)
 
     def _is_abandoned(self, claim: str) -> bool:
-        """Whether the process that made a claim on this machine has ended, or the claim is too old."""
+        """Returns whether the process that made a claim on this machine has ended, or the claim is too old."""
         try:
             owner = json.loads(self.read(claim) or b"{}")
             if owner.get("host") == socket.gethostname():

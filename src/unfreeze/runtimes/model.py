@@ -18,7 +18,7 @@ class Model(Protocol):
 
     @property
     def uses_gpu(self) -> bool:
-        """Whether it runs on a GPU, which is faster with larger batches."""
+        """Returns whether it runs on a GPU, which is faster with larger batches."""
 
     def run(self, images: np.ndarray) -> Outputs:
         """Returns every output for images `[N, H, W, 3]` uint8 RGB; the first dimension of each output is N.

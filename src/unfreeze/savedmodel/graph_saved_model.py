@@ -42,7 +42,7 @@ class GraphInput:
 
     @property
     def takes_pixels(self) -> bool:
-        """Whether it takes images of 0 to 255: uint8 `[N, H, W, 3]`, or floats where the name says so."""
+        """Returns whether it takes images of 0 to 255: uint8 `[N, H, W, 3]`, or floats where the name says so."""
         if self.shape.rank != 4 or self.shape[-1] not in (3, None):
             return False
         return self.dtype == tf.uint8 or (self.dtype == tf.float32 and self.placeholder in PIXELS)

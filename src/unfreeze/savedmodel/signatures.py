@@ -32,13 +32,13 @@ IMAGE_AND_BOXES = "image_and_boxes_tensor"
 BOXES = tf.TensorSpec([None, None, 4], name="boxes")
 
 
-def signatures_to_write(asked: Sequence[str], possible: Sequence[str], default: Sequence[str]) -> tuple[str, ...]:
+def signatures_to_write(requested: Sequence[str], possible: Sequence[str], default: Sequence[str]) -> tuple[str, ...]:
     """Returns the input types that get a signature, that of `serving_default` first.
 
-    If several are asked for, only these; else all that are possible, with the one asked for, or `default`, in front.
+    If several are requested, only these; else all that are possible, the requested one, or `default`, first.
     """
-    first = asked[:1] or default[:1]
-    return tuple(dict.fromkeys([*first, *(asked if len(asked) > 1 else possible)]))
+    first = requested[:1] or default[:1]
+    return tuple(dict.fromkeys([*first, *(requested if len(requested) > 1 else possible)]))
 
 
 def signature(detector: Detector, detect: Detect, input_type: str, input_shape: Shape | None) -> Any:

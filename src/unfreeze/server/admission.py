@@ -8,7 +8,7 @@ from unfreeze.server.status import StatusCode, StatusError
 
 
 class AdmissionControl:
-    """Counts the requests that are accepted and not yet answered."""
+    """Counts the requests that are accepted and not yet finished."""
 
     def __init__(self, max_requests: int, max_bytes: int) -> None:
         self.max_requests = max_requests

@@ -1,4 +1,4 @@
-"""Batching: requests that wait at the same time are answered with one call of the model.
+"""Batching: requests that wait at the same time run in one call of the model.
 
 The parameters are TensorFlow Serving's. Two things differ on purpose. Only inputs of equal shapes are put into one
 batch, where TensorFlow Serving mixes shapes and then rejects them. And if a batch fails, its requests run one by one,

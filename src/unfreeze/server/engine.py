@@ -52,7 +52,7 @@ class Engine:
         self.stopping = threading.Event()
         self.watcher = threading.Thread(target=self._watch, name="versions", daemon=True)
         self.metrics.add_gauge(
-            Metric.WAITING, "gauge", "Requests that are accepted and not yet answered.", lambda: self.admission.requests
+            Metric.WAITING, "gauge", "Requests that are accepted and not yet finished.", lambda: self.admission.requests
         )
         self.metrics.add_gauge(
             Metric.REJECTED, "counter", "Requests rejected by admission control.", lambda: self.admission.rejected

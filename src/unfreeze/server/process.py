@@ -110,7 +110,7 @@ class Server:
             self.http.start(rest_app(self.engine, self.extra_routes))
 
     def stop(self) -> None:
-        """Stops accepting requests, and returns when those that were accepted are answered."""
+        """Stops accepting requests, and returns when those that were accepted are finished."""
         self.stopping.set()
         grpc_stopped = self.grpc.stop(self._grace_s()) if self.grpc else None
         if self.http:

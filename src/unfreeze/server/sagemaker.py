@@ -46,7 +46,7 @@ MODEL_NAME, MODEL_VERSION, METHOD = "tfs-model-name", "tfs-model-version", "tfs-
 
 
 class Context(NamedTuple):
-    """What inference.py receives beside the body of a request; the fields and their order are the container's."""
+    """The second argument of inference.py's handlers; its fields and their order are the container's."""
 
     model_name: str | None
     model_version: str | None
@@ -135,7 +135,7 @@ class SageMakerServer:
             raise
 
     def stop(self) -> None:
-        """Stops accepting requests, answers those that were accepted, and removes what was unpacked."""
+        """Stops accepting requests, finishes those that were accepted, and removes the unpacked files."""
         if self.http:
             self.http.stop()
         self.server.stop()

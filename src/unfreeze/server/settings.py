@@ -64,7 +64,7 @@ def single_model(name: str, base_path: str | os.PathLike[str]) -> ModelServerCon
 def read_models(path: str | os.PathLike[str]) -> ModelServerConfig:
     """Reads the file of --model_config_file.
 
-    Raises: ConfigError if it cannot be read or is not valid, UnsupportedError if this server lacks what it asks for.
+    Raises: ConfigError if it cannot be read or is not valid, UnsupportedError if it has an unsupported field.
     """
     return checked_models(read_text_proto(path, ModelServerConfig()), os.fspath(path))
 

@@ -236,7 +236,7 @@ class Models:
         LOG.info("%s version %d is available (loaded in %.1f s)", model.name, number, time.monotonic() - started)
 
     def _unload(self, model: ServedModel, keep: set[int]) -> None:
-        """Unloads all versions but those to keep; requests in flight keep a model alive until they are answered."""
+        """Unloads all versions except those in `keep`; requests in flight keep a model alive until they end."""
         others = [version for number, version in model.versions.items() if number not in keep]
         loaded = [version for version in others if version.model is not None]
         for version in loaded:

@@ -1,4 +1,4 @@
-"""Whether a SavedModel can be deployed: its files are complete, and the servers know its operations."""
+"""Checks that a SavedModel can be deployed: its files are complete, and the servers know its operations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether the TensorFlow of a server knows every operation and attribute of a SavedModel.
+"""Finds the operations and attributes of a SavedModel that the TensorFlow of a server does not know.
 
 scripts/op_registries makes data/operations.json.gz from the libraries in TensorFlow's wheels.
 """

@@ -91,7 +91,7 @@ def package_tensorflow_serving(
 
 
 def inputs_have_one_size(saved_model: Path) -> bool:
-    """Whether any two requests to serving_default fit into one batch, as strings and images of a fixed size do."""
+    """Returns whether any two requests to serving_default fit into one batch: strings, or images of a fixed size."""
     serving_default = read_meta_graph(saved_model).signatures.get("serving_default")
     if serving_default is None:
         return False

@@ -1,4 +1,4 @@
-"""Why a part of the verification has no result."""
+"""The failure of a part of the verification."""
 
 from dataclasses import dataclass
 

@@ -35,7 +35,7 @@ def image_feeds(images: np.ndarray, tensor: TensorInfo, input_type: str | None) 
 
 
 def can_take_images(tensor: TensorInfo) -> bool:
-    """Whether an input can take images in some form."""
+    """Returns whether an input can take images in some form."""
     return bool(image_feeds(np.zeros((1, 1, 1, 3), np.uint8), tensor, None))
 
 

@@ -63,7 +63,7 @@ class MetaGraph:
     tensorflow_version: str
 
     def is_serving(self, name: str) -> bool:
-        """Whether a signature has the same tensors as `serving_default`, and so is another name for it."""
+        """Returns whether a signature has the same tensors as `serving_default`, and so is another name for it."""
         own, serving = self.signatures[name], self.signatures.get("serving_default")
         return serving is not None and (own.inputs, own.outputs) == (serving.inputs, serving.outputs)
 

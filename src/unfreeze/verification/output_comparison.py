@@ -49,7 +49,7 @@ class Difference:
 
     @property
     def ok(self) -> bool:
-        """Whether the difference is within the tolerance; NaN is not."""
+        """Returns whether the difference is within the tolerance; NaN is not."""
         return self.largest <= self.tolerance
 
     def __str__(self) -> str:
@@ -77,7 +77,7 @@ class Comparison:
 
     @property
     def ok(self) -> bool:
-        """Whether the outputs are equal within the tolerances."""
+        """Returns whether the outputs are equal within the tolerances."""
         return not self.problems
 
     def largest(self, *outputs: str) -> float:
@@ -300,12 +300,12 @@ def _difference(name: str, distances: np.ndarray, tolerance: float) -> Differenc
 
 
 def _is_per_detection(name: str) -> bool:
-    """Whether an output has a row for each detection."""
+    """Returns whether an output has a row for each detection."""
     return name.startswith("detection_")
 
 
 def _have_comparable_shapes(ours: np.ndarray, theirs: np.ndarray, per_detection: bool) -> bool:
-    """Whether the shapes are equal; the number of rows of detections may differ, since it is only padding."""
+    """Returns whether the shapes are equal; the number of rows of detections may differ, since it is only padding."""
     if per_detection and min(ours.ndim, theirs.ndim) >= 2:
         return (*ours.shape[:1], *ours.shape[2:]) == (*theirs.shape[:1], *theirs.shape[2:])
     return ours.shape == theirs.shape

@@ -104,12 +104,12 @@ class Report:
 
     @property
     def passed(self) -> bool:
-        """Whether no check failed; a skipped check does not count as failed."""
+        """Returns whether no check failed; a skipped check does not count as failed."""
         return all(check.status is not Status.FAILED for check in self.checks)
 
     @property
     def mixes_batch(self) -> bool:
-        """Whether the source graph's outputs for an image depend on the other images of the batch."""
+        """Returns whether the source graph's outputs for an image depend on the other images of the batch."""
         return any(MIXES_BATCH in check.numbers for check in self.checks)
 
     def __getitem__(self, name: str) -> Check:

@@ -22,14 +22,14 @@ INPUT_KEYS = ("inputs", "input_tensor")  # what clients of the TF1 and of the TF
 
 
 def takes_images(signature: Signature) -> bool:
-    """Whether one input can take images, and all others numbers."""
+    """Returns whether one input can take images, and all others numbers."""
     if not signature.inputs or any(tensor.dtype not in SIDE_INPUT_DTYPES for tensor in side_inputs(signature).values()):
         return False
     return can_take_images(image_input(signature)[1])
 
 
 def takes_images_or_numbers(signature: Signature) -> bool:
-    """Whether every input can take images or numbers."""
+    """Returns whether every input can take images or numbers."""
     return bool(signature.inputs) and all(
         tensor.dtype in NUMBER_DTYPES or can_take_images(tensor) for tensor in signature.inputs.values()
     )

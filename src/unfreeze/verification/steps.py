@@ -1,17 +1,17 @@
-"""What a worker process can be asked to do."""
+"""The kinds of worker processes, and the steps that they run."""
 
 from enum import Enum
 
 
 class WorkerKind(str, Enum):
-    """What a worker process loads at its start."""
+    """The kind of a worker process: what it loads when it starts."""
 
     TENSORFLOW = "tensorflow"
     C_API = "c_api"
 
 
 class Step(str, Enum):
-    """What a worker process can do; all but CPP_LOADER need TensorFlow's Python package."""
+    """A step that a worker process runs; all but CPP_LOADER need TensorFlow's Python package."""
 
     VARIABLES = "variables"
     CONSTANTS = "constants"

@@ -45,7 +45,7 @@ class Worker:
         )
         self._start_reply: Any = None  # "ready", or why the process could not start
         self._is_closed = False
-        self._replacing = threading.Lock()  # held while a new process replaces a dead one
+        self._replacing = threading.Lock()  # locked while a new process replaces a dead one
 
     def submit(self, step: Step, *arguments: object) -> "Future[Any]":
         """Queues a step. The future's result is that of the step, or a `Failure`; it never raises."""
@@ -160,7 +160,7 @@ class ForkedProcess:
 
 
 def can_fork() -> bool:
-    """Whether forks of this process can serve as workers, provided that it has not used TensorFlow yet.
+    """Returns whether forks of this process can serve as workers, provided that it has not used TensorFlow yet.
 
     TensorFlow opens a GPU as soon as it looks for one, and a fork cannot use a GPU that its parent has opened.
     """

@@ -271,7 +271,7 @@ class Branch:
 
     @property
     def quantized(self) -> bool:
-        """Whether the model is quantization-aware."""
+        """Returns whether the model is quantization-aware."""
         return self._weights.quantized
 
     def __getitem__(self, name: str) -> Branch:
@@ -293,7 +293,7 @@ class Branch:
 
     @property
     def training(self) -> bool:
-        """Whether batch normalization uses the statistics of the batch, and updates the moving ones."""
+        """Returns whether batch normalization uses the statistics of the batch, and updates the moving ones."""
         return self._weights.training and not self._frozen_statistics
 
     def weight(self, name: str, shape: Sequence[int], *, trainable: bool = True, dtype: str = "float32") -> Any:
