@@ -129,7 +129,7 @@ def test_a_damaged_data_file(run: Path, refused: Callable[..., str]) -> None:
 
 CONFIGS: tuple[tuple[str, str, str, str], ...] = (
     ("typo", "num_classes: 10", "num_clases: 10", "Ssd has no field 'num_clases', did you mean 'num_classes'?"),
-    ("value", "num_classes: 10", "num_classes: ten", "'num_classes' of Ssd is "),
+    ("value", "num_classes: 10", "num_classes: ten", "'num_classes' of Ssd must be a whole number (int32), not "),
     ("brace", "image_resizer {", "image_resizer ", "expected '{' after 'image_resizer'"),
     (
         "classes",
@@ -392,7 +392,7 @@ def test_a_picture_that_is_none(exported: Path, tmp_path: Path, refused: Callabl
 
 def test_a_folder_that_is_no_saved_model(run: Path, refused: Callable[..., str]) -> None:
     picture = DIGITS / "scenes" / "scene_00.png"
-    told = f"error: {run} has no saved_model.pb: give the folder that holds saved_model.pb, or the one above it"
+    told = f"error: {run} has no saved_model.pb: give the folder with saved_model.pb, or the one above it"
     assert refused("predict", run, picture) == told
     assert refused("verify", run) == told
 

@@ -73,7 +73,7 @@ def test_a_changed_constant_fails_the_verification(exports: dict[str, Path], tmp
     report = unfreeze.verify(folder)
     [weights] = [check for check in report.checks if check.name == "weights"]
     assert "ClassPredictor/biases" in weights.detail
-    assert "is not a constant of the graph" in weights.detail
+    assert "is not among the constants of the graph" in weights.detail
 
 
 def test_only_the_trainable_binding_has_trainable_variables(exports: dict[str, Path]) -> None:
