@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +197,23 @@ def test_prune_keeps_the_newest_and_labeled_versions(models: list[Path], tmp_pat
     assert removable_versions([1, 2, 3], 5, {}) == []
     with pytest.raises(OutputError, match="--keep 0: must be at least 1"):
         prune(tmp_path, keep=0)
+
+
+def test_base_path_without_versions_is_reported_and_not_created(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for base in (tmp_path / "missing", tmp_path / "empty"):
+        calls: list[tuple[Callable[..., object], tuple[object, ...], dict[str, Any]]] = [
+            (prune, (), {"keep": 1}),
+            (rollback, (), {}),
+            (labels, (), {}),
+            (labels, ({"stable": 1},), {}),
+            (labels, (), {"remove": ["stable"]}),
+        ]
+        for function, arguments, options in calls:
+            with pytest.raises(SavedModelError, match=re.escape(f"{base}: no versions here")):
+                function(base, *arguments, **options)
+    assert visible(tmp_path) == ["empty"]
+    assert list((tmp_path / "empty").iterdir()) == []
 
 
 def test_unknown_server_versions_are_rejected(models: list[Path], tmp_path: Path) -> None:

@@ -165,7 +165,7 @@ def test_watch_publishes_to_a_store(bucket: Bucket, tmp_path: Path, monkeypatch:
 
 def test_missing_bucket(bucket: Bucket, models: list[Path]) -> None:
     url = bucket.url.replace("models", "absent") + "/digits"
-    with pytest.raises(SavedModelError, match="no version exists here"):
+    with pytest.raises(SavedModelError, match=f"^{url}: no versions here"):
         rollback(url)
     with pytest.raises(OutputError, match=rf"^{url}: .*Does the bucket exist\?"):
         publish(models[0], url, verify=False)

@@ -138,6 +138,31 @@ def test_failed_checkpoint_is_reported_and_skipped(
     assert [path.name for path in base.iterdir() if path.name.startswith(".unfreeze-stage")] == []
 
 
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [("", "not JSON"), ("{", "not JSON"), ("[]", "not a record"), ('{"schema_version": 99}', "update unfreeze")],
+)
+def test_unreadable_record_of_a_version_is_reported(
+    exports: Exports, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str, problem: str
+) -> None:
+    run, base = tmp_path / "run", tmp_path / "base"
+    write_checkpoint(run, 100)
+    watch(run, base, once=True)
+    record = base / "1" / "export.json"
+    record.write_text(content)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["watch", str(run), str(base), "--once"])
+    assert ended.value.code == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {record}: ")
+    assert problem in line
+    assert exports.steps == [100]  # not exported and published again
+
+    record.unlink()  # what the message advises
+    watch(run, base, once=True)
+    assert exports.steps == [100, 100]
+
+
 def test_missing_training_folder(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="Expected the folder that training writes its checkpoints to"):
         watch(tmp_path / "absent", tmp_path / "base", once=True)

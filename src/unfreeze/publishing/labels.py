@@ -7,7 +7,7 @@ from pathlib import Path
 
 from unfreeze.errors import SavedModelError
 from unfreeze.publishing.base_paths import BasePath, open_base_path
-from unfreeze.publishing.version_numbers import require_version
+from unfreeze.publishing.version_numbers import require_version, require_versions
 from unfreeze.targets.model_config import (
     MODELS_CONFIG,
     ModelConfig,
@@ -32,9 +32,11 @@ def labels(
         remove: labels to remove.
 
     Raises:
-        OutputError, SavedModelError: a label is not valid or does not exist, or a version does not exist.
+        OutputError, SavedModelError: a label is not valid or does not exist, a version does not exist, or the base path
+            has no versions.
     """
     base = open_base_path(model_base_path)
+    require_versions(base.versions(), base)  # before the lock, which creates the folder
     if not assign and not remove:
         return read_labels(base)
     with base.locked():

@@ -62,9 +62,17 @@ class LocalBasePath:
             return version_folders(os.listdir(self.path)) if self.path.exists() else {}
 
     def read(self, name: str) -> bytes | None:
-        """Returns the content of a file below the base path, None if it does not exist."""
+        """Returns the content of a file below the base path, None if it does not exist.
+
+        Raises: SavedModelError if it cannot be read.
+        """
         path = self.path / name
-        return path.read_bytes() if path.is_file() else None
+        try:
+            return path.read_bytes() if path.is_file() else None
+        except OSError as error:
+            raise SavedModelError(
+                f"{path}: cannot be read ({error.strerror or error}). Check its permissions."
+            ) from None
 
     def write(self, name: str, content: bytes) -> None:
         """Writes a file of the base path, or replaces it in one step."""

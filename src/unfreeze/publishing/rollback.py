@@ -13,7 +13,7 @@ from unfreeze.export_record import read_record
 from unfreeze.publishing.base_paths import BasePath, open_base_path
 from unfreeze.publishing.labels import read_labels, write_labels
 from unfreeze.publishing.publish import Published
-from unfreeze.publishing.version_numbers import require_version
+from unfreeze.publishing.version_numbers import require_version, require_versions
 from unfreeze.publishing.version_records import original_version, records_to_publish
 
 
@@ -54,8 +54,7 @@ def rollback(
     """
     base = open_base_path(model_base_path)
     versions = base.versions()
-    if not versions:
-        raise SavedModelError(f"{base}: no version exists here")
+    require_versions(versions, base)
     newest = max(versions)
     source = require_version(to, versions, base) if to is not None else _previous(base, versions, newest)
     if source == newest:

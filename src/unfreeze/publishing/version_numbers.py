@@ -28,6 +28,15 @@ def next_version(existing: Collection[int], requested: int | None, base: object)
     return requested
 
 
+def require_versions(existing: Collection[int], base: object) -> None:
+    """Raises SavedModelError if a base path has no versions."""
+    if not existing:
+        raise SavedModelError(
+            f"{base}: no versions here (expected numbered folders such as 1/ with a SavedModel). Pass the folder that "
+            "contains the versions, such as models/NAME."
+        )
+
+
 def removable_versions(existing: Collection[int], keep: int, labels: Mapping[str, int]) -> list[int]:
     """Returns the versions that `prune` may remove: all but the `keep` newest and those that have a label.
 

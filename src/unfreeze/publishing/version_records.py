@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
 
-from unfreeze.errors import SavedModelError
 from unfreeze.export_record import RECORD, ExportRecord, parse_record
 from unfreeze.publishing.base_paths import BasePath
 
@@ -27,13 +26,15 @@ def records_to_publish(export_record: ExportRecord | None, *, copy_of: int | Non
 
 
 def export_records(base: BasePath) -> list[ExportRecord]:
-    """Returns the export record of each version that has a valid one, the oldest version first."""
+    """Returns the export record of each version that has one, the oldest version first.
+
+    Raises: SavedModelError if a record cannot be read.
+    """
     records = []
     for name in base.versions().values():
         text = base.read(f"{name}/{RECORD}")
-        if text:
-            with contextlib.suppress(SavedModelError):  # one broken record must not end `watch`
-                records.append(parse_record(text, f"{base}/{name}/{RECORD}"))
+        if text is not None:
+            records.append(parse_record(text, f"{base}/{name}/{RECORD}"))
     return records
 
 

@@ -11,10 +11,13 @@ from tempfile import TemporaryDirectory
 from unfreeze.callbacks import OnMessage, ignore
 from unfreeze.errors import CheckpointError, UnfreezeError
 from unfreeze.exporting.side_inputs import SideInput
+from unfreeze.input_types import require_known_input_types
 from unfreeze.publishing.base_paths import BasePath, open_base_path
 from unfreeze.publishing.prune import prune
 from unfreeze.publishing.publish import Published, publish
 from unfreeze.publishing.version_records import export_records
+from unfreeze.targets.model_config import require_label
+from unfreeze.targets.server_versions import parse_server_version
 from unfreeze.weights import find_checkpoints, read_index
 
 FileStamps = tuple[tuple[str, int, int], ...]  # name, size and time of each file of a checkpoint
@@ -66,7 +69,9 @@ def watch(
 
     Returns: the published versions, if `once` is true.
 
-    Raises: CheckpointError if the training folder does not exist.
+    Raises: CheckpointError if the training folder does not exist. SavedModelError if the export.json of a version
+        cannot be read: then it is not known which steps are published, and an older step could become the newest
+        version.
     """
 
     def publish_checkpoint(prefix: Path) -> Published:
@@ -104,6 +109,11 @@ def watch(
     folder = Path(training_folder)
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: does not exist. Expected the folder that training writes its checkpoints to.")
+    require_known_input_types(input_types)
+    for runtime in runtimes:
+        parse_server_version(runtime)
+    for label in labels:
+        require_label(label)
     base = open_base_path(model_base_path)
     all_published: list[Published] = []
     failed: dict[Path, FileStamps] = {}
