@@ -19,6 +19,7 @@ from unfreeze import __version__, cli, export_inference_graph, exporter_main_v2,
 from unfreeze.cli import terminal
 from unfreeze.cli.quiet_tensorflow import stderr_dropped
 from unfreeze.errors import CheckpointError, UnfreezeError, VerificationError
+from unfreeze.export_record import ExportRecord
 from unfreeze.exporting import sources
 from unfreeze.exporting.sources import find_source
 
@@ -46,7 +47,11 @@ class Recorder:
         if self.raises is not None:
             raise self.raises
         return SimpleNamespace(
-            saved_model=Path("out/saved_model"), report=None, dry_run=None, to_dict=lambda: {"step": 7}
+            saved_model=Path("out/saved_model"),
+            record=ExportRecord(),
+            report=None,
+            dry_run=None,
+            to_dict=lambda: {"step": 7},
         )
 
 
@@ -155,6 +160,32 @@ def test_every_flag_with_dashes_or_underscores(recorder: Recorder, spelling: Any
 def test_input_type_may_be_repeated(recorder: Recorder) -> None:
     assert unfreeze("export", "run", "--input_type=tf_example", "--input-type", "image_tensor") == 0
     assert recorder.options["input_types"] == ("tf_example", "image_tensor")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "value", "option", "expected"),
+    [
+        ("--input", "--graph-input", "inputs=image_tensor:0", "graph_inputs", {"inputs": "image_tensor:0"}),
+        ("--output", "--graph-output", "boxes=boxes:0", "graph_outputs", {"boxes": "boxes:0"}),
+        ("--outputs", "--kept-outputs", "detection_masks", "kept_outputs", ("detection_masks",)),
+    ],
+)
+def test_old_name_of_an_option_works_with_a_deprecation_line(
+    recorder: Recorder, capsys: pytest.CaptureFixture[str], old: str, new: str, value: str, option: str, expected: Any
+) -> None:
+    assert unfreeze("export", "run", old, value) == 0
+    assert recorder.options == ALL_DEFAULTS | {option: expected}
+    line = f"deprecated: {old} is now {new}; the old name will stop working in the next version"
+    assert capsys.readouterr().err.splitlines() == [line, "warning: odd but fine"]
+
+    assert unfreeze("export", "run", new, value) == 0
+    assert recorder.options == ALL_DEFAULTS | {option: expected}
+    assert "deprecated" not in capsys.readouterr().err
+
+    assert unfreeze("export", "run", old, value, new, value) == 2
+    assert f"{old} is the old name of {new}: give only one" in capsys.readouterr().err
+    assert unfreeze("export", "--help") == 0
+    assert f"{old} " not in capsys.readouterr().out
 
 
 def test_a_report(recorder: Recorder) -> None:

@@ -208,14 +208,13 @@ def export(source: str | None, as_json: bool, quiet: bool, **settings: Any) -> N
 
 def print_exported(exported: Exported, as_json: bool, quiet: bool) -> None:
     """Prints the checks of an export, its path, and how its weights can be used; after a dry run the plan."""
-    record = exported.to_dict()
     if exported.dry_run is not None:
-        print_result(record, str(exported.dry_run), as_json=as_json, quiet=quiet)
+        print_result(exported.to_dict(), str(exported.dry_run), as_json=as_json, quiet=quiet)
         return
     from unfreeze.weights.bindings import BINDING_DESCRIPTIONS
 
     lines = [format_report(exported.report) if exported.report else "not verified", f"exported {exported.saved_model}"]
-    binding = record.get("binding")
+    binding = exported.record.binding
     if binding in BINDING_DESCRIPTIONS:
         lines.append(f"its weights are {BINDING_DESCRIPTIONS[binding]}")
-    print_result(record, "\n".join(lines), as_json=as_json, quiet=quiet)
+    print_result(exported.to_dict(), "\n".join(lines), as_json=as_json, quiet=quiet)
