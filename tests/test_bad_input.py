@@ -209,7 +209,9 @@ def test_a_label_map_that_is_none(run: Path, refused: Callable[..., str]) -> Non
 
 def test_options_that_make_no_sense(run: Path, refused: Callable[..., str]) -> None:
     assert refused(*export(run, "--step", 7)) == f"error: {run}: no checkpoint of step 7; steps here: 8000"
-    assert refused(*export(run, "--input-type", "jpeg")).startswith("error: not supported yet: --input-type jpeg; ")
+    assert refused(*export(run, "--input-type", "jpeg")).startswith(
+        "error: not supported: --input-type jpeg. Use one of image_tensor, "
+    )
     assert "'1,2' must be four sizes" in refused(*export(run, "--input-shape", "1,2"))
 
 

@@ -12,6 +12,7 @@ import unfreeze
 from unfreeze import cli
 from unfreeze.cli.options import RenamedOption
 from unfreeze.cli.package import package
+from unfreeze.cli.serve import SAGEMAKER_OPTIONS
 
 # Command -> the public function that it calls.
 FUNCTIONS = {
@@ -55,6 +56,26 @@ def test_command_and_function_have_the_same_parameters(name: str) -> None:
     options = {param.name for param in command_of(name).params if not isinstance(param, RenamedOption)}
     parameters = set(inspect.signature(getattr(unfreeze, FUNCTIONS[name])).parameters)
     assert options - PRINTING - COMMAND_ONLY.get(name, set()) == parameters - CALLBACKS - FUNCTION_ONLY.get(name, set())
+
+
+# `serve` has two functions, since a SageMaker archive decides itself most of what the options of a server are about: in
+# one function, these arguments would have no effect beside an archive.
+SERVE_ONLY = {"model_base_path_flag"}  # the same as the argument MODEL_BASE_PATH
+SAGEMAKER_ONLY = {"sagemaker", "sagemaker_port"}
+SAGEMAKER_NAMES = {"archive": "model_base_path", "port": "sagemaker_port"}  # where the two differ
+
+
+def parameters_of(function: str) -> set[str]:
+    return set(inspect.signature(getattr(unfreeze, function)).parameters) - CALLBACKS
+
+
+def test_serve_has_the_parameters_of_its_two_functions() -> None:
+    options = {param.name for param in command_of("serve").params} - PRINTING - SERVE_ONLY
+    assert parameters_of("start_server") == parameters_of("serve") == options - SAGEMAKER_ONLY
+
+    of_archive = {SAGEMAKER_NAMES.get(name, name) for name in parameters_of("start_sagemaker")}
+    assert of_archive <= options
+    assert of_archive == SAGEMAKER_OPTIONS - PRINTING - SERVE_ONLY - {"sagemaker"}
 
 
 def test_demo_has_the_same_parameters() -> None:

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 FUNCTIONS = [
     *("diff", "evaluate", "export", "inspect", "labels", "load_detector", "package_kserve", "package_sagemaker"),
     *("package_tensorflow_serving", "predict", "predict_many", "prune", "publish", "rollback"),
-    *("serve", "start_server", "verify", "watch"),
+    *("serve", "start_sagemaker", "start_server", "verify", "watch"),
 ]
 HEAVY = ("tensorflow", "numpy", "PIL", "google.protobuf", "rich")
 

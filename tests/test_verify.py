@@ -97,29 +97,31 @@ def test_checkpoint_is_exported_again_with_a_label_map(
         calls.append(options)
         raise ConfigError("enough")
 
-    monkeypatch.setattr("unfreeze.comparison.verify_checkpoint.export_checkpoint", export_checkpoint)
+    monkeypatch.setattr("unfreeze.exporting.from_checkpoint.export_checkpoint", export_checkpoint)
     with pytest.raises(ConfigError, match="enough"):
         verify(export, against=tmp_path / "run", label_map=label_map)
     assert calls[0]["label_map"] == (label_map or exported_map)
 
 
 def test_graph_or_saved_model_is_the_reference(export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph, image = tmp_path / "frozen_inference_graph.pb", DIGITS / "scenes" / "scene_00.png"
+    graph.touch()
     calls: list[tuple[Path, dict[str, Any]]] = []
     monkeypatch.setattr(
         comparison_verify, "verify_saved_model", lambda folder, **options: calls.append((folder, options))
     )
     verify(export)
-    verify(export / "saved_model", against=tmp_path / "frozen_inference_graph.pb")
-    verify(export, against=export, images=["a.png"])
+    verify(export / "saved_model", against=graph)
+    verify(export, against=export, images=[image])
     assert {folder for folder, _ in calls} == {export / "saved_model"}
     options = [options for _, options in calls]
     assert [call.get("against") for call in options] == [
         None,
-        tmp_path / "frozen_inference_graph.pb",
+        graph,
         export / "saved_model",
     ]
     assert not any("weights" in call for call in options)
-    assert options[2]["images"] == ["a.png"]
+    assert options[2]["images"] == [image]
 
 
 @pytest.fixture(scope="module")

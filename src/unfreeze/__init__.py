@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from unfreeze.publishing.publish import publish
     from unfreeze.publishing.rollback import rollback
     from unfreeze.publishing.watch import watch
-    from unfreeze.server.serve import serve, start_server
+    from unfreeze.server.serve import serve, start_sagemaker, start_server
     from unfreeze.targets.kserve import package_kserve
     from unfreeze.targets.sagemaker import package_sagemaker
     from unfreeze.targets.tensorflow_serving import package_tensorflow_serving
@@ -51,6 +51,7 @@ __all__ = [
     "publish",
     "rollback",
     "serve",
+    "start_sagemaker",
     "start_server",
     "verify",
     "watch",
@@ -74,6 +75,7 @@ PUBLIC = {
     "publish": "unfreeze.publishing.publish",
     "rollback": "unfreeze.publishing.rollback",
     "serve": "unfreeze.server.serve",
+    "start_sagemaker": "unfreeze.server.serve",
     "start_server": "unfreeze.server.serve",
     "verify": "unfreeze.comparison.verify",
     "watch": "unfreeze.publishing.watch",

@@ -138,10 +138,6 @@ def predict(
         saved_model, images = f"sagemaker://{endpoint.removeprefix('sagemaker://')}", (saved_model, *images)
     elif not images:
         raise click.UsageError("Missing argument 'IMAGES...'.")
-    if "://" not in saved_model:
-        from unfreeze.runtimes import find_model
-
-        find_model(saved_model)  # reports a wrong path before the seconds that TensorFlow takes
     enable_for_command()
     with counting(quiet) as (on_progress, on_warning, on_advance):
         from unfreeze.prediction.predict import predict

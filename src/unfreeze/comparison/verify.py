@@ -6,11 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from unfreeze.callbacks import OnMessage, ignore
+from unfreeze.comparison.verify_checkpoint import verify_against_checkpoint
+from unfreeze.errors import SavedModelError
 from unfreeze.export_record import read_record
 from unfreeze.model_paths import is_graph_path, saved_model_folder
 from unfreeze.staging import require_writable_file
 from unfreeze.verification import Report, verify_saved_model
 from unfreeze.verification.html_report import write_html_report
+from unfreeze.verification.sample_inputs import require_images
+from unfreeze.weights import locate_checkpoint
 
 
 def verify(
@@ -44,14 +48,16 @@ def verify(
     html = Path(report_path) if report_path is not None else None
     if html is not None:
         require_writable_file(html, "--report", overwrite=overwrite)
+    require_images(images)
     if against is None:
         report = verify_saved_model(folder, images=images, on_progress=on_progress)
     elif is_graph_path(against):
-        graph = saved_model_folder(against) if Path(against).is_dir() else against
+        graph = saved_model_folder(against) if Path(against).is_dir() else Path(against)
+        if not graph.exists():
+            raise SavedModelError(f"{graph} does not exist. Pass a frozen graph (.pb), a SavedModel or a checkpoint.")
         report = verify_saved_model(folder, against=graph, images=images, on_progress=on_progress)
     else:
-        from unfreeze.comparison.verify_checkpoint import verify_against_checkpoint  # imports TensorFlow
-
+        locate_checkpoint(against)
         report = verify_against_checkpoint(folder, against, label_map, images=images, on_progress=on_progress)
     if html is not None:
         write_html_report(html, report, read_record(folder), place=folder)

@@ -10,7 +10,6 @@ from tempfile import TemporaryDirectory
 from unfreeze.callbacks import OnMessage
 from unfreeze.errors import CheckpointError, ConfigError, SavedModelError
 from unfreeze.export_record import ExportRecord, SlimmingRecord, read_record
-from unfreeze.exporting.from_checkpoint import export_checkpoint
 from unfreeze.exporting.side_inputs import SideInput
 from unfreeze.model_paths import CONFIG, find_pipeline_config
 from unfreeze.verification import ExpectedWeight, Report, WorkerProcesses, expected_constant, verify_saved_model
@@ -95,6 +94,8 @@ def export_again(
 
     Uses the pipeline.config of the checkpoint, or else the one beside the SavedModel.
     """
+    from unfreeze.exporting.from_checkpoint import export_checkpoint  # imports TensorFlow, which takes seconds
+
     override = record.config_override or ""
     try:
         config = find_pipeline_config(checkpoint.prefix, None)

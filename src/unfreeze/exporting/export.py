@@ -17,6 +17,7 @@ from unfreeze.errors import UnfreezeError, UnsupportedError
 from unfreeze.exporting.job import checkpoint_export_job, graph_export_job
 from unfreeze.exporting.side_inputs import SideInput, parse_side_inputs
 from unfreeze.exporting.sources import find_source, read_labels
+from unfreeze.input_types import require_known_input_types
 from unfreeze.model_paths import find_pipeline_config
 from unfreeze.targets.server_versions import parse_server_version
 
@@ -110,6 +111,7 @@ def export(
         if side_inputs is not None:
             raise UnfreezeError("side_inputs and use_side_inputs are two forms of the same option; give one of them")
         side_inputs = parse_side_inputs(side_input_shapes, side_input_names, side_input_types)
+    require_known_input_types(input_types)
     found = find_source(source, trained_checkpoint_prefix, trained_checkpoint_dir, step)
     if found.graph is not None:
         _reject(

@@ -17,7 +17,7 @@ from unfreeze.config import (
 from unfreeze.detectors import Detector, Forms, build_detector
 from unfreeze.detectors.build import feature_extractor, suppression_form
 from unfreeze.detectors.mismatch_diagnosis import likely_causes
-from unfreeze.errors import ConfigError, UnsupportedError
+from unfreeze.errors import ConfigError
 from unfreeze.export_record import (
     ConfigSource,
     ExportRecord,
@@ -28,11 +28,10 @@ from unfreeze.export_record import (
 from unfreeze.exporting.job import Exported, checkpoint_export_job
 from unfreeze.exporting.side_inputs import SideInput, with_side_inputs
 from unfreeze.exporting.sources import checkpoint_source, read_labels
+from unfreeze.input_types import IMAGE_AND_BOXES, INPUT_TYPES, require_known_input_types
 from unfreeze.memory import release_memory
 from unfreeze.model_paths import CONFIG, find_pipeline_config
 from unfreeze.savedmodel import (
-    IMAGE_AND_BOXES,
-    INPUT_TYPES,
     signatures_to_write,
     trace,
     variable_key,
@@ -78,7 +77,7 @@ def export_checkpoint(
         UnfreezeError: one of its subclasses (errors.py); nothing is left behind. VerificationError: a check failed.
     """
     slimming = Slimming(tuple(kept_outputs), score_threshold, max_detections)
-    _require_known_input_types(input_types)
+    require_known_input_types(input_types)
     servers = tuple(map(parse_server_version, runtimes))
     forms = Forms(suppression_form(suppression))
     opened = open_checkpoint(checkpoint, step)
@@ -209,14 +208,6 @@ def _record(
         moving_averages=MovingAverages(averaged, weights.without_moving_average),
         unused=weights.unused(),
     )
-
-
-def _require_known_input_types(input_types: Sequence[str]) -> None:
-    for name in input_types:
-        if name not in (*INPUT_TYPES, IMAGE_AND_BOXES):
-            raise UnsupportedError(
-                f"not supported yet: --input-type {name}; supported: {', '.join([*INPUT_TYPES, IMAGE_AND_BOXES])}"
-            )
 
 
 def _signatures(detector: Detector, input_types: Sequence[str]) -> tuple[str, ...]:

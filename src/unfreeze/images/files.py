@@ -3,6 +3,8 @@
 import io
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +23,23 @@ def read_image(path: str | Path, encoded: bytes | None = None) -> Image.Image:
 
     Raises: ImageError if the file is missing, incomplete, or not an image.
     """
+    with image_errors(path), Image.open(path if encoded is None else io.BytesIO(encoded)) as opened:
+        opened.load()
+        upright = ImageOps.exif_transpose(opened)
+        return to_eight_bits(upright).convert("RGB")
+
+
+def require_image(path: str | Path) -> None:
+    """Raises ImageError if the file is missing or does not start as an image does; reads only its start."""
+    with image_errors(path), Image.open(path):
+        pass
+
+
+@contextmanager
+def image_errors(path: str | Path) -> Iterator[None]:
+    """Raises what Pillow raises in the block as an ImageError."""
     try:
-        with Image.open(path if encoded is None else io.BytesIO(encoded)) as opened:
-            opened.load()
-            upright = ImageOps.exif_transpose(opened)
-            return to_eight_bits(upright).convert("RGB")
+        yield
     except UnidentifiedImageError:
         raise ImageError(f"{path} is not an image. Pass a JPEG, PNG, GIF, BMP, WebP or TIFF file.") from None
     except FileNotFoundError:

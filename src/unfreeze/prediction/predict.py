@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from unfreeze.images import (
     draw_detections,
     is_image_collection,
     read_image,
+    require_image,
     write_image,
 )
 from unfreeze.prediction.backends import open_backend, resolve_model
@@ -176,28 +178,44 @@ def predict_files(
     on_advance: OnAdvance | None = None,
     on_failure: OnFailure | None = None,
 ) -> Predictions:
-    """Runs a detector on image files one by one; the arguments are those of `predict`."""
+    """Runs a detector on image files one by one; the arguments are those of `predict`.
+
+    Images that do not exist or are no images are reported before the model is loaded, which takes seconds.
+    """
     on_progress = on_progress or ignore
     location, names = resolve_model(model, label_map)
-    on_progress(f"{'connecting to' if is_address(location) else 'loading'} {location}")
-    backend = open_backend(location, min_score)
     predictions = Predictions()
-    for number, (path, target) in enumerate(zip(paths, drawn_paths(paths, output_directory), strict=True), start=1):
-        on_progress(f"image {number} of {len(paths)}: {path}")
+
+    @contextmanager
+    def failures_of(path: Path) -> Iterator[None]:
         try:
+            yield
+        except UnfreezeError as error:
+            if on_failure is None:
+                raise
+            predictions.failures.append((str(path), error))
+            on_failure(str(path), error)
+
+    readable: list[tuple[Path, Path]] = []
+    for path, target in zip(paths, drawn_paths(paths, output_directory), strict=True):
+        with failures_of(path):
+            require_image(path)
             if draw and target.exists() and not overwrite:
                 raise OutputError(f"{target} exists already. Pass --overwrite, or another --output-directory.")
+            readable.append((path, target))
+    if not readable:
+        return predictions
+    on_progress(f"{'connecting to' if is_address(location) else 'loading'} {location}")
+    backend = open_backend(location, min_score)
+    for number, (path, target) in enumerate(readable, start=1 + len(paths) - len(readable)):
+        on_progress(f"image {number} of {len(paths)}: {path}")
+        with failures_of(path):
             image = read_image(path)
             [outputs] = backend.run([Source(str(path), str(path))], [image])
             detections = tuple(parse_detections(outputs, image, names or names_in_outputs(outputs), min_score))
             if draw:
                 write_image(draw_detections(image, detections, magnify), target)
             predictions.append(Prediction(path, image.width, image.height, detections, target if draw else None))
-        except UnfreezeError as error:
-            if on_failure is None:
-                raise
-            predictions.failures.append((str(path), error))
-            on_failure(str(path), error)
         if on_advance is not None:
             on_advance(number, len(paths))
     return predictions

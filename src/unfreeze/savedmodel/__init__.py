@@ -7,12 +7,10 @@ from unfreeze.savedmodel.graph_saved_model import (
     write_graph_saved_model,
 )
 from unfreeze.savedmodel.objects import variable_key
-from unfreeze.savedmodel.signatures import IMAGE_AND_BOXES, INPUT_TYPES, signatures_to_write
+from unfreeze.savedmodel.signatures import signatures_to_write
 from unfreeze.savedmodel.writer import Exportable, save_tensors, trace, write_fingerprint, write_saved_model
 
 __all__ = [
-    "IMAGE_AND_BOXES",
-    "INPUT_TYPES",
     "Exportable",
     "GraphInput",
     "as_tensor",

@@ -18,11 +18,12 @@ from tensorflow.core.framework import attr_value_pb2
 from unfreeze.errors import UnsupportedError
 from unfreeze.graphs import Endpoint, GraphWithVariables, Parameter
 from unfreeze.graphs.operations import op_def, output_names
+from unfreeze.input_types import INPUT_TYPES
 from unfreeze.memory import release_memory
 from unfreeze.ops import images as ops
 from unfreeze.savedmodel.network import WrittenFunction, network_function, written
 from unfreeze.savedmodel.objects import Handle
-from unfreeze.savedmodel.signatures import INPUT_TYPES, by_name, named, traced
+from unfreeze.savedmodel.signatures import DTYPE_AND_DECODER, by_name, named, traced
 from unfreeze.savedmodel.writer import save_values, write_signatures
 from unfreeze.weights.bindings import anonymous_variable
 
@@ -170,7 +171,7 @@ def _signatures(inputs: Sequence[GraphInput], detect: Callable[..., Any], input_
 
 def _converting(graph_input: GraphInput, own: Any, input_type: str) -> Any:
     """Returns the signature of another input type, which calls the one that takes pixels."""
-    dtype, decode = INPUT_TYPES[input_type]
+    dtype, decode = DTYPE_AND_DECODER[input_type]
     if decode is None:
         spec = tf.TensorSpec(graph_input.shape, dtype, name=graph_input.key)
         return traced(lambda images: own(_pixels(images, graph_input.dtype)), [spec])

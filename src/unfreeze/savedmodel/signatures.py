@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
+from unfreeze.input_types import ENCODED_IMAGE, FLOAT_IMAGE_TENSOR, IMAGE_TENSOR, TF_EXAMPLE
 from unfreeze.ops import images as ops
 
 if TYPE_CHECKING:
@@ -19,16 +20,13 @@ Detect = Callable[..., dict[str, tf.Tensor]]
 ANY_SHAPE = (None, None, None, 3)
 
 # Input type -> dtype, and the function that decodes a string to an image (None for pixels).
-INPUT_TYPES: dict[str, tuple[tf.DType, Callable[[tf.Tensor], tf.Tensor] | None]] = {
-    "image_tensor": (tf.uint8, None),
-    "float_image_tensor": (tf.float32, None),
-    "encoded_image_string_tensor": (tf.string, ops.decode_image),
-    "tf_example": (tf.string, ops.decode_tf_example),
+DTYPE_AND_DECODER: dict[str, tuple[tf.DType, Callable[[tf.Tensor], tf.Tensor] | None]] = {
+    IMAGE_TENSOR: (tf.uint8, None),
+    FLOAT_IMAGE_TENSOR: (tf.float32, None),
+    ENCODED_IMAGE: (tf.string, ops.decode_image),
+    TF_EXAMPLE: (tf.string, ops.decode_tf_example),
 }
 
-
-# Images with boxes: the detector returns masks of these boxes.
-IMAGE_AND_BOXES = "image_and_boxes_tensor"
 BOXES = tf.TensorSpec([None, None, 4], name="boxes")
 
 
@@ -47,7 +45,7 @@ def signature(detector: Detector, detect: Detect, input_type: str, input_shape: 
     `input_shape` fixes the shape of the pixels; decoded images are resized to its height and width first. The side
     inputs of the detector are further arguments; if their N is fixed, so is that of the images.
     """
-    dtype, decode = INPUT_TYPES[input_type]
+    dtype, decode = DTYPE_AND_DECODER[input_type]
     side = list(detector.side_inputs.values())
     num_images = input_shape[0] if input_shape else next((spec.shape[0] for spec in side if spec.shape[0]), None)
     if decode is None:

@@ -20,10 +20,11 @@ from tensorflow.core.framework import function_pb2
 from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
 from unfreeze import protobuf_wire as wire
+from unfreeze.input_types import IMAGE_AND_BOXES
 from unfreeze.savedmodel.graph import MainGraph
 from unfreeze.savedmodel.network import WrittenFunction
 from unfreeze.savedmodel.objects import Handle, ObjectGraph, variable_key
-from unfreeze.savedmodel.signatures import BOXES, IMAGE_AND_BOXES, Shape, called, named, signature, with_boxes
+from unfreeze.savedmodel.signatures import BOXES, Shape, called, named, signature, with_boxes
 
 if TYPE_CHECKING:  # the export of a frozen graph imports no detector
     from unfreeze.detectors import Detector

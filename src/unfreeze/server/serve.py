@@ -1,16 +1,19 @@
-"""Starts a server for a folder of versions, or for a SageMaker archive: the library function behind each command."""
+"""Starts a server for folders of versions, or for a SageMaker archive.
+
+Faults of the arguments and of the files that they name are reported before TensorFlow is imported, which takes seconds.
+"""
+
+from __future__ import annotations
 
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from unfreeze.callbacks import OnMessage, ignore
 from unfreeze.errors import ArchiveError, ConfigError, SavedModelError, UnsupportedError
-from unfreeze.server.process import Server, wait_for_signal
-from unfreeze.server.rest import alive
-from unfreeze.server.sagemaker import SageMakerServer
 from unfreeze.server.settings import (
     METRICS_PATH,
     Batching,
@@ -20,7 +23,10 @@ from unfreeze.server.settings import (
     read_models,
     single_model,
 )
-from unfreeze.web import routes
+
+if TYPE_CHECKING:
+    from unfreeze.server.process import Server
+    from unfreeze.server.sagemaker import SageMakerServer
 
 # How often Python switches threads. Rejections and small responses wait for threads that parse large requests: at four
 # times the possible load, Python's default of 5 ms doubles the time of a rejection and costs a third of the responses.
@@ -121,6 +127,10 @@ def start_server(
         max_request_bytes=max_request_bytes,
         max_image_pixels=max_image_pixels,
     )
+    from unfreeze.server.process import Server  # imports TensorFlow
+    from unfreeze.server.rest import alive
+    from unfreeze.web import routes
+
     server = Server(settings)
     server.extra_routes += routes(server.find_version, alive)
     server.start()
@@ -158,6 +168,8 @@ def start_sagemaker(
     """
     if not Path(archive).exists():
         raise ArchiveError(f"{archive} does not exist. Pass a model.tar.gz, or a folder unpacked from one.")
+    from unfreeze.server.sagemaker import SageMakerServer  # imports TensorFlow
+
     server = SageMakerServer(
         archive,
         host=host,
@@ -182,12 +194,16 @@ def page_address(server: Server) -> str | None:
 
 def addresses(server: Server | SageMakerServer) -> str:
     """Returns the addresses of a server, one on each line."""
+    from unfreeze.server.process import Server
+
     address = page_address(server) if isinstance(server, Server) else None
     return "\n".join([str(server), *([f"page {address}"] if address else [])])
 
 
 def wait_until_stopped(server: Server | SageMakerServer) -> None:
     """Waits for SIGTERM or Ctrl-C, then stops the server."""
+    from unfreeze.server.process import wait_for_signal
+
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     try:
         wait_for_signal()

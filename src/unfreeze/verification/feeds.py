@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from unfreeze import protobuf_wire as wire
+from unfreeze.input_types import ENCODED_IMAGE, TF_EXAMPLE
 from unfreeze.verification.meta_graph import TensorInfo
 
 Feed = np.ndarray | list[bytes]
 
-ENCODED_IMAGE, TF_EXAMPLE = "encoded_image_string_tensor", "tf_example"
 STRING_INPUT_TYPES = (ENCODED_IMAGE, TF_EXAMPLE)
 SIDE_INPUT_DTYPES = ("float32", "float64", "float16", "int32", "int64")
 NUMBER_DTYPES = (*SIDE_INPUT_DTYPES, "uint8", "int8", "int16", "uint16", "bool")

@@ -71,6 +71,15 @@ def with_mirror_image(image: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(np.stack([image, image[:, ::-1]]))
 
 
+def require_images(images: Sequence[str | Path]) -> None:
+    """Raises ImageError if one of the files is missing or is not an image."""
+    if images:
+        from unfreeze.images import require_image  # imports Pillow, which most exports do not need
+
+        for path in images:
+            require_image(path)
+
+
 def _read_resized(path: Path, size: tuple[int, int] | None) -> np.ndarray:
     """`-> [H, W, 3]` uint8 RGB, upright, resized to `size` (H, W) where the model takes one size only."""
     from unfreeze.images import read_image  # imports Pillow, which most exports do not need
