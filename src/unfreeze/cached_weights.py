@@ -226,7 +226,9 @@ class _Walk:
         self.offender: str | None = None
         self.written: set[Value] = set()  # the handles of variables that a request assigns
         self._numbers: dict[Hashable, int] = {}
-        self._shared_names: dict[Value, str] = {}  # of variables: operations with one shared name share a variable
+        self._shared_names: dict[
+            Value, str
+        ] = {}  # the shared_name of variables: operations with one shared name share a variable
         self.forget()
 
     def forget(self) -> None:

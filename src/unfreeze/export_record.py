@@ -93,7 +93,7 @@ class GraphSource:
 
 @dataclass(frozen=True)
 class MovingAverages:
-    """How many variables have the value of a moving average, and the variables that had none."""
+    """The number of variables with the value of a moving average, and the variables that had none."""
 
     used: int = 0
     missing: Sequence[str] = ()
@@ -101,7 +101,7 @@ class MovingAverages:
 
 @dataclass(frozen=True)
 class SlimmingRecord:
-    """What was removed from the outputs (savedmodel/slimming.py)."""
+    """The outputs and detections that were removed (savedmodel/slimming.py)."""
 
     kept_outputs: Sequence[str] = ()
     score_threshold: float | None = None

@@ -1,4 +1,4 @@
-"""What a path of a model or a checkpoint stands for. Imports no TensorFlow."""
+"""Resolves the paths of models and configs. Imports no TensorFlow."""
 
 from pathlib import Path
 
@@ -20,11 +20,11 @@ def saved_model_folder(path: str | Path) -> Path:
     folder = Path(path)
     if folder.name == SAVED_MODEL:
         folder = folder.parent
-    found = _saved_model_in(folder)
-    if found is None:
-        what = f"has no {SAVED_MODEL}" if folder.is_dir() else "is a file" if folder.exists() else "does not exist"
-        raise SavedModelError(f"{folder} {what}: give the folder with {SAVED_MODEL}, or the one above it")
-    return found
+    saved_model = _saved_model_in(folder)
+    if saved_model is None:
+        problem = f"has no {SAVED_MODEL}" if folder.is_dir() else "is a file" if folder.exists() else "does not exist"
+        raise SavedModelError(f"{folder} {problem}: give the folder with {SAVED_MODEL}, or the one above it")
+    return saved_model
 
 
 def is_graph_path(path: str | Path) -> bool:
@@ -36,12 +36,6 @@ def is_graph_path(path: str | Path) -> bool:
     if not path.is_dir():
         return path.suffix == ".pb"
     return _saved_model_in(path) is not None and not find_checkpoints(path)
-
-
-def is_frozen_graph_file(path: str | Path) -> bool:
-    """Returns whether a path stands for a graph in a file of its own rather than a SavedModel."""
-    path = Path(path)
-    return path.suffix == ".pb" and path.name != SAVED_MODEL
 
 
 def find_pipeline_config(prefix: Path, pipeline_config_path: str | Path | None) -> Path:

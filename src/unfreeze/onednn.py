@@ -110,7 +110,7 @@ def _decide(model: str | os.PathLike[str], find_problem: Callable[[], str | None
         if problem is None and value is None:
             os.environ[ASSUME_FROZEN_WEIGHTS] = "1"
         elif problem and value is None:
-            _declined = True  # nor may a later model set it: kernels of this one may be created after that
+            _declined = True  # a later model may not set it either: kernels of this model may be created after that
         elif problem:
             raise SavedModelError(
                 f"{model}: {problem}, and with {ASSUME_FROZEN_WEIGHTS}=1, which is in effect in this process, the "

@@ -116,7 +116,7 @@ def _pool(x: tf.Tensor) -> tf.Tensor:
 
 
 def _subsampled(x: tf.Tensor, stride: int) -> tf.Tensor:
-    """Every `stride`th pixel."""
+    """Returns every `stride`th pixel of each row and column."""
     return x if stride == 1 else tf.nn.max_pool2d(x, 1, stride, "VALID")
 
 

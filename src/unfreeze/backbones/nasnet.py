@@ -45,7 +45,7 @@ class Cell(NamedTuple):
 
 
 def _separable(x: tf.Tensor, p: Branch, filters: int, stride: int, layers: Layers, *, size: int) -> tf.Tensor:
-    """Twice: activation, separable convolution, batch normalization."""
+    """Applies twice: activation, separable convolution, batch normalization."""
     for i in (1, 2):
         scope, norm = f"separable_{size}x{size}_{i}", p[f"bn_sep_{size}x{size}_{i}"]
         x = _normalized(separable_conv, tf.nn.relu(x), p[scope], norm, filters, size, stride if i == 1 else 1, layers)
@@ -60,7 +60,7 @@ def _pool(
 
 
 def _none(x: tf.Tensor, p: Branch, filters: int, stride: int, layers: Layers) -> tf.Tensor:
-    """The identity; a convolution if stride or depth change."""
+    """Returns the input; or a convolution of it, if stride or depth change."""
     if stride == 1 and x.shape[3] == filters:
         return x
     return _normalized(conv, tf.nn.relu(x), p["1x1"], p["bn_1"], filters, 1, stride, layers)
@@ -186,7 +186,7 @@ def _normalized(
     stride: int,
     layers: Layers,
 ) -> tf.Tensor:
-    """A convolution and the batch normalization that follows it, folded if there is nothing in between."""
+    """Applies a convolution and the batch normalization that follows it, folded if nothing is in between."""
     if layers.style == LAYERS.style:
         return layer(x, p, filters, size, stride=stride, style=Style(layers.norm, None), statistics=norm)
     return batch_norm(layer(x, p, filters, size, stride=stride, style=layers.style), norm, layers.norm)

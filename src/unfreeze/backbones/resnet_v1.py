@@ -191,7 +191,7 @@ def _conv_same(
     style: Style,
     statistics: Branch | None = None,
 ) -> tf.Tensor:
-    """A convolution whose padding does not depend on the stride."""
+    """Returns a convolution whose padding does not depend on the stride."""
     if stride == 1:
         return conv(x, p, filters, kernel_size, rate=rate, style=style, statistics=statistics)
     padded = fixed_padding(x, kernel_size, rate)
@@ -201,5 +201,5 @@ def _conv_same(
 
 
 def _subsampled(x: tf.Tensor, stride: int) -> tf.Tensor:
-    """Every `stride`th pixel."""
+    """Returns every `stride`th pixel of each row and column."""
     return x if stride == 1 else tf.nn.max_pool2d(x, 1, stride, "SAME")

@@ -176,7 +176,7 @@ def _joined(
 
 
 def _resampled(x: tf.Tensor, p: Branch, filters: int, levels: int, use_explicit_padding: bool) -> tf.Tensor:
-    """A 1 x 1 convolution and a change by `levels` levels: upsampling after it, or pooling before it."""
+    """Applies a 1 x 1 convolution and a change by `levels` levels: upsampling after it, or pooling before it."""
     if levels > 0:
         return nearest_neighbor_upsampling(conv(x, p["1x1_before_upsample"], filters, 1, style=LINEAR), 2**levels)
     if levels == 0:
@@ -205,7 +205,7 @@ def _layer(x: tf.Tensor, p: Branch, layer: Layer, filters: int, use_explicit_pad
 
 
 def _grouped(x: tf.Tensor, p: Branch, layer: FusedIbn, padding: str) -> tf.Tensor:
-    """A quantized convolution of each group of channels. The OD API quantizes it even without graph_rewriter."""
+    """Convolves each group of channels, quantized: the OD API quantizes here even without graph_rewriter."""
     filters = x.shape[3] // layer.groups * layer.expansion_rate
     slices = [
         conv(part, p[f"slice_{i}"], filters, layer.kernel_size, stride=layer.stride, padding=padding, style=SLICE)

@@ -21,7 +21,7 @@ from unfreeze.errors import ConfigError, UnsupportedError
 from unfreeze.necks.center import UPSAMPLINGS, deconvolutions, top_down
 from unfreeze.ops.branch import Branch
 
-STRIDE = 4  # of every extractor
+STRIDE = 4  # the stride of the maps of every extractor
 
 # Filters of the maps at strides 32, 16, 8 and 4.
 RESNET_TOP_DOWN = (256, 256, 128, 64)
@@ -38,7 +38,7 @@ class CenterNetExtractor:
     features: Callable[
         [tf.Tensor, Branch, messages.CenterNetFeatureExtractor], list[tf.Tensor]
     ]  # preprocessed images, weights, message -> maps
-    normalize: Normalize = tf.identity  # after channel_means and channel_stds
+    normalize: Normalize = tf.identity  # applied after channel_means and channel_stds
 
 
 def normalization(config: messages.CenterNetFeatureExtractor, extractor: CenterNetExtractor) -> Normalize:
@@ -114,7 +114,7 @@ def _mobilenet_v2_fpn(
 
 
 def _mobilenet_stages(x: tf.Tensor, p: Branch, config: messages.CenterNetFeatureExtractor) -> dict[str, tf.Tensor]:
-    """A `depth_multiplier` above 1 does not widen the last layer."""
+    """Returns the stages of MobileNet v2, whose last layer a `depth_multiplier` above 1 does not widen."""
     alpha = config.depth_multiplier
     blocks = [
         (expansion, mobilenet.divisible(int(filters * alpha)), stride)
@@ -137,7 +137,7 @@ def _blue_first(x: tf.Tensor) -> tf.Tensor:
 
 
 def _unit_range(x: tf.Tensor) -> tf.Tensor:
-    """0..255 -> -1..1, in the order of operations of Keras (mode "tf")."""
+    """Returns 0..255 as -1..1, in the order of operations of Keras (mode "tf")."""
     return x / 127.5 - 1.0
 
 

@@ -30,7 +30,7 @@ from unfreeze.ops.keypoints import (
     rescored,
 )
 
-STD_DEV_DEFAULT = 1.0  # of a keypoint that is not in keypoint_label_to_std
+STD_DEV_DEFAULT = 1.0  # for a keypoint that is not in keypoint_label_to_std
 
 
 @dataclass(frozen=True)
@@ -196,11 +196,11 @@ def _heads(
 
 def _check_ranking(where: str, config: messages.CenterNet.KeypointEstimation, argmax: bool, has_boxes: bool) -> None:
     mode = config.candidate_ranking_mode
-    known = (ARGMAX_RANKING,) if argmax else tuple(RANKINGS)
-    if mode not in known:
+    modes = (ARGMAX_RANKING,) if argmax else tuple(RANKINGS)
+    if mode not in modes:
         raise ConfigError(
             f"{where}: candidate_ranking_mode is {mode!r}; set it to "
-            f"{' or '.join(known)}{' with argmax_postprocessing' if argmax else ''}"
+            f"{' or '.join(modes)}{' with argmax_postprocessing' if argmax else ''}"
         )
     if (argmax or mode in RANKINGS_BY_BOXES) and not has_boxes:
         raise ConfigError(f"{where}: candidate_ranking_mode {mode} needs boxes; add an object_detection_task")

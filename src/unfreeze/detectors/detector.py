@@ -14,7 +14,7 @@ Tensors = dict[str, tf.Tensor]
 
 @dataclass(frozen=True)
 class Forms:
-    """How a detector computes its results, where several ways give the same results.
+    """The ways in which a detector computes its results, where several ways have the same results.
 
     `suppression`: the form of non-maximum suppression. `whole_maps`: whether a CenterNet computes its heads at every
     pixel, which training needs, or only at the peaks that become detections.
@@ -41,7 +41,7 @@ class Detector:
     predict: Callable[..., Tensors]
     postprocess: Callable[[Tensors, tf.Tensor], Tensors]
     preprocessed_shape: tuple[int | None, int | None, int]  # None where it depends on the image
-    input_name: str  # of `serving_default`, as in exports of the Object Detection API for this generation
+    input_name: str  # the input of `serving_default`, as in exports of the Object Detection API for this generation
     # Inputs besides images, by name, N first; every signature takes them too.
     side_inputs: Mapping[str, tf.TensorSpec] = field(default_factory=dict)
     masks_of_boxes: Callable[[Tensors, tf.Tensor, tf.Tensor], Tensors] | None = None

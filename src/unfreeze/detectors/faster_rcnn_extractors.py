@@ -41,7 +41,7 @@ class FasterRcnnExtractor:
 
 
 def faster_rcnn_resnet_v1(architecture: str) -> FasterRcnnExtractor:
-    """First stage: blocks 1 to 3; second stage: block 4.
+    """Returns the extractor with blocks 1 to 3 in the first stage and block 4 in the second.
 
     The Object Detection API builds block 4 in the first stage too, where nothing uses it.
     """
@@ -60,7 +60,7 @@ def faster_rcnn_resnet_v1(architecture: str) -> FasterRcnnExtractor:
 
 
 def faster_rcnn_inception_v2() -> FasterRcnnExtractor:
-    """First stage: to Mixed_4e; second stage: Mixed_5. The stride is always 16."""
+    """Returns the extractor with the layers to Mixed_4e in the first stage and Mixed_5 in the second, of stride 16."""
 
     def first_stage(x: tf.Tensor, p: Branch, config: messages.FasterRcnnFeatureExtractor) -> list[tf.Tensor]:
         return [inception_v2_first_stage(x, p["InceptionV2"])["Mixed_4e"]]
@@ -73,7 +73,7 @@ def faster_rcnn_inception_v2() -> FasterRcnnExtractor:
 
 
 def faster_rcnn_inception_resnet_v2() -> FasterRcnnExtractor:
-    """First stage: to PreAuxLogits; second stage: the rest."""
+    """Returns the extractor with the layers to PreAuxLogits in the first stage and the rest in the second."""
 
     def first_stage(x: tf.Tensor, p: Branch, config: messages.FasterRcnnFeatureExtractor) -> list[tf.Tensor]:
         stride = config.first_stage_features_stride
@@ -86,7 +86,7 @@ def faster_rcnn_inception_resnet_v2() -> FasterRcnnExtractor:
 
 
 def faster_rcnn_nas() -> FasterRcnnExtractor:
-    """First stage: to Cell_11; second stage: the rest.
+    """Returns the extractor with the layers to Cell_11 in the first stage and the rest in the second.
 
     A cell takes two maps, so the map between the stages is two maps concatenated along the channels.
     """
@@ -104,7 +104,7 @@ def faster_rcnn_nas() -> FasterRcnnExtractor:
 
 
 def faster_rcnn_pnas() -> FasterRcnnExtractor:
-    """First stage: to Cell_7; second stage: the rest.
+    """Returns the extractor with the layers to Cell_7 in the first stage and the rest in the second.
 
     A cell takes two maps, so the map between the stages is two maps concatenated along the channels.
     """

@@ -22,7 +22,7 @@ from unfreeze.ops.branch import Branch
 from unfreeze.ops.layers import PLAIN, fully_connected, pad_to_multiple
 from unfreeze.ops.normalization import BatchNorm, batch_norm
 
-FPN_LEVELS = (2, 6)  # without an `fpn` message
+FPN_LEVELS = (2, 6)  # (min_level, max_level) without an `fpn` message
 FPN_DEPTH = 256
 COARSEST_BLOCK = 5  # the level of block4
 CONV5_DEPTHS = (512, 2048)
@@ -31,7 +31,7 @@ DENSE = replace(PLAIN, activation=tf.nn.relu)
 
 
 def faster_rcnn_resnet_v1_keras(architecture: str) -> FasterRcnnExtractor:
-    """First stage: blocks 1 to 3; second stage: block 4."""
+    """Returns the extractor with blocks 1 to 3 in the first stage and block 4 in the second."""
 
     def first_stage(x: tf.Tensor, p: Branch, config: messages.FasterRcnnFeatureExtractor) -> list[tf.Tensor]:
         return [keras_resnet_v1(x, p, UNITS[architecture][:3])["block3"]]
@@ -44,7 +44,10 @@ def faster_rcnn_resnet_v1_keras(architecture: str) -> FasterRcnnExtractor:
 
 
 def faster_rcnn_resnet_v1_fpn_keras(architecture: str) -> FasterRcnnExtractor:
-    """First stage: a pyramid on all blocks; second stage: two dense layers on each crop. The stride has no effect."""
+    """Returns the extractor with a pyramid in the first stage and two dense layers for each crop in the second.
+
+    `first_stage_features_stride` has no effect.
+    """
 
     def first_stage(x: tf.Tensor, p: Branch, config: messages.FasterRcnnFeatureExtractor) -> list[tf.Tensor]:
         style, (min_level, max_level) = keras_style(config.conv_hyperparams), _fpn_levels(config)
@@ -92,7 +95,7 @@ def _fpn_levels(config: messages.FasterRcnnFeatureExtractor) -> tuple[int, int]:
 
 
 def faster_rcnn_inception_resnet_v2_keras() -> FasterRcnnExtractor:
-    """First stage: to block17_20; second stage: the rest. Both are padded.
+    """Returns the extractor with the layers to block17_20 in the first stage and the rest in the second, both padded.
 
     A stride of 8 is not supported: the Object Detection API then removes the stride of only one branch of mixed_7a and
     of its pool, and fails to concatenate them with the other branches.

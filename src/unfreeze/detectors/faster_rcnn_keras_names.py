@@ -73,7 +73,7 @@ def _rfcn() -> Iterator[Rename]:
 
 
 def _mask_rcnn(config: messages.MaskRCNNBoxPredictor) -> Iterator[Rename]:
-    dense = 2 if config.use_dropout else 1  # after a Flatten, and a Dropout if there is one
+    dense = 2 if config.use_dropout else 1  # its index: it follows a Flatten, and a Dropout if there is one
     boxes = "_mask_rcnn_box_predictor/_box_prediction_head/_box_encoder_layers/"
     yield from _layer(f"{SECOND_PREDICTOR}/BoxEncodingPredictor", boxes, dense)
     classes = "_mask_rcnn_box_predictor/_class_prediction_head/_class_predictor_layers/"

@@ -68,7 +68,7 @@ class Evidence:
 
     @property
     def box_predictor(self) -> Any:
-        """The `box_predictor` message, of a two-stage detector that of the second stage."""
+        """The `box_predictor` message; in a two-stage detector that of the second stage."""
         return getattr(self.model, "box_predictor", None) or self.model.second_stage_box_predictor
 
     @property

@@ -101,7 +101,7 @@ def ssd_resnet_v1_fpn_keras(
 def ssd_efficientnet_bifpn_keras(
     x: tf.Tensor, p: Branch, config: messages.SsdFeatureExtractor, *, size: str
 ) -> list[tf.Tensor]:
-    """EfficientDet. Overriding hyperparameters changes only the weight decay, which concerns training."""
+    """Returns the maps of EfficientDet. Overriding hyperparameters changes only the weight decay."""
     for option, default in (("depth_multiplier", 1.0), ("use_explicit_padding", False), ("use_depthwise", False)):
         if getattr(config, option) != default:
             raise ConfigError(
@@ -163,7 +163,7 @@ def _mobilenet_v1(
 
 
 def _mobilenet_v2(x: tf.Tensor, p: Branch, config: messages.SsdFeatureExtractor) -> dict[str, tf.Tensor]:
-    """A `depth_multiplier` above 1 does not widen the last layer."""
+    """Returns the stages of MobileNet v2, whose last layer a `depth_multiplier` above 1 does not widen."""
     check_min_image_dim(x)
     alpha = config.depth_multiplier
     blocks = tuple((expansion, v2.divisible(int(filters * alpha)), stride) for expansion, filters, stride in v2.BLOCKS)

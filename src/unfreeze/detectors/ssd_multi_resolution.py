@@ -166,7 +166,7 @@ def ssd_mobiledet(
 
 
 def ssd_pnasnet(x: tf.Tensor, p: Branch, config: messages.SsdFeatureExtractor) -> list[tf.Tensor]:
-    """The backbone ignores `depth_multiplier` and `min_depth`; its scope is that of the whole extractor."""
+    """Ignores `depth_multiplier` and `min_depth`; the scope of the backbone is that of the whole extractor."""
     check_min_image_dim(x)
     check_known_size(x, config.type)
     layers = _pnasnet_layers(config) if config.override_base_feature_extractor_hyperparams else LAYERS

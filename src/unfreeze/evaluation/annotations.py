@@ -20,6 +20,7 @@ from google.protobuf.message import DecodeError
 from unfreeze.errors import ImageError
 from unfreeze.formatting import first_line
 
+EXPECTED = "Pass COCO's JSON, or the TFRecord files of the training."
 JSON_START = (b"{", b"\xef\xbb\xbf{")
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def read_annotations(
     files = sorted(glob.glob(str(path))) or [str(path)]
     missing = [file for file in files if not Path(file).is_file()]
     if missing:
-        raise ImageError(f"{missing[0]}: no such file. Pass COCO's JSON, or the TFRecord files of the training.")
+        raise ImageError(f"{missing[0]}: no such file. {EXPECTED}")
     with open(files[0], "rb") as file:
         is_json = file.read(4).lstrip().startswith(JSON_START)
     if is_json:
@@ -88,7 +89,9 @@ def _read_coco(path: Path, images: Path | None, limit: int | None) -> Annotation
         categories = [{"id": category["id"], "name": category["name"]} for category in dataset["categories"]]
         file_names = [(entry["id"], entry["file_name"]) for entry in entries]
     except (ValueError, KeyError, TypeError) as error:
-        raise ImageError(f"{path}: not COCO's JSON of images, annotations and categories ({error!r}).") from None
+        raise ImageError(
+            f"{path}: not COCO's JSON of images, annotations and categories ({error!r}). {EXPECTED}"
+        ) from None
     folder = images or path.parent
     missing = [name for _, name in file_names if not (folder / name).is_file()]
     if missing:
@@ -114,7 +117,7 @@ def _read_tfrecords(path: str, files: Sequence[str], names: Mapping[int, str], l
         for annotation in _objects_of(features, image_id, height, width):
             objects.append({"id": len(objects) + 1, **annotation})
     if not images:
-        raise ImageError(f"{path}: the file has no records.")
+        raise ImageError(f"{path}: the file has no records. {EXPECTED}")
     class_ids = {annotation["category_id"] for annotation in objects} | set(names)
     categories = [{"id": class_id, "name": names.get(class_id, f"class {class_id}")} for class_id in sorted(class_ids)]
 
@@ -136,7 +139,9 @@ def decode_image(encoded: bytes, name: str) -> np.ndarray:
         pixels: np.ndarray = tf.io.decode_image(encoded, channels=3, expand_animations=False).numpy()
         return pixels
     except tf.errors.OpError as error:
-        raise ImageError(f"{name}: TensorFlow cannot decode the image: {first_line(error)}") from None
+        raise ImageError(
+            f"{name}: TensorFlow cannot decode the image: {first_line(error)}. Replace or remove it."
+        ) from None
 
 
 def _read_examples(files: Sequence[str], limit: int | None) -> Iterator[tuple[str, bytes, Features]]:
@@ -151,7 +156,9 @@ def _read_examples(files: Sequence[str], limit: int | None) -> Iterator[tuple[st
             features = {}
         encoded = _first_value(features, "image/encoded")
         if encoded is None:
-            raise ImageError(f"{file}: record {number} is not a tf.Example of a training: it has no image/encoded.")
+            raise ImageError(
+                f"{file}: record {number} is not a tf.Example of a training: it has no image/encoded. {EXPECTED}"
+            )
         name = (_first_value(features, "image/filename") or b"").decode("utf-8", "replace")
         yield name or f"{Path(file).name}[{number}]", encoded, features
 
@@ -162,7 +169,9 @@ def _records_of(file: str) -> Iterator[bytes]:
     try:
         yield from tf.data.TFRecordDataset(file).as_numpy_iterator()
     except tf.errors.OpError as error:
-        raise ImageError(f"{file}: neither COCO's JSON nor a complete TFRecord file ({first_line(error)}).") from None
+        raise ImageError(
+            f"{file}: neither COCO's JSON nor a complete TFRecord file ({first_line(error)}). {EXPECTED}"
+        ) from None
 
 
 def _objects_of(features: Features, image_id: int, height: int, width: int) -> Iterator[dict[str, Any]]:

@@ -148,7 +148,7 @@ def _results_of(
     file: ModelFile, truth: Annotations, categories: Mapping[int, int], batch_size: int, on_progress: OnMessage
 ) -> Iterator[Result]:
     """Yields every detection of a model whose class is a category of the annotations."""
-    known = {category["id"] for category in truth.dataset["categories"]}
+    category_ids = {category["id"] for category in truth.dataset["categories"]}
     total = len(truth.dataset["images"])
     examples = run_on_examples(load_model(file), truth.examples(), batch_size)
     for number, example in enumerate(examples, start=1):
@@ -156,7 +156,7 @@ def _results_of(
         for result in coco_results(example.outputs, example.size, truth.has_masks):
             class_id = result["category_id"]
             category = categories.get(class_id) if categories else class_id
-            if category in known:
+            if category in category_ids:
                 yield {**result, "image_id": example.example.image_id, "category_id": category}
 
 

@@ -86,7 +86,7 @@ def export_frozen_graph(
             if write_checkpoint:
                 _write_checkpoint(plan, staged.folder)
         plan = plan.without_graph()
-        release_memory()  # of the graph, and of what was traced around it
+        release_memory()  # frees the graph and the functions traced around it
         write_fingerprint(staged.saved_model)
         record = _record(plan, types)
         weights = _expected_weights(plan)

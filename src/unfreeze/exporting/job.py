@@ -21,7 +21,7 @@ from unfreeze.version import __version__
 from unfreeze.weights.checkpoints import step_of
 
 SAVED_MODEL = "saved_model"
-CHECKPOINT = "model.ckpt"  # that `write_checkpoint` adds
+CHECKPOINT = "model.ckpt"  # the prefix that `write_checkpoint` adds
 CHECKPOINT_ENTRIES = ("checkpoint", f"{CHECKPOINT}.index", f"{CHECKPOINT}.data-00000-of-00001")
 
 
@@ -199,7 +199,7 @@ class StagedExport:
             exported_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         )
         if report is not None and self.job.report_path is not None:
-            from unfreeze.verification.html_report import write_html_report  # with Pillow, which few exports need
+            from unfreeze.verification.html_report import write_html_report  # imports Pillow, which few exports need
 
             write_html_report(self.job.report_path, report, record, place=self.job.target / SAVED_MODEL)
         write_record(self.folder, record)

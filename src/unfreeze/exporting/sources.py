@@ -27,7 +27,7 @@ class Source:
 
     graph: Path | None
     checkpoint: Path | None  # as passed: perhaps a folder
-    prefix: Path | None  # of the checkpoint
+    prefix: Path | None  # the prefix of that checkpoint
 
 
 def find_source(

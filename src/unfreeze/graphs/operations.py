@@ -80,8 +80,8 @@ def require_harmless(frozen: FrozenGraph) -> None:
 
 def _unknown_attributes(node: Any) -> list[str]:
     """Returns `ATTRIBUTE of OPERATION` for each that the operation does not have; names in `_…` are free for all."""
-    known = _attributes(node.op)
-    return [f"{name} of {node.op}" for name in node.attr if name not in known and not name.startswith("_")]
+    defined = _attributes(node.op)
+    return [f"{name} of {node.op}" for name in node.attr if name not in defined and not name.startswith("_")]
 
 
 @cache

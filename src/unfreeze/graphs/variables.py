@@ -73,7 +73,7 @@ class _Reads:
 
 @dataclass(frozen=True)
 class _Source:
-    """What replaces a constant: a handle that has to be read, or a tensor."""
+    """The replacement of a constant: a handle that has to be read, or a tensor."""
 
     operand: str
     dtype: int
@@ -170,7 +170,7 @@ def _called(node: Any, functions: Mapping[str, Any]) -> list[str]:
 
 
 def _add_arguments(function: Any, arguments: Sequence[tuple[str, Parameter]]) -> None:
-    function.attr.pop("_input_shapes", None)  # of its former arguments; they are inferred without
+    function.attr.pop("_input_shapes", None)  # describes the former arguments only; shapes are inferred without it
     for name, parameter in arguments:
         function.signature.input_arg.add(name=name, type=parameter.dtype.as_datatype_enum)
         shape = function.arg_attr[len(function.signature.input_arg) - 1].attr["_output_shapes"].list.shape.add()

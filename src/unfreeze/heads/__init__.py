@@ -1,1 +1,1 @@
-"""Feature maps or crops in, raw outputs (box encodings, class logits, masks) out."""
+"""Heads: networks from feature maps or crops to raw outputs (box encodings, class logits, masks)."""

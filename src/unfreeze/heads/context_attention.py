@@ -79,7 +79,7 @@ def keras_context_attention(
     p: Branch,
     options: ContextAttention,
 ) -> tf.Tensor:
-    """The same for TensorFlow 2: one layer with one head, without the features of the box itself."""
+    """Computes `context_attention` as TensorFlow 2 does: one layer, one head, without the box's own features."""
     return _attended(
         boxes,
         context_features,

@@ -92,7 +92,7 @@ def keras_names(use_depthwise: bool, use_dropout: bool) -> Renames:
         )
 
     return (
-        (r"^(?!BoxPredictor_\d)", "BoxPredictor_0/"),  # of a model with one feature map
+        (r"^(?!BoxPredictor_\d)", "BoxPredictor_0/"),  # the predictor of a model with one feature map
         (r"^BoxPredictor_(\d+)/Conv2d_(\d+)_1x1_\d+/BatchNorm(?=/)", before_predictor(1)),
         (r"^BoxPredictor_(\d+)/Conv2d_(\d+)_1x1_\d+(?=/)", before_predictor(0)),
         *head("BoxEncodingPredictor", r"_prediction_heads/box_encodings/\1/_box_encoder_layers", 0),

@@ -25,7 +25,7 @@ class WeightSharedConvolutionalBoxPredictor:
     """The options of a `weight_shared_convolutional_box_predictor`, under the config's names."""
 
     num_class_slots: int
-    style: Style  # of the towers' layers
+    style: Style  # the style of the towers' layers
     depth: int = 0
     num_layers_before_predictor: int = 0
     kernel_size: int = 3

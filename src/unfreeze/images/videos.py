@@ -22,7 +22,7 @@ VIDEO_SUFFIXES = {".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpe
 class Frame:
     """One frame of a video."""
 
-    number: int  # from 0
+    number: int  # the first is 0
     time_s: float | None  # None if the video does not store it
     image: Image.Image
 

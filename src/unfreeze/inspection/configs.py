@@ -82,7 +82,7 @@ def _needed_weights(config: PipelineConfig, path: Path) -> tuple[Weights | None,
     plain.CopyFrom(config)
     try:
         quantization_aware(config)
-        plain.ClearField("graph_rewriter")  # only a checkpoint has the names of its ranges
+        plain.ClearField("graph_rewriter")  # the names of its ranges are in the checkpoint only
     except ConfigError as error:
         return None, [str(error)]
     return bind(plain, path, Checkpoint(path, None, CheckpointFormat(generation(config).value), {}))

@@ -21,7 +21,7 @@ class Field:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a path is, its properties, and its problems; `parts` are the inspections of a folder's contents."""
+    """The kind of a path, its properties, and its problems; `parts` are the inspections of a folder's contents."""
 
     path: Path
     kind: str

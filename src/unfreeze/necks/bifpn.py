@@ -69,7 +69,9 @@ def _nodes(options: BiFpn, num_inputs: int) -> list[Node]:
     """Returns all nodes in the order of their computation, for `num_inputs` maps of the backbone."""
     low, high = options.min_level, options.max_level
     nodes = [Node(((level - low - 1, 1),)) for level in range(low + num_inputs, high + 1)]
-    upward = list(range(high - low + 1))  # for each level, the last node of a bottom-up pass, or the input
+    upward = list(
+        range(high - low + 1)
+    )  # the index, for each level, of the input or of the last node of a bottom-up pass
     for _ in range(options.num_iterations):
         downward = {high: upward[-1]}
         for level in range(high - 1, low - 1, -1):

@@ -16,7 +16,7 @@ from unfreeze.ops.branch import Branch
 from unfreeze.ops.layers import Style, conv, fixed_padding, nearest_neighbor_upsampling, separable_conv
 from unfreeze.ops.normalization import BatchNorm
 
-LEVELS = (3, 4, 5, 6)  # of the inputs and outputs of a cell
+LEVELS = (3, 4, 5, 6)  # the levels of the inputs and outputs of a cell
 NUM_CELLS = 4
 
 
@@ -91,7 +91,7 @@ def _cell(
 
 
 def _resized(x: tf.Tensor, p: Branch, filters: int, levels: int, use_explicit_padding: bool) -> tf.Tensor:
-    """A 1 x 1 convolution and a change by `levels` levels: upsampling after it or pooling before it, as is cheaper."""
+    """Applies a 1 x 1 convolution and a change by `levels` levels: upsampling after it or pooling before it."""
     if levels < 0:
         return conv(_max_pool(x, 2**-levels, use_explicit_padding), p, filters, 1, style=STYLE)
     x = conv(x, p, filters, 1, style=STYLE)
@@ -99,7 +99,7 @@ def _resized(x: tf.Tensor, p: Branch, filters: int, levels: int, use_explicit_pa
 
 
 def _max_pool(x: tf.Tensor, stride: int, use_explicit_padding: bool) -> tf.Tensor:
-    """A 3 x 3 pool. Explicit padding consists of zeros, which count in the maximum."""
+    """Applies a 3 x 3 pool. Explicit padding consists of zeros, which count in the maximum."""
     if use_explicit_padding:
         return tf.nn.max_pool2d(fixed_padding(x, 3), 3, stride, "VALID")
     return tf.nn.max_pool2d(x, 3, stride, "SAME")

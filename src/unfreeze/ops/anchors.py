@@ -16,7 +16,7 @@ import tensorflow as tf
 from unfreeze.ops.sizes import Length, Size, arithmetic, float32
 
 Boxes: TypeAlias = Any  # [A, 4], a NumPy array or a tensor
-Pair: TypeAlias = tuple[float, float]  # for height, for width
+Pair: TypeAlias = tuple[float, float]  # (height, width)
 
 ONE = np.float32(1)
 HALF = np.float32(0.5)
@@ -195,11 +195,11 @@ def _in_image(pair: Pair, image_height: Any, image_width: Any) -> tuple[Any, Any
 
 
 def _multiscale_offset(image_size: Size, stride: int) -> Pair:
-    known = [not tf.is_tensor(length) for length in image_size]
-    if all(known):
+    is_known = [not tf.is_tensor(length) for length in image_size]
+    if all(is_known):
         height, width = (stride / 2 if length % stride == 0 or length == 1 else 0.0 for length in image_size)
         return height, width
-    return (0.0, 0.0) if any(known) else (stride / 2, stride / 2)
+    return (0.0, 0.0) if any(is_known) else (stride / 2, stride / 2)
 
 
 def _range(length: Length) -> Any:

@@ -1,6 +1,7 @@
 """The weights of a network as its layers see them.
 
-`unfreeze.weights.Branch` implements this protocol. It is declared here so that `ops` does not depend on `weights`.
+`unfreeze.weights.Branch` implements this protocol, and documents each method. The protocol is declared here so that
+`ops` does not depend on `weights`.
 """
 
 from __future__ import annotations

@@ -258,7 +258,7 @@ def _convolved(
     x: tf.Tensor, layer: Folded, p: Branch, style: Style, stride: int = 1, padding: str = "SAME", rate: int = 1
 ) -> tf.Tensor:
     """`[N, H, W, C] -> [N, h, w, F]`: the convolution of a layer and the operations after it."""
-    if isinstance(style.norm, GroupNorm):  # it needs whole maps
+    if isinstance(style.norm, GroupNorm):  # group normalization needs whole maps
         return _finish(conv2d(x, layer.kernel, stride, padding, rate), layer, p, style)
     return conv2d(x, layer.kernel, stride, padding, rate, finish=lambda y: _finish(y, layer, p, style))
 

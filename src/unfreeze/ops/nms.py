@@ -228,7 +228,7 @@ def _selection(boxes: tf.Tensor, scores: tf.Tensor, clip_window: tf.Tensor, opti
 
 
 def _padded_with_first_anchor(rows: _Rows, max_detections_per_class: int) -> _Rows:
-    """Static shapes: each class is padded to `max_detections_per_class` rows, class after class."""
+    """Returns rows of static shape: each class is padded to `max_detections_per_class` rows, class after class."""
     place = tf.range(rows.anchors.shape[1])
     pad = place - (rows.num_good + rows.num_pruned)[:, tf.newaxis]
     pads_until = tf.cumsum(max_detections_per_class - rows.class_counts, axis=1)
@@ -382,7 +382,7 @@ def _good(boxes: tf.Tensor, clip_window: tf.Tensor, options: NmsOptions) -> tf.T
 
 
 def _kernel(boxes: tf.Tensor, pool: _Pool, good: tf.Tensor, options: NmsOptions, num_classes: int, size: int) -> _Kept:
-    """Suppression by TensorFlow's kernel for many classes, with ranks instead of scores, so that there are no ties."""
+    """Suppresses by TensorFlow's kernel for many classes, with ranks instead of scores, so that there are no ties."""
     limit = _length(pool.scores)
     order = tf.where(pool.usable, tf.cast(tf.range(limit, 0, -1), tf.float32), np.float32(0))
     per_class = options.most_per_class
@@ -412,7 +412,7 @@ def _kernel(boxes: tf.Tensor, pool: _Pool, good: tf.Tensor, options: NmsOptions,
 def _fixed_point(
     boxes: tf.Tensor, pool: _Pool, good: tf.Tensor, options: NmsOptions, num_classes: int, size: int
 ) -> _Kept:
-    """Suppression by matrix products: a pair is kept unless a kept pair before it suppresses it.
+    """Suppresses by matrix products: a pair is kept unless a kept pair before it suppresses it.
 
     This definition is applied as a step from one guess to the next. The first pair is right from the start, and every
     pair is right once all before it are. The step is repeated until nothing changes, usually two to five times.
@@ -442,7 +442,7 @@ def _fixed_point(
 def _one_by_one(
     boxes: tf.Tensor, pool: _Pool, good: tf.Tensor, options: NmsOptions, num_classes: int, size: int
 ) -> _Kept:
-    """Suppression one by one: repeatedly, the best pair of each image is kept and suppresses those that overlap it.
+    """Suppresses one by one: repeatedly, the best pair of each image is kept and suppresses those that overlap it.
 
     It ends with `size` rows that are `good`, unless padding needs to count all rows. Soft suppression lowers scores.
     """

@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 TILE, TAPS = 4, 3
-POINTS = (0.0, 0.75, -0.75, 1.5, -1.5)  # and infinity
+POINTS = (0.0, 0.75, -0.75, 1.5, -1.5)  # the sixth point is infinity
 NUM_POINTS = len(POINTS) + 1
 
 

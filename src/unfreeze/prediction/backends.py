@@ -19,7 +19,7 @@ from unfreeze.runtimes.model import Outputs, split_batch
 
 # On a CPU small batches are the fastest: their tensors stay in its caches. A GPU needs larger ones.
 BATCH_SIZE, GPU_BATCH_SIZE = 2, 16
-CONCURRENT_REQUESTS = 8  # to a server
+CONCURRENT_REQUESTS = 8  # requests in flight to one server
 
 Run = Callable[[Sequence[Source], Sequence[Image.Image]], list[Outputs]]
 

@@ -41,7 +41,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class PredictOptions:
-    """How images are run, and what is written for each."""
+    """The options of running images: how they are run, and what is written for each."""
 
     min_score: float = 0.5
     batch_size: int | None = None

@@ -30,15 +30,15 @@ from unfreeze.prediction.remote import is_address
 from unfreeze.prediction.shards import SETTINGS, Shard, write_part
 from unfreeze.prediction.store import Store
 
-SHARDS_PER_ACTOR = 2  # so that an actor begins the next shard while it ends the last
+SHARDS_PER_ACTOR = 2  # two, so that an actor begins the next shard while it ends the last
 MAX_TRIES = 10  # a shard that this many actors die of ends the run
 MAX_FAILED_STARTS = 3  # per actor: how many may die in a row before they are ready
-OBJECT_STORE_BYTES = 100 * 2**20  # of Ray's object store, in addition to the model
+OBJECT_STORE_BYTES = 100 * 2**20  # the size of Ray's object store, in addition to the model
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Which cluster to use and how much of it.
+    """The cluster to use, and how much of it.
 
     Without an address it is a cluster of this machine alone; a number that is None means as many as fit.
     """
@@ -228,7 +228,7 @@ def import_ray() -> Any:
 @contextmanager
 def connected(ray: Any, address: str | None, model_bytes: int) -> Iterator[None]:
     """Connects to the cluster at an address, or starts one on this machine for as long as the block runs."""
-    if ray.is_initialized():  # by the caller
+    if ray.is_initialized():  # the caller has connected
         yield
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

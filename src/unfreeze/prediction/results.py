@@ -16,7 +16,7 @@ from unfreeze.prediction.store import Store
 
 ResultFormat = Literal["jsonl", "parquet", "coco", "drawn", "all"]
 FORMATS: tuple[str, ...] = tuple(name for name in get_args(ResultFormat) if name != "all")
-PARQUET_ROWS = 1024  # that are buffered
+PARQUET_ROWS = 1024  # rows in memory before they are written
 MAX_SHOWN = 5  # failures that are reported one by one
 
 ImageIds = Mapping[str, int]  # file_name -> id of COCO's annotations
@@ -25,7 +25,7 @@ WriteRecord = Callable[[Record, bytes], None]  # receives a record and its line 
 
 @dataclass(frozen=True)
 class RunResults:
-    """What a run's parts contain, and the files that were written from them."""
+    """The counts in the parts of a run, and the files that were written from them."""
 
     images: int
     detections: int

@@ -149,7 +149,7 @@ def write_part(store: Store, shard: Shard, lines: Sequence[bytes]) -> None:
 def unfinished_shards(store: Store, shards: Sequence[Shard]) -> list[Shard]:
     """Returns the shards that have no part yet, or an incomplete one."""
     parts = store.names("parts")
-    with ThreadPoolExecutor(16) as pool:  # in a remote store each check is a request
+    with ThreadPoolExecutor(16) as pool:  # threads, since each check of a remote store is a request
         finished = list(pool.map(lambda shard: shard.part in parts and is_complete(store, shard), shards))
     return [shard for shard, is_finished in zip(shards, finished, strict=True) if not is_finished]
 

@@ -20,7 +20,7 @@ SAVED_MODEL = "saved_model.pb"
 
 
 class RuntimeModule(Protocol):
-    """What each module of a runtime provides."""
+    """The interface of a runtime's module."""
 
     def load_model(self, path: Path, threads: int | None) -> Model:
         """Returns the model in a file or folder, ready to run.

@@ -1,4 +1,4 @@
-"""What every runtime offers: a model that turns images into the outputs of the Object Detection API."""
+"""The interface of every runtime: a model from images to the outputs of the Object Detection API."""
 
 from collections.abc import Mapping
 from typing import Protocol

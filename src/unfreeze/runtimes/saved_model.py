@@ -34,7 +34,7 @@ class SavedModel:
     call: Callable[..., Mapping[str, tf.Tensor]]
     input_name: str
     input_spec: tf.TensorSpec
-    string_formats: tuple[str, ...]  # of a string input: the formats to try in turn
+    string_formats: tuple[str, ...]  # the formats to try in turn if the input is a string
     loaded: object  # owns the variables, which are freed with it
     uses_gpu: bool
 

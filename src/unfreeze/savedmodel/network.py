@@ -18,7 +18,7 @@ from unfreeze import protobuf_wire as wire
 from unfreeze.graphs.operations import without_defaults
 
 RESOURCE = 20  # DT_RESOURCE of types.proto
-NODE_DEF = 3  # of FunctionDef
+NODE_DEF = 3  # the field number in FunctionDef
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ KEPT = ("detection_boxes", "detection_scores", "detection_classes", "num_detecti
 
 @dataclass(frozen=True)
 class Slimming:
-    """What to keep of the outputs; an empty field or None keeps all."""
+    """The outputs and detections to keep; an empty field or None keeps all."""
 
     kept_outputs: Sequence[str] = ()
     score_threshold: float | None = None

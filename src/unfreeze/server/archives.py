@@ -10,7 +10,7 @@ from unfreeze.errors import ArchiveError
 
 MAX_BYTES = 8 * 2**30
 MAX_ENTRIES = 100_000
-MAX_RATIO = 200  # of unpacked to packed bytes, above RATIO_MIN_BYTES; weights hardly shrink
+MAX_RATIO = 200  # unpacked to packed bytes, checked above RATIO_MIN_BYTES; weights hardly shrink
 RATIO_MIN_BYTES = 256 * 2**20
 
 

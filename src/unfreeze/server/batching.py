@@ -29,7 +29,7 @@ class Task:
 
     inputs: Arrays
     rows: int
-    deadline: float  # of time.monotonic()
+    deadline: float  # by time.monotonic()
     future: "Future[dict[str, np.ndarray]]" = field(default_factory=Future)
 
 
@@ -38,7 +38,7 @@ class Batch:
     """Tasks that run together."""
 
     run_model: RunModel
-    opened: float  # of time.monotonic()
+    opened: float  # by time.monotonic()
     tasks: list[Task] = field(default_factory=list)
 
     @property

@@ -30,9 +30,9 @@ T = TypeVar("T")
 HEALTH = "grpc.health.v1.Health"
 SERVING, NOT_SERVING = b"\x08\x01", b"\x08\x02"  # HealthCheckResponse with its one field
 NO_LIMIT = -1
-MAX_MESSAGE_CHARS = 500  # of an error; each character takes up to twelve bytes in the header
+MAX_MESSAGE_CHARS = 500  # the longest error; a character takes up to twelve bytes in the header
 MAX_TIMEOUT_S = 10 * 365 * 86400.0
-EXTRA_THREADS = 8  # for status and health requests, which admission control does not count
+EXTRA_THREADS = 8  # threads for status and health requests, which admission control does not count
 GRPC_CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 

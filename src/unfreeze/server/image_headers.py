@@ -98,7 +98,7 @@ def png_size(encoded: bytes) -> Size:
 
 
 def bmp_size(encoded: bytes) -> Size:
-    width, height = struct.unpack_from("<ii", encoded, 18)  # of any header version, as TensorFlow reads it
+    width, height = struct.unpack_from("<ii", encoded, 18)  # whatever the header version, as TensorFlow reads it
     return abs(width), abs(height)
 
 
@@ -173,7 +173,7 @@ def gif_size(encoded: bytes) -> Size:
     """Returns the largest width, and the largest height times the number of frames: TensorFlow decodes all of them."""
     width, height, flags = struct.unpack_from("<HHB", encoded, 6)
     position, frames = 13 + color_table_bytes(flags), 0
-    with contextlib.suppress(struct.error, IndexError):  # of an incomplete file, TensorFlow decodes the first frames
+    with contextlib.suppress(struct.error, IndexError):  # TensorFlow decodes the first frames of an incomplete file
         while encoded[position] in (GIF_FRAME, GIF_EXTENSION):
             if encoded[position] == GIF_FRAME:
                 # A frame may be larger than the screen: TensorFlow's output has the size of the largest frame.

@@ -29,7 +29,7 @@ class Form(str, Enum):
 
 
 BOTH_FORMS = "Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist "
-MAX_QUOTED_CHARS = 200  # of a value in an error; TensorFlow Serving quotes all of it
+MAX_QUOTED_CHARS = 200  # characters of a value that an error quotes; TensorFlow Serving quotes all of them
 MAX_RANK = 32  # the limit of NumPy 1; that of NumPy 2 is 64
 NUMPY_STRING = np.dtype(object)
 

@@ -39,7 +39,7 @@ Labels = tuple[tuple[str, str], ...]
 
 
 class Metrics:
-    """What the server has counted since it started."""
+    """The counts since the server started."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()

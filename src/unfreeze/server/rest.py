@@ -32,13 +32,13 @@ INFERENCE_PATH = re.compile(
 )
 STATUS_PATH = re.compile(r"(?i)/v1/models(?:/([^/:]+))?(?:(?:/versions/(\d+))|(?:/labels/([^/:]+)))?(?:/(metadata))?")
 CLIENT_CLOSED_REQUEST = 499
-MAX_QUOTED_CHARS = 64  # of a path in an error
+MAX_QUOTED_CHARS = 64  # characters of a path that an error quotes
 HTTP_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 NO_ERROR = {"error_code": "OK", "error_message": ""}
 
 
 class Method(str, Enum):
-    """What a path requests of a model."""
+    """The method of a model that a path requests."""
 
     PREDICT = "predict"
     CLASSIFY = "classify"

@@ -39,7 +39,7 @@ LOG = logging.getLogger("unfreeze.server")
 JSON = "application/json"
 JSON_TYPES = (JSON, "application/jsonlines", "application/jsons")
 CSV = "text/csv"
-MAX_QUOTED_LINES = MAX_QUOTED_CHARS = 40  # of a requirements.txt, and of each of its lines
+MAX_QUOTED_LINES = MAX_QUOTED_CHARS = 40  # lines of a requirements.txt, and characters of each, in a warning
 CUSTOM_ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
 ATTRIBUTE_VALUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 MODEL_NAME, MODEL_VERSION, METHOD = "tfs-model-name", "tfs-model-version", "tfs-method"

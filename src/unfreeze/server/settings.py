@@ -43,7 +43,7 @@ class Settings:
     enable_model_warmup: bool = True
     allow_version_labels_for_unavailable_models: bool = False
     host: str = "127.0.0.1"
-    port: int | None = 8500  # of gRPC; None disables gRPC, 0 means any free port
+    port: int | None = 8500  # the port of gRPC; None disables gRPC, 0 means any free port
     rest_api_port: int | None = 8501
     rest_api_timeout_in_ms: int = 30_000
     batching: Batching | None = None

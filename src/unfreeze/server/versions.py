@@ -42,7 +42,7 @@ class Version:
     error: StatusError | None = None
     model: LoadedModel | None = None
     attempts: int = 0
-    next_attempt: float = 0.0  # of time.monotonic()
+    next_attempt: float = 0.0  # by time.monotonic()
     modified: tuple[int, ...] = ()  # changes when the folder is written again
 
     def loaded_model(self) -> LoadedModel:

@@ -1,4 +1,4 @@
-"""What the manifests for Kubernetes share: allowed names and amounts of memory, templates, comments on oneDNN.
+"""The parts that manifests for Kubernetes share: allowed names and amounts of memory, templates, comments on oneDNN.
 
 The templates are data/*.yaml.jinja.
 """

@@ -1,4 +1,4 @@
-"""What `package` writes for a server, and what all servers need for it."""
+"""The parts of `package` that all servers share: the check of a model, and the record of the written files."""
 
 from __future__ import annotations
 

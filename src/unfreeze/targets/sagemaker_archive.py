@@ -11,12 +11,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 ARCHIVE = "model.tar.gz"
-OMITTED = {"export.json", "published.json"}  # they contain times, and the server does not need them
+OMITTED = {"export.json", "published.json"}  # these files contain times, and the server does not need them
 
 
 @dataclass(frozen=True)
 class InferenceSettings:
-    """What code/inference.py needs to know about the model; it reads these from code/model.json."""
+    """The settings of code/inference.py, which it reads from code/model.json."""
 
     encoded_signature: str
     pixel_signature: str | None

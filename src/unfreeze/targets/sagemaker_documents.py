@@ -29,12 +29,12 @@ class Deployment:
 
     @property
     def model_name(self) -> str:
-        """The name of the model has the archive's hash, so that another archive is another model."""
+        """The name of the model, with the archive's hash, so that another archive is another model."""
         return f"{self.name}-{self.archive_sha256[:8]}"
 
     @property
     def s3_prefix(self) -> str:
-        """Where the archive is, and what asynchronous inference and batch transform read and write."""
+        """The place of the archive, and of the files that asynchronous inference and batch transform read and write."""
         return f"s3://{self.bucket}/{self.name}"
 
 

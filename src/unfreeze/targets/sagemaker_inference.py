@@ -1,4 +1,4 @@
-"""Images in, detections out: SageMaker's TensorFlow Serving container runs this script as code/inference.py.
+"""Returns detections for images: SageMaker's TensorFlow Serving container runs this script as code/inference.py.
 
 It accepts application/x-image (a JPEG, PNG, GIF or BMP file), application/json and application/jsonlines, and returns
 the detections that score at least `min_score`, with class names.

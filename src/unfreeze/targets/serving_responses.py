@@ -15,8 +15,8 @@ from typing import Any, Literal
 import numpy as np
 
 RAW_PREFIX = "raw_"
-SAMPLED_NUMBERS = 20_000  # of each output; the length of the others is estimated from these
-NUMBER_BYTES = 13  # of `0.123456789, `, the usual length of a number in JSON
+SAMPLED_NUMBERS = 20_000  # numbers of each output from which the length of all is estimated
+NUMBER_BYTES = 13  # the usual length of a number in JSON: `0.123456789, `
 # Server or client: the largest response that it accepts, in bytes, and the format of the response.
 LIMITS: dict[str, tuple[int, Literal["json", "proto"]]] = {
     "a serverless endpoint of SageMaker": (4 << 20, "json"),
@@ -63,9 +63,9 @@ def expected_bytes(outputs: Mapping[str, tuple[str, tuple[int | None, ...] | Non
         sizes = None if shape is None else shape[1:]
         if sizes is None or None in sizes:
             return None
-        known = [size for size in sizes if size is not None]
-        values = prod(known)
-        lists = sum(prod(known[:axis]) for axis in range(len(known)))
+        row = [size for size in sizes if size is not None]
+        values = prod(row)
+        lists = sum(prod(row[:axis]) for axis in range(len(row)))
         as_json[name] = values * NUMBER_BYTES + 4 * lists + len(name) + 6
         as_proto[name] = values * (NUMBER_BYTES if dtype == "string" else np.dtype(dtype).itemsize) + len(name) + 20
     return _total(as_json, as_proto, 1)

@@ -27,6 +27,7 @@ from unfreeze.warmup_records import WARMUP_FILE, read_warmup_records
 
 IMAGE_SIZE = (480, 640)  # a usual size; an image of one color takes a few bytes, whatever its size
 GRAY = 127
+ADVICE = "Export the model again, or remove the file."
 _UNSUPPORTED_LOGS = ("classify_log", "regress_log", "multi_inference_log", "session_run_log", "predict_streamed_log")
 # The part of the schema that is written and read here. A tensor is bytes, which is the same on the wire.
 MESSAGES: MessageTable = {
@@ -115,12 +116,15 @@ def replay(saved_model: Path, requests: Sequence[WarmupRequest]) -> list[dict[st
     for number, request in enumerate(requests, start=1):
         where = f"{saved_model / WARMUP_FILE}, record {number} ({request.signature})"
         if request.signature not in signatures:
-            raise SavedModelError(f"{where}: no such signature (existing signatures: {', '.join(signatures)})")
+            raise SavedModelError(
+                f"{where}: no such signature (existing signatures: {', '.join(signatures)}). {ADVICE}"
+            )
         try:
             responses.append(signatures[request.signature](**request.inputs))
         except (tf.errors.OpError, TypeError, ValueError) as error:
             raise SavedModelError(
-                f"{where}: the request fails ({first_line(error)}), so TensorFlow Serving would not load this version"
+                f"{where}: the request fails ({first_line(error)}), so TensorFlow Serving would not load this version. "
+                f"{ADVICE}"
             ) from None
     return responses
 
@@ -138,9 +142,9 @@ def _to_request(record: bytes, where: str) -> WarmupRequest:
             for key, tensor in request.inputs.items()
         }
     except (DecodeError, TypeError, ValueError) as error:
-        raise SavedModelError(f"{where}: is not a PredictionLog ({first_line(error)})") from None
+        raise SavedModelError(f"{where}: is not a PredictionLog ({first_line(error)}). {ADVICE}") from None
     if not inputs:
-        raise SavedModelError(f"{where}: the request has no inputs")
+        raise SavedModelError(f"{where}: the request has no inputs. {ADVICE}")
     return WarmupRequest(request.model_spec.signature_name or "serving_default", inputs)
 
 

@@ -191,7 +191,7 @@ class Session:
             for tensor, feed in zip(tensors, feeds.values(), strict=True):
                 if isinstance(feed, list):
                     for address in _string_addresses(library, tensor):
-                        library.TF_StringDealloc(address)  # of inputs only: a result may share the graph's strings
+                        library.TF_StringDealloc(address)  # not for outputs, which may share the graph's strings
             for tensor in (*tensors, *filter(None, results)):
                 library.TF_DeleteTensor(tensor)
 
@@ -220,7 +220,7 @@ def _allocate(library: ctypes.CDLL, dtype: int, shape: Sequence[int], size: int)
 
 
 def _numbers(library: ctypes.CDLL, array: np.ndarray) -> int:
-    shape, array = array.shape, np.ascontiguousarray(array)  # which makes a scalar an array of one
+    shape, array = array.shape, np.ascontiguousarray(array)  # ascontiguousarray makes a scalar an array of one
     dtype = next(number for number, dtype in DTYPES.items() if dtype == array.dtype)
     tensor = _allocate(library, dtype, shape, array.nbytes)
     ctypes.memmove(library.TF_TensorData(tensor), array.ctypes.data, array.nbytes)
@@ -253,6 +253,6 @@ def _array(library: ctypes.CDLL, tensor: int) -> np.ndarray:
 
 
 def _string_addresses(library: ctypes.CDLL, tensor: int) -> range:
-    """The address of each string of a tensor."""
+    """Returns the address of each string of a tensor."""
     start = library.TF_TensorData(tensor) or 0
     return range(start, start + library.TF_TensorByteSize(tensor), STRING_BYTES)

@@ -10,7 +10,7 @@ from unfreeze.verification.failures import Failure
 from unfreeze.verification.feeds import Feed
 
 Outputs = dict[str, np.ndarray]
-Batch = tuple[int, ...]  # which images of a sample input are in the batch
+Batch = tuple[int, ...]  # the indices of a sample input's images that are in the batch
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +42,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Results:
-    """What one model returned: the outputs or the failure of each call, and how long loading and calling took."""
+    """The results of one model: the outputs or the failure of each call, and how long loading and calling took."""
 
     outputs: list[Outputs | Failure]
     load_s: float

@@ -10,7 +10,7 @@ HEADINGS = ("Graph execution error:", "Detected at node", "Node: ")  # lines tha
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a step, or one call of a model, has no result; `unsupported` if this machine cannot run it at all."""
+    """The failure of a step, or of one call of a model; `unsupported` if this machine cannot run it at all."""
 
     message: str
     unsupported: bool = False

@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 TEMPLATE = Path(__file__).with_suffix(".html.jinja")
 STYLE = Path(__file__).with_suffix(".css")
 MOVING_AVERAGE = "/ExponentialMovingAverage"
-MIN_SCORE = 0.3  # of detections that are drawn and listed
+MIN_SCORE = 0.3  # detections below it are neither drawn nor listed
 ROWS = 20  # detections of an image that are listed
-QUALITY = 85  # of JPEG
+QUALITY = 85  # the quality of JPEGs
 TIMINGS = {"load_s", "first_s", "last_s"}
 
 

@@ -75,6 +75,6 @@ def _concatenated_singles(by_batch: Mapping[Batch, Outputs]) -> Outputs | None:
 
 
 def _first_rows(outputs: Outputs, count: int) -> Outputs:
-    """The first rows of every output that has as many. A scalar is one row."""
+    """Returns the first rows of every output that has as many; a scalar is one row."""
     rows = {name: np.atleast_1d(value) for name, value in outputs.items()}
     return {name: value[:count] for name, value in rows.items() if len(value) >= count}

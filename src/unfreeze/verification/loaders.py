@@ -108,7 +108,7 @@ def run_unoptimized_pair(
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     try:
         results = run_with_tf2_loader(saved_model, calls)
-        release_memory()  # of the first model, before the second one is loaded
+        release_memory()  # frees the first model before the second one is loaded
         if Path(source).is_dir():
             return results, run_with_tf2_loader(source, source_calls)
     finally:
@@ -146,7 +146,7 @@ def run_object_detection_graph(path: str, images: Sequence[np.ndarray]) -> Resul
 
 
 def _read_graph_def(path: str) -> Any:
-    """The graph in a file, without the devices and colocations of the machine that it was made for."""
+    """Returns the graph in a file, without the devices and colocations of the machine that it was made for."""
     graph_def = read_graph_def(Path(path))
     for node in graph_def.node:
         node.device = ""
@@ -155,7 +155,7 @@ def _read_graph_def(path: str) -> Any:
 
 
 def _object_detection_tensors(path: str, graph_def: Any) -> tuple[str, Mapping[str, str]]:
-    """The input tensor and the output tensors, by the names that the Object Detection API's exporter gives them."""
+    """Returns the input tensor and the output tensors, by the names in the Object Detection API's exports."""
     names = {node.name for node in graph_def.node}
     missing = [name for name in DETECTION if name not in names]
     inputs = [name for name in FROZEN_INPUTS if name in names]

@@ -80,14 +80,17 @@ def read_meta_graph(saved_model: Path) -> MetaGraph:
         raise SavedModelError(f"{saved_model}: no such folder")
     if not path.is_file():
         if (saved_model / "saved_model.pbtxt").is_file():
-            raise UnsupportedError(f"not supported yet: {saved_model} is a SavedModel in text form (saved_model.pbtxt)")
+            raise UnsupportedError(
+                f"not supported yet: {saved_model} is a SavedModel in text form (saved_model.pbtxt). "
+                "Pass one with saved_model.pb."
+            )
         raise SavedModelError(
             f"{saved_model}: not a SavedModel, since it has no saved_model.pb. Pass the folder with it."
         )
     try:
         return _parse(path)
     except (ValueError, UnicodeDecodeError) as error:
-        raise SavedModelError(f"{path}: damaged, or not a SavedModel: {error}") from error
+        raise SavedModelError(f"{path}: damaged, or not a SavedModel: {error}. Copy or export it again.") from error
 
 
 def _parse(path: Path) -> MetaGraph:

@@ -14,7 +14,7 @@ ROWS_TO_SORT = 512  # raw rows that differ and are looked for at other places; w
 
 @dataclass(frozen=True)
 class Tolerances:
-    """How far the outputs of two models may differ.
+    """The largest allowed differences between the outputs of two models.
 
     `boxes` is for coordinates of boxes and keypoints, `scores` for scores, both absolute. `other` is for every other
     output, relative to the largest value of that output where this is above 1.
@@ -40,7 +40,7 @@ class Tolerances:
 
 @dataclass(frozen=True)
 class Difference:
-    """How far one output differs, and the tolerance."""
+    """The difference of one output of two models, and the tolerance."""
 
     output: str
     largest: float
@@ -158,7 +158,7 @@ def compare_detections(ours: Outputs, theirs: Outputs, tolerances: Tolerances | 
 
 @dataclass
 class _Match:
-    """Which detection of ours is which of theirs, in one image; `nearest` pairs those that have no match."""
+    """The pairs of equal detections of two models in one image; `nearest` pairs those that have no match."""
 
     count: int
     pairs: list[tuple[int, int]] = field(default_factory=list)

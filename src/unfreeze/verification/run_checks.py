@@ -166,7 +166,7 @@ def check_other_signatures(runs: Runs) -> Check:
 
 
 def _runs_of_other_signatures(runs: Runs) -> list[LoaderRun] | Failure:
-    """The runs that have the outputs of the other signatures: those that no other loader could run, run with TF2."""
+    """Returns the runs of the other signatures; the TF2 loader runs those that no other loader could run."""
     loader_runs = [runs.loaders["cpp_loader"], runs.loaders["tf1_loader"]]
     not_run = [call for call in runs.other_calls if all(run.outputs_of(call) is None for run in loader_runs)]
     if not_run:
@@ -189,7 +189,7 @@ def _problems_of_other_calls(runs: Runs, loader_runs: Sequence[LoaderRun]) -> li
 
 
 def _comparable_outputs(signatures: Mapping[str, Signature], name: str, outputs: Outputs) -> Outputs:
-    """The outputs that depend on the image alone: masks may belong to boxes that only one of the signatures takes."""
+    """Returns the outputs that depend on the image alone; masks may be those of boxes that are another input."""
     if set(side_inputs(signatures[name])) == set(side_inputs(signatures[SERVING])):
         return outputs
     return {key: value for key, value in outputs.items() if key != "detection_masks"}
@@ -225,7 +225,7 @@ def check_against(runs: Runs, reference_name: str, tolerances: Tolerances) -> Ch
 
 
 def _bit_for_bit(runs: Runs) -> str:
-    """How far the SavedModel is from its source graph where the graph optimizer changes neither."""
+    """Returns how far the SavedModel is from its source graph where the graph optimizer changes neither."""
     if runs.unoptimized is None:
         return ""
     difference = unoptimized_difference(runs.unoptimized.result())
@@ -311,8 +311,8 @@ def output_lines(comparisons: Iterable[Comparison]) -> list[str]:
         only["only in this SavedModel"] |= set(comparison.only_ours)
         only["only in the reference"] |= set(comparison.only_theirs)
         for difference in comparison.differences:
-            known = worst.get(difference.output)
-            if known is None or not difference.largest <= known.largest:  # NaN is the worst
+            previous = worst.get(difference.output)
+            if previous is None or not difference.largest <= previous.largest:  # NaN is the worst
                 worst[difference.output] = difference
     lines = [
         f"{difference.output}: largest {difference.largest:.1e}, mean {difference.mean:.1e}, "

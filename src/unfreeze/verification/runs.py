@@ -164,7 +164,7 @@ def _start(loader: Loader, folder: Path, calls: Sequence[Call], workers: WorkerP
 
 
 def _serving_calls(subject: Subject, samples: Sequence[SampleInput]) -> tuple[list[Call], list[Call]]:
-    """All calls of `serving_default`, and those with the smallest batch; none if it takes no images."""
+    """Returns all calls of `serving_default`, and those with the smallest batch; none if it takes no images."""
     signature = subject.meta_graph.signatures.get(SERVING)
     if signature is None or not (
         takes_images(signature) or (subject.source_graph and takes_images_or_numbers(signature))

@@ -1,4 +1,4 @@
-"""What a signature must be for clients of the Object Detection API, or for those of the graph it was exported from."""
+"""Checks that a signature is what clients of the Object Detection API, or of its source graph, expect."""
 
 from unfreeze.export_record import GraphSource
 from unfreeze.verification.meta_graph import Signature
@@ -15,8 +15,8 @@ from unfreeze.verification.sample_calls import (
 def source_graph_mismatches(serving: Signature, graph: GraphSource) -> list[str]:
     """Describes inputs and outputs that differ from those of the source graph."""
     return [
-        f"{SERVING} has the {what} {', '.join(sorted(ours)) or 'none'} (source graph: {', '.join(sorted(theirs))})"
-        for what, ours, theirs in (
+        f"{SERVING} has the {kind} {', '.join(sorted(ours)) or 'none'} (source graph: {', '.join(sorted(theirs))})"
+        for kind, ours, theirs in (
             ("inputs", serving.inputs, graph.inputs),
             ("outputs", serving.outputs, graph.outputs),
         )

@@ -23,7 +23,7 @@ def check_files(runs: Runs, files: Mapping[str, FileDigest], recorded: Mapping[s
     has_frozen_problem = any(file_checks.FROZEN in problem for problem in problems)
     if subject.constants:
         problems += [f"saved_model.pb cannot be read: {tensors}"] if isinstance(tensors, Failure) else []
-    elif not any(problem.startswith("variables/") for problem in problems):  # these explain why it cannot be read
+    elif not any(problem.startswith("variables/") for problem in problems):  # these problems already explain why
         problems += [f"variables/ cannot be read: {tensors}"] if isinstance(tensors, Failure) else damage(tensors)
     variables_bytes = sum(tensor.size_bytes for tensor in readable(tensors).values())
     if not subject.constants and not has_frozen_problem:
@@ -119,8 +119,8 @@ def _check_variables(
     )
 
 
-def _not_compared(found: str, numbers: Mapping[str, Any] | None = None) -> Check:
-    detail = f"not compared: there is no checkpoint and no export.json; {found}"
+def _not_compared(counted: str, numbers: Mapping[str, Any] | None = None) -> Check:
+    detail = f"not compared: there is no checkpoint and no export.json; {counted}"
     return Check("weights", Status.SKIPPED, detail, numbers or {})
 
 

@@ -72,7 +72,9 @@ class Weights:
         self.quantized = False
         self._bound: dict[str, Any] = {}
         self._moving_averages = moving_averages
-        self._names: dict[str, str] = {}  # of the variables by source: several paths can lead to one
+        self._names: dict[
+            str, str
+        ] = {}  # tensor of the checkpoint -> name of its variable: several paths can lead to one
         self.weight_quantizers: dict[str, Quantizer] = {}
         self.outer_quantizers: dict[str, list[str]] = {}
 
@@ -179,12 +181,12 @@ class Weights:
             return
         mismatches = list(self.mismatches.values())
         absent = [mismatch for mismatch in mismatches if mismatch.stored is None]
-        other = [mismatch for mismatch in mismatches if mismatch.stored is not None]
+        misshapen = [mismatch for mismatch in mismatches if mismatch.stored is not None]
         parts = []
-        if other:
+        if misshapen:
             parts.append(
-                f"{len(other)} weight{'s have' if len(other) > 1 else ' has'} another shape: "
-                + _few([f"{m.name} needs {list(m.needed)}, has {list(m.stored or ())}" for m in other])
+                f"{len(misshapen)} weight{'s have' if len(misshapen) > 1 else ' has'} another shape: "
+                + _few([f"{m.name} needs {list(m.needed)}, has {list(m.stored or ())}" for m in misshapen])
             )
         if absent:
             parts.append(

@@ -326,13 +326,13 @@ def _require_parts(prefix: Path) -> None:
     if prefix.is_file():
         return  # a single-file checkpoint
     beside = [candidate.prefix.name for candidate in find_checkpoints(prefix.parent)] if prefix.parent.is_dir() else []
-    known = f"; checkpoints there: {', '.join(beside)}" if beside else ""
+    hint = f"; checkpoints there: {', '.join(beside)}" if beside else ""
     if any(name == prefix.name for name in beside):
         raise CheckpointError(
             f"{prefix}: incomplete checkpoint: {index.name} is missing; copy it beside the data files"
         )
     raise CheckpointError(
-        f"{prefix}: no such checkpoint, folder or file{known}; pass a prefix such as run/model.ckpt-1000, or its folder"
+        f"{prefix}: no such checkpoint, folder or file{hint}; pass a prefix such as run/model.ckpt-1000, or its folder"
     )
 
 

@@ -80,7 +80,7 @@ class Objects:
 
     @cached_property
     def readable(self) -> dict[str, str]:
-        """`{key: path from the model}` of all variables below the model, with layers' names instead of numbers."""
+        """Returns `{key: path from the model}` of all variables, with the names of layers instead of numbers."""
         walked = self._walk(self._root, named=self._named)
         return {self._nodes[number].key: path for number, path in walked if self._nodes[number].key}
 

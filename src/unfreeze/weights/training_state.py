@@ -1,4 +1,4 @@
-"""What a checkpoint contains besides the weights of a network: moving averages, optimizer slots, counters.
+"""Recognizes what a checkpoint contains besides weights: moving averages, optimizer slots, counters.
 
 The names are those of the checkpoint. Slots: tf.train.{Momentum,Adam,RMSProp,Adagrad,Ftrl}Optimizer. Quantization
 state: tf.contrib.quantize.
