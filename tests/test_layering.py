@@ -57,7 +57,7 @@ MAY_IMPORT = {
     **dict.fromkeys(GROUND, GROUND),
 }  # fmt: skip
 
-# These answer before TensorFlow is there: they may import it inside functions only.
+# These run before TensorFlow is imported: they may import it inside functions only.
 STARTS_FAST = {
     "", "__main__", "cli", "config", "export_inference_graph", "exporter_main_v2", "model_paths", *GROUND,
 }  # fmt: skip
@@ -71,13 +71,13 @@ def modules() -> list[Path]:
 
 
 def package_of(module: Path) -> str:
-    """`ops/boxes.py` is in `ops`, `cli.py` is `cli`, and the package's own `__init__.py` is ``."""
+    """Returns the package of a module: `ops` for `ops/boxes.py`, `demo` for `demo.py`, `` for unfreeze/__init__.py."""
     parts = module.relative_to(SOURCE).parts
     return parts[0] if len(parts) > 1 else parts[0].removesuffix(".py").replace("__init__", "")
 
 
 def imported(tree: ast.AST) -> Iterator[tuple[str, int]]:
-    """The full name of everything imported in a tree, with its line; of `from a import b` that is a.b."""
+    """Yields the full name of everything imported in a tree, with its line; for `from a import b` the name is a.b."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((alias.name, node.lineno) for alias in node.names)
@@ -106,7 +106,7 @@ def forbidden_imports(module: Path) -> list[str]:
 
 
 def at_module_level(tree: ast.Module) -> Iterator[ast.stmt]:
-    """The statements that run when the module is imported; `if TYPE_CHECKING:` does not."""
+    """Yields the statements that run when the module is imported, which those below `if TYPE_CHECKING:` do not."""
     for statement in tree.body:
         if not isinstance(statement, ast.If):
             yield statement

@@ -52,7 +52,7 @@ class Stray:
     start: int
     end: int
     name: str
-    what: str  # "Ssd has no field 'num_clases'"
+    problem: str  # "Ssd has no field 'num_clases'"
     hint: str  # "did you mean 'num_classes'?", or empty
     braces: str = ""  # "is a '}' missing …?", for a file whose braces do not match
 
@@ -69,9 +69,9 @@ class Outline:
 
 
 class _BrokenError(Exception):
-    def __init__(self, line: int, what: str) -> None:
-        super().__init__(line, what)
-        self.at = (line, what)
+    def __init__(self, line: int, problem: str) -> None:
+        super().__init__(line, problem)
+        self.at = (line, problem)
 
 
 @dataclass(frozen=True)
@@ -156,8 +156,8 @@ class _Scanner:
         if name.kind != "name":
             raise _BrokenError(name.line, f"expected the name of a field, found {self.shown()}")
         self.take()
-        known = level.message.fields_by_name.get(name.text)
-        if known is None:
+        descriptor = level.message.fields_by_name.get(name.text)
+        if descriptor is None:
             self.stray(levels, name, name.text)
             return
         path = f"{level.path}.{name.text}".lstrip(".")
@@ -165,61 +165,61 @@ class _Scanner:
         if level.opener is None:
             self.outline.roots.append(name.line)
         colon = self.took(":")
-        if not colon and known.message_type is None:
+        if not colon and descriptor.message_type is None:
             raise _BrokenError(name.line, f"expected ':' after '{name.text}', found {self.shown()}")
-        if _repeated(known) and self.took("["):
+        if _repeated(descriptor) and self.took("["):
             while not self.took("]"):
-                self.value(levels, name, known, path)
+                self.value(levels, name, descriptor, path)
                 if not self.took(",") and self.token.text != "]":
                     raise _BrokenError(self.token.line, f"expected ',' or ']' in the list, found {self.shown()}")
         else:
-            self.value(levels, name, known, path)
+            self.value(levels, name, descriptor, path)
 
-    def value(self, levels: list[_Level], name: Token, known: Any, path: str) -> None:
-        if known.message_type is None:
-            self.scalar(levels[-1], name, known)
+    def value(self, levels: list[_Level], name: Token, descriptor: Any, path: str) -> None:
+        if descriptor.message_type is None:
+            self.scalar(levels[-1], name, descriptor)
             return
         closer = _OPENERS.get(self.token.text, "")
         if not self.took("{", "<"):
             raise _BrokenError(self.token.line, f"expected '{{' after '{name.text}', found {self.shown()}")
-        inner = _Level(known.message_type, name, closer, path, {})
+        inner = _Level(descriptor.message_type, name, closer, path, {})
         self.fields([*levels, inner])
         self.take()
         levels[-1].closed[name.text] = inner
 
-    def scalar(self, level: _Level, name: Token, known: Any) -> None:
+    def scalar(self, level: _Level, name: Token, descriptor: Any) -> None:
         value = self.token
         shown = self.shown()
         if value.kind in ("end", "mark"):
-            raise _BrokenError(value.line, f"'{name.text}' must be {_expected(known)}, found {shown}")
+            raise _BrokenError(value.line, f"'{name.text}' must be {_expected(descriptor)}, found {shown}")
         self.take()
         while value.kind == "string" and self.token.kind == "string":  # adjacent strings are one
             self.take()
-        if known.enum_type is not None and value.kind in ("name", "number"):
-            self.enum_value(level, name, known, value)
-        elif not _fits(known, value):
-            what = f"'{name.text}' of {level.message.name} must be {_expected(known)}, not {shown}"
-            self.outline.bad_values.append((value.line, what))
+        if descriptor.enum_type is not None and value.kind in ("name", "number"):
+            self.enum_value(level, name, descriptor, value)
+        elif not _fits(descriptor, value):
+            problem = f"'{name.text}' of {level.message.name} must be {_expected(descriptor)}, not {shown}"
+            self.outline.bad_values.append((value.line, problem))
         elif value.kind == "string" and _HALF_ESCAPE.search(value.text.replace("\\\\", "")):
-            what = f"'{name.text}' of {level.message.name} has a '\\' that starts no escape; write '/' or '\\\\'"
-            self.outline.bad_values.append((value.line, what))
+            problem = f"'{name.text}' of {level.message.name} has a '\\' that starts no escape; write '/' or '\\\\'"
+            self.outline.bad_values.append((value.line, problem))
 
-    def enum_value(self, level: _Level, name: Token, known: Any, value: Token) -> None:
-        names = known.enum_type.values_by_name
-        if value.text in names or value.text in map(str, known.enum_type.values_by_number):
+    def enum_value(self, level: _Level, name: Token, descriptor: Any, value: Token) -> None:
+        names = descriptor.enum_type.values_by_name
+        if value.text in names or value.text in map(str, descriptor.enum_type.values_by_number):
             return
-        what = f"'{name.text}' of {level.message.name} has no value '{value.text}'"
+        problem = f"'{name.text}' of {level.message.name} has no value '{value.text}'"
         near = difflib.get_close_matches(value.text.upper(), names, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"it is one of {', '.join(names)}"
-        self.outline.strays.append(Stray(value.line, name.start, value.end, value.text, what, hint))
+        self.outline.strays.append(Stray(value.line, name.start, value.end, value.text, problem, hint))
 
     def stray(self, levels: list[_Level], start: Token, name: str) -> None:
         """Records a field that the schema does not have, and skips its value."""
         hint, braces = _hint(levels, name)
         self.skip_value()
         end = self.tokens[self.at - 1].end
-        what = f"{levels[-1].message.name} has no field '{name}'"
-        self.outline.strays.append(Stray(start.line, start.start, end, name, what, hint, braces))
+        problem = f"{levels[-1].message.name} has no field '{name}'"
+        self.outline.strays.append(Stray(start.line, start.start, end, name, problem, hint, braces))
 
     def skip_value(self) -> None:
         """Skips `: value` or `{ … }`; after a name with neither, such as the s of `"path"s`, skips nothing."""
@@ -287,27 +287,29 @@ def _close(level: _Level, name: str) -> list[str]:
     return difflib.get_close_matches(name, level.message.fields_by_name, n=1, cutoff=0.6)
 
 
-def _repeated(known: Any) -> bool:
+def _repeated(descriptor: Any) -> bool:
     # protobuf 7 has no `label` on field descriptors, protobuf 4 no `is_repeated`.
-    return bool(known.is_repeated if hasattr(known, "is_repeated") else known.label == known.LABEL_REPEATED)
+    if hasattr(descriptor, "is_repeated"):
+        return bool(descriptor.is_repeated)
+    return bool(descriptor.label == descriptor.LABEL_REPEATED)
 
 
-def _kind(known: Any) -> str:
+def _kind(descriptor: Any) -> str:
     kinds = {
-        known.TYPE_BOOL: "bool",
-        known.TYPE_INT32: "int32",
-        known.TYPE_UINT32: "uint32",
-        known.TYPE_FLOAT: "float",
-        known.TYPE_STRING: "string",
-        known.TYPE_ENUM: "enum",
+        descriptor.TYPE_BOOL: "bool",
+        descriptor.TYPE_INT32: "int32",
+        descriptor.TYPE_UINT32: "uint32",
+        descriptor.TYPE_FLOAT: "float",
+        descriptor.TYPE_STRING: "string",
+        descriptor.TYPE_ENUM: "enum",
     }
-    return kinds[known.type]
+    return kinds[descriptor.type]
 
 
-def _expected(known: Any) -> str:
-    kind = _kind(known)
+def _expected(descriptor: Any) -> str:
+    kind = _kind(descriptor)
     if kind == "enum":
-        return f"one of {', '.join(known.enum_type.values_by_name)}"
+        return f"one of {', '.join(descriptor.enum_type.values_by_name)}"
     return {
         "bool": "true or false",
         "int32": "a whole number (int32)",
@@ -317,9 +319,9 @@ def _expected(known: Any) -> str:
     }[kind]
 
 
-def _fits(known: Any, value: Token) -> bool:
+def _fits(descriptor: Any, value: Token) -> bool:
     """Returns whether a value has the type of its field; text_format decides, this only finds a better message."""
-    kind = _kind(known)
+    kind = _kind(descriptor)
     if kind == "string":
         return value.kind == "string"
     if kind == "bool":

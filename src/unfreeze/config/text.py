@@ -71,7 +71,7 @@ def merge_text(
     scan = outline(text, message.DESCRIPTOR)
     for stray in scan.strays:
         if stray.name in (foreign or {}):
-            raise ConfigError(f"{source}:{stray.line}: {stray.what}: {(foreign or {})[stray.name]}")
+            raise ConfigError(f"{source}:{stray.line}: {stray.problem}: {(foreign or {})[stray.name]}")
     if scan.strays and not allow_unknown_fields:
         raise ConfigError(_unknown_names(scan, source))
     try:
@@ -79,7 +79,7 @@ def merge_text(
     except text_format.ParseError as error:
         raise ConfigError(_parse_error(error, scan, source)) from None
     for stray in scan.strays:
-        message_text = f"{source}:{stray.line}: {stray.what}; ignored"
+        message_text = f"{source}:{stray.line}: {stray.problem}; ignored"
         if on_warning is None:
             warnings.warn(message_text, stacklevel=4)
         else:
@@ -92,7 +92,7 @@ def _unknown_names(scan: Outline, source: str) -> str:
     if wrong_brace is not None:  # the names after it are only its consequences
         return wrong_brace
     lines = (
-        f"{source}:{stray.line}: {stray.what}" + (f", {stray.hint}" if stray.hint else "") for stray in scan.strays
+        f"{source}:{stray.line}: {stray.problem}" + (f", {stray.hint}" if stray.hint else "") for stray in scan.strays
     )
     return "; ".join(lines) + " (--allow-unknown-fields ignores unknown fields)"
 
@@ -101,7 +101,7 @@ def _wrong_brace(scan: Outline, source: str) -> str | None:
     """Returns the error for the first field that a missing or extra brace put into the wrong message, or None."""
     for stray in scan.strays:
         if scan.broken is not None and stray.braces:
-            return f"{source}:{stray.line}: {stray.what}, {stray.hint}: {stray.braces}"
+            return f"{source}:{stray.line}: {stray.problem}, {stray.hint}: {stray.braces}"
     return None
 
 
@@ -122,9 +122,9 @@ def _parse_error(error: text_format.ParseError, scan: Outline, source: str) -> s
     if wrong_brace is not None:
         return wrong_brace
     line = error.GetLine()
-    for bad_line, what in scan.bad_values:
+    for bad_line, problem in scan.bad_values:
         if line is None or bad_line == line:
-            return f"{source}:{bad_line}: {what}"
+            return f"{source}:{bad_line}: {problem}"
     if scan.broken is not None:
         return f"{source}:{scan.broken[0]}: {scan.broken[1]}"
     reason = _QUOTED_LINE.sub("", str(error)).strip().rstrip(".")

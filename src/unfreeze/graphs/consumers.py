@@ -74,13 +74,13 @@ KEEPS_CHANNELS = re.compile(
 )
 
 
-def weight_role(op: str, place: int) -> str:
+def weight_role(op: str, position: int) -> str:
     """Returns the role of an operation's input at a position, such as `filter`; empty if it is not a weight."""
-    named = PARAMETERS.get(op, {}).get(place, "")
+    named = PARAMETERS.get(op, {}).get(position, "")
     if named or op in PARAMETERS:
         return named
     if PRODUCTS.fullmatch(op):
-        return "operand" if place < 2 else "bias"
-    if (FUSED.fullmatch(op) and place >= 1) or op == CALLED:
+        return "operand" if position < 2 else "bias"
+    if (FUSED.fullmatch(op) and position >= 1) or op == CALLED:
         return "parameter"
     return ""

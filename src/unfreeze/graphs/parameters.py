@@ -66,11 +66,11 @@ class Parameters:
 
 @dataclass(frozen=True)
 class _Use:
-    """One input of a node."""
+    """A use of a tensor: the input at `position` of a node, in a function or in the graph itself."""
 
     function: str
     node: Any
-    place: int
+    position: int
 
 
 def find_parameters(frozen: FrozenGraph, names: Mapping[str, tuple[int, ...]] | None = None) -> Parameters:
@@ -166,9 +166,9 @@ class _Flow:
         self._uses: dict[Place, list[_Use]] = {}
         for function, nodes in self._bodies.items():
             for node in nodes.values():
-                for place, operand in enumerate(node.input):
+                for position, operand in enumerate(node.input):
                     if not operand.startswith("^"):
-                        self._uses.setdefault((function, producer(operand)), []).append(_Use(function, node, place))
+                        self._uses.setdefault((function, producer(operand)), []).append(_Use(function, node, position))
         self._opaque = self._opaquely_called()
         self._dynamic = self._dependent()
 
@@ -189,7 +189,7 @@ class _Flow:
 
     def read_name(self, place: Place) -> str:
         """Returns the name of the node that read the variable in TensorFlow 2, `…/ReadVariableOp`; empty if none."""
-        for use in self._ways(place):
+        for use in self._reachable_uses(place):
             if use.node.op == "Identity" and re.search(r"/ReadVariableOp(_\d+)?$", use.node.name):
                 return str(use.node.name)
         return ""
@@ -198,7 +198,7 @@ class _Flow:
         """Returns why a constant of floats or bytes is a parameter, or else why it is not."""
         why_not = "nothing uses it"
         single = math.prod(shape) == 1
-        for use in self._ways(place, through_arithmetic=not single):
+        for use in self._reachable_uses(place, through_arithmetic=not single):
             reason, objection = self._judge(use, shape)
             if reason:
                 return reason, ""
@@ -209,8 +209,8 @@ class _Flow:
         """Returns why a constant of wide integers is a parameter: a bias of an integer layer, or packed weights."""
         if math.prod(shape) < 2:
             return ""
-        for use in self._ways(place, only_values=True):
-            role = weight_role(use.node.op, use.place)
+        for use in self._reachable_uses(place, only_values=True):
+            role = weight_role(use.node.op, use.position)
             if role in SUMS or (role == "parameter" and LINEAR.fullmatch(use.node.op)):
                 return f"{role} of {use.node.op} {use.node.name}"
             adds = use.node.op in ARITHMETIC and self.depends(use.function, use.node.name)
@@ -219,9 +219,9 @@ class _Flow:
         return ""
 
     def _judge(self, use: _Use, shape: tuple[int, ...]) -> tuple[str, str]:
-        """Returns why a use makes a constant a parameter, or why it does not; twice empty if it only moves it."""
+        """Returns why a use makes a constant a parameter, or why not; empty strings if it only moves the value."""
         node, boxes = use.node, bool(shape) and shape[-1] in BOX_SIZES and len(_wide(shape)) > 1
-        role = weight_role(node.op, use.place)
+        role = weight_role(node.op, use.position)
         if role == "table":  # rows of boxes are gathered too, and lists of numbers
             learned = len(_wide(shape)) > 1 and not boxes
             return (f"table of {node.op} {node.name}", "") if learned else ("", f"numbers that {node.op} selects from")
@@ -231,7 +231,7 @@ class _Flow:
             return "", f"one number of {node.op} {node.name}" if math.prod(shape) == 1 else ""
         if node.op in FORMS:
             return "", "only its shape is used"
-        if MOVES.fullmatch(node.op) and use.place == 0:
+        if MOVES.fullmatch(node.op) and use.position == 0:
             return "", ""
         count = math.prod(shape)
         if count < 2:
@@ -246,38 +246,41 @@ class _Flow:
             return f"{count} numbers of {node.op} {node.name}", ""
         return "", f"few numbers of {node.op} {node.name}"
 
-    def _ways(self, place: Place, *, through_arithmetic: bool = True, only_values: bool = False) -> Iterator[_Use]:
+    def _reachable_uses(
+        self, place: Place, *, through_arithmetic: bool = True, only_values: bool = False
+    ) -> Iterator[_Use]:
         """Yields every use of a constant, of what is computed from it alone, and inside functions that it is passed to.
 
-        Arithmetic with other constants makes a weight of a weight, but not of an epsilon that is added to it. Integers
-        go on as values only: what takes them as a shape or as places does not make weights of them.
+        With `through_arithmetic`, the result of arithmetic with other constants counts as computed from it: a weight
+        times a constant is a weight, but a single number, such as an epsilon, is not followed. With `only_values`, a
+        use of integers as a shape or as indices is not followed.
         """
         waiting, seen = [place], {place}
         while waiting:
             for use in self.uses(waiting.pop(0)):
                 yield use
-                if only_values and not self._goes_on_as_values(use):
+                if only_values and not self._passes_values_on(use):
                     continue
-                for after in self._after(use, through_arithmetic):
-                    if after not in seen:
-                        seen.add(after)
-                        waiting.append(after)
+                for following in self._next_places(use, through_arithmetic):
+                    if following not in seen:
+                        seen.add(following)
+                        waiting.append(following)
 
-    def _goes_on_as_values(self, use: _Use) -> bool:
+    def _passes_values_on(self, use: _Use) -> bool:
         op = use.node.op
-        moved = use.place == 0 and MOVES.fullmatch(op)
+        moved = use.position == 0 and MOVES.fullmatch(op)
         return bool(moved or VALUES.fullmatch(op) or called_arguments(use.node, tuple(self._functions)))
 
-    def _after(self, use: _Use, through_arithmetic: bool) -> Iterator[Place]:
+    def _next_places(self, use: _Use, through_arithmetic: bool) -> Iterator[Place]:
         """Yields the places where a value goes on from a use."""
         calls = called_arguments(use.node, tuple(self._functions))
         for function, first in calls:
             arguments = self._functions[function].signature.input_arg
-            if 0 <= use.place - first < len(arguments):
-                yield function, arguments[use.place - first].name
-        if calls or use.node.op in FORMS or weight_role(use.node.op, use.place):
+            if 0 <= use.position - first < len(arguments):
+                yield function, arguments[use.position - first].name
+        if calls or use.node.op in FORMS or weight_role(use.node.op, use.position):
             return
-        moved = MOVES.fullmatch(use.node.op) and use.place == 0
+        moved = MOVES.fullmatch(use.node.op) and use.position == 0
         if moved or (through_arithmetic and not self.depends(use.function, use.node.name)):
             yield use.function, use.node.name
 
@@ -305,8 +308,8 @@ class _Flow:
                 waiting.append((use.function, use.node.name))
                 for function, first in called_arguments(use.node, tuple(self._functions)):
                     arguments = self._functions[function].signature.input_arg
-                    if 0 <= use.place - first < len(arguments):
-                        waiting.append((function, arguments[use.place - first].name))
+                    if 0 <= use.position - first < len(arguments):
+                        waiting.append((function, arguments[use.position - first].name))
         return dynamic
 
     def _opaquely_called(self) -> set[str]:
@@ -330,8 +333,8 @@ class _Flow:
         """Returns whether an arithmetic operation combines a constant with the channels of a layer's output."""
         waiting = [
             (use.function, producer(operand))
-            for place, operand in enumerate(use.node.input)
-            if place != use.place and not operand.startswith("^")
+            for position, operand in enumerate(use.node.input)
+            if position != use.position and not operand.startswith("^")
         ]
         seen: set[Place] = set()
         while waiting:

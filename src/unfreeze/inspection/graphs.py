@@ -163,18 +163,18 @@ def _variables(folder: Path) -> tuple[int, int, list[str]]:
 
 
 def _signatures_field(meta_graph: MetaGraph) -> Field:
-    signatures = {name: _described(signature) for name, signature in meta_graph.signatures.items()}
+    signatures = {name: _describe(signature) for name, signature in meta_graph.signatures.items()}
     return field("signatures", signatures, _format_signatures(meta_graph))
 
 
-def _described(signature: Signature) -> dict[str, Any]:
-    def of(tensors: Mapping[str, TensorInfo]) -> dict[str, Any]:
+def _describe(signature: Signature) -> dict[str, Any]:
+    def describe_tensors(tensors: Mapping[str, TensorInfo]) -> dict[str, Any]:
         return {
             key: {"dtype": tensor.dtype, "shape": None if tensor.shape is None else list(tensor.shape)}
             for key, tensor in tensors.items()
         }
 
-    return {"inputs": of(signature.inputs), "outputs": of(signature.outputs)}
+    return {"inputs": describe_tensors(signature.inputs), "outputs": describe_tensors(signature.outputs)}
 
 
 def _format_signatures(meta_graph: MetaGraph) -> str:

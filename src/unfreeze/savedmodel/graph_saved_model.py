@@ -21,7 +21,7 @@ from unfreeze.graphs.operations import op_def, output_names
 from unfreeze.input_types import INPUT_TYPES
 from unfreeze.memory import release_memory
 from unfreeze.ops import images as ops
-from unfreeze.savedmodel.network import WrittenFunction, network_function, written
+from unfreeze.savedmodel.network import WrittenFunction, network_function, serialized_function
 from unfreeze.savedmodel.objects import Handle
 from unfreeze.savedmodel.signatures import DTYPE_AND_DECODER, by_name, named, traced
 from unfreeze.savedmodel.writer import save_values, write_signatures
@@ -102,7 +102,7 @@ def write_graph_saved_model(
         tensors = [(outputs[key].tensor, spec.dtype.as_datatype_enum) for key, spec in specs.items()]
         yield network_function(name, graph.graph, arguments, tensors, partial(_output_names, graph.graph))
         for function in graph.graph.library.function:
-            yield written(function, function.node_def)
+            yield serialized_function(function, function.node_def)
 
     write_signatures(
         signatures,

@@ -53,12 +53,12 @@ def network_function(
     for position, (tensor, dtype) in enumerate(outputs):
         result = f"unfrozen_output_{position}"
         function.signature.output_arg.add(name=result, type=dtype)
-        function.ret[result] = tensors.of(tensor)
+        function.ret[result] = tensors.name_of(tensor)
     nodes = (node for node in graph.node if node.name not in renamed)
-    return written(function, (_connected(node, tensors) for node in nodes))
+    return serialized_function(function, (_connected(node, tensors) for node in nodes))
 
 
-def written(function: Any, nodes: Iterable[Any]) -> WrittenFunction:
+def serialized_function(function: Any, nodes: Iterable[Any]) -> WrittenFunction:
     """Returns a serialized function with these nodes in the place of its own."""
     pieces, operations = [], set()
     for node in nodes:
@@ -75,7 +75,7 @@ def _connected(node: Any, tensors: _Tensors) -> Any:
     copy = node_def_pb2.NodeDef()
     copy.CopyFrom(node)
     copy.ClearField("input")
-    copy.input.extend(tensor for operand in node.input if (tensor := tensors.of(operand)))
+    copy.input.extend(tensor for operand in node.input if (tensor := tensors.name_of(operand)))
     return copy
 
 
@@ -104,8 +104,8 @@ class _Tensors:
     ) -> None:
         self._named, self._renamed, self._output_names = named, renamed, output_names
 
-    def of(self, operand: str) -> str:
-        """Returns an input of a node; empty for a control dependency on an argument."""
+    def name_of(self, operand: str) -> str:
+        """Returns the name of a node's input in the function; empty for a control dependency on an argument."""
         if operand.startswith("^"):
             return "" if operand[1:] in self._renamed else operand
         name, _, number = operand.partition(":")
