@@ -62,7 +62,9 @@ def server_environment(saved_model: str | os.PathLike[str]) -> tuple[dict[str, s
     try:
         operation = request_dependent_weights(saved_model)
     except (OSError, DecodeError) as error:
-        raise SavedModelError(f"{saved_model}: saved_model.pb cannot be read ({error})") from error
+        raise SavedModelError(
+            f"{saved_model}: saved_model.pb cannot be read ({error}). Copy or export it again."
+        ) from error
     if operation is None:
         return {ENABLE: "1", ASSUME_FROZEN_WEIGHTS: "1"}, None
     return {ENABLE: "1"}, f"{ASSUME_FROZEN_WEIGHTS} is not set: {depends_on_request(operation)}"

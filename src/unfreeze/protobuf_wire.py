@@ -44,8 +44,8 @@ def fields(message: bytes | memoryview) -> Iterator[tuple[int, Value]]:
 
 def parts(message: bytes | memoryview, number: int) -> Iterator[memoryview]:
     """Yields every length-delimited value of one field: submessages, strings, bytes."""
-    for found, value in fields(message):
-        if found == number and isinstance(value, memoryview):
+    for key, value in fields(message):
+        if key == number and isinstance(value, memoryview):
             yield value
 
 

@@ -150,7 +150,9 @@ def _check(options: NmsOptions, use_partitioned_nms: bool, prefix: str = "") -> 
         raise ConfigError(f"soft_nms_sigma is {options.soft_nms_sigma:g}; with use_combined_nms it must be 0")
     _check_combined(options)
     if use_partitioned_nms and options.use_static_shapes and not options.use_combined_nms:
-        raise UnsupportedError("not supported yet: use_partitioned_nms together with use_static_shapes")
+        raise UnsupportedError(
+            "not supported yet: use_partitioned_nms together with use_static_shapes; set one of them to false"
+        )
 
 
 def _check_combined(options: NmsOptions) -> None:
@@ -219,6 +221,6 @@ def _points(config: Any, where: str) -> Points:
         raise ConfigError(f"calibration_config: {where} has no x_y_pair; add some")
     if any(x > next_x for (x, _), (next_x, _) in pairwise(points)):
         raise UnsupportedError(
-            f"not supported yet: calibration_config: {where} whose x_y_pair are not in ascending order of x"
+            f"not supported yet: calibration_config: {where} whose x_y_pair are not in ascending order of x; sort them"
         )
     return points

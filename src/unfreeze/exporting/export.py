@@ -106,19 +106,19 @@ def export(
         "--side-input-types": side_input_types,
     }
     if any(side_input_text.values()) and not use_side_inputs:
-        raise UnfreezeError(f"{_listed(side_input_text)} need --use-side-inputs")
+        raise UnfreezeError(f"{_listed(side_input_text)} need --use-side-inputs; add it")
     if use_side_inputs:
         if side_inputs is not None:
-            raise UnfreezeError("side_inputs and use_side_inputs are two forms of the same option; give one of them")
+            raise UnfreezeError("side_inputs and use_side_inputs are two forms of the same option; pass one of them")
         side_inputs = parse_side_inputs(side_input_shapes, side_input_names, side_input_types)
     require_known_input_types(input_types)
-    found = find_source(source, trained_checkpoint_prefix, trained_checkpoint_dir, step)
-    if found.graph is not None:
+    located = find_source(source, trained_checkpoint_prefix, trained_checkpoint_dir, step)
+    if located.graph is not None:
         _reject(
             "not supported yet: {} with a frozen graph",
             {
-                "--pipeline-config-path": pipeline_config_path is not None and found.checkpoint is None,
-                "--step": step is not None and found.checkpoint is None,
+                "--pipeline-config-path": pipeline_config_path is not None and located.checkpoint is None,
+                "--step": step is not None and located.checkpoint is None,
                 "--input-shape": input_shape is not None,
                 "--use-side-inputs": use_side_inputs or side_inputs is not None,
                 "--config-override": bool(config_override),
@@ -143,8 +143,8 @@ def export(
 
         with _started(workers, verify=verify and not dry_run) as workers:
             return export_frozen_graph(
-                found.graph,
-                trained_checkpoint_prefix=found.checkpoint,
+                located.graph,
+                trained_checkpoint_prefix=located.checkpoint,
                 pipeline_config_path=pipeline_config_path,
                 output_directory=output_directory,
                 graph_inputs=graph_inputs,
@@ -170,19 +170,19 @@ def export(
             "--dry-run": dry_run,
         },
     )
-    assert found.checkpoint is not None
-    assert found.prefix is not None
+    assert located.checkpoint is not None
+    assert located.prefix is not None
     for server in runtimes:
         parse_server_version(server)
     read_labels(label_map)  # as above
     read_pipeline_config(
-        find_pipeline_config(found.prefix, pipeline_config_path),
+        find_pipeline_config(located.prefix, pipeline_config_path),
         allow_unknown_fields=allow_unknown_fields,
         override=config_override,
         on_warning=ignore,
     )
     checkpoint_export_job(
-        found.prefix,
+        located.prefix,
         output_directory=output_directory,
         overwrite=overwrite,
         verify=verify,
@@ -192,7 +192,7 @@ def export(
 
     with _started(workers, verify=verify) as workers:
         return export_checkpoint(
-            found.checkpoint,
+            located.checkpoint,
             pipeline_config_path=pipeline_config_path,
             output_directory=output_directory,
             input_types=input_types,

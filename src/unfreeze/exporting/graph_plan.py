@@ -88,7 +88,9 @@ def plan_graph(
     if trained_checkpoint_prefix is None:
         parameters = find_parameters(frozen)
         if not parameters.variables:
-            raise UnsupportedError(f"{graph}: no weights: none of its constants is a parameter of an operation")
+            raise UnsupportedError(
+                f"{graph}: no weights: none of its constants is a parameter; pass the frozen graph of a network"
+            )
         return GraphPlan(frozen, endpoints, inputs, parameters, None, {})
     checkpoint = open_checkpoint(trained_checkpoint_prefix, step)
     for note in checkpoint.notes:

@@ -69,7 +69,9 @@ class ExportJob:
     def __post_init__(self) -> None:
         if self.report_path is not None:
             if not self.verify:
-                raise ConfigError("--report shows what was verified: it cannot be combined with --no-verify")
+                raise ConfigError(
+                    "--report shows what was verified: it cannot be combined with --no-verify; remove one of them"
+                )
             require_writable_file(self.report_path, "--report", overwrite=self.overwrite)
         require_absent(self.target, self.entries, overwrite=self.overwrite)
 

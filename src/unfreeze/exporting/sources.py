@@ -48,7 +48,9 @@ def find_source(
     if len(checkpoints) > 1 or (graph is None and not checkpoints):
         raise UnfreezeError(ADVICE)
     if graph is not None and not graph.exists():
-        raise SavedModelError(f"{graph}: no such file or folder")
+        raise SavedModelError(
+            f"{graph}: no such file or folder; pass a checkpoint, a frozen graph (.pb) or a SavedModel"
+        )
     if not checkpoints:
         return Source(graph, None, None)
     prefix, _ = locate_checkpoint(checkpoints[0], step)

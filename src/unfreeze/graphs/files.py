@@ -92,7 +92,7 @@ def read_frozen_graph(path: str | Path) -> FrozenGraph:
             raise SavedModelError(f"{path}: no {SAVED_MODEL} in this folder; pass the .pb file itself")
         path = folders[0] / SAVED_MODEL
     if not path.is_file():
-        raise SavedModelError(f"{path}: no such file or folder")
+        raise SavedModelError(f"{path}: no such file or folder; pass a frozen graph (.pb) or a SavedModel")
     _require_binary(path)
     try:
         data = _mapped(path)
@@ -108,7 +108,7 @@ def read_graph_def(path: Path) -> graph_pb2.GraphDef:
         SavedModelError: it is not a graph, or is damaged. UnsupportedError: it is in text form, or TensorFlow Lite.
     """
     if not path.is_file():
-        raise SavedModelError(f"{path}: no such file")
+        raise SavedModelError(f"{path}: no such file; pass a frozen graph (.pb)")
     _require_binary(path)
     graph = graph_pb2.GraphDef()
     try:

@@ -60,12 +60,12 @@ def require_harmless(frozen: FrozenGraph) -> None:
     if unknown:
         raise UnsupportedError(
             f"not supported yet: {frozen.path}: this TensorFlow ({tf.__version__}) does not know the operations "
-            f"{_listed(unknown)}"
+            f"{_listed(unknown)}; install the TensorFlow that wrote the graph, or a newer one"
         )
     if attributes:
         raise UnsupportedError(
             f"not supported yet: {frozen.path}: this TensorFlow ({tf.__version__}) does not know the attributes "
-            f"{_listed(attributes)}; it may be older than the one that wrote the graph"
+            f"{_listed(attributes)}; install the TensorFlow that wrote the graph, or a newer one"
         )
     if variables:
         raise UnsupportedError(
@@ -74,7 +74,8 @@ def require_harmless(frozen: FrozenGraph) -> None:
         )
     if tables:
         raise UnsupportedError(
-            f"not supported yet: {frozen.path}: it has lookup tables, which an initializer fills: {_listed(tables)}"
+            f"not supported yet: {frozen.path}: it has lookup tables, which an initializer fills: {_listed(tables)}; "
+            "export the graph without them"
         )
 
 

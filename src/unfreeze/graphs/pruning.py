@@ -55,7 +55,7 @@ def prune(frozen: FrozenGraph, endpoints: Endpoints) -> dict[str, str]:
 
 
 def _keep(messages: Any, is_kept: Callable[[Any], bool]) -> None:
-    """Removes all other messages, in place: a copy would be a second graph in memory."""
+    """Removes the messages for which `is_kept` is false, in place: a copy would be a second graph in memory."""
     end = len(messages)
     for position in range(len(messages) - 1, -2, -1):
         if position < 0 or is_kept(messages[position]):

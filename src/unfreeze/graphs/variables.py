@@ -95,6 +95,7 @@ def _replace(nodes: Any, sources: Mapping[str, _Source], taken: set[str]) -> Non
 
 
 def _become(node: Any, source: _Source, control: Iterable[str]) -> None:
+    """Turns a node into one that reads a source."""
     node.op = "ReadVariableOp" if source.reads else "Identity"
     node.input.extend([source.operand, *control])
     node.attr.clear()
@@ -189,22 +190,22 @@ def _replace_in_function(nodes: Any, sources: Mapping[str, _Source], taken: set[
 def _pass_on(
     nodes: Any, functions: Mapping[str, Any], needed: Mapping[str, Sequence[Parameter]], values: Mapping[Any, str]
 ) -> None:
-    """Adds the parameters that a function needs to the arguments of every call, after the others."""
+    """Adds the parameters that a function needs to the arguments of its calls, after the existing arguments."""
     for node in nodes:
-        wanted = next((needed[name] for name in _called(node, functions) if needed.get(name)), None)
-        if not wanted:
+        passed = next((needed[name] for name in _called(node, functions) if needed.get(name)), None)
+        if not passed:
             continue
         control = [operand for operand in node.input if operand.startswith("^")]
         operands = [operand for operand in node.input if not operand.startswith("^")]
-        operands += [values[parameter.place] for parameter in wanted]
+        operands += [values[parameter.place] for parameter in passed]
         node.ClearField("input")
         node.input.extend([*operands, *control])
-        types = [parameter.dtype.as_datatype_enum for parameter in wanted]
+        types = [parameter.dtype.as_datatype_enum for parameter in passed]
         if node.op in ("While", "StatelessWhile"):
             node.attr["T"].list.type.extend(types)
             shapes = node.attr["output_shapes"].list.shape
             if shapes:
-                shapes.extend(_shape(parameter) for parameter in wanted)
+                shapes.extend(_shape(parameter) for parameter in passed)
         elif "Tin" in node.attr:
             node.attr["Tin"].list.type.extend(types)
 

@@ -107,7 +107,9 @@ def local_sources(path: str, is_only_input: bool) -> Iterator[Source]:
         try:
             yield from sources_of_list(Path(path).read_text(encoding="utf-8").splitlines())
         except (OSError, UnicodeDecodeError) as error:
-            raise ImageError(f"{path} cannot be read as a list of images: {error}") from None
+            raise ImageError(
+                f"{path} cannot be read as a list of images: {error}. Write one path or URL on each line."
+            ) from None
     elif os.path.isdir(path):
         for inside in files_in(path):
             yield source_of_file(inside, path if is_only_input else "")
@@ -159,7 +161,9 @@ def remote_sources(url: str, is_only_input: bool) -> Iterator[Source]:
         else:
             paths, root = sorted(files.find(path)), path.rstrip("/") + "/" if is_only_input else ""
     except Exception as error:  # each store has errors of its own
-        raise ImageError(f"{url} cannot be listed: {type(error).__name__}: {error}") from None
+        raise ImageError(
+            f"{url} cannot be listed: {type(error).__name__}: {error}. Check the URL and your access."
+        ) from None
     for name in filter(has_known_suffix, paths):
         location = name if "://" in name else scheme + name
         yield Source(name.removeprefix(root) if root else location, location)
@@ -186,5 +190,7 @@ def read_source(source: Source) -> Image.Image:
     try:
         encoded: bytes = files.cat_file(path)
     except Exception as error:  # each store has errors of its own
-        raise ImageError(f"{source.location} cannot be read: {type(error).__name__}: {error}") from None
+        raise ImageError(
+            f"{source.location} cannot be read: {type(error).__name__}: {error}. Check the URL and your access."
+        ) from None
     return read_image(source.location, encoded)

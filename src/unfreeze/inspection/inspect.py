@@ -98,10 +98,10 @@ def _hint_of_subfolder(folder: Path) -> str:
 def _file(path: Path) -> Inspection:
     with path.open("rb") as file:
         head = file.read(16)
-    other = next((kind for offset, magic, kind in OTHER_FILES if head[offset:].startswith(magic)), "")
-    if other:
-        raise UnfreezeError(f"{path}: {EXPECTED}, but {other}")
-    # Here and not above: they import TensorFlow.
+    mistaken = next((kind for offset, magic, kind in OTHER_FILES if head[offset:].startswith(magic)), "")
+    if mistaken:
+        raise UnfreezeError(f"{path}: {EXPECTED}, but {mistaken}")
+    # Imported here, since they import TensorFlow.
     from unfreeze.inspection.checkpoints import inspect_checkpoint, inspect_folder
     from unfreeze.inspection.graphs import inspect_graph, inspect_saved_model
 

@@ -198,7 +198,9 @@ def frames_of(source: Source, step: int) -> Iterator[Frame]:
     try:
         opened = files.open(path, "rb")
     except Exception as error:  # each store has errors of its own
-        raise ImageError(f"{source.location} cannot be read: {type(error).__name__}: {error}") from None
+        raise ImageError(
+            f"{source.location} cannot be read: {type(error).__name__}: {error}. Check the URL and your access."
+        ) from None
     with opened as file:
         yield from read_frames(file, source.location, step)
 

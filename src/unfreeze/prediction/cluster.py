@@ -187,11 +187,15 @@ def distribute(
                 tries[shard.number] += 1
                 if tries[shard.number] == MAX_TRIES:
                     names = f"{shard.sources[0].name} to {shard.sources[-1].name}"
-                    raise RemoteError(f"{MAX_TRIES} workers died of the images {names}: {first_line(error)}") from None
+                    raise RemoteError(
+                        f"{MAX_TRIES} workers died of the images {names}: {first_line(error)}. Remove these images."
+                    ) from None
             else:
                 failed_starts += 1
                 if failed_starts == MAX_FAILED_STARTS * count:
-                    raise RemoteError(f"workers die while they load the model: {first_line(error)}") from None
+                    raise RemoteError(
+                        f"workers die while they load the model: {first_line(error)}. Run fewer --actors."
+                    ) from None
             if shard is None or assigned.pop(actor, None) is not None:  # its other shard fails later, in this loop
                 add_actor()
         except ray.exceptions.RayTaskError as error:
@@ -240,7 +244,9 @@ def connected(ray: Any, address: str | None, model_bytes: int) -> Iterator[None]
             memory = OBJECT_STORE_BYTES + 2 * model_bytes
             ray.init(address="local", include_dashboard=False, object_store_memory=memory, **quiet)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-        raise RemoteError(f"no Ray cluster at {address or 'this machine'}: {first_line(error)}") from None
+        raise RemoteError(
+            f"no Ray cluster at {address or 'this machine'}: {first_line(error)}. Start it, or pass another --address."
+        ) from None
     try:
         yield
     finally:

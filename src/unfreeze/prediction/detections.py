@@ -23,7 +23,9 @@ def parse_detections(
     is_finite = np.isfinite(scores) & np.isfinite(boxes).all(axis=-1)
     for index in np.flatnonzero(~(scores < min_score)).tolist():
         if not is_finite[index]:
-            raise SavedModelError(f"detection {index} has a box or a score that is not finite (score {scores[index]})")
+            raise SavedModelError(
+                f"detection {index} has a box or a score that is not finite (score {scores[index]}). Check the weights."
+            )
         class_id = round(float(outputs["detection_classes"][index]))
         ymin, xmin, ymax, xmax = map(shortest_float, boxes[index])
         box = (ymin, xmin, ymax, xmax)

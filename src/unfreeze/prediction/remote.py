@@ -97,7 +97,9 @@ def connect_rest(address: str) -> RemoteModel:
         definitions = metadata["metadata"]["signature_def"]["signature_def"]
         signatures = {name: parse_json_signature(definition) for name, definition in definitions.items()}
     except (KeyError, TypeError, ValueError) as error:
-        raise RemoteError(f"{url}/metadata: not a response of TensorFlow Serving: it lacks {error}") from error
+        raise RemoteError(
+            f"{url}/metadata: not a response of TensorFlow Serving: it lacks {error}. Pass {ADDRESSES}."
+        ) from error
     signature = choose_signature(signatures, address)
 
     def predict(path: Path | None, image: Image.Image) -> Outputs:
@@ -164,7 +166,9 @@ def request_json(session: requests.Session, url: str, body: Mapping[str, Any] | 
         if response.ok:
             return response.json()
     except (requests.RequestException, ValueError) as error:  # no server, an invalid host, a body that is not JSON
-        raise RemoteError(f"{url}: the request failed: {first_line(error)}") from error
+        raise RemoteError(
+            f"{url}: the request failed: {first_line(error)}. Check the address and the server."
+        ) from error
     raise RemoteError(f"{url}: the server responded {response.status_code}: {error_message(response.content)}")
 
 
@@ -339,7 +343,9 @@ def parse_endpoint_response(response: Any, address: str) -> Outputs:
         return parse_detection_list(row)
     if isinstance(row, dict):
         return parse_columns({name: [value] for name, value in row.items()}, address)
-    raise RemoteError(f"{address}: the response has no detections: {json.dumps(response)[:MAX_SHOWN]}")
+    raise RemoteError(
+        f"{address}: the response has no detections: {json.dumps(response)[:MAX_SHOWN]}. Serve a detector."
+    )
 
 
 def is_detection(value: Any) -> bool:
@@ -367,7 +373,9 @@ def parse_columns(outputs: Any, address: str) -> Outputs:
     """Returns the outputs of one image without the batch dimension. Raises: RemoteError if an output is missing."""
     missing = [name for name in REQUIRED_OUTPUTS if not isinstance(outputs, dict) or name not in outputs]
     if missing:
-        raise RemoteError(f"{address}: the response lacks {', '.join(missing)}")
+        raise RemoteError(
+            f"{address}: the response lacks {', '.join(missing)}. Serve a model that returns these outputs."
+        )
     names = (*REQUIRED_OUTPUTS, *OPTIONAL_OUTPUTS, "detection_class_names")
     return {name: np.asarray(outputs[name])[0] for name in names if name in outputs}
 

@@ -65,5 +65,7 @@ def load_model(path: Path, threads: int | None) -> FrozenGraph:
     except SavedModelError:
         raise
     except Exception as error:  # unknown operations or tensors: ValueError, KeyError …
-        raise SavedModelError(f"{path}: not a frozen detector that takes {INPUT}: {first_line(error)}") from None
+        raise SavedModelError(
+            f"{path}: not a frozen detector that takes {INPUT}: {first_line(error)}. Pass a detector."
+        ) from None
     return FrozenGraph(path, call, has_gpu())

@@ -36,7 +36,9 @@ def require_detections(model: str, names: Mapping[str, object]) -> None:
     """Raises SavedModelError if the names of a model's outputs lack those of a detector."""
     missing = [name for name in REQUIRED_OUTPUTS if name not in names]
     if missing:
-        raise SavedModelError(f"{model} is not a detector: it lacks {', '.join(missing)}, it has {name_list(names)}")
+        raise SavedModelError(
+            f"{model} is not a detector: it lacks {', '.join(missing)}, it has {name_list(names)}. Pass a detector."
+        )
 
 
 def name_list(names: Mapping[str, object] | tuple[str, ...]) -> str:

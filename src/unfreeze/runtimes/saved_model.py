@@ -82,7 +82,9 @@ def load_model(folder: Path, threads: int | None) -> SavedModel:
     try:
         loaded = tf.saved_model.load(os.fspath(folder))
     except Exception as error:  # the loader raises all kinds: OSError, ValueError, OpError, DecodeError …
-        raise SavedModelError(f"{folder} cannot be loaded as a SavedModel: {first_line(error)}") from error
+        raise SavedModelError(
+            f"{folder} cannot be loaded as a SavedModel: {first_line(error)}. Copy or export it again."
+        ) from error
     signatures = dict(loaded.signatures)
     name = next((name for name in SIGNATURES if name in signatures), None)
     if name is None:

@@ -56,7 +56,9 @@ def slim(outputs: Tensors, slimming: Slimming) -> Tensors:
     """
     absent = [name for name in slimming.kept_outputs if name not in outputs]
     if absent:
-        raise UnsupportedError(f"--kept-outputs {absent[0]}: this model has {', '.join(sorted(outputs))}")
+        raise UnsupportedError(
+            f"--kept-outputs {absent[0]}: this model has {', '.join(sorted(outputs))}; choose from these"
+        )
     if slimming.kept_outputs:
         outputs = {name: tensor for name, tensor in outputs.items() if name in (*slimming.kept_outputs, *KEPT)}
     if slimming.score_threshold is None and slimming.max_detections is None:

@@ -55,7 +55,9 @@ def write_html_report(path: Path, report: Report, record: ExportRecord | None, *
         os.replace(staged, path)
     except OSError as error:
         staged.unlink(missing_ok=True)
-        raise OutputError(f"--report {path}: cannot be written: {error.strerror or error}") from None
+        raise OutputError(
+            f"--report {path}: cannot be written: {error.strerror or error}. Choose another path."
+        ) from None
 
 
 def html_report(report: Report, record: ExportRecord | None, names: Names, place: Path) -> str:

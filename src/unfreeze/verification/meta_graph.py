@@ -77,7 +77,7 @@ def read_meta_graph(saved_model: Path) -> MetaGraph:
     """
     path = saved_model / "saved_model.pb"
     if not saved_model.exists():
-        raise SavedModelError(f"{saved_model}: no such folder")
+        raise SavedModelError(f"{saved_model}: no such folder. Pass the folder with saved_model.pb.")
     if not path.is_file():
         if (saved_model / "saved_model.pbtxt").is_file():
             raise UnsupportedError(

@@ -50,7 +50,9 @@ def read_reference(against: str | Path | Model | None) -> Reference | None:
     if path.is_dir():
         meta_graph = read_meta_graph(path)
         if SERVING not in meta_graph.signatures or not takes_images(meta_graph.signatures[SERVING]):
-            raise SavedModelError(f"{against}: cannot be compared with: it has no {SERVING} that takes images")
+            raise SavedModelError(
+                f"{against}: cannot be compared with: it has no {SERVING} that takes images. Pass another model."
+            )
         return meta_graph
     if path.is_file() and path.suffix == ".pb":
         return FrozenGraph(path)

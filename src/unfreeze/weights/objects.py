@@ -46,7 +46,7 @@ class Objects:
         self._nodes = nodes
         self._root = root
         self._named = named
-        self._found: dict[str, int | None] = {}
+        self._numbers: dict[str, int | None] = {}
         self._layers: dict[int, dict[str, int | None]] = {}
         self._requested: dict[int, list[str]] = {}
 
@@ -85,29 +85,29 @@ class Objects:
         return {self._nodes[number].key: path for number, path in walked if self._nodes[number].key}
 
     def _find(self, path: str) -> int | None:
-        if path not in self._found:
+        if path not in self._numbers:
             number = self._descend(self._root, path.split("/") if path else [])
             if number is None:  # not cached: without names, the layer at a path depends on earlier requests
                 return None
-            self._found[path] = number
-        return self._found[path]
+            self._numbers[path] = number
+        return self._numbers[path]
 
     def _descend(self, number: int, steps: list[str]) -> int | None:
         """Returns the node `steps` below a node; names of edges and layers may contain slashes: "stack_0/se"."""
         if not steps:
             return number
-        for taken in range(1, len(steps) + 1):
-            child = self._nodes[number].children.get("/".join(steps[:taken]))
+        for length in range(1, len(steps) + 1):
+            child = self._nodes[number].children.get("/".join(steps[:length]))
             if child is not None:
-                found = self._descend(child, steps[taken:])
-                if found is not None:
-                    return found
-        for taken in range(len(steps), 0, -1):
-            child = self._layer(number, "/".join(steps[:taken]), leaf=taken < len(steps))
+                descendant = self._descend(child, steps[length:])
+                if descendant is not None:
+                    return descendant
+        for length in range(len(steps), 0, -1):
+            child = self._layer(number, "/".join(steps[:length]), leaf=length < len(steps))
             if child is not None:
-                found = self._descend(child, steps[taken:])
-                if found is not None:
-                    return found
+                descendant = self._descend(child, steps[length:])
+                if descendant is not None:
+                    return descendant
         return None
 
     def _layer(self, number: int, name: str, leaf: bool) -> int | None:
