@@ -378,8 +378,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_picture_that_is_none(exported: Path, tmp_path: Path, refused: Callable[..., str]) -> None:
-    (tmp_path / "notes.png").write_text("not a picture at all")
+def test_file_that_is_no_image_is_rejected(exported: Path, tmp_path: Path, refused: Callable[..., str]) -> None:
+    (tmp_path / "notes.png").write_text("not an image at all")
     cut = (DIGITS / "scenes" / "scene_00.png").read_bytes()
     (tmp_path / "cut.png").write_bytes(cut[: len(cut) // 2])
     np.arange(10).tofile(tmp_path / "numbers.jpg")
@@ -393,9 +393,9 @@ def test_a_picture_that_is_none(exported: Path, tmp_path: Path, refused: Callabl
 
 
 def test_a_folder_that_is_no_saved_model(run: Path, refused: Callable[..., str]) -> None:
-    picture = DIGITS / "scenes" / "scene_00.png"
+    image = DIGITS / "scenes" / "scene_00.png"
     told = f"error: {run} has no saved_model.pb: give the folder with saved_model.pb, or the one above it"
-    assert refused("predict", run, picture) == told
+    assert refused("predict", run, image) == told
     assert refused("verify", run) == told
 
 

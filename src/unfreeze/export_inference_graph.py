@@ -3,8 +3,8 @@
 A saved command line continues to work: every flag of the script is accepted, in absl's spellings (one dash or two,
 `--flag=value` or `--flag value`, `--noflag`). Flags that request a file that is not written are rejected by name.
 
-The output directory may exist, but nothing in it is replaced; the script of the Object Detection API stops at an
-existing saved_model too (and overwrites other files). A frozen graph and a copy of the checkpoint are not written: the
+The output directory may exist, but nothing in it is replaced. (The script of the Object Detection API also stops if
+saved_model/ exists, but overwrites other files.) A frozen graph and a copy of the checkpoint are not written: the
 SavedModel has the weights.
 
 Source: object_detection/export_inference_graph.py.
@@ -20,7 +20,7 @@ SCRIPT = Script(
     description=__doc__,
     strings={
         "input_type": "What serving_default accepts: image_tensor, encoded_image_string_tensor or tf_example.",
-        "input_shape": "Fixed sizes for image_tensor, as in 1,300,300,3; -1 leaves one open.",
+        "input_shape": "Fixed sizes for image_tensor, as in 1,300,300,3; -1 leaves a size open.",
         "pipeline_config_path": "The pipeline.config of the training.",
         "trained_checkpoint_prefix": "The checkpoint, as in path/to/model.ckpt-1000.",
         "output_directory": "The folder in which saved_model/ is written.",

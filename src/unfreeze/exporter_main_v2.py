@@ -3,10 +3,10 @@
 A saved command line continues to work: every flag of the script is accepted, in absl's spellings (one dash or two,
 `--flag=value` or `--flag value`, `--noflag`). Flags that request a file that is not written are rejected by name.
 
-The newest complete checkpoint in --trained_checkpoint_dir is exported, by the number at its end; a prefix such as
-path/ckpt-8 is accepted too. The output directory may exist, but nothing in it is replaced. As with the Object Detection
-API, saved_model/ and pipeline.config are written to it, but no checkpoint/: that is a copy of the checkpoint without
-its optimizer, and a training can start from the checkpoint itself.
+The complete checkpoint with the highest number in --trained_checkpoint_dir is exported; a prefix such as path/ckpt-8 is
+accepted too. The output directory may exist, but nothing in it is replaced. As with the Object Detection API,
+saved_model/ and pipeline.config are written to it. The folder checkpoint/ is not written: it would be a copy of the
+checkpoint without its optimizer, and a training can start from the checkpoint itself.
 
 Source: object_detection/exporter_main_v2.py.
 """
