@@ -41,7 +41,7 @@ def blocks(page: Path, language: str) -> list[tuple[int, str]]:
 
 def commands(page: Path) -> list[Command]:
     """Every `$ unfreeze …` and `$ python -m unfreeze.…` of a page, in order."""
-    found = []
+    listed = []
     for start, block in blocks(page, "console"):
         lines = block.split("\n")
         for number, line in enumerate(lines):
@@ -55,5 +55,5 @@ def commands(page: Path) -> list[Command]:
             if words[:2] == ["python", "-m"] and words[2].startswith("unfreeze"):
                 words = words[2:]
             if words and words[0].startswith("unfreeze"):
-                found.append(Command(str(page.relative_to(ROOT)), start + number, tuple(words)))
-    return found
+                listed.append(Command(str(page.relative_to(ROOT)), start + number, tuple(words)))
+    return listed

@@ -77,14 +77,14 @@ def unfreeze(*arguments: str) -> int:
     return exit_code(cli.main, *arguments)
 
 
-def original_script(*arguments: str) -> int:
+def tf1_script(*arguments: str) -> int:
     return exit_code(export_inference_graph.main, *arguments)
 
 
 def error_line(capsys: pytest.CaptureFixture[str]) -> str:
-    told = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("warning: ")]
-    assert len(told) == 1, told
-    return told[0]
+    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("warning: ")]
+    assert len(lines) == 1, lines
+    return lines[0]
 
 
 ALL_DEFAULTS = {
@@ -122,14 +122,14 @@ def test_export_with_nothing_but_the_checkpoint(recorder: Recorder, capsys: pyte
     assert unfreeze("export", "run") == 0
     assert (recorder.checkpoint, recorder.options) == ("run", ALL_DEFAULTS)
     assert recorder.workers.func is verification.WorkerProcesses
-    told = capsys.readouterr()
-    assert told.out == f"not verified\nexported {Path('out/saved_model')}\n"
-    assert told.err == "warning: odd but fine\n"
+    captured = capsys.readouterr()
+    assert captured.out == f"not verified\nexported {Path('out/saved_model')}\n"
+    assert captured.err == "warning: odd but fine\n"
 
 
 @pytest.mark.parametrize("spelling", [str, lambda flag: flag.replace("-", "_").replace("__", "--", 1)])
 def test_every_flag_with_dashes_or_underscores(recorder: Recorder, spelling: Any) -> None:
-    given = {
+    values = {
         "--trained-checkpoint-prefix": "model.ckpt-7",
         "--pipeline-config-path": "p.config",
         "--output-directory": "out",
@@ -139,7 +139,7 @@ def test_every_flag_with_dashes_or_underscores(recorder: Recorder, spelling: Any
         "--step": "7",
         "--config-override": "model { }",
     }
-    flags = [part for flag, value in given.items() for part in (spelling(flag), value)]
+    flags = [part for flag, value in values.items() for part in (spelling(flag), value)]
     assert unfreeze("export", *flags, "--overwrite", spelling("--allow-unknown-fields"), spelling("--no-verify")) == 0
     assert recorder.checkpoint is None
     assert recorder.options == ALL_DEFAULTS | {
@@ -209,7 +209,7 @@ def test_quiet(recorder: Recorder, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["export"], "pass the checkpoint once"),
         (["export", "run", "--trained_checkpoint_dir", "run"], "pass the checkpoint once"),
@@ -224,12 +224,12 @@ def test_quiet(recorder: Recorder, capsys: pytest.CaptureFixture[str]) -> None:
     ],
 )
 def test_bad_usage_is_one_line_and_exit_code_2(
-    recorder: Recorder, capsys: pytest.CaptureFixture[str], arguments: list[str], told: str
+    recorder: Recorder, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     assert unfreeze(*arguments) == 2
     line = error_line(capsys)
     assert line.startswith("error: ")
-    assert told in line
+    assert message in line
 
 
 @pytest.mark.parametrize(
@@ -249,7 +249,7 @@ def test_an_error_is_one_line_with_its_exit_code(
     assert error_line(capsys).startswith(line)
 
 
-def test_a_traceback_only_when_asked_for(
+def test_a_traceback_needs_a_flag(
     recorder: Recorder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recorder.raises = ZeroDivisionError("by zero")
@@ -275,11 +275,11 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 # The Object Detection API's TF1 script.
 
-ORIGINAL = ("--pipeline_config_path=p.config", "--trained_checkpoint_prefix=model.ckpt-7", "--output_directory=out")
+TF1_FLAGS = ("--pipeline_config_path=p.config", "--trained_checkpoint_prefix=model.ckpt-7", "--output_directory=out")
 
 
-def test_the_original_scripts_command_line(recorder: Recorder) -> None:
-    assert original_script("--input_type", "image_tensor", *ORIGINAL) == 0
+def test_tf1_script_command_line(recorder: Recorder) -> None:
+    assert tf1_script("--input_type", "image_tensor", *TF1_FLAGS) == 0
     assert recorder.options == {
         **ALL_DEFAULTS,
         "trained_checkpoint_prefix": "model.ckpt-7",
@@ -289,19 +289,19 @@ def test_the_original_scripts_command_line(recorder: Recorder) -> None:
     }
 
 
-def test_the_original_scripts_other_spellings(recorder: Recorder) -> None:
+def test_tf1_script_other_spellings(recorder: Recorder) -> None:
     override = "model { faster_rcnn { second_stage_post_processing { } } }"
-    given = ["-input_type=tf_example", "-input_shape", "1,-1,-1,3", "--config_override", override]
-    assert original_script(*given, *ORIGINAL, "--nowrite_inference_graph", "--use_side_inputs=false") == 0
+    flags = ["-input_type=tf_example", "-input_shape", "1,-1,-1,3", "--config_override", override]
+    assert tf1_script(*flags, *TF1_FLAGS, "--nowrite_inference_graph", "--use_side_inputs=false") == 0
     assert recorder.options["input_types"] == ("tf_example",)
     assert recorder.options["input_shape"] == (1, None, None, 3)
     assert recorder.options["config_override"] == override
 
 
 @pytest.mark.parametrize("switch", [["--use_side_inputs", "True"], ["--use_side_inputs"]])
-def test_the_original_scripts_side_inputs(recorder: Recorder, switch: list[str]) -> None:
-    given = ["--side_input_shapes", "1,-1,2057/1", "--side_input_names=context_features,valid_context_size"]
-    assert original_script(*switch, *given, "--side_input_types", "float,int", *ORIGINAL) == 0
+def test_tf1_script_side_inputs(recorder: Recorder, switch: list[str]) -> None:
+    flags = ["--side_input_shapes", "1,-1,2057/1", "--side_input_names=context_features,valid_context_size"]
+    assert tf1_script(*switch, *flags, "--side_input_types", "float,int", *TF1_FLAGS) == 0
     assert recorder.options["use_side_inputs"]
     assert recorder.options["side_input_shapes"] == "1,-1,2057/1"
     assert recorder.options["side_input_names"] == "context_features,valid_context_size"
@@ -309,7 +309,7 @@ def test_the_original_scripts_side_inputs(recorder: Recorder, switch: list[str])
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("flags", "message"),
     [
         (["--write_inference_graph"], "not supported yet: --write_inference_graph"),
         (["--additional_output_tensor_names=a,b"], "not supported yet: --additional_output_tensor_names"),
@@ -321,41 +321,41 @@ def test_the_original_scripts_side_inputs(recorder: Recorder, switch: list[str])
         (["--input_shape=1,2"], "must be four sizes"),
     ],
 )
-def test_what_the_original_script_cannot_do_here_is_refused_by_name(
-    recorder: Recorder, capsys: pytest.CaptureFixture[str], given: list[str], told: str
+def test_flags_that_are_not_supported_are_rejected_by_name(
+    recorder: Recorder, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
 ) -> None:
-    assert original_script(*ORIGINAL, *given) == 2
-    assert told in error_line(capsys)
+    assert tf1_script(*TF1_FLAGS, *flags) == 2
+    assert message in error_line(capsys)
     assert recorder.options == {}
 
 
-def test_errors_of_the_export_name_the_original_scripts_flags(
+def test_errors_of_the_export_name_the_flags_of_the_script(
     recorder: Recorder, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recorder.raises = UnfreezeError("--use-side-inputs needs --side-input-shapes")
-    assert original_script(*ORIGINAL, "--use_side_inputs", "True") == 2
+    assert tf1_script(*TF1_FLAGS, "--use_side_inputs", "True") == 2
     assert error_line(capsys) == "error: --use_side_inputs needs --side_input_shapes"
 
 
-def test_the_original_scripts_help(capsys: pytest.CaptureFixture[str]) -> None:
-    assert original_script("--help") == 0
+def test_tf1_script_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert tf1_script("--help") == 0
     out = capsys.readouterr().out
-    original_flags = {
+    od_api_flags = {
         "input_type", "input_shape", "pipeline_config_path", "trained_checkpoint_prefix", "output_directory",
         "config_override", "write_inference_graph", "additional_output_tensor_names", "use_side_inputs",
         "side_input_shapes", "side_input_types", "side_input_names",
     }  # fmt: skip
-    assert {flag for flag in original_flags if f"--{flag}:" in out} == original_flags
+    assert {flag for flag in od_api_flags if f"--{flag}:" in out} == od_api_flags
 
 
 # The Object Detection API's TF2 script.
 
-ORIGINAL_V2 = ("--pipeline_config_path", "p.config", "--trained_checkpoint_dir=run", "--output_directory", "out")
+TF2_FLAGS = ("--pipeline_config_path", "p.config", "--trained_checkpoint_dir=run", "--output_directory", "out")
 
 
-def test_the_original_tf2_scripts_command_line(recorder: Recorder) -> None:
-    given = ["--input_type", "float_image_tensor", "--config_override=model { ssd { } }"]
-    assert exit_code(exporter_main_v2.main, *given, *ORIGINAL_V2) == 0
+def test_tf2_script_command_line(recorder: Recorder) -> None:
+    flags = ["--input_type", "float_image_tensor", "--config_override=model { ssd { } }"]
+    assert exit_code(exporter_main_v2.main, *flags, *TF2_FLAGS) == 0
     assert recorder.options == {
         **ALL_DEFAULTS,
         "trained_checkpoint_dir": "run",
@@ -366,33 +366,33 @@ def test_the_original_tf2_scripts_command_line(recorder: Recorder) -> None:
     }
 
 
-def test_the_original_tf2_scripts_side_inputs(recorder: Recorder) -> None:
-    given = ["--side_input_shapes", "1,-1,2057/1", "--side_input_names=context_features,valid_context_size"]
-    given += ["--use_side_inputs", "True", "--side_input_types", "tf.float32,tf.int32"]
-    assert exit_code(exporter_main_v2.main, *given, *ORIGINAL_V2) == 0
+def test_tf2_script_side_inputs(recorder: Recorder) -> None:
+    flags = ["--side_input_shapes", "1,-1,2057/1", "--side_input_names=context_features,valid_context_size"]
+    flags += ["--use_side_inputs", "True", "--side_input_types", "tf.float32,tf.int32"]
+    assert exit_code(exporter_main_v2.main, *flags, *TF2_FLAGS) == 0
     assert recorder.options["use_side_inputs"]
     assert recorder.options["side_input_shapes"] == "1,-1,2057/1"
     assert recorder.options["side_input_names"] == "context_features,valid_context_size"
     assert recorder.options["side_input_types"] == "tf.float32,tf.int32"
 
 
-def test_the_original_tf2_script_tells_what_is_missing(recorder: Recorder, capsys: pytest.CaptureFixture[str]) -> None:
-    assert exit_code(exporter_main_v2.main, *ORIGINAL_V2[:-2]) == 2
+def test_tf2_script_reports_missing_flags(recorder: Recorder, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(exporter_main_v2.main, *TF2_FLAGS[:-2]) == 2
     assert error_line(capsys) == (
         "error: --output_directory is missing (see python -m unfreeze.exporter_main_v2 --help)"
     )
-    assert exit_code(exporter_main_v2.main, *ORIGINAL_V2, "--input_shape=1,2,2,3") == 2
+    assert exit_code(exporter_main_v2.main, *TF2_FLAGS, "--input_shape=1,2,2,3") == 2
     assert "Unknown command line flag 'input_shape'" in error_line(capsys)
 
 
-def test_the_original_tf2_scripts_help(capsys: pytest.CaptureFixture[str]) -> None:
+def test_tf2_script_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code(exporter_main_v2.main, "--help") == 0
     out = capsys.readouterr().out
-    original_flags = {
+    od_api_flags = {
         "input_type", "pipeline_config_path", "trained_checkpoint_dir", "output_directory", "config_override",
         "use_side_inputs", "side_input_shapes", "side_input_types", "side_input_names",
     }  # fmt: skip
-    assert {flag for flag in original_flags if f"--{flag}:" in out} == original_flags
+    assert {flag for flag in od_api_flags if f"--{flag}:" in out} == od_api_flags
 
 
 # The terminal.
@@ -422,14 +422,14 @@ def test_progress_is_shown_on_a_terminal_only(
 
 @pytest.mark.skipif(os.name == "nt", reason="signals are another matter there")
 @pytest.mark.parametrize(
-    ("name", "code", "told"), [("SIGINT", 130, "interrupted\n"), ("SIGTERM", 143, ""), ("SIGHUP", 129, "")]
+    ("name", "code", "message"), [("SIGINT", 130, "interrupted\n"), ("SIGTERM", 143, ""), ("SIGHUP", 129, "")]
 )
 @pytest.mark.parametrize("swallowed", [False, True], ids=["raised at once", "dropped by a library"])
 def test_a_signal_ends_the_work(
     swallowed: bool,
     name: str,
     code: int,
-    told: str,
+    message: str,
     capsys: pytest.CaptureFixture[str],
     request: pytest.FixtureRequest,
 ) -> None:
@@ -455,7 +455,7 @@ def test_a_signal_ends_the_work(
 
     assert exit_code(lambda arguments: terminal.run_and_exit(work, arguments)) == code
     assert done == (["the rest of the first"] if swallowed else [])
-    assert capsys.readouterr().err == told
+    assert capsys.readouterr().err == message
     assert signal.getsignal(number) is before
 
 
@@ -465,7 +465,7 @@ def write_and_raise(error: BaseException) -> None:
     raise error
 
 
-def test_what_libraries_write_is_dropped_unless_the_import_fails(capfd: pytest.CaptureFixture[str]) -> None:
+def test_output_of_libraries_is_dropped_unless_the_import_fails(capfd: pytest.CaptureFixture[str]) -> None:
     with stderr_dropped():
         os.write(2, b"noise\n")
     with pytest.raises(KeyboardInterrupt):
@@ -500,7 +500,7 @@ print(os.environ["TF_CPP_MIN_LOG_LEVEL"], "h5py" in sys.modules)
     assert loud.stderr
 
 
-def test_an_export_does_not_load_what_draws() -> None:
+def test_export_does_not_import_pillow() -> None:
     program = """
 import sys
 from unfreeze.cli.quiet_tensorflow import import_tensorflow_quietly
@@ -552,8 +552,8 @@ def test_the_demo(tmp_path: Path) -> None:
     assert [line for line in done.stderr.splitlines() if not line.startswith("warning: ")] == []
     drawn = sorted((tmp_path / "demo" / "images").glob("*.png"))
     assert len(drawn) == len(list((DIGITS / "scenes").glob("*.png")))
-    found = json.loads((tmp_path / "demo" / "detections.json").read_text())
-    assert sum(len(prediction["detections"]) for prediction in found) >= 12
+    predictions = json.loads((tmp_path / "demo" / "detections.json").read_text())
+    assert sum(len(prediction["detections"]) for prediction in predictions) >= 12
     assert (tmp_path / "demo" / "exported" / "saved_model" / "variables" / "variables.index").exists()
     again = subprocess.run(command, capture_output=True, text=True, check=False)
     assert again.returncode == 2

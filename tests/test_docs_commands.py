@@ -33,9 +33,9 @@ def test_command_in_docs_parses(command: Command) -> None:
     parsed: click.Command = cli.unfreeze
     arguments = list(command.arguments[1:])
     while isinstance(parsed, click.Group):
-        name, found, arguments = parsed.resolve_command(context, arguments)
-        assert found is not None, name
-        parsed = found
+        name, command, arguments = parsed.resolve_command(context, arguments)
+        assert command is not None, name
+        parsed = command
     parsed.make_context(parsed.name, arguments)  # raises click.UsageError
 
 

@@ -27,10 +27,10 @@ def test_the_page_runs_and_the_exported_model_finds_what_it_was_taught(
     assert page["losses"][-1] < page["losses"][0] / 10
 
     served = tf.saved_model.load(str(page["exported"].saved_model)).signatures["serving_default"]
-    found = served(inputs=tf.constant(page["images"]))
+    outputs = served(inputs=tf.constant(page["images"]))
     for image, (classes, boxes) in enumerate(zip(page["classes"], page["boxes"], strict=True)):
-        assert sorted(found["detection_classes"][image, :3].numpy()) == sorted(classes)
-        assert found["detection_scores"][image, :3].numpy().min() > 0.5
+        assert sorted(outputs["detection_classes"][image, :3].numpy()) == sorted(classes)
+        assert outputs["detection_scores"][image, :3].numpy().min() > 0.5
         for label, box in zip(classes, boxes, strict=True):
-            [place] = np.flatnonzero(found["detection_classes"][image, :3] == label)
-            assert np.abs(found["detection_boxes"][image, place] - box).max() < 0.05
+            [place] = np.flatnonzero(outputs["detection_classes"][image, :3] == label)
+            assert np.abs(outputs["detection_boxes"][image, place] - box).max() < 0.05

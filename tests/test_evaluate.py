@@ -36,15 +36,15 @@ RUN = DIGITS / "run"
 def truth() -> dict[str, Any]:
     """Returns annotations near the recorded detections of the OD API; some are missing, and one is a crowd."""
     rng = np.random.default_rng(5)
-    answers = np.load(DIGITS / "answers.npz")
+    recorded = np.load(DIGITS / "answers.npz")
     images, objects = [], []
     for number, path in enumerate(SCENES, start=10):
         width, height = Image.open(path).size
         images.append({"id": number, "width": width, "height": height, "file_name": path.name})
         key = path.stem.removeprefix("scene_")
-        found = answers[f"{key}/detection_scores"].ravel() > 0.4
-        boxes = answers[f"{key}/detection_boxes"].reshape(-1, 4)[found]
-        for box, label in zip(boxes, answers[f"{key}/detection_classes"].ravel()[found], strict=True):
+        is_found = recorded[f"{key}/detection_scores"].ravel() > 0.4
+        boxes = recorded[f"{key}/detection_boxes"].reshape(-1, 4)[is_found]
+        for box, label in zip(boxes, recorded[f"{key}/detection_classes"].ravel()[is_found], strict=True):
             if rng.random() < 0.2:
                 continue
             ymin, xmin, ymax, xmax = (box + rng.normal(0, 0.01, 4)) * [height, width, height, width]

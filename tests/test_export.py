@@ -59,9 +59,9 @@ def test_detections_are_those_of_the_object_detection_api(model: Any) -> None:
             key.removeprefix(number + "/"): recorded[key] for key in recorded.files if key.startswith(number + "/")
         }
         ours = numpy(model.signatures["serving_default"](inputs=scene(path)[np.newaxis]))
-        found = compare_detections(ours, theirs)
-        assert found.ok, (path.name, found.problems)
-        assert not found.only_theirs
+        comparison = compare_detections(ours, theirs)
+        assert comparison.ok, (path.name, comparison.problems)
+        assert not comparison.only_theirs
 
 
 def test_every_check_passes(exported: Exported) -> None:

@@ -36,7 +36,7 @@ def written(graph: tf.Graph, path: Path) -> Path:
 
 
 def test_weights_have_the_values_and_names_of_the_checkpoint(digits: Path) -> None:
-    """The config of digits asks for the moving averages, so these are what was frozen."""
+    """The config of digits uses moving averages, so these were frozen."""
     trained = tf.train.load_checkpoint(str(DIGITS / "run" / "model.ckpt-8000"))
     made = tf.train.load_checkpoint(str(digits / "model.ckpt"))
     names = set(made.get_variable_to_shape_map())
@@ -54,10 +54,10 @@ def test_the_checkpoint_gives_the_weights_of_another_step(tmp_path: Path) -> Non
     steps = sorted((DIGITS / "run").glob("model.ckpt-*.index"))
     prefix = steps[0].with_suffix("")
     plan = plan_graph(FROZEN, prefix, DIGITS / "pipeline.config")
-    held = tf.train.load_checkpoint(str(prefix))
+    checkpoint = tf.train.load_checkpoint(str(prefix))
     assert len(plan.parameters.variables) == 199
     for name, source in plan.sources.items():
-        np.testing.assert_array_equal(plan.value(name), held.get_tensor(source))
+        np.testing.assert_array_equal(plan.value(name), checkpoint.get_tensor(source))
 
 
 def test_a_checkpoint_of_another_model_is_rejected(tmp_path: Path) -> None:
@@ -251,14 +251,14 @@ def unoptimized() -> tf.compat.v1.Session:
     return tf.compat.v1.Session(config=config)
 
 
-def asked(graph: tf.Graph, images: np.ndarray) -> dict[str, np.ndarray]:
+def graph_outputs(graph: tf.Graph, images: np.ndarray) -> dict[str, np.ndarray]:
     with tf.Graph().as_default(), unoptimized() as session:
         tf.graph_util.import_graph_def(graph.as_graph_def(), name="")
         outputs = {name: f"{name}:0" for name in ("detection_boxes", "detection_scores")}
         return session.run(outputs, {"image_tensor:0": images})
 
 
-def asked_saved(saved_model: Path, images: np.ndarray) -> dict[str, np.ndarray]:
+def saved_model_outputs(saved_model: Path, images: np.ndarray) -> dict[str, np.ndarray]:
     with tf.Graph().as_default(), unoptimized() as session:
         loaded = tf.compat.v1.saved_model.load(session, ["serve"], str(saved_model))
         signature = loaded.signature_def["serving_default"]
@@ -275,7 +275,7 @@ def test_outputs_of_a_graph_without_marks_are_equal_bit_for_bit(name: str, tmp_p
     plan = plan_graph(path)
     assert len(plan.parameters.variables) == weights
     exported = export_frozen_graph(path, output_directory=tmp_path / "out", verify=False)
-    expected, made = asked(graph, images), asked_saved(exported.saved_model, images)
+    expected, made = graph_outputs(graph, images), saved_model_outputs(exported.saved_model, images)
     serving = tf.saved_model.load(str(exported.saved_model)).signatures["serving_default"]
     loaded = serving(inputs=tf.constant(images))
     assert {key: value.shape for key, value in loaded.items()} == {key: value.shape for key, value in expected.items()}
@@ -322,12 +322,12 @@ def ranges_of_the_batch() -> tf.Graph:
 
 
 def single_image() -> tf.Graph:
-    """An image without a batch dimension, of a minimum size -> a row for each place that is found."""
+    """An image without a batch dimension, of a minimum size -> a row for each place that the graph finds."""
     with tf.Graph().as_default() as graph:
         image = tf.compat.v1.placeholder(tf.float32, [None, None, 3], "image")
         net = tf.nn.conv2d(image[tf.newaxis], tf.constant(numbers(12, 12, 3, 5)), 4, "VALID")
-        found = tf.reshape(net, [-1, 5])
-        tf.boolean_mask(found, found[:, 0] > 0, name="boxes")
+        rows = tf.reshape(net, [-1, 5])
+        tf.boolean_mask(rows, rows[:, 0] > 0, name="boxes")
     return graph
 
 

@@ -57,8 +57,8 @@ LABEL_MAP = "".join(f"item {{ id: {number} name: '{name}' }}\n" for number, name
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     module = Detector()
-    both = {"serving_default": module.pixels, "encoded_image_string_tensor": module.encoded}
-    tf.saved_model.save(module, str(folder / "both" / "1"), signatures=both)
+    signatures = {"serving_default": module.pixels, "encoded_image_string_tensor": module.encoded}
+    tf.saved_model.save(module, str(folder / "both" / "1"), signatures=signatures)
     tf.saved_model.save(module, str(folder / "pixels" / "1"), signatures={"serving_default": module.pixels})
     (folder / "labels.pbtxt").write_text(LABEL_MAP)
     return folder
@@ -214,7 +214,7 @@ def test_sagemaker_endpoint_has_the_detections_of_the_saved_model(
         assert detections(predict("sagemaker://detector", images, **options)) == detections(local)
         assert dispatch(["predict", "--endpoint", "detector", *map(str, images), "--no-draw", "--json"]) == 0
         listed = json.loads(capsys.readouterr().out)["predictions"]
-        assert [each["detections"][0]["score"] for each in listed] == pytest.approx([0.8] * 3, abs=0.02)
+        assert [prediction["detections"][0]["score"] for prediction in listed] == pytest.approx([0.8] * 3, abs=0.02)
     finally:
         running.stop()
 

@@ -23,7 +23,9 @@ CONTEXT = {
 }
 
 
-def given(features: tuple[int | None, ...] = (1, 12, 20), size: tuple[int | None, ...] = (1,)) -> dict[str, SideInput]:
+def side_inputs_of(
+    features: tuple[int | None, ...] = (1, 12, 20), size: tuple[int | None, ...] = (1,)
+) -> dict[str, SideInput]:
     return {"context_features": SideInput("float32", features), "valid_context_size": SideInput("int32", size)}
 
 
@@ -38,8 +40,8 @@ def shaped(
 
 
 def test_flags_of_the_object_detection_api() -> None:
-    assert parse_side_inputs("1,12,20/1", NAMES, "float,int") == given()
-    assert parse_side_inputs("-1,-1,20/-1", NAMES, "float,int") == given((None, None, 20), (None,))
+    assert parse_side_inputs("1,12,20/1", NAMES, "float,int") == side_inputs_of()
+    assert parse_side_inputs("-1,-1,20/-1", NAMES, "float,int") == side_inputs_of((None, None, 20), (None,))
 
 
 @pytest.mark.parametrize(
@@ -60,7 +62,10 @@ def test_wrong_flags_are_reported(shapes: str | None, names: str, types: str | N
 
 
 def test_an_open_size_is_that_of_the_model() -> None:
-    assert shaped(given((2, None, None), (None,))) == {"context_features": [2, None, 20], "valid_context_size": [None]}
+    assert shaped(side_inputs_of((2, None, None), (None,))) == {
+        "context_features": [2, None, 20],
+        "valid_context_size": [None],
+    }
     assert shaped(None) == {"context_features": [None, None, 20], "valid_context_size": [None]}
     assert shaped(None, {}, (1, 100, 100, 3)) == {}
 
@@ -68,13 +73,13 @@ def test_an_open_size_is_that_of_the_model() -> None:
 @pytest.mark.parametrize(
     ("side_inputs", "expected", "input_shape", "message"),
     [
-        (given(), {}, None, "this model takes no side inputs"),
+        (side_inputs_of(), {}, None, "this model takes no side inputs"),
         ({"x": SideInput("float32", (1,))}, CONTEXT, None, "takes the side inputs context_features and valid_context"),
-        ({**given(), "valid_context_size": SideInput("float32", (1,))}, CONTEXT, None, "has to be int32"),
-        (given((1, 12, 2057)), CONTEXT, None, "context_features is 1,12,2057; this model takes -1,-1,20"),
-        (given((12, 20)), CONTEXT, None, "context_features is 12,20"),
-        (given((1, 12, 20), (2,)), CONTEXT, None, "different numbers of images: 1, 2"),
-        (given(), CONTEXT, (4, None, None, 3), "different numbers of images: 1, 4"),
+        ({**side_inputs_of(), "valid_context_size": SideInput("float32", (1,))}, CONTEXT, None, "has to be int32"),
+        (side_inputs_of((1, 12, 2057)), CONTEXT, None, "context_features is 1,12,2057; this model takes -1,-1,20"),
+        (side_inputs_of((12, 20)), CONTEXT, None, "context_features is 12,20"),
+        (side_inputs_of((1, 12, 20), (2,)), CONTEXT, None, "different numbers of images: 1, 2"),
+        (side_inputs_of(), CONTEXT, (4, None, None, 3), "different numbers of images: 1, 4"),
     ],
 )
 def test_side_inputs_that_do_not_fit_are_reported(
@@ -91,7 +96,7 @@ def test_side_inputs_that_do_not_fit_are_reported(
 def test_every_signature_of_an_export_takes_side_inputs(tmp_path: Path) -> None:
     golden = reference.golden("v_context_rcnn_resnet50")
     reference.write_checkpoint(golden, tmp_path / "run")
-    exported = export(tmp_path / "run", output_directory=tmp_path / "out", side_inputs=given((1, None, 20)))
+    exported = export(tmp_path / "run", output_directory=tmp_path / "out", side_inputs=side_inputs_of((1, None, 20)))
     assert exported.record.verified
     model = tf.saved_model.load(str(exported.saved_model))
     taken = {name: set(signature.structured_input_signature[1]) for name, signature in model.signatures.items()}

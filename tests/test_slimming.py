@@ -26,8 +26,8 @@ def outputs() -> dict[str, tf.Tensor]:
 
 
 def test_outputs_are_unchanged_by_default() -> None:
-    given = outputs()
-    assert slim(given, Slimming()) is given
+    all_outputs = outputs()
+    assert slim(all_outputs, Slimming()) is all_outputs
 
 
 def test_outputs_that_are_not_kept_are_removed() -> None:
@@ -39,27 +39,29 @@ def test_outputs_that_are_not_kept_are_removed() -> None:
 
 
 def test_rows_below_the_threshold_are_removed_wherever_they_are() -> None:
-    found = slim(outputs(), Slimming(score_threshold=0.4))
-    assert found["num_detections"].numpy().tolist() == [3, 1]
-    np.testing.assert_array_equal(found["detection_scores"], np.array([[0.9, 0.5, 0.8, 0], [0.4, 0, 0, 0]], np.float32))
-    assert found["detection_classes"].numpy().tolist() == [[1, 3, 4, 0], [1, 0, 0, 0]]
-    assert found["detection_boxes"].numpy()[0, :, 0].tolist() == [1, 3, 4, 0]
-    assert found["detection_masks"].numpy()[:, :, 0, 0].tolist() == [[1, 1, 1, 0], [1, 0, 0, 0]]
-    assert found["raw_detection_scores"].shape == (2, 7, 3)
+    slimmed_outputs = slim(outputs(), Slimming(score_threshold=0.4))
+    assert slimmed_outputs["num_detections"].numpy().tolist() == [3, 1]
+    np.testing.assert_array_equal(
+        slimmed_outputs["detection_scores"], np.array([[0.9, 0.5, 0.8, 0], [0.4, 0, 0, 0]], np.float32)
+    )
+    assert slimmed_outputs["detection_classes"].numpy().tolist() == [[1, 3, 4, 0], [1, 0, 0, 0]]
+    assert slimmed_outputs["detection_boxes"].numpy()[0, :, 0].tolist() == [1, 3, 4, 0]
+    assert slimmed_outputs["detection_masks"].numpy()[:, :, 0, 0].tolist() == [[1, 1, 1, 0], [1, 0, 0, 0]]
+    assert slimmed_outputs["raw_detection_scores"].shape == (2, 7, 3)
 
 
 def test_at_most_max_detections_rows_are_kept() -> None:
-    found = slim(outputs(), Slimming(score_threshold=0.3, max_detections=2))
-    assert found["num_detections"].numpy().tolist() == [2, 2]
-    assert found["detection_classes"].numpy().tolist() == [[1, 3], [1, 2]]
-    assert found["detection_masks"].shape == (2, 2, 3, 3)
+    slimmed_outputs = slim(outputs(), Slimming(score_threshold=0.3, max_detections=2))
+    assert slimmed_outputs["num_detections"].numpy().tolist() == [2, 2]
+    assert slimmed_outputs["detection_classes"].numpy().tolist() == [[1, 3], [1, 2]]
+    assert slimmed_outputs["detection_masks"].shape == (2, 2, 3, 3)
     assert slim(outputs(), Slimming(max_detections=9))["detection_boxes"].shape == (2, 4, 4)
 
 
 def test_padding_rows_are_zero_even_without_a_threshold() -> None:
-    found = slim(outputs(), Slimming(score_threshold=0.0))
-    assert found["num_detections"].numpy().tolist() == [4, 2]
-    assert found["detection_classes"].numpy().tolist() == [[1, 2, 3, 4], [1, 2, 0, 0]]
+    slimmed_outputs = slim(outputs(), Slimming(score_threshold=0.0))
+    assert slimmed_outputs["num_detections"].numpy().tolist() == [4, 2]
+    assert slimmed_outputs["detection_classes"].numpy().tolist() == [[1, 2, 3, 4], [1, 2, 0, 0]]
 
 
 def test_the_number_of_rows_may_be_unknown() -> None:
@@ -67,8 +69,8 @@ def test_the_number_of_rows_may_be_unknown() -> None:
     specs["num_detections"] = tf.TensorSpec([None])
 
     @tf.function(input_signature=[specs])
-    def call(given: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        return slim(given, Slimming(score_threshold=0.4, max_detections=3))
+    def call(all_outputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        return slim(all_outputs, Slimming(score_threshold=0.4, max_detections=3))
 
     assert call(outputs())["detection_classes"].numpy().tolist() == [[1, 3, 4], [1, 0, 0]]
 

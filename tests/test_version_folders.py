@@ -50,10 +50,10 @@ def reference_version_of(name: str) -> int | None:
     return None if negative and value else value
 
 
-def reference_version_folders(found: list[str]) -> dict[int, str]:
+def reference_version_folders(folder_names: list[str]) -> dict[int, str]:
     """Indexes the names of a std::set as IndexChildrenByVersion does: a later name replaces an earlier one."""
     children_by_version: dict[int, str] = {}
-    for child in sorted(set(found), key=lambda name: name.encode("utf-8", "surrogatepass")):
+    for child in sorted(set(folder_names), key=lambda name: name.encode("utf-8", "surrogatepass")):
         version = reference_version_of(child)
         if version is not None:
             children_by_version[version] = child
@@ -69,9 +69,9 @@ def test_versions_agree_with_the_reference(name: str) -> None:
 
 @given(st.lists(names, max_size=12))
 @example(["1", "001", "+1", "1 "])
-def test_folders_agree_with_the_reference(found: list[str]) -> None:
-    folders = version_folders(found)
-    assert list(folders.items()) == list(reference_version_folders(found).items())
+def test_folders_agree_with_the_reference(folder_names: list[str]) -> None:
+    folders = version_folders(folder_names)
+    assert list(folders.items()) == list(reference_version_folders(folder_names).items())
 
 
 @pytest.fixture(scope="module")
