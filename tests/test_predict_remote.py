@@ -201,7 +201,7 @@ def test_sagemaker_endpoint_has_the_detections_of_the_saved_model(
 ) -> None:
     pytest.importorskip("boto3")
     shutil.copytree(models / "both", tmp_path / "both")
-    running = SageMakerServer(tmp_path, {}, "127.0.0.1", 0)
+    running = SageMakerServer(tmp_path, port=0)
     running.start()
     try:
         assert running.http is not None

@@ -1,7 +1,7 @@
 """The public `unfreeze.export`: finds out what the source is, and calls the export for it.
 
-Faults of the paths, the options, the config and the label map are reported before TensorFlow is imported, which takes
-seconds: what reads them runs here once, and again in the export.
+Errors in paths, options, config and label map are reported before TensorFlow is imported, which takes seconds. So these
+are read here once, and again in the export.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def export(
                 "--for": bool(runtimes),
             },
         )
-        read_labels(label_map)  # here and below: before TensorFlow is imported, only for the faults
+        read_labels(label_map)  # here and below: checks files before TensorFlow is imported
         graph_export_job(
             output_directory=output_directory,
             write_checkpoint=write_checkpoint,
@@ -174,7 +174,7 @@ def export(
     assert located.prefix is not None
     for server in runtimes:
         parse_server_version(server)
-    read_labels(label_map)  # as above
+    read_labels(label_map)
     read_pipeline_config(
         find_pipeline_config(located.prefix, pipeline_config_path),
         allow_unknown_fields=allow_unknown_fields,
@@ -218,10 +218,10 @@ def export(
 
 
 def _reject(message: str, options: Mapping[str, bool]) -> None:
-    """Raises UnsupportedError with the names of the options that are given in `message`."""
-    given = [flag for flag, is_given in options.items() if is_given]
-    if given:
-        raise UnsupportedError(message.format(_listed(given)))
+    """Raises UnsupportedError that names the passed options in `message`."""
+    passed = [flag for flag, is_passed in options.items() if is_passed]
+    if passed:
+        raise UnsupportedError(message.format(_listed(passed)))
 
 
 def _listed(flags: Sequence[str] | Mapping[str, object]) -> str:
@@ -232,7 +232,7 @@ def _listed(flags: Sequence[str] | Mapping[str, object]) -> str:
 def _started(
     workers: WorkerProcesses | Callable[[], WorkerProcesses] | None, *, verify: bool
 ) -> AbstractContextManager[WorkerProcesses | None]:
-    """The worker processes: those that run already are left running, new ones end with the block."""
+    """Returns a context with the worker processes: those that run already continue, new ones end with the block."""
     if not verify:
         return nullcontext(None)
     if workers is None:

@@ -137,7 +137,7 @@ def export_checkpoint(
 
 
 def _warnings(config: PipelineConfig, weights: Weights) -> Iterator[str]:
-    """Yields what the config asks for and the checkpoint does not have, and the reverse."""
+    """Yields a warning for what the config uses and the checkpoint lacks, and for the reverse."""
     moving_averages = config.eval_config.use_moving_averages
     if weights.without_moving_average:
         yield (
@@ -214,7 +214,7 @@ def _signatures(detector: Detector, input_types: Sequence[str]) -> tuple[str, ..
     """Returns the input types to write; `image_and_boxes_tensor` is one of them if the model has masks for boxes.
 
     Raises:
-        ConfigError: `image_and_boxes_tensor` is asked for, and the model has no masks for boxes.
+        ConfigError: `image_and_boxes_tensor` is requested, and the model has no masks for boxes.
     """
     types = signatures_to_write(input_types, list(INPUT_TYPES), ["image_tensor"])
     if detector.masks_of_boxes is None and IMAGE_AND_BOXES in types:

@@ -89,7 +89,7 @@ def write_graph_saved_model(
     handles = {parameter.name: node for node, parameter in graph.handles.items()}
     variables = {name: _handle(graph.handles[node]) for name, node in handles.items()}
     saved = save_values(folder, variables, lambda names: [as_tensor(value(name)) for name in names])
-    release_memory()  # of the values
+    release_memory()  # frees the values
     name = _name(graph)
     detect = partial(_called, name, [variable.handle for variable in variables.values()], specs)
     signatures = _signatures(inputs, detect, input_types)
@@ -97,7 +97,7 @@ def write_graph_saved_model(
         signatures["named"] = _named(signatures["serving_default"], label_map[1])
 
     def functions() -> Iterator[WrittenFunction]:
-        release_memory()  # of tracing
+        release_memory()  # frees what tracing left
         arguments = [*(graph_input.placeholder for graph_input in inputs), *handles.values()]
         tensors = [(outputs[key].tensor, spec.dtype.as_datatype_enum) for key, spec in specs.items()]
         yield network_function(name, graph.graph, arguments, tensors, partial(_output_names, graph.graph))

@@ -262,7 +262,7 @@ def save_values(
             tensors |= besides or {}
         prefixes.append(str(folder / "variables" / f"variables_part_{len(prefixes)}"))
         save_tensors(prefixes[-1], tensors)
-        del tensors  # before the next are read
+        del tensors  # frees them before the next are read
     return prefixes
 
 
