@@ -1,4 +1,4 @@
-"""A detector as a Python object: run it, look into its stages, train it, save it again as a checkpoint."""
+"""A detector as a Python object: run it, look at its stages, train it, save it again as a checkpoint."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class LoadedDetector(tf.Module):
         """Resizes and normalizes images as the config says.
 
         Args:
-            images: [N, H, W, 3], RGB, uint8, or float32 of 0 to 255; gray models take them too.
+            images: [N, H, W, 3], RGB, uint8, or float32 of 0 to 255, also for models of gray images.
 
         Raises: ValueError: `images` are not of that shape.
         """
@@ -115,15 +115,15 @@ class LoadedDetector(tf.Module):
 
         SSD: `feature_map_0` and so on, `box_encodings` [N, A, 4], `class_predictions_with_background` [N, A, K + 1]
         (logits), `anchors` [A, 4]. Faster R-CNN and R-FCN: also those of the first stage, `rpn_box_encodings` and so
-        on. CenterNet: the heads, such as `object_center` [N, h, w, K] (logits). `true_image_shapes` goes along for
-        `postprocess`.
+        on. CenterNet: the heads, such as `object_center` [N, h, w, K] (logits). `true_image_shapes` is included, since
+        `postprocess` needs it.
 
         Args:
             preprocessed: what `preprocess` returns.
             training: batch normalization uses the statistics of the batch and updates the moving ones with the decay
                 of the config, except where the config freezes it (`freeze_batchnorm`, `batch_norm { train: false }`,
                 `batch_norm_trainable: false`).
-            side_inputs: see the property of that name.
+            side_inputs: the tensors that the property `side_inputs` lists.
 
         Raises: UnsupportedError: `training` with weights that are not trainable, or with a quantization-aware model.
         """
@@ -136,8 +136,8 @@ class LoadedDetector(tf.Module):
         """Turns the stages of `predict` into detections, with the names and shapes of the exported SavedModel.
 
         `detection_boxes` [N, D, 4] (ymin, xmin, ymax, xmax, normalized), `detection_scores` [N, D],
-        `detection_classes` [N, D] (from 1), `num_detections` [N], `raw_detection_boxes`, `raw_detection_scores` and
-        what else the model has; all are float32.
+        `detection_classes` [N, D] (from 1), `num_detections` [N], `raw_detection_boxes`, `raw_detection_scores` and the
+        other outputs of the model; all are float32.
         """
         stages = dict(outputs)
         true_shapes = stages.pop(TRUE_SHAPES)
@@ -152,10 +152,10 @@ class LoadedDetector(tf.Module):
         return outputs
 
     def save_checkpoint(self, prefix: str | Path) -> Path:
-        """Writes the weights as a checkpoint of the kind that they came from, which `unfreeze export` takes.
+        """Writes the weights as a checkpoint in the format of the loaded one, which `unfreeze export` takes.
 
-        TensorFlow 1: name-based, like `model.ckpt-8000`; TensorFlow 2: object-based, like `ckpt-1`. The slots of the
-        optimizer are left out. A pipeline.config is written beside it where there is none.
+        TensorFlow 1: name-based, like `model.ckpt-8000`; TensorFlow 2: object-based, like `ckpt-1`. Optimizer slots are
+        not saved. A pipeline.config is written beside the checkpoint if there is none.
 
         Args:
             prefix: such as `tuned/model.ckpt-1`; its folder is created.
@@ -208,23 +208,23 @@ def load_detector(
     config_override: str = "",
     suppression: str = "kernel",
 ) -> LoadedDetector:
-    """Loads a detector into this process, to run it, to look into its stages, or to train it.
+    """Returns the detector of a checkpoint as an object: to run it, to look at its stages, or to train it.
 
     Args:
         source: a checkpoint (its prefix, or one of its files), a training folder (its newest complete checkpoint), or a
             folder that `unfreeze export` has written.
         config: the pipeline.config; by default the one beside the checkpoint, in the folder above, or of the export.
         weights: `"trainable"`: every variable is a `tf.Variable` which gradients and assignments reach. `"variables"`:
-            batch normalization is folded once, now, which is faster; changing a variable later changes only a part of
-            the network. `"constants"`: there are no variables.
+            batch normalization is folded once, at this call, which is faster; changing a variable later changes only a
+            part of the network. `"constants"`: there are no variables.
         step: the checkpoint of this step in a training folder, instead of the newest.
-        label_map: has the keypoints of a CenterNet whose own label map is not on this machine.
+        label_map: label map with the keypoints of a CenterNet, if its own is not on this machine.
         config_override: text of a pipeline.config, merged over the file.
         suppression: the form of non-maximum suppression: `"kernel"`, TensorFlow's own operation, or `"operations"`,
             plain tensor operations, for converters that do not know it. The detections are the same.
 
-    Raises: ConfigError, CheckpointError, WeightsError, UnsupportedError: `source` or an argument is not what it should
-    be, or the checkpoint does not fit the config.
+    Raises: ConfigError, CheckpointError, WeightsError, UnsupportedError: `source` or an argument is not valid, or the
+    checkpoint does not fit the config.
     """
     forms = Forms(suppression_form(suppression))
     opened, config_path = _opened(Path(source), config, step)

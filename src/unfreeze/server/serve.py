@@ -88,22 +88,22 @@ def start_server(
         model_base_path: the folder with the numbered versions; or a SavedModel without versions, as its version 1.
         model_name: the name of the model in requests.
         model_config_file: a ModelServerConfig in text format with the models to serve, instead of `model_base_path`.
-        model_config_file_poll_wait_seconds: how often to read that file again; 0 reads it once.
-        file_system_poll_wait_seconds: how often to look for new versions; 0 looks once.
-        max_num_load_retries: how often to retry loading a version that failed to load.
-        load_retry_interval_micros: the time between two attempts to load a version.
+        model_config_file_poll_wait_seconds: the time until that file is read again; 0 reads it only at the start.
+        file_system_poll_wait_seconds: the time between two looks for new versions; 0 looks only at the start.
+        max_num_load_retries: how many times to retry a version that failed to load.
+        load_retry_interval_micros: the time between two attempts to load a version, in microseconds.
         enable_model_warmup: whether to replay the warm-up requests of a version before it is available.
         allow_version_labels_for_unavailable_models: whether a label may name a version that is not loaded yet.
         host: the address to listen on.
         port: the port of gRPC; None disables gRPC, 0 means any free port, which is the `grpc_port` of the server.
         rest_api_port: the port of REST; None disables REST, 0 means any free port, which is its `rest_port`.
-        rest_api_timeout_in_ms: the deadline of a REST request.
+        rest_api_timeout_in_ms: the deadline of a REST request, in milliseconds.
         enable_batching: whether to answer requests that wait at the same time with one call of the model.
         batching_parameters_file: a BatchingParameters message in text format.
         monitoring_config_file: a MonitoringConfig message in text format: the path of the metrics, if any.
         max_queued_requests: how many requests may be in flight; further ones are rejected.
-        max_request_bytes: the size of the largest request that is accepted.
-        max_image_pixels: the size of the largest encoded image that is accepted.
+        max_request_bytes: the size of the largest request that is accepted, in bytes.
+        max_image_pixels: the size of the largest encoded image that is accepted, in pixels.
 
     Raises: an UnfreezeError if the server cannot start.
     """
@@ -160,8 +160,8 @@ def start_sagemaker(
         enable_model_warmup: whether to replay the warm-up requests of each version before it is available.
         rest_api_timeout_in_ms: the deadline of a request.
         max_queued_requests: how many requests may be in flight; further ones are rejected.
-        max_request_bytes: the size of the largest request that is accepted.
-        max_image_pixels: the size of the largest encoded image that is accepted.
+        max_request_bytes: the size of the largest request that is accepted, in bytes.
+        max_image_pixels: the size of the largest encoded image that is accepted, in pixels.
         on_warning: receives what the container would install for code/inference.py and this server does not.
 
     Raises: an UnfreezeError if the server cannot start.

@@ -52,7 +52,7 @@ def package_tensorflow_serving(
         version: the version number of the model.
         cpus: how many CPUs each server gets.
         memory: how much memory each server gets, in the notation of Kubernetes.
-        batching: whether the server joins requests into batches; by default if the inputs of `serving_default` always
+        batching: whether the server runs several requests in one batch; by default if all inputs of `serving_default`
             have one size.
         overwrite: whether to replace existing files.
 
