@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from functools import cache
 from typing import Any
 
@@ -163,6 +163,13 @@ def functions_called(node: Any) -> list[str]:
 def producer(operand: str) -> str:
     """Returns the node that an input comes from: `node`, `node:1`, `^node`, and in functions `node:output:0`."""
     return operand.lstrip("^").split(":")[0]
+
+
+def unused_name(name: str, taken: Container[str]) -> str:
+    """Returns the name, with "_" appended until it is not among the taken ones."""
+    while name in taken:
+        name += "_"
+    return name
 
 
 def called_arguments(node: Any, functions: Sequence[str]) -> list[tuple[str, int]]:

@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from unfreeze.graphs.consumers import ARITHMETIC, FORMS, KEEPS_CHANNELS, LINEAR, MOVES, VALUES, weight_role
 from unfreeze.graphs.files import FrozenGraph, Place
-from unfreeze.graphs.operations import called_arguments, functions_called, op_def, producer
+from unfreeze.graphs.operations import called_arguments, functions_called, op_def, producer, unused_name
 
 READ = "/read"
 RESOURCE = re.compile(r"/(resource|ReadVariableOp(_\d+)?/resource)$")
@@ -148,8 +148,7 @@ def _distinct(parameters: Iterable[Parameter]) -> list[Parameter]:
         name = parameter.name
         if name in taken:
             name = "/".join(part for part in parameter.place if part)
-        while name in taken:
-            name += "_"
+        name = unused_name(name, taken)
         taken.add(name)
         distinct.append(replace(parameter, name=name))
     return distinct

@@ -9,7 +9,7 @@ from typing import Any
 from unfreeze.errors import SavedModelError, UnsupportedError
 from unfreeze.graphs.endpoints import Endpoints
 from unfreeze.graphs.files import FrozenGraph
-from unfreeze.graphs.operations import functions_called, producer
+from unfreeze.graphs.operations import functions_called, producer, unused_name
 
 
 def prune(frozen: FrozenGraph, endpoints: Endpoints) -> dict[str, str]:
@@ -25,7 +25,9 @@ def prune(frozen: FrozenGraph, endpoints: Endpoints) -> dict[str, str]:
     inputs = {endpoint.tensor: key for key, endpoint in endpoints.inputs.items()}
     nodes = {node.name: node for node in graph.node}
     cut = {
-        tensor: _fresh(f"input_{key}", nodes) for tensor, key in inputs.items() if not _is_placeholder(tensor, nodes)
+        tensor: unused_name(f"input_{key}", nodes)
+        for tensor, key in inputs.items()
+        if not _is_placeholder(tensor, nodes)
     }
     placeholders = {producer(tensor) for tensor in inputs if tensor not in cut}
     needed = placeholders | _needed(
@@ -40,7 +42,7 @@ def prune(frozen: FrozenGraph, endpoints: Endpoints) -> dict[str, str]:
     del nodes  # references keep removed nodes in memory
     _keep(graph.node, lambda node: node.name in needed)
     for node in graph.node:
-        plain(node)
+        _strip(node)
         if cut:
             _reconnect(node, cut)
         if node.name in placeholders:
@@ -74,12 +76,6 @@ def _become_placeholder(node: Any) -> None:
     node.ClearField("input")
 
 
-def _fresh(name: str, nodes: Mapping[str, Any]) -> str:
-    while name in nodes:
-        name += "_"
-    return name
-
-
 def _needed(path: Path, nodes: Mapping[str, Any], outputs: Iterable[str], inputs: Mapping[str, str]) -> set[str]:
     """Returns the nodes that the outputs depend on, up to the inputs."""
     waiting = [producer(tensor) for tensor in outputs]
@@ -109,8 +105,8 @@ def _reconnect(node: Any, cut: Mapping[str, str]) -> None:
         node.input[place] = cut.get(canonical(operand), operand)
 
 
-def plain(node: Any) -> None:
-    """Removes from a node what ties it to a machine, to other nodes, or to the Python code that made it."""
+def _strip(node: Any) -> None:
+    """Removes the attributes that tie a node to a machine, to other nodes, or to the Python code that made it."""
     node.device = ""
     node.ClearField("experimental_debug_info")
     for name in ("_class", "_output_shapes", "_gradient_op_type", "_XlaCompile"):
@@ -135,4 +131,4 @@ def _prune_functions(frozen: FrozenGraph) -> None:
     _keep(frozen.graph.library.function, lambda function: function.signature.name in needed)
     for function in frozen.graph.library.function:
         for node in function.node_def:
-            plain(node)
+            _strip(node)

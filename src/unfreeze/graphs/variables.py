@@ -14,7 +14,7 @@ from tensorflow.core.framework import tensor_shape_pb2
 
 from unfreeze.graphs.files import FrozenGraph, Place
 from unfreeze.graphs.frames import Frame, frames
-from unfreeze.graphs.operations import called_arguments
+from unfreeze.graphs.operations import called_arguments, unused_name
 from unfreeze.graphs.parameters import Parameter
 
 
@@ -55,7 +55,7 @@ class _Reads:
 
     def of(self, parameter: Parameter, name: str) -> _Source:
         """Returns a new handle of a parameter, which replaces the constant of that name."""
-        handle = _fresh(f"{name}/handle", self._taken)
+        handle = _take_name(f"{name}/handle", self._taken)
         node = self._graph.node.add(name=handle, op="VarHandleOp")
         node.attr["dtype"].type = parameter.dtype.as_datatype_enum
         node.attr["shape"].shape.CopyFrom(_shape(parameter))
@@ -65,7 +65,7 @@ class _Reads:
 
     def value(self, parameter: Parameter) -> str:
         """Returns a new node that reads a parameter outside all loops."""
-        name = _fresh(f"unfrozen/value_{len(self._handles)}", self._taken)
+        name = _take_name(f"unfrozen/value_{len(self._handles)}", self._taken)
         source = self.of(parameter, name)
         _become(self._graph.node.add(name=name), source, [])
         return name
@@ -105,11 +105,11 @@ def _become(node: Any, source: _Source, control: Iterable[str]) -> None:
 def _inside(nodes: Any, source: _Source, frame: Frame, enters: Sequence[Any], taken: set[str]) -> _Source:
     """Returns the source, read outside all loops and passed into the loops of `frame` as a loop invariant."""
     if source.reads:
-        name = _fresh(f"{source.operand}/value", taken)
+        name = _take_name(f"{source.operand}/value", taken)
         _become(nodes.add(name=name), source, [])
         source = _Source(name, source.dtype, reads=False)
     for enter in enters:
-        name = _fresh(f"{source.operand.split(':')[0]}/enter", taken)
+        name = _take_name(f"{source.operand.split(':')[0]}/enter", taken)
         node = nodes.add(name=name, op="Enter", input=[source.operand])
         node.attr["T"].type = source.dtype
         node.attr["frame_name"].s = enter.attr["frame_name"].s
@@ -237,8 +237,8 @@ def _shape(parameter: Parameter) -> Any:
     return tensor_shape_pb2.TensorShapeProto(dim=sizes)
 
 
-def _fresh(name: str, taken: set[str]) -> str:
-    while name in taken:
-        name += "_"
+def _take_name(name: str, taken: set[str]) -> str:
+    """Returns an unused name like `name`, which is taken from now on."""
+    name = unused_name(name, taken)
     taken.add(name)
     return name

@@ -21,7 +21,7 @@ class MainGraph:
 
     def handle(self, name: str, dtype: tf.DType, shape: Any) -> str:
         """Adds a variable; returns its node."""
-        node = self._add(self.safe(name), "VarHandleOp")
+        node = self._add(self.node_name(name), "VarHandleOp")
         node.attr["shared_name"].s = name.encode()
         node.attr["dtype"].type = dtype.as_datatype_enum
         node.attr["shape"].shape.CopyFrom(tf.TensorShape(shape).as_proto())
@@ -90,7 +90,7 @@ class MainGraph:
         self.saver_def.restore_op_name = "save/restored"
         self.saver_def.version = saver_pb2.SaverDef.V2
 
-    def finished(self, concretes: Sequence[Any]) -> graph_pb2.GraphDef:
+    def to_graph_def(self, concretes: Sequence[Any]) -> graph_pb2.GraphDef:
         """Returns the graph with the functions that it calls, directly or not."""
         holder = tf.Graph()
         for concrete in concretes:
@@ -107,7 +107,7 @@ class MainGraph:
         return self._graph
 
     @staticmethod
-    def safe(name: str) -> str:
+    def node_name(name: str) -> str:
         """Returns a valid node name for a name of the checkpoint: only some characters, and no "_" in front."""
         valid = "".join(char if char.isalnum() or char in "_.\\/-" else "_" for char in name)
         return valid if valid[:1].isalnum() else f"v{valid}"

@@ -17,13 +17,13 @@ from tensorflow.core.framework import attr_value_pb2
 
 from unfreeze.errors import UnsupportedError
 from unfreeze.graphs import Endpoint, GraphWithVariables, Parameter
-from unfreeze.graphs.operations import op_def, output_names
+from unfreeze.graphs.operations import op_def, output_names, unused_name
 from unfreeze.input_types import INPUT_TYPES
 from unfreeze.memory import release_memory
 from unfreeze.ops import images as ops
 from unfreeze.savedmodel.network import WrittenFunction, network_function, serialized_function
 from unfreeze.savedmodel.objects import Handle
-from unfreeze.savedmodel.signatures import DTYPE_AND_DECODER, by_name, named, traced
+from unfreeze.savedmodel.signatures import DTYPE_AND_DECODER, traced, traced_by_name, with_class_names
 from unfreeze.savedmodel.writer import save_values, write_signatures
 from unfreeze.weights.bindings import anonymous_variable
 
@@ -90,11 +90,11 @@ def write_graph_saved_model(
     variables = {name: _handle(graph.handles[node]) for name, node in handles.items()}
     saved = save_values(folder, variables, lambda names: [as_tensor(value(name)) for name in names])
     release_memory()  # frees the values
-    name = _name(graph)
-    detect = partial(_called, name, [variable.handle for variable in variables.values()], specs)
+    name = _network_name(graph)
+    detect = partial(_call_network, name, [variable.handle for variable in variables.values()], specs)
     signatures = _signatures(inputs, detect, input_types)
     if label_map is not None:
-        signatures["named"] = _named(signatures["serving_default"], label_map[1])
+        signatures["named"] = _with_class_names(signatures["serving_default"], label_map[1])
 
     def functions() -> Iterator[WrittenFunction]:
         release_memory()  # frees what tracing left
@@ -128,11 +128,8 @@ def _handle(parameter: Parameter) -> Handle:
     return Handle(handle, parameter.dtype, tf.TensorShape(parameter.shape), trainable=parameter.dtype.is_floating)
 
 
-def _name(graph: GraphWithVariables) -> str:
-    name, taken = NETWORK, {function.signature.name for function in graph.graph.library.function}
-    while name in taken:
-        name += "_"
-    return name
+def _network_name(graph: GraphWithVariables) -> str:
+    return unused_name(NETWORK, {function.signature.name for function in graph.graph.library.function})
 
 
 def _output_names(graph: Any, node: Any) -> Sequence[tuple[str, int]]:
@@ -144,7 +141,7 @@ def _output_names(graph: Any, node: Any) -> Sequence[tuple[str, int]]:
     return output_names(node, definition)
 
 
-def _called(
+def _call_network(
     network: str, captured: Sequence[tf.Tensor], outputs: Mapping[str, tf.TensorSpec], *inputs: tf.Tensor
 ) -> dict[str, tf.Tensor]:
     """Calls the network."""
@@ -159,17 +156,18 @@ def _called(
 
 
 def _signatures(inputs: Sequence[GraphInput], detect: Callable[..., Any], input_types: Sequence[str]) -> dict[str, Any]:
-    own = by_name(detect, [graph_input.spec() for graph_input in inputs])
+    own = traced_by_name(detect, [graph_input.spec() for graph_input in inputs])
     if not input_types:
         return {"serving_default": own}
     (graph_input,) = inputs
     signatures = {
-        name: own if name == graph_input.input_type else _converting(graph_input, own, name) for name in input_types
+        name: own if name == graph_input.input_type else _converting_signature(graph_input, own, name)
+        for name in input_types
     }
     return {"serving_default": signatures[input_types[0]], **signatures}
 
 
-def _converting(graph_input: GraphInput, own: Any, input_type: str) -> Any:
+def _converting_signature(graph_input: GraphInput, own: Any, input_type: str) -> Any:
     """Returns the signature of another input type, which calls the one that takes pixels."""
     dtype, decode = DTYPE_AND_DECODER[input_type]
     if decode is None:
@@ -204,10 +202,10 @@ def _resized(pixels: tf.Tensor, size: Sequence[int | None]) -> tf.Tensor:
     return tf.ensure_shape(tf.saturate_cast(tf.round(resized), tf.uint8), [*size, 3])
 
 
-def _named(serving: Any, names: Mapping[int, str]) -> Any:
+def _with_class_names(serving: Any, names: Mapping[int, str]) -> Any:
     missing = {"detection_scores", "detection_classes", "num_detections"} - set(serving.structured_outputs)
     if missing:
         raise UnsupportedError(
             f"not supported yet: --label-map with a graph that has no output {' and '.join(sorted(missing))}"
         )
-    return named(serving, names)
+    return with_class_names(serving, names)

@@ -15,7 +15,7 @@ from typing import Any
 from tensorflow.core.framework import function_pb2, node_def_pb2
 
 from unfreeze import protobuf_wire as wire
-from unfreeze.graphs.operations import without_defaults
+from unfreeze.graphs.operations import unused_name, without_defaults
 
 RESOURCE = 20  # DT_RESOURCE of types.proto
 NODE_DEF = 3  # the field number in FunctionDef
@@ -81,9 +81,7 @@ def _connected(node: Any, tensors: _Tensors) -> Any:
 
 def _argument(function: Any, named: Mapping[str, Any], node: str, position: int) -> str:
     """Adds the argument that replaces a node; the argument of a handle has the dtype and shape of its variable."""
-    name = f"unfrozen_argument_{position}"
-    while name in named:
-        name += "_"
+    name = unused_name(f"unfrozen_argument_{position}", named)
     dtype, shape = named[node].attr["dtype"].type, named[node].attr["shape"].shape
     if named[node].op == "VarHandleOp":
         argument = function.signature.input_arg.add(name=name, type=RESOURCE)

@@ -50,14 +50,14 @@ def signature(detector: Detector, detect: Detect, input_type: str, input_shape: 
     num_images = input_shape[0] if input_shape else next((spec.shape[0] for spec in side if spec.shape[0]), None)
     if decode is None:
         spec = tf.TensorSpec([num_images, *(input_shape or ANY_SHAPE)[1:]], dtype, name=detector.input_name)
-        return by_name(lambda images, *side: detect(*detector.preprocess(images), *side), [spec, *side])
+        return traced_by_name(lambda images, *side: detect(*detector.preprocess(images), *side), [spec, *side])
     preprocess = detector.preprocess if input_shape is None else partial(_resized_first, detector, input_shape[1:3])
     spec = tf.TensorSpec([num_images], dtype, name=detector.input_name)
 
     def call(strings: tf.Tensor, *side: tf.Tensor) -> dict[str, tf.Tensor]:
         return detect(*ops.decoded_batch(strings, decode, preprocess, detector.preprocessed_shape), *side)
 
-    return by_name(call, [spec, *side])
+    return traced_by_name(call, [spec, *side])
 
 
 def with_boxes(detector: Detector) -> Detector:
@@ -65,7 +65,7 @@ def with_boxes(detector: Detector) -> Detector:
     return replace(detector, side_inputs={"boxes": BOXES})
 
 
-def named(function: Any, names: Mapping[int, str]) -> Any:
+def with_class_names(function: Any, names: Mapping[int, str]) -> Any:
     """Returns a signature with `detection_class_names` (string `[N, D]`) too; "" for padding rows and unknown ids."""
     table = ["", *(names.get(number, "") for number in range(1, max(names, default=0) + 1))]
 
@@ -74,20 +74,20 @@ def named(function: Any, names: Mapping[int, str]) -> Any:
         rows = tf.range(tf.shape(outputs["detection_scores"])[1])
         is_detection = rows[tf.newaxis] < tf.cast(outputs["num_detections"], tf.int32)[:, tf.newaxis]
         numbers = tf.cast(outputs["detection_classes"], tf.int32)
-        known = tf.where(is_detection & (numbers < len(table)), numbers, 0)
-        return outputs | {"detection_class_names": tf.gather(tf.constant(table), known)}
+        rows_of_table = tf.where(is_detection & (numbers < len(table)), numbers, 0)
+        return outputs | {"detection_class_names": tf.gather(tf.constant(table), rows_of_table)}
 
     return traced(call, specs_of(function))
 
 
-def called(function: Any, arguments: Sequence[str]) -> Any:
+def with_positional_arguments(function: Any, arguments: Sequence[str]) -> Any:
     """Returns the function for `__call__` of the loaded model, whose arguments may be passed by position."""
     specs = {spec.name: spec for spec in specs_of(function)}
     positions = [list(arguments).index(name) for name in specs]
     return traced(lambda *inputs: function(*(inputs[i] for i in positions)), [specs[name] for name in arguments])
 
 
-def by_name(call: Detect, specs: Sequence[tf.TensorSpec]) -> Any:
+def traced_by_name(call: Detect, specs: Sequence[tf.TensorSpec]) -> Any:
     """Returns the traced function with its arguments sorted by name, as loaders pass them to a signature."""
     order = sorted(range(len(specs)), key=lambda i: specs[i].name)
     positions = [order.index(i) for i in range(len(specs))]

@@ -24,7 +24,14 @@ from unfreeze.input_types import IMAGE_AND_BOXES
 from unfreeze.savedmodel.graph import MainGraph
 from unfreeze.savedmodel.network import WrittenFunction
 from unfreeze.savedmodel.objects import Handle, ObjectGraph, variable_key
-from unfreeze.savedmodel.signatures import BOXES, Shape, called, named, signature, with_boxes
+from unfreeze.savedmodel.signatures import (
+    BOXES,
+    Shape,
+    signature,
+    with_boxes,
+    with_class_names,
+    with_positional_arguments,
+)
 
 if TYPE_CHECKING:  # the export of a frozen graph imports no detector
     from unfreeze.detectors import Detector
@@ -102,7 +109,7 @@ def write_saved_model(
     serving = by_type[input_types[0]]
     signatures = {"serving_default": serving, **by_type}
     if label_map is not None:
-        signatures["named"] = named(serving, label_map[1])
+        signatures["named"] = with_class_names(serving, label_map[1])
     serving_boxes = input_types[0] == IMAGE_AND_BOXES
     detector = with_boxes(exportable.detector) if serving_boxes else exportable.detector
     arguments = [detector.input_name, *detector.side_inputs]
@@ -139,13 +146,13 @@ def write_signatures(
         nodes[number] = graph.handle("derived", tf.float32, [derived.size])
         objects.child(0, "initializer", objects.initializer(derived.creator, derived.initializer))
         concretes += [derived.creator, derived.initializer]
-    call = called(signatures["serving_default"], arguments)
+    call = with_positional_arguments(signatures["serving_default"], arguments)
     objects.child(0, "__call__", objects.function(call, arguments))
     signature_map = objects.child(0, "signatures", objects.user_object("signature_map"))
     meta_graph = meta_graph_pb2.MetaGraphDef()
     for name, concrete in signatures.items():
         objects.child(signature_map, name, objects.signature(concrete))
-        same = next((known for known in meta_graph.signature_def if signatures[known] is concrete), None)
+        same = next((other for other in meta_graph.signature_def if signatures[other] is concrete), None)
         if same is not None:  # with the same nodes, a session prepares both at once
             meta_graph.signature_def[name].CopyFrom(meta_graph.signature_def[same])
             continue
@@ -178,7 +185,9 @@ def _variables(objects: ObjectGraph, graph: MainGraph, variables: Mapping[str, t
         number = objects.child(weights, str(i), objects.variable(name, variable))
         nodes[number] = graph.handle(name, variable.dtype, variable.shape)
     if variables:
-        graph.saver({variable_key(name): (graph.safe(name), variable.dtype) for name, variable in variables.items()})
+        graph.saver(
+            {variable_key(name): (graph.node_name(name), variable.dtype) for name, variable in variables.items()}
+        )
     return nodes
 
 
@@ -209,7 +218,7 @@ def _finish(
 ) -> None:
     """Completes the meta graph, and writes it with the functions that it does not contain."""
     others = list(functions)
-    small = graph.finished(concretes)
+    small = graph.to_graph_def(concretes)
     own = len(small.library.function)
     operations = {op for function in others for op in function.operations} - {function.name for function in others}
     small.library.function.append(_one_node_each(operations))
