@@ -1,8 +1,8 @@
-"""How errors are shortened to one line."""
+"""Errors are shortened to one line, and lists to their first values."""
 
 import pytest
 
-from unfreeze.formatting import first_line
+from unfreeze.formatting import first_few, first_line
 
 TENSORFLOW = """Graph execution error:
 
@@ -27,3 +27,9 @@ Detected at node 'decode' defined at (most recent call last):
 )
 def test_first_line_is_the_one_that_says_what_is_wrong(error: Exception | str, line: str) -> None:
     assert first_line(error) == line
+
+
+def test_first_few_counts_the_further_values() -> None:
+    assert first_few([], 3) == ""
+    assert first_few(["a", "b", "c"], 3) == "a, b, c"
+    assert first_few(range(1, 6), 3) == "1, 2, 3 and 2 more"

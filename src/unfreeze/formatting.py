@@ -12,6 +12,12 @@ def amount(number: int, noun: str = "") -> str:
     return f"{number:,} {noun}{'s' * (number != 1)}" if noun else f"{number:,}"
 
 
+def first_few(values: Sequence[object], most: int) -> str:
+    """Returns at most `most` values and the number of further ones: `a, b, c and 4 more`."""
+    more = f" and {len(values) - most} more" if len(values) > most else ""
+    return ", ".join(map(str, values[:most])) + more
+
+
 def megabytes(size_bytes: int) -> str:
     """Returns a size as `24.4 MB`."""
     return f"{size_bytes / 1e6:.1f} MB"

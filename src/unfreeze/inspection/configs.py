@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
 from google.protobuf import text_format
@@ -14,7 +13,7 @@ from unfreeze.detectors import build_detector
 from unfreeze.detectors.build import generation
 from unfreeze.detectors.quantization import quantization_aware
 from unfreeze.errors import CheckpointError, ConfigError, UnsupportedError, WeightsError
-from unfreeze.formatting import amount
+from unfreeze.formatting import amount, first_few
 from unfreeze.inspection.inspection import Field, Inspection, field
 from unfreeze.savedmodel import trace
 from unfreeze.weights import Checkpoint, CheckpointFormat, Weights
@@ -101,7 +100,7 @@ def inspect_label_map(path: Path) -> Inspection:
     more = [f"and {len(ids) - SHOWN} more"] if len(ids) > SHOWN else []
     fields = [
         field("classes", len(ids)),
-        field("ids", ids, f"{ids[0]} to {ids[-1]}" + (f", without {_few(absent)}" if absent else "")),
+        field("ids", ids, f"{ids[0]} to {ids[-1]}" + (f", without {first_few(absent, 12)}" if absent else "")),
         field("names", {str(class_id): names[class_id] for class_id in ids}, "\n".join(first + more)),
     ]
     if labels.keypoints:
@@ -120,8 +119,3 @@ def _resizer(resizer: messages.ImageResizer) -> str:
     if kind is None:
         return "none"
     return f"{kind} {{ {text_format.MessageToString(getattr(resizer, kind), as_one_line=True)} }}"
-
-
-def _few(numbers: Sequence[int], most: int = 12) -> str:
-    more = f" and {len(numbers) - most} more" if len(numbers) > most else ""
-    return ", ".join(map(str, numbers[:most])) + more

@@ -95,10 +95,12 @@ def traced_by_name(call: Detect, specs: Sequence[tf.TensorSpec]) -> Any:
 
 
 def traced(call: Detect, specs: Sequence[tf.TensorSpec]) -> Any:
+    """Returns the concrete function of a call with inputs of these specs."""
     return tf.function(call, input_signature=specs, autograph=False).get_concrete_function()
 
 
 def specs_of(function: Any) -> Sequence[tf.TensorSpec]:
+    """Returns the specs of a concrete function's inputs."""
     specs: Sequence[tf.TensorSpec] = function.structured_input_signature[0]
     return specs
 

@@ -28,6 +28,7 @@ from unfreeze.savedmodel.signatures import (
     BOXES,
     Shape,
     signature,
+    traced,
     with_boxes,
     with_class_names,
     with_positional_arguments,
@@ -73,19 +74,15 @@ def trace(detector: Detector) -> Exportable:
     specs = [tf.TensorSpec([None, *detector.preprocessed_shape]), tf.TensorSpec([None, 3], tf.int32)]
     specs += detector.side_inputs.values()
     if detector.masks_of_boxes is None:
-        return Exportable(detector, _traced(detector.detect, specs))
+        return Exportable(detector, traced(detector.detect, specs))
     # Two traced functions call one network, which is in the graph once.
-    network = _traced(detector.predict, specs)
+    network = traced(detector.predict, specs)
     masks_of_boxes = detector.masks_of_boxes
     return Exportable(
         detector,
-        _traced(lambda images, shapes: detector.postprocess(network(images, shapes), shapes), specs),
-        _traced(lambda images, shapes, boxes: masks_of_boxes(network(images, shapes), shapes, boxes), [*specs, BOXES]),
+        traced(lambda images, shapes: detector.postprocess(network(images, shapes), shapes), specs),
+        traced(lambda images, shapes, boxes: masks_of_boxes(network(images, shapes), shapes, boxes), [*specs, BOXES]),
     )
-
-
-def _traced(call: Callable[..., Any], specs: Sequence[tf.TensorSpec]) -> Any:
-    return tf.function(call, input_signature=specs, autograph=False).get_concrete_function()
 
 
 def write_saved_model(

@@ -21,7 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 from unfreeze.errors import WeightsError
-from unfreeze.formatting import amount
+from unfreeze.formatting import amount, first_few
 from unfreeze.weights.bindings import Constants, Normalization, Variables, WeightSource, make_binding
 from unfreeze.weights.checkpoints import VALUE, Checkpoint, Generation
 from unfreeze.weights.objects import Objects, read_objects
@@ -44,6 +44,8 @@ KERAS_LEAVES = {
     "depthwise_weights": "depthwise_kernel",
     "pointwise_weights": "pointwise_kernel",
 }
+
+SHOWN = 3  # weights that an error names
 
 Renames = Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]
 Quantizer = Callable[[tf.Tensor], tf.Tensor]
@@ -186,16 +188,16 @@ class Weights:
         if misshapen:
             parts.append(
                 f"{len(misshapen)} weight{'s have' if len(misshapen) > 1 else ' has'} another shape: "
-                + _few([f"{m.name} needs {list(m.needed)}, has {list(m.stored or ())}" for m in misshapen])
+                + first_few([f"{m.name} needs {list(m.needed)}, has {list(m.stored or ())}" for m in misshapen], SHOWN)
             )
         if absent:
             parts.append(
                 f"{len(absent)} weight{'s are' if len(absent) > 1 else ' is'} missing: "
-                + _few([f"{m.name} {list(m.needed)}{self._nearest(m)}" for m in absent])
+                + first_few([f"{m.name} {list(m.needed)}{self._nearest(m)}" for m in absent], SHOWN)
             )
         unused = self.readable_names(self.unused())
         if unused:
-            parts.append(f"{amount(len(unused), 'tensor')} of the checkpoint not used: " + _few(unused))
+            parts.append(f"{amount(len(unused), 'tensor')} of the checkpoint not used: " + first_few(unused, SHOWN))
         likely = list(causes(mismatches, unused))
         advice = f"likely cause: {'; '.join(likely)}" if likely else "pass the config that the model was trained with"
         raise WeightsError(
@@ -208,7 +210,7 @@ class Weights:
         if unused:
             raise WeightsError(
                 f"{self.checkpoint.prefix}: the config does not fit the checkpoint: the graph has no place for "
-                f"{amount(len(unused), 'quantization range')}: {_few(unused)}; "
+                f"{amount(len(unused), 'quantization range')}: {first_few(unused, SHOWN)}; "
                 "pass the config that the model was trained with"
             )
 
@@ -376,8 +378,3 @@ class Branch:
 
 def _joined(scope: str, name: str) -> str:
     return "/".join(part for part in (scope, name) if part)
-
-
-def _few(names: Sequence[str], most: int = 3) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
