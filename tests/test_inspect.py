@@ -68,7 +68,7 @@ def test_training_folder_as_text(digits: Inspection) -> None:
     assert lines[2] == "                        model.ckpt-8000: complete, the one to export"
     assert "  weights               199, 414,239 parameters, 1.7 MB" in lines
     assert "  config fits           yes: the checkpoint has all 199 weights" in lines
-    assert "  moving averages used  129 of 129, as the config asks" in lines
+    assert "  moving averages used  129 of 129: use_moving_averages is true" in lines
     assert lines[-1] == "  no problem found"
 
 
@@ -141,7 +141,7 @@ def test_missing_moving_averages_are_reported(tmp_path: Path) -> None:
     missing, averages = result.problems
     assert missing == "model.ckpt is incomplete: model.ckpt.data-00000-of-00001 is missing"
     assert re.fullmatch(
-        r"use_moving_averages is true, but \d+ variables have no moving average \(FeatureExtractor/.*, …\): "
+        r"use_moving_averages is true, but \d+ variables have no moving average \(FeatureExtractor/.*, …\); "
         "an export uses their plain values",
         averages,
     )
@@ -158,7 +158,7 @@ def test_quantization_without_graph_rewriter_is_reported(tmp_path: Path) -> None
     result = inspect(tmp_path)
     assert (result["config_fits"], result["quantization_aware"]) == (True, False)
     assert result.problems[1:] == [
-        "it was trained quantization-aware, but the config has no graph_rewriter: an export is without quantization"
+        "the model was trained quantization-aware, but the config has no graph_rewriter; an export has no quantization"
     ]
 
 
@@ -254,7 +254,7 @@ def test_faults_of_a_saved_model_are_reported(tmp_path: Path) -> None:
     program = model / "saved_model.pb"
     program.write_bytes(program.read_bytes()[:-5])
     [problem] = inspect(model).problems
-    assert problem.startswith(f"{program}: damaged, or no SavedModel: ")
+    assert problem.startswith(f"{program}: damaged, or not a SavedModel: ")
 
 
 def test_export_reports_its_source(tmp_path: Path) -> None:
@@ -291,7 +291,7 @@ def test_export_reports_its_source(tmp_path: Path) -> None:
     assert of_graph["from_graph"] == "frozen.pb"
     assert "None" not in str(of_graph)
     (tmp_path / "export.json").write_text("{")
-    assert inspect(tmp_path).problems[0].startswith(f"{tmp_path}/export.json: cannot be read: ")
+    assert inspect(tmp_path).problems[0].startswith(f"{tmp_path}/export.json: not JSON: ")
 
 
 def graph(*, variables: bool = False, operation: str = "") -> Any:
