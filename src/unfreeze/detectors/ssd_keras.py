@@ -59,17 +59,20 @@ BIFPNS = {
 
 
 def ssd_mobilenet_v1_keras(x: tf.Tensor, p: Branch, config: messages.SsdFeatureExtractor) -> list[tf.Tensor]:
+    """Returns two stages of MobileNet v1 and smaller maps."""
     stages = _mobilenet_v1(x, p, config)
     base = ("Conv2d_11_pointwise", "Conv2d_13_pointwise")
     return _multi_resolution(stages, p["_feature_map_generator"], config, base)
 
 
 def ssd_mobilenet_v2_keras(x: tf.Tensor, p: Branch, config: messages.SsdFeatureExtractor) -> list[tf.Tensor]:
+    """Returns two stages of MobileNet v2 and smaller maps."""
     stages = _mobilenet_v2(x, p, config)
     return _multi_resolution(stages, p["feature_map_generator"], config, ("layer_15/expansion_output", "layer_19"))
 
 
 def ssd_mobilenet_v1_fpn_keras(x: tf.Tensor, p: Branch, config: messages.SsdFeatureExtractor) -> list[tf.Tensor]:
+    """Returns a feature pyramid on MobileNet v1; `use_depthwise` makes the end of the backbone thinner."""
     stages = _mobilenet_v1(x, p, config, thin=config.use_depthwise)
     return _mobilenet_fpn([stages[name] for name in V1_STAGES], p, config)
 

@@ -29,6 +29,7 @@ from unfreeze.ops.layers import pad_to_multiple
 
 
 def ssd_mobilenet_v1(x: tf.Tensor, p: Branch, config: messages.SsdFeatureExtractor) -> list[tf.Tensor]:
+    """Returns two stages of MobileNet v1 and smaller maps."""
     check_min_image_dim(x)
     p = p["MobilenetV1"]
     stages = v1.mobilenet_v1(
@@ -43,6 +44,7 @@ def ssd_mobilenet_v1(x: tf.Tensor, p: Branch, config: messages.SsdFeatureExtract
 
 
 def ssd_mobilenet_v2(x: tf.Tensor, p: Branch, config: messages.SsdFeatureExtractor) -> list[tf.Tensor]:
+    """Returns two stages of MobileNet v2 and smaller maps."""
     check_min_image_dim(x)
     p = p["MobilenetV2"]
     stages = v2.mobilenet_v2(
@@ -59,6 +61,7 @@ def ssd_mobilenet_v2(x: tf.Tensor, p: Branch, config: messages.SsdFeatureExtract
 
 
 def ssd_inception_v2(x: tf.Tensor, p: Branch, config: messages.SsdFeatureExtractor) -> list[tf.Tensor]:
+    """Returns two stages of Inception v2 and smaller maps."""
     check_min_image_dim(x)
     _require_override(config)
     p = p["InceptionV2"]
@@ -73,6 +76,7 @@ def ssd_inception_v2(x: tf.Tensor, p: Branch, config: messages.SsdFeatureExtract
 
 
 def ssd_inception_v3(x: tf.Tensor, p: Branch, config: messages.SsdFeatureExtractor) -> list[tf.Tensor]:
+    """Returns stages of Inception v3 and smaller maps."""
     check_min_image_dim(x)
     _require_override(config)
     p = p["InceptionV3"]

@@ -46,6 +46,7 @@ class Levels(NamedTuple):
 
 
 def ssd_mobilenet_v1_fpn(x: tf.Tensor, p: Branch, config: messages.SsdFeatureExtractor) -> list[tf.Tensor]:
+    """Returns a feature pyramid on MobileNet v1."""
     p = p["MobilenetV1"]
     stages = _mobilenet_v1(x, p, config, V1_THIN_BLOCKS if config.use_depthwise else v1.BLOCKS)
     levels = fpn_levels(config)
@@ -62,6 +63,7 @@ def ssd_mobilenet_v1_fpn(x: tf.Tensor, p: Branch, config: messages.SsdFeatureExt
 
 
 def ssd_mobilenet_v2_fpn(x: tf.Tensor, p: Branch, config: messages.SsdFeatureExtractor) -> list[tf.Tensor]:
+    """Returns a feature pyramid on MobileNet v2."""
     p = p["MobilenetV2"]
     override = config.override_base_feature_extractor_hyperparams
     style = v2.overridden(extractor_style(config)) if override else v2.STYLE

@@ -36,6 +36,7 @@ class Exported:
 
     @property
     def saved_model(self) -> Path:
+        """Returns the folder with saved_model.pb."""
         return self.folder / SAVED_MODEL
 
     def to_dict(self) -> dict[str, Any]:
@@ -146,6 +147,7 @@ class StagedExport:
 
     @property
     def saved_model(self) -> Path:
+        """Returns the folder with saved_model.pb."""
         return self.folder / SAVED_MODEL
 
     @contextmanager

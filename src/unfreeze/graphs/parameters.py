@@ -39,6 +39,7 @@ class Parameter:
 
     @property
     def size_bytes(self) -> int:
+        """Returns the size of the value in memory."""
         return math.prod(self.shape) * int(self.dtype.size)
 
 
@@ -53,6 +54,7 @@ class Constant:
 
     @property
     def size_bytes(self) -> int:
+        """Returns the size of the value in memory."""
         return math.prod(self.shape) * max(int(self.dtype.size), 1)
 
 

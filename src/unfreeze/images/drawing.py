@@ -63,6 +63,7 @@ def rectangle_of(image: Image.Image, detection: Detection) -> Rectangle:
 
 
 def draw_mask(image: Image.Image, detection: Detection) -> None:
+    """Fills the object with the color of its class, half transparent."""
     if detection.mask is None:
         return
     opacity = np.where(detection.mask_px(image.width, image.height), round(255 * MASK_OPACITY), 0)
@@ -70,6 +71,7 @@ def draw_mask(image: Image.Image, detection: Detection) -> None:
 
 
 def draw_box(image: Image.Image, detection: Detection) -> None:
+    """Draws the box in the color of its class."""
     left, top, right, bottom = rectangle_of(image, detection)
     ImageDraw.Draw(image).rectangle(
         (left, top, right - 1, bottom - 1), outline=color_of(detection.class_id), width=line_width(image)
@@ -77,6 +79,7 @@ def draw_box(image: Image.Image, detection: Detection) -> None:
 
 
 def draw_keypoints(image: Image.Image, detection: Detection) -> None:
+    """Draws the keypoints inside the image with a high enough score, as dots with a white edge."""
     pen = ImageDraw.Draw(image)
     radius = 1.5 * line_width(image) + 0.5
     for y, x, score in detection.keypoints:
@@ -141,6 +144,7 @@ def overlap(first: Rectangle, second: Rectangle) -> int:
 
 
 def draw_label(image: Image.Image, text: str, font: Font, place: Rectangle, padding: int, color: Color) -> None:
+    """Draws the text of a label on a filled rectangle."""
     left, top, right, bottom = place
     pen = ImageDraw.Draw(image)
     pen.rectangle((left, top, right - 1, bottom - 1), fill=color)

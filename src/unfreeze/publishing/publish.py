@@ -33,6 +33,7 @@ class Published:
     response: ResponseBytes | None = None
 
     def to_dict(self) -> dict[str, Any]:
+        """Returns the result as JSON data."""
         return {
             "model_base_path": self.base,
             "version": self.version,

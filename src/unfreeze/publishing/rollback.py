@@ -25,6 +25,7 @@ class RolledBack(Published):
     copy_of: int
 
     def to_dict(self) -> dict[str, Any]:
+        """Returns the result as JSON data."""
         return {**super().to_dict(), "withdrawn": self.withdrawn, "copy_of": self.copy_of}
 
     def __str__(self) -> str:

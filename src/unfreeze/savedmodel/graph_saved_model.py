@@ -56,6 +56,7 @@ class GraphInput:
         return self.placeholder if self.placeholder in INPUT_TYPES else ""
 
     def spec(self) -> tf.TensorSpec:
+        """Returns the spec of the input, named by its signature key."""
         return tf.TensorSpec(self.shape, self.dtype, name=self.key)
 
 

@@ -65,6 +65,7 @@ def check_size(archive: str | os.PathLike[str], total_bytes: int, packed_bytes: 
 
 
 def write_entry(tar: tarfile.TarFile, entry: tarfile.TarInfo, path: Path) -> None:
+    """Writes a folder or a file of the archive; an existing file is not replaced."""
     if entry.isdir():
         path.mkdir(parents=True, exist_ok=True)
         return

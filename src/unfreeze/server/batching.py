@@ -43,6 +43,7 @@ class Batch:
 
     @property
     def rows(self) -> int:
+        """Returns the number of rows of all tasks."""
         return sum(task.rows for task in self.tasks)
 
 
@@ -228,6 +229,7 @@ def claim(task: Task) -> bool:
 
 
 def wait_for(task: Task) -> dict[str, np.ndarray]:
+    """Returns the outputs of a task. Raises: StatusError DEADLINE_EXCEEDED if its deadline passes first."""
     try:
         return task.future.result(max(0.0, task.deadline - time.monotonic()))
     except (TimeoutError, FutureTimeout, CancelledError) as error:

@@ -71,6 +71,7 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         self.engine = engine
 
     def Predict(self, request: Any, context: grpc.ServicerContext) -> predict_pb2.PredictResponse:  # noqa: N802
+        """Returns the outputs of a signature."""
         limit = self.engine.settings.max_request_bytes
         return self._infer(
             "predict", lambda model, run: inference.predict(model, request, run, limit), request, context
@@ -79,17 +80,21 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
     def Classify(  # noqa: N802
         self, request: Any, context: grpc.ServicerContext
     ) -> classification_pb2.ClassificationResponse:
+        """Returns the classes and scores of Examples."""
         return self._infer("classify", lambda model, run: inference.classify(model, request, run), request, context)
 
     def Regress(self, request: Any, context: grpc.ServicerContext) -> regression_pb2.RegressionResponse:  # noqa: N802
+        """Returns one number for each Example."""
         return self._infer("regress", lambda model, run: inference.regress(model, request, run), request, context)
 
     def MultiInference(self, request: Any, context: grpc.ServicerContext) -> None:  # noqa: N802
+        """Rejects the call: it is not supported."""
         context.abort(grpc.StatusCode.UNIMPLEMENTED, "not supported yet: MultiInference")
 
     def GetModelMetadata(  # noqa: N802
         self, request: Any, context: grpc.ServicerContext
     ) -> get_model_metadata_pb2.GetModelMetadataResponse:
+        """Returns the signatures of a version."""
         return respond(context, lambda: self._metadata(request))
 
     def _infer(
@@ -145,6 +150,7 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
     def GetModelStatus(  # noqa: N802
         self, request: Any, context: grpc.ServicerContext
     ) -> get_model_status_pb2.GetModelStatusResponse:
+        """Returns the states of the versions of a model."""
         return respond(context, lambda: self._status(request))
 
     def HandleReloadConfigRequest(  # noqa: N802
@@ -201,11 +207,13 @@ def model_spec(request: Any) -> tuple[str, int | None, str | None]:
 
 
 def fill_model_spec(response: Any, name: str, version: Version) -> None:
+    """Writes the name and version of the model that responds."""
     response.model_spec.name = name
     response.model_spec.version.value = version.number
 
 
 def find_version(engine: Engine, request: Any) -> Version:
+    """Returns the version that a request names. Raises: StatusError NOT_FOUND if there is none."""
     if not request.model_spec.name:
         raise not_found("Servable not found for request: Latest()")
     return engine.models.find(*model_spec(request))

@@ -80,6 +80,7 @@ def images_in(string: bytes) -> Iterator[bytes]:
 
 
 def image_format(string: bytes) -> ImageFormat | None:
+    """Returns the format of an image by its first bytes; None if it is not an image."""
     return next((kind for start, kind in SIGNATURES.items() if string.startswith(start)), None)
 
 
@@ -93,16 +94,19 @@ def image_size(encoded: bytes) -> Size | None:
 
 
 def png_size(encoded: bytes) -> Size:
+    """Returns the size of a PNG."""
     width, height = struct.unpack_from(">II", encoded, 16)
     return width, height
 
 
 def bmp_size(encoded: bytes) -> Size:
+    """Returns the size of a BMP; the height in the file is negative if its rows go down."""
     width, height = struct.unpack_from("<ii", encoded, 18)  # whatever the header version, as TensorFlow reads it
     return abs(width), abs(height)
 
 
 def webp_size(encoded: bytes) -> Size:
+    """Returns the size of a WebP: of an animation, with the heights of all frames added up."""
     chunk = encoded[12:16]
     if chunk == b"VP8X":
         width, height = (1 + int.from_bytes(encoded[start : start + 3], "little") for start in (24, 27))
@@ -186,10 +190,12 @@ def gif_size(encoded: bytes) -> Size:
 
 
 def color_table_bytes(flags: int) -> int:
+    """Returns the size of a GIF's color table, by the flags before it."""
     return 3 * 2 ** ((flags & 7) + 1) if flags & 0x80 else 0
 
 
 def end_of_gif_blocks(encoded: bytes, position: int) -> int:
+    """Returns the position after the data blocks that begin at `position`."""
     while encoded[position]:
         position += 1 + encoded[position]
     return position + 1

@@ -36,6 +36,7 @@ class Method(Enum):
 
 
 def run_at_once(model: LoadedModel, signature: str, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> Arrays:
+    """Runs a signature at once, without the queue of the server."""
     return model.run(signature, inputs, outputs)
 
 
@@ -162,6 +163,7 @@ def find_signature(model: LoadedModel, request: Any, method: Method) -> tuple[st
 def run_on_examples(
     model: LoadedModel, signature: str, definition: Any, request_input: input_pb2.Input, run: RunSignature
 ) -> Arrays:
+    """Runs a signature on the Examples of a request. Raises: StatusError if it does not take them."""
     if list(definition.inputs) != ["inputs"]:
         raise invalid("Expected one input Tensor.")
     examples = serialized_examples(request_input)

@@ -43,6 +43,7 @@ def read_request(body: bytes, request: Any) -> Any:
 
 
 def fill_example(value: Any, example: tf.train.Example) -> None:
+    """Fills an Example from a JSON object. Raises: StatusError."""
     if not isinstance(value, dict):
         raise invalid(f"Example must be JSON object but got JSON {json_type(value)}")
     for name, content in value.items():

@@ -130,6 +130,7 @@ def read_predict(document: dict[str, Any], model: LoadedModel, may_have_booleans
 
 
 def read_signature(document: Mapping[str, Any]) -> str:
+    """Returns the signature name in a body, empty if it names none. Raises: StatusError."""
     signature = document.get("signature_name", "")
     if not isinstance(signature, str):
         raise wrong_document(document, "not formatted correctly. 'signature_name' key must be a string value.")
@@ -158,6 +159,7 @@ def read_rows(rows: list[Any], infos: Mapping[str, Any], may_have_booleans: bool
 
 
 def check_names(index: int, row: Any, infos: Mapping[str, Any]) -> None:
+    """Raises StatusError unless an instance is an object with exactly the inputs of the signature."""
     if not is_named(row):
         raise invalid(f"Expecting object but got list at item {index} of input list")
     for name in row:
@@ -264,6 +266,7 @@ def read_value(value: Any, dtype: tf.DType) -> tuple[tuple[int, ...], list[Any]]
 
 
 def leaves(value: Any, level: int, shape: tuple[int, ...], dtype: tf.DType) -> Iterator[Any]:
+    """Yields the values of a nested list in order. Raises: StatusError if the list does not have the shape."""
     if not isinstance(value, list):
         if level != len(shape):
             raise invalid(
@@ -327,6 +330,7 @@ def string_bytes(value: Any) -> bytes:
 
 
 def to_array(values: list[Any], shape: tuple[int, ...], dtype: tf.DType) -> np.ndarray:
+    """Returns values as an array; strings as objects."""
     if dtype != tf.string:
         return np.array(values, dtype=dtype.as_numpy_dtype).reshape(shape)
     array = np.empty(len(values), dtype=NUMPY_STRING)
@@ -340,14 +344,17 @@ def is_named(value: Any) -> bool:
 
 
 def is_base64(value: Any) -> bool:
+    """Returns whether a value is a {"b64": …} string."""
     return isinstance(value, dict) and len(value) == 1 and isinstance(value.get("b64"), str)
 
 
 def wrong_document(document: Any, problem: str) -> StatusError:
+    """Returns the error of a body with a problem."""
     return invalid(f"JSON Value: {quote(document)} {problem}")
 
 
 def wrong_type(value: Any, dtype: tf.DType) -> StatusError:
+    """Returns the error of a value of another type than the signature's."""
     kind = {type(None): "Null", str: "String", dict: "Object", list: "Array"}.get(type(value), "Number")
     if isinstance(value, bool):
         kind = "True" if value else "False"
@@ -378,6 +385,7 @@ def shorten(value: Any, depth: int = 4) -> Any:
 
 
 def brackets(shape: tuple[int, ...]) -> str:
+    """Returns a shape as TensorFlow Serving writes it: `[2,3]`."""
     return f"[{','.join(map(str, shape))}]"
 
 
@@ -411,6 +419,7 @@ def check_rows(outputs: Arrays) -> None:
 
 
 def dumps(document: Any) -> bytes:
+    """Returns a document as JSON; arrays become lists."""
     return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
 
 

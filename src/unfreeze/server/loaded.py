@@ -102,6 +102,7 @@ def read_signature_defs(path: Path) -> dict[str, Any]:
 
 
 def dtype_of(info: Any) -> tf.DType:
+    """Returns the dtype of a TensorInfo."""
     return tf.as_dtype(info.dtype)
 
 
@@ -136,6 +137,7 @@ def check_input_arrays(signature_def: Any, inputs: Mapping[str, np.ndarray]) -> 
 
 
 def check_input_array(index: int, name: str, info: Any, value: np.ndarray) -> None:
+    """Raises StatusError INVALID_ARGUMENT if an array does not have the dtype and shape of its input."""
     expected, actual = dtype_of(info), tf.as_dtype(value.dtype)
     if actual != expected and not (expected == tf.string and value.dtype == object):
         raise invalid(f"Expects arg[{index}] to be {expected.name} but {actual.name} is provided")
@@ -157,4 +159,5 @@ def check_output_filter(signature_def: Any, output_filter: Sequence[str]) -> Non
 
 
 def braces(names: Iterable[str]) -> str:
+    """Returns sorted names as TensorFlow prints a set: `{a,b}`."""
     return "{" + ",".join(sorted(names)) + "}"

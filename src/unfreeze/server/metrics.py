@@ -53,6 +53,7 @@ class Metrics:
         self.gauges[metric] = (kind, help_text, value)
 
     def count_request(self, model: str, status: str) -> None:
+        """Counts a request of a model by its status."""
         with self.lock:
             self.counts[(("model_name", model), ("status", status))] += 1
 
@@ -83,6 +84,7 @@ class Metrics:
 
 
 def histogram_lines(name: str, labels: Labels, bounds: tuple[float, ...], row: list[float]) -> list[str]:
+    """Returns the lines of a histogram: the buckets, cumulated, then sum and count."""
     lines, total = [], 0.0
     for bound, count in zip([*map("{:g}".format, bounds), "+Inf"], row, strict=False):
         total += count
@@ -91,8 +93,10 @@ def histogram_lines(name: str, labels: Labels, bounds: tuple[float, ...], row: l
 
 
 def braces(labels: Labels) -> str:
+    """Returns labels as Prometheus writes them: `{name="value"}`."""
     return "{" + ",".join(f'{name}="{escape(value)}"' for name, value in labels) + "}"
 
 
 def escape(value: str) -> str:
+    """Returns the value of a label, escaped for quotes."""
     return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

@@ -47,6 +47,7 @@ class HttpServer:
         self.thread: threading.Thread | None = None
 
     def start(self, app: Starlette) -> None:
+        """Serves an application in a thread."""
         self.listening.listen(BACKLOG)
         config = uvicorn.Config(
             app,
@@ -178,6 +179,7 @@ class Server:
 
 
 def cannot_listen(port_option: str, host: str, port: int, error: Exception) -> OutputError:
+    """Returns the error of an address on which the server cannot listen."""
     reason = isinstance(error, OSError) and error.strerror
     return OutputError(
         f"cannot listen on {host}:{port}: {reason or 'the port is in use, or the address is not of this machine'}. "

@@ -103,5 +103,6 @@ async def read_body(request: Request, limit: int) -> bytes:
 
 
 def too_large(limit: int) -> StatusError:
+    """Returns the error of a request that is too large, as HTTP 413."""
     message = f"The request is larger than the limit of this server (--max-request-bytes: {limit})"
     return StatusError(StatusCode.RESOURCE_EXHAUSTED, message, 413)

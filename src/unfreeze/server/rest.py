@@ -125,6 +125,7 @@ async def alive(request: Request) -> Response:
 
 
 def error_response(error: StatusError) -> Response:
+    """Returns the response to a request that failed; a full server adds Retry-After."""
     overloaded = error.code is StatusCode.RESOURCE_EXHAUSTED and error.http_status == 429
     # A quoted part of the request may contain a lone surrogate, such as "\ud800".
     message = error.message.encode("utf-8", "replace").decode()
@@ -166,6 +167,7 @@ def infer(engine: Engine, target: Target, body: bytes, deadline: float) -> bytes
 
 
 def predict(engine: Engine, target: Target, body: bytes, deadline: float) -> bytes:
+    """Returns the body of the response to a predict request."""
     model = find_model(engine, target)
     document = json_tensors.read_document(body)
     may_have_booleans = b"true" in body or b"false" in body
@@ -177,12 +179,14 @@ def predict(engine: Engine, target: Target, body: bytes, deadline: float) -> byt
 
 
 def classify(engine: Engine, target: Target, body: bytes, deadline: float) -> bytes:
+    """Returns the body of the response to a classify request."""
     request = json_examples.read_request(body, classification_pb2.ClassificationRequest())
     response = inference.classify(find_model(engine, target), request, runner(engine, target, deadline))
     return json_examples.write_classes(response)
 
 
 def regress(engine: Engine, target: Target, body: bytes, deadline: float) -> bytes:
+    """Returns the body of the response to a regress request."""
     request = json_examples.read_request(body, regression_pb2.RegressionRequest())
     response = inference.regress(find_model(engine, target), request, runner(engine, target, deadline))
     return json_examples.write_values(response)
@@ -196,10 +200,12 @@ INFERENCES: dict[Method, Callable[[Engine, Target, bytes, float], bytes]] = {
 
 
 def find_model(engine: Engine, target: Target) -> LoadedModel:
+    """Returns the model that a path names. Raises: StatusError if it is not loaded."""
     return engine.models.find(target.model, target.version, target.label).loaded_model()
 
 
 def runner(engine: Engine, target: Target, deadline: float) -> inference.RunSignature:
+    """Returns the function that runs a signature through the queue of the server, up to the deadline."""
     return lambda model, signature, inputs, outputs: engine.run(
         model, signature, inputs, outputs, name=target.model, deadline=deadline
     )

@@ -167,6 +167,7 @@ def models_config(folder: Path, origin: str | os.PathLike[str]) -> ModelServerCo
 
 
 def first_model(config: ModelServerConfig) -> str:
+    """Returns the name of the first model, which is the default."""
     name: str = config.model_config_list.config[0].name
     return name
 
@@ -250,6 +251,7 @@ def handler_of_pair(
 
 
 def front_app(front: "Front") -> Starlette:
+    """Returns the application with the container's routes."""
     paths = ("/invocations", "/endpoints/{name}/invocations")  # boto3 requests the second one
     invocations = [Route(path, front.invocations, methods=["POST"]) for path in paths]
     return Starlette(routes=[Route("/ping", front.ping), *invocations])
@@ -356,6 +358,7 @@ def parse_attributes(header: str) -> dict[str, str]:
 
 
 def error_reply(error: StatusError) -> Reply:
+    """Returns the reply to an invocation that failed."""
     return Reply(error.http_status, json.dumps({"error": error.message}).encode(), JSON)
 
 

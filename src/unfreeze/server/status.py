@@ -31,6 +31,7 @@ class StatusCode(Enum):
 
     @property
     def http_status(self) -> int:
+        """The HTTP status of responses with this code."""
         return self.value[1]
 
 
@@ -52,10 +53,12 @@ class StatusError(Exception):
 
 
 def invalid(message: str) -> StatusError:
+    """Returns an INVALID_ARGUMENT error."""
     return StatusError(StatusCode.INVALID_ARGUMENT, message)
 
 
 def not_found(message: str) -> StatusError:
+    """Returns a NOT_FOUND error."""
     return StatusError(StatusCode.NOT_FOUND, message)
 
 

@@ -38,6 +38,7 @@ class Packaged:
     model: ServedModel
 
     def to_dict(self) -> dict[str, Any]:
+        """Returns the result as JSON data."""
         return {
             "output_directory": str(self.folder),
             "server": str(self.model.server),

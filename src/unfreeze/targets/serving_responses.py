@@ -35,6 +35,7 @@ class ResponseBytes:
     proto_without_raw: int
 
     def to_dict(self) -> dict[str, int]:
+        """Returns the sizes as JSON data."""
         return asdict(self)
 
     def __str__(self) -> str:

@@ -53,6 +53,7 @@ class Check:
 
     @property
     def title(self) -> str:
+        """The title of the check in reports."""
         return TITLES.get(self.name, self.name)
 
     def to_dict(self) -> dict[str, Any]:

@@ -48,6 +48,7 @@ def export_summary(folder: Path, problems: list[str]) -> dict[str, Any] | None:
 
 
 def record_paths(folder: Path) -> list[Path]:
+    """Returns where the export.json of a version may be."""
     above = [folder.parent / RECORD] if folder.name == "saved_model" else []
     return [folder / RECORD, *above]
 

@@ -67,5 +67,6 @@ def card_response(find_version: FindVersion, query: Mapping[str, str]) -> Respon
 
 
 def file_response(name: str, media_type: str) -> Response:
+    """Returns a file of the page with its headers."""
     vary = {"Vary": "Accept"} if name == "index.html" else {}
     return Response((FOLDER / name).read_bytes(), media_type=media_type, headers=HEADERS | vary)
