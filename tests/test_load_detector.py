@@ -1,4 +1,4 @@
-"""A detector in Python: its stages, its gradients, its training, and the checkpoint that it is saved as."""
+"""Tests `load_detector`: stages, gradients, training, and saving as a checkpoint."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DIGITS = Path(__file__).parents[1] / "examples" / "digits"
 
 
 class Family(NamedTuple):
-    """A golden of each family, and its variables that get no gradient by nature, with the reason."""
+    """A golden of a model family, and patterns of the variables that get no gradient."""
 
     golden: str
     generation: str
@@ -43,7 +43,7 @@ FAMILIES = (
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folders of goldens' checkpoints, made when they are asked for."""
+    """The folder of the checkpoints of goldens, which `loaded` writes when they are needed."""
     return tmp_path_factory.mktemp("goldens")
 
 
@@ -60,7 +60,7 @@ def image(size: tuple[int, int] = (240, 320)) -> tf.Tensor:
 
 
 def generic_loss(detector: LoadedDetector, images: tf.Tensor) -> tf.Tensor:
-    """A sum over all that the network computes, each number with a factor of its own."""
+    """Returns a weighted sum of all outputs of the network, with a different factor for each number."""
     stages = detector.predict(detector.preprocess(images))
     raw = {name: value for name, value in stages.items() if value.dtype == tf.float32}
     raw |= {name: value for name, value in detector.postprocess(stages).items() if "mask" in name}
@@ -77,22 +77,25 @@ def test_every_trainable_variable_gets_a_gradient(family: Family, checkpoints: P
     variables = detector.trainable_variables
     for name, variable in zip(variables.names, variables, strict=True):
         if name.endswith("bifpn_combine_weights"):
-            # Some of the golden's own are negative: a path that the network does not use.
+            # Negative weights, which the golden has, switch a path of the network off, and give no gradient.
             variable.assign(tf.abs(variable))
 
     def gradients() -> list[tf.Tensor | None]:
         with tf.GradientTape() as tape:
             loss = generic_loss(detector, image())
-        return [None if each is None else tf.convert_to_tensor(each) for each in tape.gradient(loss, list(variables))]
+        return [
+            None if gradient is None else tf.convert_to_tensor(gradient)
+            for gradient in tape.gradient(loss, list(variables))
+        ]
 
-    for found in (tf.function(gradients)(), gradients()):
+    for computed in (tf.function(gradients)(), gradients()):
         without = {
             name
-            for name, gradient in zip(variables.names, found, strict=True)
+            for name, gradient in zip(variables.names, computed, strict=True)
             if gradient is None or not np.isfinite(gradient).all() or not np.any(gradient)
         }
         assert without == {
-            name for name in variables.names if any(re.search(each, name) for each in family.without_gradient)
+            name for name in variables.names if any(re.search(pattern, name) for pattern in family.without_gradient)
         }
 
 
@@ -100,8 +103,10 @@ SAVED = ("ssd_mobilenet_v1_coco", "ssd_mobilenet_v2_fpnlite_320x320_coco17_tpu-8
 GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 
 
-@pytest.mark.parametrize("family", [each for each in FAMILIES if each.golden in SAVED], ids=lambda each: each.golden)
-def test_a_changed_variable_changes_the_detections_and_is_saved(
+@pytest.mark.parametrize(
+    "family", [family for family in FAMILIES if family.golden in SAVED], ids=lambda family: family.golden
+)
+def test_changed_variable_changes_the_detections_and_is_saved(
     family: Family, checkpoints: Path, tmp_path: Path
 ) -> None:
     detector = loaded(family, checkpoints)
@@ -113,10 +118,10 @@ def test_a_changed_variable_changes_the_detections_and_is_saved(
     step = "ckpt-7" if family.generation == "tf2" else "model.ckpt-7"
 
     prefix = detector.save_checkpoint(tmp_path / "tuned" / step)
-    original, saved = (tf.train.load_checkpoint(str(each)) for each in (checkpoints / family.golden, prefix))
-    assert set(saved.get_variable_to_shape_map()) == set(original.get_variable_to_shape_map())
+    source, saved = (tf.train.load_checkpoint(str(path)) for path in (checkpoints / family.golden, prefix))
+    assert set(saved.get_variable_to_shape_map()) == set(source.get_variable_to_shape_map())
     for key in set(saved.get_variable_to_shape_map()) - {GRAPH}:
-        same = np.array_equal(saved.get_tensor(key), original.get_tensor(key))
+        same = np.array_equal(saved.get_tensor(key), source.get_tensor(key))
         assert same or np.array_equal(saved.get_tensor(key), changed)
 
     exported = unfreeze.export(
@@ -130,8 +135,8 @@ def test_a_changed_variable_changes_the_detections_and_is_saved(
     assert_equal(unfreeze.load_detector(prefix)(image()), after)
 
 
-def test_a_checkpoint_of_tensorflow_2_is_restored_by_its_object_graph(checkpoints: Path, tmp_path: Path) -> None:
-    family = next(each for each in FAMILIES if each.golden == "ssd_mobilenet_v2_fpnlite_320x320_coco17_tpu-8")
+def test_tensorflow_2_checkpoint_is_restored_by_its_object_graph(checkpoints: Path, tmp_path: Path) -> None:
+    family = next(family for family in FAMILIES if family.golden == "ssd_mobilenet_v2_fpnlite_320x320_coco17_tpu-8")
     detector = loaded(family, checkpoints)
     variable = detector.variables["_feature_extractor/classification_backbone/Conv1/kernel"]
     variable.assign(variable + 1.0)
@@ -167,29 +172,29 @@ def digits(name: str = "00") -> np.ndarray:
     return np.asarray(Image.open(DIGITS / "scenes" / f"scene_{name}.png"))[np.newaxis]
 
 
-def test_training_takes_the_statistics_of_the_batch_and_updates_the_moving_ones_by_the_configs_decay() -> None:
+def test_training_uses_batch_statistics_and_updates_moving_statistics() -> None:
     override = "override_base_feature_extractor_hyperparams: true " + DECAY
     detector = unfreeze.load_detector(
         DIGITS / "run", config_override=f"model {{ ssd {{ feature_extractor {{ {override} }} }} }}"
     )
     v = {name: detector.variables[f"{FIRST}/{name}"] for name in ("weights", "BatchNorm/gamma", "BatchNorm/beta")}
     moving = [detector.variables[f"{FIRST}/BatchNorm/moving_{name}"] for name in ("mean", "variance")]
-    before = [each.numpy() for each in moving]
+    before = [variable.numpy() for variable in moving]
     preprocessed = detector.preprocess(np.concatenate([digits("00"), digits("05")]))
 
     y = tf.nn.conv2d(preprocessed.images, v["weights"], 2, "SAME")
     mean, variance = tf.nn.moments(y, [0, 1, 2])
     count = np.prod(y.shape[:3])
     for call in (detector.predict, tf.function(detector.predict)):
-        for each, value in zip(moving, before, strict=True):
-            each.assign(value)
+        for variable, value in zip(moving, before, strict=True):
+            variable.assign(value)
         call(preprocessed, training=True)
-        for each, old, new in zip(moving, before, (mean, variance * count / (count - 1)), strict=True):
-            np.testing.assert_allclose(each, 0.75 * old + 0.25 * new, rtol=1e-4, atol=1e-5)
+        for variable, old, new in zip(moving, before, (mean, variance * count / (count - 1)), strict=True):
+            np.testing.assert_allclose(variable, 0.75 * old + 0.25 * new, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("override", FROZEN.values(), ids=FROZEN)
-def test_what_the_config_freezes_is_not_updated(override: str) -> None:
+def test_frozen_batch_normalization_is_not_updated(override: str) -> None:
     detector = unfreeze.load_detector(DIGITS / "run", config_override=override)
     moving = detector.variables[f"{FIRST}/BatchNorm/moving_mean"]
     before = moving.numpy()
@@ -197,7 +202,7 @@ def test_what_the_config_freezes_is_not_updated(override: str) -> None:
     np.testing.assert_array_equal(moving, before)
 
 
-def test_a_network_trained_by_batch_statistics_has_gradients_everywhere() -> None:
+def test_training_with_batch_statistics_has_gradients_for_every_variable() -> None:
     detector = unfreeze.load_detector(DIGITS / "run")
     images = np.concatenate([digits(f"{i:02}") for i in range(4)])  # one pixel of one image has no variance
     with tf.GradientTape() as tape:
@@ -209,18 +214,18 @@ def test_a_network_trained_by_batch_statistics_has_gradients_everywhere() -> Non
     assert all(np.any(gradient) for gradient in gradients)
 
 
-def test_without_training_the_statistics_stay_and_the_steps_are_the_call() -> None:
+def test_without_training_statistics_stay_and_the_steps_equal_the_call() -> None:
     detector = unfreeze.load_detector(DIGITS / "run")
     before = [variable.numpy() for variable in detector.variables]
-    whole = detector(digits())
-    assert_equal(detector.postprocess(detector.predict(detector.preprocess(digits()))), whole, tolerance=1e-5)
-    assert_equal(tf.function(detector)(digits()), whole, tolerance=1e-5)
+    detections = detector(digits())
+    assert_equal(detector.postprocess(detector.predict(detector.preprocess(digits()))), detections, tolerance=1e-5)
+    assert_equal(tf.function(detector)(digits()), detections, tolerance=1e-5)
     for variable, value in zip(detector.variables, before, strict=True):
         np.testing.assert_array_equal(variable, value)
 
 
 @pytest.mark.parametrize("weights", ["variables", "constants"])
-def test_other_bindings_run_and_are_not_trained(weights: str, tmp_path: Path) -> None:
+def test_weights_that_are_not_trainable_run_and_reject_training(weights: str, tmp_path: Path) -> None:
     detector = unfreeze.load_detector(DIGITS / "run", weights=weights)
     assert_equal(detector(digits()), unfreeze.load_detector(DIGITS / "run")(digits()), tolerance=1e-5)
     assert detector.trainable_variables == ()
@@ -231,7 +236,7 @@ def test_other_bindings_run_and_are_not_trained(weights: str, tmp_path: Path) ->
     assert_equal(unfreeze.load_detector(prefix, weights=weights)(digits()), detector(digits()))
 
 
-def test_a_gradient_flows_to_every_variable_of_an_export_with_trainable_weights(tmp_path: Path) -> None:
+def test_export_with_trainable_weights_has_a_gradient_for_every_variable(tmp_path: Path) -> None:
     exported = unfreeze.export(DIGITS / "run", output_directory=tmp_path / "e", weights="trainable", verify=False)
     model = tf.saved_model.load(str(exported.saved_model))
     trainable = [variable for variable in model.weights if variable.trainable]
@@ -247,7 +252,7 @@ def default_export(folder: Path) -> Path:
     return unfreeze.export(DIGITS / "run", output_directory=folder / "default", verify=False).saved_model
 
 
-def test_what_is_refused(tmp_path: Path) -> None:
+def test_invalid_sources_and_arguments_are_rejected(tmp_path: Path) -> None:
     exported = default_export(tmp_path)
     (tmp_path / "alone").mkdir()
     shutil.copytree(exported, tmp_path / "alone" / "saved_model")
@@ -255,9 +260,9 @@ def test_what_is_refused(tmp_path: Path) -> None:
     for source, options, error, message in (
         (DIGITS / "run", {"weights": "frozen"}, UnsupportedError, "choose one of variables, constants, trainable"),
         (DIGITS / "run", {"suppression": "fast"}, UnsupportedError, "choose kernel or operations"),
-        (tmp_path / "alone", {}, ConfigError, "pipeline.config: no such file: a SavedModel does not say"),
+        (tmp_path / "alone", {}, ConfigError, "pipeline.config: no such file; pass the pipeline.config"),
         (constants.folder, {}, CheckpointError, "its weights are constants of the graph"),
-        (DIGITS / "frozen_inference_graph.pb", {}, CheckpointError, "a frozen graph; give the checkpoint"),
+        (DIGITS / "frozen_inference_graph.pb", {}, CheckpointError, "is a frozen graph; pass the checkpoint"),
         (tmp_path / "nothing", {}, CheckpointError, "no such checkpoint, folder or file"),
         (DIGITS / "run", {"config_override": "model { ssd { num_classes: 3 } }"}, WeightsError, "does not fit"),
     ):
@@ -267,12 +272,12 @@ def test_what_is_refused(tmp_path: Path) -> None:
         unfreeze.load_detector(exported, config=tmp_path / "none.config")
 
 
-def test_a_checkpoint_is_saved_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_checkpoint_is_saved_completely_or_not_at_all(tmp_path: Path) -> None:
     detector = unfreeze.load_detector(DIGITS / "run")
     prefix = detector.save_checkpoint(tmp_path / "run" / "model.ckpt-1")
     written = {path.name: path.read_bytes() for path in prefix.parent.iterdir()}
     assert set(written) == {"model.ckpt-1.index", "model.ckpt-1.data-00000-of-00001", "pipeline.config"}
-    with pytest.raises(OutputError, match=re.escape(f"{prefix}: there is a checkpoint or a file of this name")):
+    with pytest.raises(OutputError, match=re.escape(f"{prefix}: a checkpoint or a file of this name exists already")):
         detector.save_checkpoint(prefix)
     assert {path.name: path.read_bytes() for path in prefix.parent.iterdir()} == written
     (tmp_path / "file").write_text("")
@@ -280,7 +285,7 @@ def test_a_checkpoint_is_saved_whole_or_not_at_all(tmp_path: Path) -> None:
         detector.save_checkpoint(tmp_path / "file" / "model.ckpt-1")
 
 
-def test_a_full_disk_leaves_no_part_of_a_checkpoint(tmp_path: Path) -> None:
+def test_full_disk_leaves_no_part_of_a_checkpoint(tmp_path: Path) -> None:
     resource = pytest.importorskip("resource")
     detector = unfreeze.load_detector(DIGITS / "run")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -293,9 +298,9 @@ def test_a_full_disk_leaves_no_part_of_a_checkpoint(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_images_of_another_shape_are_refused() -> None:
+def test_images_of_another_shape_are_rejected() -> None:
     detector = unfreeze.load_detector(DIGITS / "run")
-    with pytest.raises(ValueError, match=re.escape("images have the shape (160, 160, 3); give [N, H, W, 3]")):
+    with pytest.raises(ValueError, match=re.escape("images have the shape (160, 160, 3); pass [N, H, W, 3]")):
         detector(digits()[0])
     with pytest.raises(ValueError, match="this model takes no side inputs"):
         detector(digits(), context_features=np.zeros([1, 2, 3]))
@@ -308,7 +313,7 @@ def served(saved_model: Path, images: tf.Tensor) -> dict[str, tf.Tensor]:
 
 
 def assert_equal(ours: Mapping[str, tf.Tensor], theirs: Mapping[str, tf.Tensor], tolerance: float = 5e-5) -> None:
-    """The same numbers, but for the order in which they are summed up."""
+    """Compares outputs up to the order of summation."""
     assert set(ours) == set(theirs)
     for name in theirs:
         np.testing.assert_allclose(ours[name], theirs[name], rtol=2e-5, atol=tolerance, err_msg=name)

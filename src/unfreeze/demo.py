@@ -24,7 +24,7 @@ MAGNIFY = 4  # the example's images are 160 pixels wide
 
 @dataclass(frozen=True)
 class Demo:
-    """What the demo wrote, and where."""
+    """The results of the demo and their paths."""
 
     exported: Exported
     predictions: list[Prediction]
@@ -56,11 +56,11 @@ def demo(
     Args:
         folder: a folder with run/, scenes/, pipeline.config and label_map.pbtxt; by default the example that comes with
             unfreeze.
-        output_directory: gets exported/, images/ and detections.json.
+        output_directory: the folder for exported/, images/ and detections.json.
         overwrite: replace the files of an earlier demo.
         on_progress, on_warning: called with each step that begins, and with each warning.
 
-    Raises: CheckpointError if `folder` is not such an example; what `export` and `predict` raise.
+    Raises: CheckpointError if `folder` is not such an example, and the errors of `export` and `predict`.
     """
     example = example_folder(folder)
     target = Path(output_directory)
@@ -116,6 +116,6 @@ def example_folder(folder: str | Path | None) -> Path:
     if missing:
         raise CheckpointError(
             f"{example}: not an example for the demo ({', '.join(missing)} missing). "
-            "Give a folder like examples/digits, or none."
+            "Pass a folder like examples/digits, or none."
         )
     return example

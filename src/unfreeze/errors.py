@@ -8,7 +8,7 @@ import warnings
 
 
 class UnfreezeError(Exception):
-    """The root of all errors: an input or an environment with which the call cannot succeed."""
+    """The root of all errors: the call cannot succeed with this input or in this environment."""
 
     exit_code = 2
 
@@ -46,7 +46,7 @@ class ArchiveError(UnfreezeError):
 
 
 class MissingExtraError(UnfreezeError):
-    """A missing package that only some commands need."""
+    """A package that is not installed, and that only some commands need."""
 
 
 class RemoteError(UnfreezeError):
@@ -54,13 +54,15 @@ class RemoteError(UnfreezeError):
 
 
 class VerificationError(UnfreezeError):
-    """A result that was written, and failed a check."""
+    """A result that failed a check of its verification."""
 
     exit_code = 1
 
 
 def __getattr__(name: str) -> type[UnfreezeError]:
     if name == "PictureError":
-        warnings.warn("PictureError is now ImageError; the old name goes after 0.3", DeprecationWarning, stacklevel=2)
+        warnings.warn(
+            "PictureError is now ImageError; the old name will be removed after 0.3", DeprecationWarning, stacklevel=2
+        )
         return ImageError
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -105,7 +105,7 @@ class LoadedDetector(tf.Module):
         """
         images = tf.convert_to_tensor(images)
         if images.shape.rank != 4 or images.shape[3] not in (3, None):
-            raise ValueError(f"images have the shape {images.shape}; give [N, H, W, 3], such as images[tf.newaxis]")
+            raise ValueError(f"images have the shape {images.shape}; pass [N, H, W, 3], such as images[tf.newaxis]")
         if images.dtype != tf.uint8:
             images = tf.cast(images, tf.float32)
         return Preprocessed(*self._detector.preprocess(images))
@@ -120,9 +120,9 @@ class LoadedDetector(tf.Module):
 
         Args:
             preprocessed: what `preprocess` returns.
-            training: batch normalization uses the statistics of the batch and updates the moving ones with the decay
-                of the config, except where the config freezes it (`freeze_batchnorm`, `batch_norm { train: false }`,
-                `batch_norm_trainable: false`).
+            training: batch normalization uses the statistics of the batch and updates the moving statistics with
+                the decay of the config, except where the config freezes it (`freeze_batchnorm`,
+                `batch_norm { train: false }`, `batch_norm_trainable: false`).
             side_inputs: the tensors that the property `side_inputs` lists.
 
         Raises: UnsupportedError: `training` with weights that are not trainable, or with a quantization-aware model.
@@ -165,7 +165,7 @@ class LoadedDetector(tf.Module):
         prefix = Path(prefix)
         files = [f"{prefix.name}.data-00000-of-00001", f"{prefix.name}.index"]
         if not prefix.name or any(prefix.parent.glob(f"{prefix.name}.*")) or prefix.exists():
-            raise OutputError(f"{prefix}: there is a checkpoint or a file of this name; {ANOTHER_PREFIX}")
+            raise OutputError(f"{prefix}: a checkpoint or a file of this name exists already; {ANOTHER_PREFIX}")
         entries = files if (prefix.parent / CONFIG).exists() else [*files, CONFIG]
         with staged(prefix.parent, entries, overwrite=False, advice=ANOTHER_PREFIX) as staging:
             try:
@@ -190,12 +190,13 @@ class LoadedDetector(tf.Module):
         finally:
             self._weights.training = False
 
-    def _side_tensors(self, given: Mapping[str, Any]) -> Tensors:
+    def _side_tensors(self, side_inputs: Mapping[str, Any]) -> Tensors:
         expected = self._detector.side_inputs
-        if set(given) != set(expected):
+        if set(side_inputs) != set(expected):
             takes = f"the side inputs {', '.join(expected)}" if expected else "no side inputs"
-            raise ValueError(f"given: {', '.join(given) or 'no side inputs'}; this model takes {takes}")
-        return {name: tf.convert_to_tensor(given[name], spec.dtype) for name, spec in expected.items()}
+            passed = ", ".join(side_inputs) or "no side inputs"
+            raise ValueError(f"this model takes {takes} (found: {passed})")
+        return {name: tf.convert_to_tensor(side_inputs[name], spec.dtype) for name, spec in expected.items()}
 
 
 def load_detector(
@@ -241,14 +242,16 @@ def load_detector(
 
 
 def _opened(source: Path, config: str | Path | None, step: int | None) -> tuple[Checkpoint | None, Path]:
-    """The checkpoint, or None for an export, and the path of its config."""
+    """Returns the checkpoint, or None for an export, and the path of its config."""
     if not is_graph_path(source):
         checkpoint = open_checkpoint(source, step)
         return checkpoint, find_pipeline_config(checkpoint.prefix, config)
     if not source.is_dir() and source.name != "saved_model.pb":
-        raise CheckpointError(f"{source}: a frozen graph; give the checkpoint, or a folder that unfreeze export wrote")
+        raise CheckpointError(
+            f"{source}: is a frozen graph; pass the checkpoint or a folder that unfreeze export wrote"
+        )
     folder = saved_model_folder(source)
     path = Path(config) if config is not None else folder.parent / CONFIG
     if not path.is_file():
-        raise ConfigError(f"{path}: no such file: a SavedModel does not say how it was built; give its config")
+        raise ConfigError(f"{path}: no such file; pass the pipeline.config, which a SavedModel does not contain")
     return None, path
