@@ -119,4 +119,5 @@ def frozen_graph(name: str) -> bytes:
             tensor.CopyFrom(
                 tf.make_tensor_proto(weight(node.name, shape, tf.dtypes.as_dtype(tensor.dtype).name), shape=shape)
             )
-    return graph.SerializeToString()
+    content: bytes = graph.SerializeToString()
+    return content

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import reference
 
-from unfreeze.weights import Checkpoint, TensorInfo, Weights
+from unfreeze.weights import Checkpoint, CheckpointFormat, TensorInfo, Weights
 
 
 class ReferenceReader:
@@ -24,7 +24,7 @@ class ReferenceReader:
 
 def checkpoint(tensors: dict[str, TensorInfo]) -> Checkpoint:
     """Returns a TensorFlow 1 checkpoint of reference weights with these names and shapes."""
-    return Checkpoint(Path("model.ckpt-1"), 1, "tf1", tensors, _reader=ReferenceReader(tensors))
+    return Checkpoint(Path("model.ckpt-1"), 1, CheckpointFormat.TF1, tensors, _reader=ReferenceReader(tensors))
 
 
 class AnyWeights(Weights):

@@ -7,6 +7,7 @@ TensorFlow 1.15 (scripts/recording).
 
 import re
 import zlib
+from typing import Sequence, Tuple
 
 import numpy as np
 
@@ -16,7 +17,7 @@ VALUE_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"  # ends each key of a TF2 checkpoin
 IMAGES = {"a": (240, 320, 0), "b": (333, 250, 1)}
 
 
-def value(name, shape, dtype="float32"):
+def value(name: str, shape: Sequence[int], dtype: str = "float32") -> np.ndarray:
     """Returns the weight called `name`: a TF1 variable name, or a TF2 checkpoint key without VALUE_SUFFIX."""
     shape = tuple(int(size) for size in shape)
     if not str(dtype).startswith("float"):
@@ -39,12 +40,13 @@ def value(name, shape, dtype="float32"):
     return np.asarray(weights, dtype)
 
 
-def gain(name, gains):
+def gain(name: str, gains: Sequence[Tuple[str, float]]) -> np.float32:
     """Returns the factor on top of `value`: the product of the factors whose regular expression matches `name`."""
-    return np.float32(np.prod([factor for pattern, factor in gains if re.search(pattern, name)]))
+    product: np.float32 = np.float32(np.prod([factor for pattern, factor in gains if re.search(pattern, name)]))
+    return product
 
 
-def image(height, width, seed=0):
+def image(height: int, width: int, seed: int = 0) -> np.ndarray:
     """Returns a uint8 image [height, width, 3]: gradients, boxes and some noise."""
     random = np.random.RandomState(1000 + seed)
     y, x = np.mgrid[0:height, 0:width].astype("float64")
@@ -56,10 +58,11 @@ def image(height, width, seed=0):
         bottom, right = top + random.randint(4, height // 2), left + random.randint(4, width // 2)
         pixels[top:bottom, left:right] = random.randint(0, 256, 3)
     pixels += random.randint(-12, 13, pixels.shape)
-    return np.clip(pixels, 0, 255).astype("uint8")
+    clipped: np.ndarray = np.clip(pixels, 0, 255).astype("uint8")
+    return clipped
 
 
-def side_input(shape, dtype, seed=0):
+def side_input(shape: Sequence[int], dtype: str, seed: int = 0) -> np.ndarray:
     """Returns a side input for the image of this seed: counts from 1 to 7 (int32), or numbers around 0."""
     random = np.random.RandomState(2000 + seed)
     return (

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from unfreeze.server.process import Server
-from unfreeze.server.settings import ModelServerConfig, Settings
+from unfreeze.server.settings import Settings
 
 LONG_S = 60.0  # the timeout of what must happen, even on a machine under load
 POLL_S = 0.02
@@ -149,7 +150,8 @@ def predict(running: Server, body: Any, path: str = "/v1/models/half:predict") -
 
 
 def png(height: int, width: int) -> bytes:
-    return tf.io.encode_png(np.zeros((height, width, 3), np.uint8)).numpy()
+    encoded: bytes = tf.io.encode_png(np.zeros((height, width, 3), np.uint8)).numpy()
+    return encoded
 
 
 def wait_until(condition: Callable[[], Any], description: str) -> None:
