@@ -122,12 +122,12 @@ CASES = [
     ("labels nothing", "nothing: no versions here"),
     ("labels nothing a=1", "nothing: no versions here"),
     ("labels versions a=7", "7"),
-    ("package tensorflow-serving nothing", "has no saved_model.pb"),
+    ("package tensorflow-serving nothing", "nothing does not exist"),
     ("package tensorflow-serving model", "model"),
     ("package tensorflow-serving model --memory much", "--memory much"),
-    ("package kserve nothing", "has no saved_model.pb"),
+    ("package kserve nothing", "nothing does not exist"),
     ("package kserve model --name A.B", "A.B"),
-    ("package sagemaker nothing", "has no saved_model.pb"),
+    ("package sagemaker nothing", "nothing does not exist"),
     ("package sagemaker model --region moon", "moon"),
 ]
 NOT_INSTALLED = [
