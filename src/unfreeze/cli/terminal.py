@@ -96,13 +96,13 @@ def run(work: Callable[[], int | None], arguments: Sequence[str]) -> int:
         return UNEXPECTED
 
 
-# The signals that have told this process to end. Python raises in the middle of whatever runs, which may be code of a
+# The signals received that end this process. Python raises in the middle of whatever runs, which may be code of a
 # library that drops every exception: so each new step of the work checks again.
 _signals_received: list[int] = []
 
 
 def end_if_signaled() -> None:
-    """Ends the work if a signal has told the process to end.
+    """Ends the work if the process has received a signal that ends it.
 
     Raises: KeyboardInterrupt, or SystemExit with 128 + signal.
     """
@@ -233,7 +233,7 @@ def plain(text: str) -> Any:
 
 
 def step_of(show: OnMessage) -> OnMessage:
-    """Returns a function that shows a step, and ends the work there if a signal has told the process to end."""
+    """Returns a function that shows a step, and ends the work there if a signal that ends it has been received."""
 
     def on_progress(step: str) -> None:
         end_if_signaled()

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from unfreeze.errors import UnsupportedError
 from unfreeze.formatting import first_line
 
-HEADINGS = ("Graph execution error:", "Detected at node", "Node: ")  # lines that TensorFlow prints above the error
-
 
 @dataclass(frozen=True)
 class Failure:
@@ -23,6 +21,4 @@ class Failure:
         """Returns the failure that an exception means, in one line."""
         if isinstance(error, UnsupportedError):
             return cls(first_line(error), unsupported=True)
-        lines = str(getattr(error, "message", "") or error).splitlines()
-        text = "\n".join(line for line in lines if not line.strip().startswith(HEADINGS))
-        return cls(f"{type(error).__name__}: {first_line(text.strip() or error)}")
+        return cls(f"{type(error).__name__}: {first_line(error)}")
