@@ -33,11 +33,12 @@ class RuntimeModule(Protocol):
 
 @dataclass(frozen=True)
 class Runtime:
-    """A kind of model file: the suffix by which it is recognized, and the module that loads it."""
+    """A kind of model file: the suffix by which it is recognized, and the module and the library that run it."""
 
     name: str
     suffix: str  # empty for folders
     module: str
+    library: str = "TensorFlow"  # as its users call it
 
 
 RUNTIMES = (
