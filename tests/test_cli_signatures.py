@@ -16,8 +16,8 @@ from unfreeze.cli.serve import SAGEMAKER_OPTIONS
 
 # Command -> the public function that it calls.
 FUNCTIONS = {
-    **{name: name for name in ("diff", "evaluate", "export", "inspect", "labels", "predict", "prune", "publish")},
-    **{name: name for name in ("rollback", "verify", "watch")},
+    **{name: name for name in ("benchmark", "diff", "evaluate", "export", "inspect", "labels", "predict")},
+    **{name: name for name in ("prune", "publish", "rollback", "verify", "watch")},
     "package kserve": "package_kserve",
     "package sagemaker": "package_sagemaker",
     "package tensorflow-serving": "package_tensorflow_serving",

@@ -20,14 +20,15 @@ MAY_IMPORT = {
     "export_inference_graph": {"cli"},
     "exporter_main_v2": {"cli"},
     "cli": {
-        "", "comparison", "demo", "evaluation", "exporting", "images", "inspection", "model_paths", "prediction",
-        "publishing", "runtimes", "server", "targets", "verification", "weights",
+        "", "benchmarking", "comparison", "demo", "evaluation", "exporting", "images", "inspection", "model_paths",
+        "prediction", "publishing", "runtimes", "server", "targets", "verification", "weights",
     },
     "": {  # unfreeze/__init__.py, inside functions
-        "comparison", "evaluation", "exporting", "inspection", "loaded_detector", "prediction", "publishing", "server",
-        "targets",
+        "benchmarking", "comparison", "evaluation", "exporting", "inspection", "loaded_detector", "prediction",
+        "publishing", "server", "targets",
     },
     "demo": {"exporting", "prediction", "server"},
+    "benchmarking": {"evaluation", "images", "prediction", "runtimes", "verification"},
     "comparison": {"config", "exporting", "graphs", "model_paths", "verification", "weights"},
     "publishing": {"exporting", "model_paths", "targets", "verification", "weights"},
     "exporting": {

@@ -12,6 +12,7 @@ from unfreeze.errors import UnfreezeError
 from unfreeze.version import __version__
 
 if TYPE_CHECKING:
+    from unfreeze.benchmarking.benchmark import benchmark
     from unfreeze.comparison.diff import diff
     from unfreeze.comparison.verify import verify
     from unfreeze.evaluation.evaluate import evaluate
@@ -35,6 +36,7 @@ __all__ = [
     "LoadedDetector",
     "UnfreezeError",
     "__version__",
+    "benchmark",
     "diff",
     "errors",
     "evaluate",
@@ -59,6 +61,7 @@ __all__ = [
 
 # Public name -> the module that defines it.
 PUBLIC = {
+    "benchmark": "unfreeze.benchmarking.benchmark",
     "evaluate": "unfreeze.evaluation.evaluate",
     "diff": "unfreeze.comparison.diff",
     "export": "unfreeze.exporting.export",

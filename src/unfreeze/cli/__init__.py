@@ -28,6 +28,7 @@ COMMANDS = {
     "verify": CommandSource("Check", "verify"),
     "diff": CommandSource("Check", "diff"),
     "evaluate": CommandSource("Check", "evaluate"),
+    "benchmark": CommandSource("Check", "benchmark"),
     "predict": CommandSource("Use", "predict"),
     "serve": CommandSource("Use", "serve"),
     "package": CommandSource("Deploy", "package"),

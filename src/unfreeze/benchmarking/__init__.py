@@ -1,0 +1,1 @@
+"""Compares model files side by side: speed, size, memory, detections and mAP."""
