@@ -10,8 +10,8 @@ SOURCE = Path(__file__).parents[1] / "src" / "unfreeze"
 
 # Modules of the top level that every package may import: each has one subject and knows no package.
 GROUND = {
-    "cached_weights", "callbacks", "errors", "export_record", "formatting", "input_types", "memory", "onednn",
-    "protobuf_pool", "protobuf_wire", "staging", "version", "version_folders", "warmup_records",
+    "cached_weights", "callbacks", "child_process", "errors", "export_record", "formatting", "input_types", "memory",
+    "onednn", "protobuf_pool", "protobuf_wire", "staging", "version", "version_folders", "warmup_records",
 }  # fmt: skip
 
 # Package or top-level module -> what it may import, besides itself and GROUND. An entry may only name entries below it.
@@ -20,8 +20,8 @@ MAY_IMPORT = {
     "export_inference_graph": {"cli"},
     "exporter_main_v2": {"cli"},
     "cli": {
-        "", "benchmarking", "comparison", "demo", "evaluation", "exporting", "images", "inspection", "model_paths",
-        "prediction", "publishing", "runtimes", "server", "targets", "verification", "weights",
+        "", "benchmarking", "comparison", "demo", "evaluation", "exporting", "formats", "images", "inspection",
+        "model_paths", "prediction", "publishing", "runtimes", "server", "targets", "verification", "weights",
     },
     "": {  # unfreeze/__init__.py, inside functions
         "benchmarking", "comparison", "evaluation", "exporting", "inspection", "loaded_detector", "prediction",
@@ -32,10 +32,11 @@ MAY_IMPORT = {
     "comparison": {"config", "exporting", "graphs", "model_paths", "verification", "weights"},
     "publishing": {"exporting", "model_paths", "targets", "verification", "weights"},
     "exporting": {
-        "config", "detectors", "graphs", "inspection", "model_paths", "savedmodel", "targets", "verification",
-        "weights",
+        "config", "detectors", "formats", "graphs", "inspection", "model_paths", "savedmodel", "targets",
+        "verification", "weights",
     },
     "inspection": {"config", "detectors", "graphs", "model_paths", "savedmodel", "targets", "verification", "weights"},
+    "formats": {"savedmodel"},
     "loaded_detector": {"config", "detectors", "model_paths", "savedmodel", "weights"},
     "savedmodel": {"detectors", "graphs", "ops", "weights"},
     "detectors": {"backbones", "config", "heads", "necks", "ops", "weights"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ import pytest
 import reference
 import tensorflow as tf
 
-from unfreeze.config import parse_pipeline_config, with_keypoint_labels
+from unfreeze.config import PipelineConfig, parse_pipeline_config, with_keypoint_labels
 from unfreeze.detectors import Forms, build_detector
 from unfreeze.detectors.mismatch_diagnosis import likely_causes
 from unfreeze.ops.nms import Suppression
@@ -216,13 +217,26 @@ def assert_parity(
     weights.require_fit(likely_causes(config))
     assert weights.unused() == []
     weights.fill()
+
+    def run(image: np.ndarray, *side: np.ndarray) -> dict[str, np.ndarray]:
+        preprocessed, true_shapes = exportable.detector.preprocess(tf.constant(image[np.newaxis]))
+        return {key: value.numpy() for key, value in exportable.detect(preprocessed, true_shapes, *side).items()}
+
+    assert_recorded(case, golden, config, run)
+
+
+def assert_recorded(
+    case: Case,
+    golden: reference.Golden,
+    config: PipelineConfig,
+    run: Callable[..., dict[str, np.ndarray]],
+) -> None:
+    """Compares the golden with what `run` returns for an image `[H, W, 3]` and the side inputs."""
     recorded = golden.recorded_outputs()
     for name in case.images:
         size = reference.IMAGES[name]
-        image = tf.constant(reference.image(*size)[np.newaxis])
-        preprocessed, true_shapes = exportable.detector.preprocess(image)
         side = [reference.side_input(*like, seed=size[2]) for like in golden.side_inputs.values()]
-        outputs = {key: value.numpy() for key, value in exportable.detect(preprocessed, true_shapes, *side).items()}
+        outputs = run(reference.image(*size), *side)
         theirs = {key.removeprefix(name + "/"): value for key, value in recorded.items() if key.startswith(name + "/")}
         proposals = config.model.HasField("faster_rcnn")
         if case.generation == "tf2":

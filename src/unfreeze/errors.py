@@ -45,6 +45,10 @@ class ArchiveError(UnfreezeError):
     """A model.tar.gz that cannot be unpacked safely, or whose code does not have the expected functions."""
 
 
+class ConversionError(UnfreezeError):
+    """A converter could not write a model in another format."""
+
+
 class MissingExtraError(UnfreezeError):
     """A package that is not installed, and that only some commands need."""
 

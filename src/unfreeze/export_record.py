@@ -129,6 +129,21 @@ class WeightRecord:
 
 
 @dataclass(frozen=True)
+class FormatRecord:
+    """A file for another runtime, and the result of running it; `verified` is None if it was not run.
+
+    `file` and the keys of `files` are relative to the folder of export.json.
+    """
+
+    file: str
+    inputs: Sequence[str] = ()
+    outputs: Sequence[str] = ()
+    files: Mapping[str, FileDigest] = field(default_factory=dict)
+    verified: bool | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True)
 class ExportRecord:
     """The content of export.json; a field that an export does not have is None or empty.
 
@@ -160,6 +175,7 @@ class ExportRecord:
     checks: Sequence[CheckRecord] = ()
     weights: Mapping[str, WeightRecord] = field(default_factory=dict)
     files: Mapping[str, FileDigest] = field(default_factory=dict)
+    formats: Mapping[str, FormatRecord] | None = None  # by the name of the format
 
     @property
     def has_constant_weights(self) -> bool:

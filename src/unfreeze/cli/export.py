@@ -10,6 +10,7 @@ import click
 from unfreeze.cli import options
 from unfreeze.cli.options import PATH, InputShape, NamedTensor, Names, Section, as_mapping, command, option, renamed
 from unfreeze.cli.terminal import format_report, print_result, progress
+from unfreeze.formats import FORMAT_NAMES, SAVED_MODEL
 
 if TYPE_CHECKING:
     from unfreeze.exporting.job import Exported
@@ -162,6 +163,23 @@ if TYPE_CHECKING:
     "operation, which is the fastest. operations: plain tensor operations, for converters that do not know that one.",
 )
 @option(
+    "--format",
+    "formats",
+    section=Section.OUTPUT,
+    multiple=True,
+    type=click.Choice(FORMAT_NAMES),
+    default=[SAVED_MODEL],
+    help="What to write (repeatable): saved_model (default), frozen_graph, onnx, openvino or tflite. Each file is run "
+    "by its own runtime before it is in place.",
+)
+@option(
+    "--opset",
+    section=Section.OUTPUT,
+    type=click.IntRange(13, 25),
+    metavar="N",
+    help="The version of ONNX's operations, for --format onnx. Default: 18.",
+)
+@option(
     "--output-directory",
     section=Section.OUTPUT,
     type=PATH,
@@ -213,8 +231,13 @@ def print_exported(exported: Exported, as_json: bool, quiet: bool) -> None:
         return
     from unfreeze.weights.bindings import BINDING_DESCRIPTIONS
 
-    lines = [format_report(exported.report) if exported.report else "not verified", f"exported {exported.saved_model}"]
+    lines = []
     binding = exported.record.binding
-    if binding in BINDING_DESCRIPTIONS:
+    if exported.has_saved_model:
+        lines.append(format_report(exported.report) if exported.report else "not verified")
+        lines.append(f"exported {exported.saved_model}")
+    for written in (exported.record.formats or {}).values():
+        lines.append(f"exported {exported.folder / written.file}: {written.detail or 'not verified'}")
+    if exported.has_saved_model and binding in BINDING_DESCRIPTIONS:
         lines.append(f"its weights are {BINDING_DESCRIPTIONS[binding]}")
     print_result(exported.to_dict(), "\n".join(lines), as_json=as_json, quiet=quiet)

@@ -39,7 +39,7 @@ def build_center_net(config: messages.CenterNet, p: Branch, forms: Forms) -> Det
         UnsupportedError: the feature extractor is not supported.
     """
     extractor = _extractor(config.feature_extractor)
-    resizer = build_resizer(config.image_resizer)
+    resizer = build_resizer(config.image_resizer, portable=forms.portable)
     normalize = normalization(config.feature_extractor, extractor)
     has_deep_masks = config.HasField("deepmac_mask_estimation")
     objects = _with_deep_masks(config, p) if has_deep_masks else _with_tasks(config, forms)

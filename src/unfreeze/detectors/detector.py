@@ -17,11 +17,17 @@ class Forms:
     """The ways in which a detector computes its results, where several ways have the same results.
 
     `suppression`: the form of non-maximum suppression. `whole_maps`: whether a CenterNet computes its heads at every
-    pixel, which training needs, or only at the peaks that become detections.
+    pixel, which training needs, or only at the peaks that become detections. `portable`: whether the graph is for the
+    converters of other runtimes: images are resized by gathers and products, and crops are not computed in parts.
     """
 
     suppression: Suppression = Suppression.KERNEL
     whole_maps: bool = False
+    portable: bool = False
+
+
+# What every converter translates.
+PORTABLE = Forms(Suppression.OPERATIONS, portable=True)
 
 
 @dataclass(frozen=True)

@@ -56,11 +56,11 @@ def build_faster_rcnn(config: messages.FasterRcnn, p: Branch, forms: Forms) -> D
     if p.quantized:
         raise UnsupportedError("not supported yet: graph_rewriter in a faster_rcnn (a quantization-aware graph)")
     extractor = _extractor(config.feature_extractor)
-    resizer = build_resizer(config.image_resizer)
+    resizer = build_resizer(config.image_resizer, portable=forms.portable)
     if not tf2:
         _check_size(resizer.shape[:2])
     first_stage = build_first_stage(config, tf2, forms.suppression)
-    second_stage = build_second_stage(config, extractor, tf2)
+    second_stage = build_second_stage(config, extractor, tf2, forms)
     context = build_context(config, tf2)
     post_processing = build_post_processing(config.second_stage_post_processing, tf2, forms.suppression)
     if tf2:

@@ -6,7 +6,7 @@ Source: builders/image_resizer_builder.py.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -15,6 +15,7 @@ import tensorflow as tf
 from unfreeze.config import enum_name, messages
 from unfreeze.errors import ConfigError
 from unfreeze.ops import images as ops
+from unfreeze.ops.portable_resize import PORTABLE_RESIZE_METHODS
 from unfreeze.ops.sizes import Length, Size, image_size
 
 
@@ -34,6 +35,7 @@ class Resizer:
     per_channel_pad_value: tuple[float, ...] = (0.0,)
     channels: int = 3
     size: tuple[int | None, int | None] = (None, None)  # after `finish`; None if it depends on the image
+    portable: bool = False  # see `Forms`
 
     @property
     def shape(self) -> tuple[int | None, int | None, int]:
@@ -42,15 +44,14 @@ class Resizer:
 
     def resize(self, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """[N, H, W, 3] uint8 or float32 -> [N, h, w, 3] float32, true_image_shapes [N, 3] int32."""
-        if self.new_size is None:
+        old = image_size(images)
+        new = old if self.new_size is None else self.new_size(*old)
+        if self.new_size is None or (self.portable and _known_and_equal(old, new)):
             resized = tf.cast(images, tf.float32)
+        elif self.portable:
+            resized = PORTABLE_RESIZE_METHODS[self.resize_method](images, new, self.align_corners)
         else:
-            resized = ops.resize(
-                images,
-                self.new_size(*image_size(images)),
-                resize_method=self.resize_method,
-                align_corners=self.align_corners,
-            )
+            resized = ops.resize(images, new, resize_method=self.resize_method, align_corners=self.align_corners)
         return resized, ops.true_image_shapes(resized, self.channels)
 
     def finish(self, images: tf.Tensor) -> tf.Tensor:
@@ -75,8 +76,8 @@ class Resizer:
         return self.finish(resized), true_image_shapes
 
 
-def build_resizer(config: messages.ImageResizer) -> Resizer:
-    """Returns the `Resizer` of an ImageResizer message.
+def build_resizer(config: messages.ImageResizer, *, portable: bool = False) -> Resizer:
+    """Returns the `Resizer` of an ImageResizer message, in the form that converters translate if it is `portable`.
 
     Raises:
         ConfigError: the Object Detection API rejects the message too, or a size is not positive.
@@ -84,7 +85,7 @@ def build_resizer(config: messages.ImageResizer) -> Resizer:
     kind = config.WhichOneof("image_resizer_oneof")
     if kind is None:
         raise ConfigError(f"image_resizer: it is empty; set one of {', '.join(RESIZERS)}")
-    return RESIZERS[kind](getattr(config, kind))
+    return replace(RESIZERS[kind](getattr(config, kind)), portable=portable)
 
 
 def fixed_shape_resizer(config: messages.FixedShapeResizer) -> Resizer:
@@ -155,6 +156,10 @@ RESIZERS: dict[str, Callable[[Any], Resizer]] = {
     "conditional_shape_resizer": conditional_shape_resizer,
     "pad_to_multiple_resizer": pad_to_multiple_resizer,
 }
+
+
+def _known_and_equal(old: Size, new: Size) -> bool:
+    return not any(map(tf.is_tensor, (*old, *new))) and old == new
 
 
 def _method(config: Any) -> str:

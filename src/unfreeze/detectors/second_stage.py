@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from unfreeze.config import messages
 from unfreeze.detectors.context import NO_ATTENTION, Attention
-from unfreeze.detectors.detector import Tensors
+from unfreeze.detectors.detector import Forms, Tensors
 from unfreeze.detectors.faster_rcnn_extractors import FasterRcnnExtractor
 from unfreeze.detectors.hyperparams import conv_style, fc_style, keras_style
 from unfreeze.errors import ConfigError
@@ -58,7 +58,9 @@ class SecondStage:
     of_detections: Callable[[Maps, Rows, tf.Tensor, Size, Branch], Tensors] | None = None
 
 
-def build_second_stage(config: messages.FasterRcnn, extractor: FasterRcnnExtractor, tf2: bool) -> SecondStage:
+def build_second_stage(
+    config: messages.FasterRcnn, extractor: FasterRcnnExtractor, tf2: bool, forms: Forms
+) -> SecondStage:
     """Returns the second stage of a `FasterRcnn` message.
 
     Raises:
@@ -73,11 +75,15 @@ def build_second_stage(config: messages.FasterRcnn, extractor: FasterRcnnExtract
     predictor = getattr(config.second_stage_box_predictor, kind)
     if predictor.box_code_size != 4:
         raise ConfigError(f"{kind}: box_code_size is {predictor.box_code_size}; in a two-stage detector it must be 4")
-    return SECOND_STAGES[kind](config, predictor, extractor, tf2)
+    return SECOND_STAGES[kind](config, predictor, extractor, tf2, forms)
 
 
 def _mask_rcnn(
-    config: messages.FasterRcnn, predictor: messages.MaskRCNNBoxPredictor, extractor: FasterRcnnExtractor, tf2: bool
+    config: messages.FasterRcnn,
+    predictor: messages.MaskRCNNBoxPredictor,
+    extractor: FasterRcnnExtractor,
+    tf2: bool,
+    forms: Forms,
 ) -> SecondStage:
     for field in ("initial_crop_size", "maxpool_kernel_size", "maxpool_stride"):
         if getattr(config, field) < 1:
@@ -94,6 +100,8 @@ def _mask_rcnn(
             cropped = multilevel_crops(maps, boxes, images, crop_size, size, crop)
             return tf.nn.max_pool2d(cropped, config.maxpool_kernel_size, config.maxpool_stride, "VALID")
 
+        if forms.portable:
+            return pooled_crops(rows.boxes, rows.images)
         channels = maps[0].shape[3]
         pooled = tf.TensorSpec([None, pooled_side, pooled_side, channels])
         return in_parts(pooled_crops, (rows.boxes, rows.images), rows_at_once(*crop_size, channels), pooled)
@@ -111,6 +119,8 @@ def _mask_rcnn(
         if attention is not NO_ATTENTION or outputs_features:
             predicted, features = predict_part(rows.boxes, rows.sources)
             return predicted | {"box_classifier_features": features}
+        if forms.portable:
+            return predict_part(rows.boxes, rows.sources)[0]
         most = ROWS_PER_CROP * rows_at_once(*crop_size, maps[0].shape[3])
         outputs: Tensors = in_parts(
             lambda *part: predict_part(*part)[0], (rows.boxes, rows.sources), most, classifier.outputs
@@ -202,7 +212,11 @@ def _mask_predictor(config: messages.FasterRcnn, predictor: messages.MaskRCNNBox
 
 
 def _rfcn(
-    config: messages.FasterRcnn, predictor: messages.RfcnBoxPredictor, extractor: FasterRcnnExtractor, tf2: bool
+    config: messages.FasterRcnn,
+    predictor: messages.RfcnBoxPredictor,
+    extractor: FasterRcnnExtractor,
+    tf2: bool,
+    forms: Forms,
 ) -> SecondStage:
     if config.number_of_stages == 3:
         raise ConfigError("rfcn_box_predictor: number_of_stages is 3, but R-FCN has no third stage; set it to 2")
@@ -238,7 +252,7 @@ def _conv_style(hyperparams: messages.Hyperparams, where: str, tf2: bool) -> Sty
     return keras_style(hyperparams) if tf2 else conv_style(hyperparams, where)
 
 
-SECOND_STAGES: dict[str, Callable[[messages.FasterRcnn, Any, FasterRcnnExtractor, bool], SecondStage]] = {
+SECOND_STAGES: dict[str, Callable[[messages.FasterRcnn, Any, FasterRcnnExtractor, bool, Forms], SecondStage]] = {
     "mask_rcnn_box_predictor": _mask_rcnn,
     "rfcn_box_predictor": _rfcn,
 }

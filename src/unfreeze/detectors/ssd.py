@@ -31,7 +31,7 @@ def build_ssd(config: messages.Ssd, p: Branch, forms: Forms) -> Detector:
     extractor = _extractor(config.feature_extractor)
     p = p.with_frozen_statistics() if config.freeze_batchnorm else p
     tf2 = extractor.tf2
-    resizer = build_resizer(config.image_resizer)
+    resizer = build_resizer(config.image_resizer, portable=forms.portable)
     anchor_generator = build_anchor_generator(config.anchor_generator)
     decode_boxes = build_box_decoder(config.box_coder)
     background_first = config.add_background_class or config.explicit_background_class

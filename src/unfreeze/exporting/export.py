@@ -16,9 +16,10 @@ from unfreeze.config import read_pipeline_config
 from unfreeze.errors import UnfreezeError, UnsupportedError
 from unfreeze.exporting.job import checkpoint_export_job, graph_export_job
 from unfreeze.exporting.side_inputs import SideInput, parse_side_inputs
-from unfreeze.exporting.sources import find_source, read_labels
+from unfreeze.exporting.sources import Source, find_source, has_variables, read_labels
+from unfreeze.formats import SAVED_MODEL, other_formats
 from unfreeze.input_types import require_known_input_types
-from unfreeze.model_paths import find_pipeline_config
+from unfreeze.model_paths import find_pipeline_config, saved_model_folder
 from unfreeze.targets.server_versions import parse_server_version
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ def export(
     weights: str = "variables",
     suppression: str = "kernel",
     runtimes: Sequence[str] = (),
+    formats: Sequence[str] = (SAVED_MODEL,),
+    opset: int | None = None,
     overwrite: bool = False,
     verify: bool = True,
     report_path: str | Path | None = None,
@@ -90,6 +93,9 @@ def export(
         weights: `variables`, `constants` (in the graph; variables/ is empty) or `trainable` (weights/bindings.py).
         suppression: `kernel` (TensorFlow's own operation) or `operations` (plain tensor operations, for converters).
         runtimes: such as `tensorflow-serving:2.6`; an operation that one of them does not know is an error.
+        formats: what to write: `saved_model`, `frozen_graph`, `onnx`, `openvino`, `tflite`. Each file is run by its
+            own runtime, and its detections compared, before it is in place.
+        opset: the version of ONNX's operations.
         overwrite: replace an existing export.
         verify: load, run and compare the result before it is in place.
         report_path: an HTML file about the export and its checks, also written if a check fails.
@@ -113,6 +119,24 @@ def export(
         side_inputs = parse_side_inputs(side_input_shapes, side_input_names, side_input_types)
     require_known_input_types(input_types)
     located = find_source(source, trained_checkpoint_prefix, trained_checkpoint_dir, step)
+    formats = tuple(formats) or (SAVED_MODEL,)
+    others = other_formats(formats)
+    if opset is not None and "onnx" not in formats:
+        raise UnsupportedError("--opset is for --format onnx only; remove it, or add the format")
+    _reject(
+        f"not supported: {{}} with --format {others[0].name if others else ''}; remove it, or export saved_model alone",
+        {
+            "--use-side-inputs": bool(others) and (use_side_inputs or side_inputs is not None),
+            "--for": bool(others) and bool(runtimes),
+        },
+    )
+    if located.graph is not None and others and has_variables(located.graph):
+        if SAVED_MODEL in formats:
+            raise UnsupportedError(
+                f"{located.graph}: is an unfrozen SavedModel already; remove --format saved_model, or pass the "
+                "checkpoint"
+            )
+        located = Source(None, located.graph, saved_model_folder(located.graph))
     if located.graph is not None:
         _reject(
             "not supported yet: {} with a frozen graph",
@@ -129,6 +153,7 @@ def export(
                 "--weights": weights != "variables",
                 "--suppression": suppression != "kernel",
                 "--for": bool(runtimes),
+                "--format": bool(others),
             },
         )
         read_labels(label_map)  # here and below: checks files before TensorFlow is imported
@@ -183,6 +208,7 @@ def export(
     )
     checkpoint_export_job(
         located.prefix,
+        formats=formats,
         output_directory=output_directory,
         overwrite=overwrite,
         verify=verify,
@@ -190,7 +216,7 @@ def export(
     )
     from unfreeze.exporting.from_checkpoint import export_checkpoint
 
-    with _started(workers, verify=verify) as workers:
+    with _started(workers, verify=verify and SAVED_MODEL in formats) as workers:
         return export_checkpoint(
             located.checkpoint,
             pipeline_config_path=pipeline_config_path,
@@ -209,6 +235,8 @@ def export(
             score_threshold=score_threshold,
             max_detections=max_detections,
             runtimes=runtimes,
+            formats=formats,
+            opset=opset,
             verify=verify,
             report_path=report_path,
             workers=workers,

@@ -15,22 +15,26 @@ from unfreeze.config import (
     with_keypoint_labels,
 )
 from unfreeze.detectors import Detector, Forms, build_detector
-from unfreeze.detectors.build import feature_extractor, suppression_form
+from unfreeze.detectors.build import feature_extractor, generation, suppression_form
 from unfreeze.detectors.mismatch_diagnosis import likely_causes
 from unfreeze.errors import ConfigError
 from unfreeze.export_record import (
     ConfigSource,
     ExportRecord,
+    FormatRecord,
     MovingAverages,
     SlimmingRecord,
     file_digest,
 )
 from unfreeze.exporting.job import Exported, checkpoint_export_job
+from unfreeze.exporting.other_formats import write_formats
 from unfreeze.exporting.side_inputs import SideInput, with_side_inputs
 from unfreeze.exporting.sources import checkpoint_source, read_labels
-from unfreeze.input_types import IMAGE_AND_BOXES, INPUT_TYPES, require_known_input_types
+from unfreeze.formats import SAVED_MODEL as SAVED_MODEL_FORMAT
+from unfreeze.formats import other_formats
+from unfreeze.input_types import IMAGE_AND_BOXES, IMAGE_TENSOR, INPUT_TYPES, require_known_input_types
 from unfreeze.memory import release_memory
-from unfreeze.model_paths import CONFIG, find_pipeline_config
+from unfreeze.model_paths import CONFIG, find_pipeline_config, is_graph_path, saved_model_folder
 from unfreeze.savedmodel import (
     signatures_to_write,
     trace,
@@ -41,7 +45,7 @@ from unfreeze.savedmodel.slimming import Slimming, slimmed
 from unfreeze.targets.server_versions import parse_server_version, require_known_operations
 from unfreeze.targets.warmup import write_warmup
 from unfreeze.verification import ExpectedWeight, WorkerProcesses, expected_constant
-from unfreeze.weights import Checkpoint, CheckpointFormat, Weights, open_checkpoint
+from unfreeze.weights import Checkpoint, CheckpointFormat, Weights, open_checkpoint, open_export
 
 
 def export_checkpoint(
@@ -63,6 +67,8 @@ def export_checkpoint(
     score_threshold: float | None = None,
     max_detections: int | None = None,
     runtimes: Sequence[str] = (),
+    formats: Sequence[str] = (SAVED_MODEL_FORMAT,),
+    opset: int | None = None,
     verify: bool = True,
     report_path: str | Path | None = None,
     workers: WorkerProcesses | None = None,
@@ -80,11 +86,13 @@ def export_checkpoint(
     require_known_input_types(input_types)
     servers = tuple(map(parse_server_version, runtimes))
     forms = Forms(suppression_form(suppression))
-    opened = open_checkpoint(checkpoint, step)
+    others = other_formats(formats)
+    opened = _opened(checkpoint, pipeline_config_path, step)
     for note in opened.notes:
         on_warning(note)
     job = checkpoint_export_job(
         opened.prefix,
+        formats=formats,
         output_directory=output_directory,
         overwrite=overwrite,
         verify=verify,
@@ -92,7 +100,7 @@ def export_checkpoint(
         workers=workers,
         on_progress=on_progress,
     )
-    config_path = find_pipeline_config(opened.prefix, pipeline_config_path)
+    config_path = _config_path(checkpoint, opened, pipeline_config_path)
     config = read_pipeline_config(
         config_path, allow_unknown_fields=allow_unknown_fields, override=config_override, on_warning=on_warning
     )
@@ -100,6 +108,37 @@ def export_checkpoint(
     labeled_config = with_keypoint_labels(config, config_path.parent, label_map, on_warning)
     with job.staged() as staged:
         on_progress(f"reading {opened.prefix} with {config_path}")
+        written: dict[str, FormatRecord] = {}
+        if others:
+            constants = Weights(opened, "constants", moving_averages=config.eval_config.use_moving_averages)
+            with staged.writing():
+                written = write_formats(
+                    others,
+                    labeled_config,
+                    constants,
+                    staged.folder,
+                    input_types=input_types,
+                    input_shape=input_shape,
+                    slim=lambda detector: slimmed(detector, slimming),
+                    opset=opset,
+                    verify=verify,
+                    on_progress=on_progress,
+                )
+            constants.require_fit(likely_causes(config))
+            if SAVED_MODEL_FORMAT not in formats:
+                for warning in _warnings(config, constants):
+                    on_warning(warning)
+                _write_config(config, staged.folder / CONFIG)
+                record = replace(
+                    _record(opened, config_path, config, constants, input_types or (IMAGE_TENSOR,)),
+                    binding="constants",
+                    input_shape=input_shape,
+                    config_override=config_override,
+                    slimming=SlimmingRecord(slimming.kept_outputs, slimming.score_threshold, slimming.max_detections),
+                    formats=written,
+                )
+                return staged.finish_formats(record)
+            del constants
         bound = Weights(opened, weights, moving_averages=config.eval_config.use_moving_averages)
         detector = with_side_inputs(build_detector(labeled_config, bound, forms), side_inputs, input_shape)
         types = _signatures(detector, input_types)
@@ -131,9 +170,32 @@ def export_checkpoint(
             config_override=config_override,
             slimming=SlimmingRecord(slimming.kept_outputs, slimming.score_threshold, slimming.max_detections),
             side_inputs=side_inputs,
+            formats=written or None,
         )
         expected = _expected_weights(bound)
         return staged.finish(record, expected, staged.verify(record, expected))
+
+
+def _opened(source: str | Path, config: str | Path | None, step: int | None) -> Checkpoint:
+    """Returns the checkpoint, or the variables of an export."""
+    if not is_graph_path(source):
+        return open_checkpoint(source, step)
+    saved_model = saved_model_folder(source)
+    return open_export(saved_model, generation(read_pipeline_config(_export_config(saved_model, config))))
+
+
+def _config_path(source: str | Path, opened: Checkpoint, config: str | Path | None) -> Path:
+    if is_graph_path(source):
+        return _export_config(saved_model_folder(source), config)
+    return find_pipeline_config(opened.prefix, config)
+
+
+def _export_config(saved_model: Path, config: str | Path | None) -> Path:
+    """Returns the pipeline.config beside an export. Raises: ConfigError if there is none."""
+    path = Path(config) if config is not None else saved_model.parent / CONFIG
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file; pass the pipeline.config, which a SavedModel does not contain")
+    return path
 
 
 def _warnings(config: PipelineConfig, weights: Weights) -> Iterator[str]:

@@ -12,6 +12,8 @@ from typing import Any
 from unfreeze.callbacks import OnMessage, ignore
 from unfreeze.errors import ConfigError, VerificationError
 from unfreeze.export_record import RECORD, CheckRecord, ExportRecord, write_record
+from unfreeze.formats import FORMATS
+from unfreeze.formats import SAVED_MODEL as SAVED_MODEL_FORMAT
 from unfreeze.inspection.inspection import Inspection
 from unfreeze.model_paths import CONFIG
 from unfreeze.staging import output_error, require_absent, require_writable_file, staged
@@ -39,11 +41,17 @@ class Exported:
         """Returns the folder with saved_model.pb."""
         return self.folder / SAVED_MODEL
 
+    @property
+    def has_saved_model(self) -> bool:
+        """Returns whether the export has a SavedModel; with other formats only, it has none."""
+        return self.saved_model.is_dir()
+
     def to_dict(self) -> dict[str, Any]:
         """Returns what `unfreeze export --json` prints."""
         if self.dry_run is not None:
             return self.dry_run.to_dict()
-        return {"output_directory": str(self.folder), "saved_model": str(self.saved_model), **self.record.to_dict()}
+        saved_model = {"saved_model": str(self.saved_model)} if self.has_saved_model else {}
+        return {"output_directory": str(self.folder), **saved_model, **self.record.to_dict()}
 
 
 @dataclass(frozen=True)
@@ -95,6 +103,7 @@ class ExportJob:
 def checkpoint_export_job(
     prefix: Path,
     *,
+    formats: Sequence[str] = (SAVED_MODEL_FORMAT,),
     output_directory: str | Path | None,
     overwrite: bool,
     verify: bool,
@@ -106,7 +115,12 @@ def checkpoint_export_job(
     step = step_of(prefix)
     return ExportJob(
         target=Path(output_directory or ("exported" if step is None else f"exported-{step}")),
-        entries=(SAVED_MODEL, CONFIG, RECORD),
+        entries=(
+            *((SAVED_MODEL,) if SAVED_MODEL_FORMAT in formats else ()),
+            *(FORMATS[name].entry for name in formats if name in FORMATS),
+            CONFIG,
+            RECORD,
+        ),
         overwrite=overwrite,
         verify=verify,
         report_path=Path(report_path) if report_path is not None else None,
@@ -187,8 +201,6 @@ class StagedExport:
         Raises:
             VerificationError: a check has failed; the HTML report is written nevertheless.
         """
-        import tensorflow as tf
-
         if report is None:
             stored = {weight.variable: weight.digest() for weight in weights.values()}
             record = replace(record, weights=weights_record(weights, stored))
@@ -196,12 +208,7 @@ class StagedExport:
             checks = [CheckRecord(check.name, check.status, check.detail, check.numbers) for check in report.checks]
             record = replace(record, verified=report.passed, checks=checks)
             record = replace(record, weights=report.record.weights, files=report.record.files)
-        record = replace(
-            record,
-            unfreeze=__version__,
-            tensorflow=tf.__version__,
-            exported_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        )
+        record = _stamped(record)
         if report is not None and self.job.report_path is not None:
             from unfreeze.verification.html_report import write_html_report  # imports Pillow, which few exports need
 
@@ -209,4 +216,33 @@ class StagedExport:
         write_record(self.folder, record)
         if report is not None and not report.passed:
             raise VerificationError(f"{self.job.target}: not exported, since a check of it failed:\n{report.table()}")
+        _require_verified(self.job.target, record)
         return Exported(self.job.target, record, report)
+
+    def finish_formats(self, record: ExportRecord) -> Exported:
+        """Writes export.json of an export without a SavedModel.
+
+        Raises:
+            VerificationError: a file does not run, or has other detections.
+        """
+        _require_verified(self.job.target, record)
+        record = replace(
+            _stamped(record), verified=all(written.verified for written in (record.formats or {}).values())
+        )
+        write_record(self.folder, record)
+        return Exported(self.job.target, record, None)
+
+
+def _stamped(record: ExportRecord) -> ExportRecord:
+    """Returns the record with what it says about this moment and this machine."""
+    import tensorflow as tf
+
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return replace(record, unfreeze=__version__, tensorflow=tf.__version__, exported_at=now)
+
+
+def _require_verified(target: Path, record: ExportRecord) -> None:
+    """Raises VerificationError for the first file of another format that was run and failed."""
+    for written in (record.formats or {}).values():
+        if written.verified is False:
+            raise VerificationError(f"{target}: not exported, since {written.file} is not right: {written.detail}")

@@ -31,7 +31,9 @@ from unfreeze.ops.sizes import Length, larger, smaller
 FIRST_LIMIT, FIRST_LIMIT_OF_ONE_CLASS = 4, 8
 GROWTH = 4
 WIDEST_PIECE = 16  # the longest pieces of rows that are searched for the highest scores
-NEVER = np.float32(-np.inf)
+# Below every score and above every area. Finite, since tf2onnx multiplies by 0 what a condition does not choose.
+NEVER = np.finfo(np.float32).min
+LARGEST_AREA = np.finfo(np.float32).max
 
 
 class Suppression(Enum):
@@ -107,7 +109,7 @@ class _Pool(NamedTuple):
     """The P best pairs of each image, in the order (score descending, class ascending, anchor ascending).
 
     `anchors`, `classes`, `scores` [N, P]. `usable` [N, P]: whether a pair is above the threshold and no pair outside of
-    the pool comes before it. `unseen` [N]: the highest possible score of usable pairs outside of the pool; -inf if
+    the pool comes before it. `unseen` [N]: the highest possible score of usable pairs outside of the pool; NEVER if
     there are none.
     """
 
@@ -254,14 +256,14 @@ def _best_rows(boxes: tf.Tensor, scores: tf.Tensor, clip_window: tf.Tensor, opti
         return _rows(boxes, pool, clip_window, options, scores.shape[2], size, suppressed)
 
     def more(limit: tf.Tensor, _: _Rows) -> tuple[tf.Tensor, _Rows]:
-        if suppress is _fixed_point:  # its memory grows with the square of the pool: take all pairs, one by one
-            return limit, rows_of(_exact_pool(scores, _length(scores) * scores.shape[2], options), _one_by_one)
         return limit * GROWTH, rows_of(_exact_pool(scores, limit, options), suppress)
 
     suppress = _one_by_one if options.soft_nms_sigma > 0 else HARD_SUPPRESSIONS[options.suppression]
     limit = size * (FIRST_LIMIT_OF_ONE_CLASS if scores.shape[2] == 1 else FIRST_LIMIT)
     first = rows_of(_likely_pool(scores, limit, options), suppress)
     rows: _Rows
+    if suppress is _fixed_point:
+        return _or_all_one_by_one(first, boxes, scores, clip_window, options, size)
     _, rows = tf.while_loop(
         lambda _, rows: tf.logical_not(tf.reduce_all(rows.enough)),
         more,
@@ -269,6 +271,24 @@ def _best_rows(boxes: tf.Tensor, scores: tf.Tensor, clip_window: tf.Tensor, opti
         parallel_iterations=1,
     )
     return rows
+
+
+def _or_all_one_by_one(
+    rows: _Rows, boxes: tf.Tensor, scores: tf.Tensor, clip_window: tf.Tensor, options: NmsOptions, size: int
+) -> _Rows:
+    """Returns the rows, or those of all pairs, suppressed one by one, if an image needs more.
+
+    The memory of `_fixed_point` grows with the square of its pool, so there is no step between. This is neither a
+    branch nor a loop: tf2onnx fails on the branch, and OpenVINO returns memory that was never written for a loop that
+    ends before its first step. Where it is not needed it costs nothing: it gets one anchor, with no score to consider.
+    """
+    enough = tf.reduce_all(rows.enough)
+    num_anchors = tf.where(enough, 1, _length(scores))
+    scores = tf.where(enough, NEVER, scores[:, :num_anchors])
+    boxes = boxes[:, :num_anchors]
+    pool = _exact_pool(scores, num_anchors * scores.shape[2], options)
+    of_all = _rows(boxes, pool, clip_window, options, scores.shape[2], size, _one_by_one)
+    return _Rows(*(tf.where(enough, mine, theirs) for mine, theirs in zip(rows, of_all, strict=True)))
 
 
 def _likely_pool(scores: tf.Tensor, limit: Length, options: NmsOptions) -> _Pool:
@@ -303,7 +323,7 @@ def _pool(
 ) -> _Pool:
     """Returns the pool of pairs `key` [N, P] (class * A + anchor).
 
-    `sure` [N, P]: whether no pair outside comes before it. `last` [N]: the lowest score, -inf if these are all pairs.
+    `sure` [N, P]: whether no pair outside comes before it. `last` [N]: the lowest score, NEVER if these are all pairs.
     """
 
     def above(scores: tf.Tensor) -> tf.Tensor:
@@ -427,10 +447,10 @@ def _fixed_point(
     def step(kept: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return usable * tf.cast(tf.equal(_times(kept, suppresses), 0), tf.float32), kept
 
-    kept, _ = tf.while_loop(
+    kept, _ = tf.while_loop(  # the first step is always taken, see _best_rows
         lambda kept, before: tf.reduce_any(tf.not_equal(kept, before)),
         step,
-        step(usable, usable),
+        (usable, usable - 1.0),
         parallel_iterations=1,
     )
     not_after = same_class & (places[:, tf.newaxis] <= places)
@@ -480,8 +500,10 @@ def _one_by_one(
 
     none, scores = tf.zeros_like(pool.scores), tf.where(pool.usable, pool.scores, NEVER)
     state = (tf.cast(limit, tf.float32), scores, none, none, tf.zeros_like(floor, tf.int32))
-    _, _, order, final, _ = tf.while_loop(
-        lambda _, scores, order, final, num_good: tf.reduce_any(unfinished(scores, num_good)),
+    _, _, order, final, _ = tf.while_loop(  # the first step is always taken, see _best_rows
+        lambda order_now, scores, order, final, num_good: (
+            (order_now >= tf.cast(limit, tf.float32)) | tf.reduce_any(unfinished(scores, num_good))
+        ),
         step,
         state,
         parallel_iterations=1,
@@ -519,7 +541,7 @@ def _overlaps(boxes: tf.Tensor) -> Callable[[tf.Tensor], tf.Tensor]:
     y0, x0, y1, x1 = tf.unstack(boxes, axis=-1)
     ymin, ymax, xmin, xmax = tf.minimum(y0, y1), tf.maximum(y0, y1), tf.minimum(x0, x1), tf.maximum(x0, x1)
     areas = (ymax - ymin) * (xmax - xmin)
-    areas = tf.where(areas > 0, areas, np.float32(np.inf))
+    areas = tf.where(areas > 0, areas, LARGEST_AREA)
     columns = (ymin, xmin, ymax, xmax, areas)
     all_columns = [column[:, tf.newaxis] for column in columns]
 

@@ -44,6 +44,9 @@ class Runtime:
 RUNTIMES = (
     Runtime("SavedModel", "", "unfreeze.runtimes.saved_model"),
     Runtime("frozen graph", ".pb", "unfreeze.runtimes.frozen_graph"),
+    Runtime("ONNX", ".onnx", "unfreeze.runtimes.onnx_runtime", "ONNX Runtime"),
+    Runtime("OpenVINO", ".xml", "unfreeze.runtimes.openvino", "OpenVINO"),
+    Runtime("TFLite", ".tflite", "unfreeze.runtimes.litert", "LiteRT"),
 )
 
 

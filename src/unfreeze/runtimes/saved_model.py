@@ -15,6 +15,7 @@ from unfreeze.errors import SavedModelError
 from unfreeze.formatting import first_line
 from unfreeze.images import encode_image
 from unfreeze.onednn import assume_frozen_weights
+from unfreeze.runtimes.image_input import resized
 from unfreeze.runtimes.model import Outputs, name_list, require_detections
 from unfreeze.runtimes.tensorflow_settings import has_gpu, limit_threads
 
@@ -108,14 +109,6 @@ def formats_of(signature: str, tensor: str) -> tuple[str, ...]:
     """Returns the format of a string input, by the name of its signature or tensor; both formats if neither says."""
     named = tuple(name for name in STRING_FORMATS if name == signature or tensor.startswith(name))
     return named or STRING_FORMATS
-
-
-def resized(images: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Returns images `[N, H, W, 3]` uint8 in another size."""
-    if images.shape[1:3] == (height, width):
-        return images
-    size = (width, height)
-    return np.stack([np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR)) for image in images])
 
 
 def tf_example(encoded: bytes) -> bytes:

@@ -1,0 +1,76 @@
+"""Writes a detector as a file of another runtime.
+
+To add a format, write a module with a `convert` function, add a row to FORMATS, and a runtime (`runtimes/`) that runs
+its files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+from unfreeze.errors import MissingExtraError, UnsupportedError
+
+SAVED_MODEL = "saved_model"  # the default, which `savedmodel/` writes
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format, what it leaves in the output directory, and what it needs.
+
+    `file` is what its runtime loads; it and `folder_of_file`, if the format has a folder of its own, are relative to
+    the output directory. With `needs_fixed_size`, the size of the images is fixed when the file is written. `portable`:
+    whether the graph is built for converters (`detectors.PORTABLE`).
+    """
+
+    name: str
+    file: str
+    module: str
+    extra: str = ""
+    packages: Sequence[str] = ()
+    needs_fixed_size: bool = False
+    portable: bool = True
+
+    @property
+    def entry(self) -> str:
+        """The file or folder in the output directory."""
+        return self.file.partition("/")[0]
+
+
+FORMATS = {
+    row.name: row
+    for row in (
+        Format("frozen_graph", "frozen_inference_graph.pb", "unfreeze.formats.frozen_graph", portable=False),
+        Format("onnx", "model.onnx", "unfreeze.formats.onnx", "onnx", ("tf2onnx", "onnxruntime")),
+        Format("openvino", "openvino/model.xml", "unfreeze.formats.openvino", "openvino", ("openvino",)),
+        Format(
+            "tflite",
+            "model.tflite",
+            "unfreeze.formats.tflite",
+            "tflite",
+            ("ai_edge_litert",),
+            needs_fixed_size=True,
+        ),
+    )
+}
+FORMAT_NAMES = (SAVED_MODEL, *FORMATS)
+
+
+def other_formats(names: Sequence[str]) -> list[Format]:
+    """Returns the formats of these names, without `saved_model`.
+
+    Raises:
+        UnsupportedError: there is no format of this name. MissingExtraError: a package that it needs is not installed.
+    """
+    unknown = [name for name in names if name not in FORMAT_NAMES]
+    if unknown:
+        raise UnsupportedError(f"--format {unknown[0]}: there is no such format; choose from {', '.join(FORMAT_NAMES)}")
+    formats = [FORMATS[name] for name in dict.fromkeys(names) if name != SAVED_MODEL]
+    for chosen in formats:
+        missing = [package for package in chosen.packages if find_spec(package) is None]
+        if missing:
+            raise MissingExtraError(
+                f"--format {chosen.name} needs {' and '.join(missing)}; run pip install 'unfreeze[{chosen.extra}]'"
+            )
+    return formats

@@ -1,0 +1,49 @@
+"""ONNX, by tf2onnx."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import onnx
+import tf2onnx
+
+from unfreeze.formats.frozen import FrozenDetector
+
+DEFAULT_OPSET = 18
+
+
+def convert(frozen: FrozenDetector, path: Path, opset: int | None) -> None:
+    """Writes an ONNX model whose inputs and outputs have the names of the SavedModel's.
+
+    Raises: ValueError: tf2onnx has left an operation that ONNX does not have, or an input that is not one of the model;
+    it reports success in both cases.
+    """
+    model, _ = tf2onnx.convert.from_graph_def(
+        frozen.graph_def,
+        input_names=list(frozen.inputs.values()),
+        output_names=list(frozen.outputs.values()),
+        opset=opset or DEFAULT_OPSET,
+    )
+    inputs = [value.name for value in model.graph.input]
+    if sorted(inputs) != sorted(frozen.inputs.values()):
+        raise ValueError(f"the converted model has the inputs {', '.join(inputs)}")
+    domains = {operator.domain for operator in model.opset_import} - {"", "ai.onnx.ml"}
+    if domains:
+        raise ValueError(f"the converted model needs operations of {', '.join(sorted(domains))}")
+    _rename(model.graph, {tensor: name for name, tensor in {**frozen.inputs, **frozen.outputs}.items()})
+    onnx.checker.check_model(model)
+    onnx.save(model, str(path))
+
+
+def _rename(graph: Any, names: dict[str, str]) -> None:
+    """Renames tensors of a graph and of the graphs inside its nodes."""
+    for values in (graph.input, graph.output, graph.value_info):
+        for value in values:
+            value.name = names.get(value.name, value.name)
+    for node in graph.node:
+        for tensors in (node.input, node.output):
+            tensors[:] = [names.get(tensor, tensor) for tensor in tensors]
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                _rename(attribute.g, names)

@@ -1,0 +1,24 @@
+"""OpenVINO's intermediate representation, by its reader of TensorFlow graphs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import openvino
+
+from unfreeze.formats.conversion import GRAPH
+from unfreeze.formats.frozen import FrozenDetector
+
+
+def convert(frozen: FrozenDetector, path: Path, opset: int | None) -> None:
+    """Writes model.xml and model.bin, with weights in float32."""
+    graph = path.with_name(GRAPH)
+    graph.write_bytes(frozen.graph_def.SerializeToString())
+    try:
+        model = openvino.convert_model(str(graph))
+    finally:
+        graph.unlink()
+    for ports, tensors in ((model.inputs, frozen.inputs), (model.outputs, frozen.outputs)):
+        for name, tensor in tensors.items():
+            next(port for port in ports if tensor in port.get_names()).get_tensor().set_names({name})
+    openvino.save_model(model, str(path), compress_to_fp16=False)

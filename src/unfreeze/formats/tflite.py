@@ -1,0 +1,25 @@
+"""TFLite, by TensorFlow's converter, of built-in operations only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import tensorflow as tf
+
+from unfreeze.formats.frozen import FrozenDetector
+
+
+def convert(frozen: FrozenDetector, path: Path, opset: int | None) -> None:
+    """Writes a file whose one signature has the names of the SavedModel's."""
+    imported = tf.compat.v1.wrap_function(lambda: tf.graph_util.import_graph_def(frozen.graph_def, name=""), [])
+    graph = imported.graph
+    inputs = {name: graph.get_tensor_by_name(tensor) for name, tensor in frozen.inputs.items()}
+    outputs = {name: graph.get_tensor_by_name(tensor) for name, tensor in frozen.outputs.items()}
+    pruned = imported.prune(list(inputs.values()), outputs)
+    specs = [tf.TensorSpec(tensor.shape, tensor.dtype, name=name) for name, tensor in inputs.items()]
+    function = tf.function(lambda *tensors: pruned(*tensors), input_signature=specs, autograph=False)
+    model = tf.Module()
+    model.call = function
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()], model)
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+    path.write_bytes(converter.convert())

@@ -1,0 +1,153 @@
+"""Exports in the formats of other runtimes: the recorded detections, through each runtime, and what is rejected."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import reference
+import tensorflow as tf
+import test_parity as parity
+
+import unfreeze
+from unfreeze.child_process import ChildProcessError, run_module
+from unfreeze.config import parse_pipeline_config, with_keypoint_labels
+from unfreeze.detectors import PORTABLE, build_detector
+from unfreeze.errors import ConversionError, MissingExtraError, UnfreezeError, UnsupportedError
+from unfreeze.formats import FORMATS, conversion, other_formats
+from unfreeze.formats.frozen import frozen_graph
+from unfreeze.runtimes import find_model, load_model
+from unfreeze.savedmodel import trace
+from unfreeze.verification import compare_detections
+from unfreeze.weights import Weights, open_checkpoint
+
+DIGITS = Path(__file__).parents[1] / "examples" / "digits"
+ALL = ("saved_model", "frozen_graph", "onnx", "openvino", "tflite")
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("formats") / "all"
+    unfreeze.export(DIGITS / "run", output_directory=folder, formats=ALL)
+    return folder
+
+
+def test_export_writes_and_verifies_every_format(exported: Path) -> None:
+    record = json.loads((exported / "export.json").read_text())
+    assert set(record["formats"]) == set(FORMATS)
+    for name, written in record["formats"].items():
+        assert written["verified"] is True, name
+        assert (exported / FORMATS[name].file).is_file()
+        assert {path for path in written["files"] if (exported / path).is_file()} == set(written["files"])
+
+
+def test_every_file_has_the_detections_of_the_saved_model(exported: Path) -> None:
+    image = np.random.default_rng(5).integers(0, 256, [1, 160, 160, 3]).astype(np.uint8)
+    images = np.concatenate([image, image[:, ::-1]])
+    expected = load_model(find_model(exported)).run(images)
+    for chosen in FORMATS.values():
+        outputs = load_model(find_model(exported / chosen.file)).run(images)
+        comparison = compare_detections(outputs, expected)
+        assert comparison.ok, (chosen.name, comparison.problems)
+
+
+def test_an_unfrozen_export_is_the_source_of_other_formats(exported: Path, tmp_path: Path) -> None:
+    unfreeze.export(exported, output_directory=tmp_path / "again", formats=["frozen_graph"])
+    assert sorted(path.name for path in (tmp_path / "again").iterdir()) == [
+        "export.json",
+        "frozen_inference_graph.pb",
+        "pipeline.config",
+    ]
+
+
+def test_frozen_graph_has_the_tensor_names_of_the_object_detection_api(exported: Path) -> None:
+    graph_def = tf.compat.v1.GraphDef.FromString((exported / "frozen_inference_graph.pb").read_bytes())
+    with tf.Graph().as_default() as graph, tf.compat.v1.Session(graph=graph) as session:
+        tf.graph_util.import_graph_def(graph_def, name="")
+        feeds = {"image_tensor:0": np.zeros([1, 160, 160, 3], np.uint8)}
+        boxes, number = session.run(["detection_boxes:0", "num_detections:0"], feeds)
+    assert boxes.shape[2] == 4
+    assert number.shape == (1,)
+
+
+# One golden of each family; UNFREEZE_ALL_GOLDENS=1 runs all of them.
+FAMILIES = {
+    "ssd_mobilenet_v2_coco": ("onnx", "openvino", "tflite"),
+    "v_efficientdet_b0": ("onnx",),
+    "v_center_mobilenet_v2": ("onnx", "openvino", "tflite"),
+    "faster_rcnn_inception_v2_coco": ("onnx", "openvino"),
+}
+CONVERTED = [
+    pytest.param(case, name, id=f"{case.name}-{name}", marks=[pytest.mark.slow])
+    for case in parity.CASES
+    for name in FAMILIES.get(
+        case.name, ("onnx", "openvino", "tflite") if os.environ.get("UNFREEZE_ALL_GOLDENS") else ()
+    )
+]
+
+
+@pytest.mark.parametrize(("case", "name"), CONVERTED)
+def test_converted_file_returns_the_recorded_detections(case: parity.Case, name: str, tmp_path: Path) -> None:
+    golden = reference.golden(case.name, case.generation)
+    prefix = reference.write_checkpoint(golden, tmp_path)
+    config = with_keypoint_labels(parse_pipeline_config(golden.config), reference.HERE / "data")
+    weights = Weights(open_checkpoint(prefix), "constants", moving_averages=config.eval_config.use_moving_averages)
+    exportable = trace(build_detector(config, weights, PORTABLE))
+
+    def run(image: np.ndarray) -> dict[str, np.ndarray]:
+        chosen = FORMATS[name]
+        shape = (1, *image.shape[:2], 3) if chosen.needs_fixed_size else (None, None, None, 3)
+        folder = tmp_path / str(image.shape)
+        folder.mkdir()
+        path = conversion.convert(chosen, frozen_graph(exportable, shape), folder, folder)
+        images = np.stack([image]) if chosen.needs_fixed_size else np.stack([image, image[:, ::-1]])
+        np.save(folder / "images.npy", images)
+        run_module("unfreeze.runtimes.worker", [str(path), str(folder / "images.npy"), str(folder / "outputs.npz")])
+        with np.load(folder / "outputs.npz") as outputs:
+            return {key: value[:1] for key, value in outputs.items()}
+
+    parity.assert_recorded(case, golden, config, run)
+
+
+def test_unknown_format_is_rejected() -> None:
+    with pytest.raises(UnsupportedError, match=r"--format coreml: there is no such format; choose from saved_model, "):
+        other_formats(["coreml"])
+
+
+def test_missing_extra_is_reported_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unfreeze.formats.find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"run pip install 'unfreeze\[onnx\]'"):
+        other_formats(["onnx"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"formats": ["openvino"], "opset": 17}, "--opset is for --format onnx only"),
+        ({"formats": ["onnx"], "input_types": ["tf_example"]}, "takes pixels only"),
+        ({"formats": ["tflite"], "input_shape": (1, None, None, 3)}, "needs a fixed shape"),
+        ({"formats": ["onnx"], "runtimes": ["tensorflow-serving:2.6"]}, "not supported: --for with --format onnx"),
+    ],
+)
+def test_option_that_a_format_does_not_have_is_rejected(options: dict, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UnfreezeError, match=message):
+        unfreeze.export(DIGITS / "run", output_directory=tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_failed_converter_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def fail(module: str, arguments: object) -> None:
+        raise ChildProcessError("its process was ended by SIGKILL")
+
+    monkeypatch.setattr(conversion, "run_module", fail)
+    with pytest.raises(ConversionError, match="--format onnx: the converter failed: its process was ended by SIGKILL"):
+        unfreeze.export(DIGITS / "run", output_directory=tmp_path / "out", formats=["onnx"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_failure_of_a_child_process_is_one_line() -> None:
+    with pytest.raises(ChildProcessError, match=r"^SavedModelError: /none\.onnx cannot be loaded by ONNX Runtime: .*$"):
+        run_module("unfreeze.runtimes.worker", ["/none.onnx", "none.npy", "none.npz"])
