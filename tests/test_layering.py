@@ -19,6 +19,8 @@ MAY_IMPORT = {
     "__main__": {"cli"},
     "export_inference_graph": {"cli"},
     "exporter_main_v2": {"cli"},
+    "export_tflite_graph_tf2": {"cli"},
+    "export_tflite_ssd_graph": {"cli"},
     "cli": {
         "", "benchmarking", "comparison", "demo", "evaluation", "exporting", "formats", "images", "inspection",
         "model_paths", "prediction", "publishing", "runtimes", "server", "targets", "verification", "weights",
@@ -32,11 +34,12 @@ MAY_IMPORT = {
     "comparison": {"config", "exporting", "graphs", "model_paths", "verification", "weights"},
     "publishing": {"exporting", "model_paths", "targets", "verification", "weights"},
     "exporting": {
-        "config", "detectors", "formats", "graphs", "inspection", "model_paths", "savedmodel", "targets",
+        "config", "detectors", "formats", "graphs", "inspection", "model_paths", "savedmodel", "targets", "tflite",
         "verification", "weights",
     },
     "inspection": {"config", "detectors", "graphs", "model_paths", "savedmodel", "targets", "verification", "weights"},
-    "formats": {"savedmodel"},
+    "formats": {"savedmodel", "tflite"},
+    "tflite": {"config", "detectors", "graphs"},
     "loaded_detector": {"config", "detectors", "model_paths", "savedmodel", "weights"},
     "savedmodel": {"detectors", "graphs", "ops", "weights"},
     "detectors": {"backbones", "config", "heads", "necks", "ops", "weights"},
@@ -61,7 +64,8 @@ MAY_IMPORT = {
 
 # These run before TensorFlow is imported: they may import it inside functions only.
 STARTS_FAST = {
-    "", "__main__", "cli", "config", "export_inference_graph", "exporter_main_v2", "model_paths", *GROUND,
+    "", "__main__", "cli", "config", "export_inference_graph", "export_tflite_graph_tf2", "export_tflite_ssd_graph",
+    "exporter_main_v2", "model_paths", *GROUND,
 }  # fmt: skip
 HEAVY = {"PIL", "numpy", "rich", "tensorflow"}
 

@@ -36,3 +36,24 @@ def write_golden(config_path, folder, recorded, golden, outputs):
     }
     with gzip.open(base + ".json.gz", "wt") as file:
         json.dump(dict(golden, outputs=described), file)
+
+
+def tflite_pixels(image, height, width):
+    """Returns `[height, width, 3]` uint8: an image file, resized, or the reference image for `-`."""
+    if image == "-":
+        import reference_weights
+
+        return reference_weights.image(height, width, 7)
+    from PIL import Image
+
+    with Image.open(image) as opened:
+        return np.asarray(opened.convert("RGB").resize((width, height), Image.BILINEAR))
+
+
+def write_tflite_golden(name, folder, recorded, flags, operation):
+    """Writes NAME.npz with the recorded arrays, and NAME.json with the flags and the operation's attributes."""
+    os.makedirs(folder, exist_ok=True)
+    np.savez_compressed(os.path.join(folder, name + ".npz"), **recorded)
+    with open(os.path.join(folder, name + ".json"), "w") as file:
+        json.dump({"flags": flags, "operation": operation}, file, indent=1)
+        file.write("\n")

@@ -43,10 +43,6 @@ class Script:
     unsupported_strings: Sequence[str] = field(default=())
     unsupported_booleans: Sequence[str] = field(default=())
 
-    @property
-    def see_help(self) -> str:
-        return f"(see python -m unfreeze.{self.name} --help)"
-
 
 def run(script: Script, arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs a command line of the script, and ends the process with its exit code."""
@@ -68,26 +64,54 @@ def export_arguments(script: Script, arguments: Sequence[str]) -> list[str]:
     Raises: UnsupportedError for an unsupported flag; UnfreezeError for a flag that is wrong, missing or unknown.
     """
     values = script_flags(script)
-    try:
-        positional = values([script.name, *arguments])[1:]
-    except flags.Error as error:
-        raise UnfreezeError(f"{error} {script.see_help}") from None
+    positional = parse_flags(values, script.name, arguments)
     if values.help:
-        print(script.description, *(f"  --{name}: {values[name].help}" for name in values), sep="\n")
+        print_flags(values, script.description)
         return []
     for name in (*script.unsupported_booleans, *script.unsupported_strings):
         if values[name].value:
             raise UnsupportedError(f"not supported yet: --{name}; remove it to export the model without it")
-    if values.use_side_inputs:
-        # The Object Detection API's documentation writes `--use_side_inputs True`, whose second word means nothing.
-        positional = [argument for argument in positional if argument.lower() != "true"]
-    if positional:
-        raise UnfreezeError(f"unexpected argument {positional[0]!r}: every value belongs to a flag, as in --flag=value")
-    for name in script.required:
-        if not values[name].value:
-            raise UnfreezeError(f"--{name} is missing {script.see_help}")
+    # The Object Detection API's documentation writes `--use_side_inputs True`, whose second word means nothing.
+    require_flags(values, script.name, positional, script.required, allow_true=values.use_side_inputs)
     switches = (f"--{name}" for name in script.booleans if values[name].value)
     return ["export", *switches, *(f"--{name}={values[name].value}" for name in script.strings if values[name].value)]
+
+
+def parse_flags(values: flags.FlagValues, name: str, arguments: Sequence[str]) -> list[str]:
+    """Parses the command line of the script `name` into `values`, and returns the arguments that are no flags.
+
+    Raises: UnfreezeError for a flag that is wrong or unknown.
+    """
+    try:
+        positional: list[str] = values([name, *arguments])[1:]
+    except flags.Error as error:
+        raise UnfreezeError(f"{error} {see_help(name)}") from None
+    return positional
+
+
+def print_flags(values: flags.FlagValues, description: str) -> None:
+    """Prints the help of a script."""
+    print(description, *(f"  --{name}: {values[name].help}" for name in values), sep="\n")
+
+
+def require_flags(
+    values: flags.FlagValues, name: str, positional: Sequence[str], required: Sequence[str], *, allow_true: bool
+) -> None:
+    """Raises UnfreezeError if a required flag is missing, or if an argument belongs to no flag.
+
+    `allow_true`: whether the word `true` is accepted, as after a boolean flag.
+    """
+    unexpected = [argument for argument in positional if not (allow_true and argument.lower() == "true")]
+    if unexpected:
+        raise UnfreezeError(f"unexpected argument {unexpected[0]!r}: every value belongs to a flag, as in --flag=value")
+    for flag in required:
+        if not values[flag].value:
+            raise UnfreezeError(f"--{flag} is missing {see_help(name)}")
+
+
+def see_help(name: str) -> str:
+    """Returns the hint at the help of the script `name`."""
+    return f"(see python -m unfreeze.{name} --help)"
 
 
 def with_script_flags(script: Script, message: str) -> str:

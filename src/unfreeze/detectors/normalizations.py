@@ -5,6 +5,8 @@ Source: `preprocess` of object_detection/models/*_feature_extractor.py.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import tensorflow as tf
 
 # Red, green, blue of ImageNet: means of values 0..255, and means and standard deviations of values 0..1.
@@ -29,3 +31,15 @@ def standardized(x: tf.Tensor) -> tf.Tensor:
     if x.shape[3] != 3:
         return x
     return (x / 255.0 - tf.constant(CHANNEL_OFFSETS)) / tf.constant(CHANNEL_SCALES)
+
+
+# The same as numbers, for the metadata of models whose runtime normalizes: (x - mean) / deviation, with one number or
+# one for each channel.
+MEANS_AND_DEVIATIONS: Mapping[Callable[[tf.Tensor], tf.Tensor], tuple[tuple[float, ...], tuple[float, ...]]] = {
+    unit_range: ((127.5,), (127.5,)),
+    mean_subtracted: (CHANNEL_MEANS, (1.0, 1.0, 1.0)),
+    standardized: (
+        tuple(255.0 * offset for offset in CHANNEL_OFFSETS),
+        tuple(255.0 * scale for scale in CHANNEL_SCALES),
+    ),
+}
