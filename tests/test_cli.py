@@ -47,6 +47,7 @@ class Recorder:
         if self.raises is not None:
             raise self.raises
         return SimpleNamespace(
+            has_saved_model=True,
             saved_model=Path("out/saved_model"),
             record=ExportRecord(),
             report=None,

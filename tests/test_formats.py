@@ -100,7 +100,7 @@ def test_converted_file_returns_the_recorded_detections(case: parity.Case, name:
     def run(image: np.ndarray) -> dict[str, np.ndarray]:
         chosen = FORMATS[name]
         shape = (1, *image.shape[:2], 3) if chosen.needs_fixed_size else (None, None, None, 3)
-        folder = tmp_path / str(image.shape)
+        folder = tmp_path / f"{image.shape[0]}, {image.shape[1]}"
         folder.mkdir()
         path = conversion.convert(chosen, frozen_graph(exportable, shape), folder, folder)
         images = np.stack([image]) if chosen.needs_fixed_size else np.stack([image, image[:, ::-1]])

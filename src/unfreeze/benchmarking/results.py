@@ -35,7 +35,7 @@ class Ratio:
 
     @property
     def is_noise(self) -> bool:
-        """Returns whether the two models cannot be told apart by these measurements."""
+        """Returns whether the two models are equally fast as far as these measurements show."""
         return self.low <= 1 <= self.high or abs(self.median - 1) < MIN_DIFFERENCE
 
     def __str__(self) -> str:
