@@ -110,6 +110,8 @@ ALL_DEFAULTS = {
     "config_override": "",
     "weights": "variables",
     "suppression": "kernel",
+    "formats": ("saved_model",),
+    "opset": None,
     "kept_outputs": (),
     "score_threshold": None,
     "max_detections": None,
