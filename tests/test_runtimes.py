@@ -71,12 +71,14 @@ def images(tmp_path: Path) -> Path:
 
 
 def test_model_is_found_by_its_suffix_or_folder(tmp_path: Path) -> None:
-    saved_model, frozen_graph = RUNTIMES
+    saved_model, *others = RUNTIMES
     (tmp_path / "saved_model").mkdir()
     (tmp_path / "saved_model" / "saved_model.pb").write_bytes(b"")
     for path in (tmp_path, tmp_path / "saved_model", tmp_path / "saved_model" / "saved_model.pb"):
         assert find_model(path) == runtimes.ModelFile(tmp_path / "saved_model", saved_model)
-    assert find_model(tmp_path / "frozen.pb") == runtimes.ModelFile(tmp_path / "frozen.pb", frozen_graph)
+    for runtime in others:
+        path = tmp_path / f"model{runtime.suffix}"
+        assert find_model(path) == runtimes.ModelFile(path, runtime)
     with pytest.raises(SavedModelError, match="does not exist"):
         find_model(tmp_path / "none")
     with pytest.raises(UnsupportedError, match=r"s3://bucket/frozen\.pb"):
