@@ -13,12 +13,12 @@ import tensorflow as tf
 import test_parity as parity
 
 import unfreeze
-from unfreeze.child_process import ChildProcessError, run_module
+from unfreeze.child_process import ModuleError, run_module
 from unfreeze.config import parse_pipeline_config, with_keypoint_labels
 from unfreeze.detectors import PORTABLE, build_detector
-from unfreeze.errors import ConversionError, MissingExtraError, UnfreezeError, UnsupportedError
+from unfreeze.errors import ConversionError, MissingExtraError, UnfreezeError, UnsupportedError, VerificationError
 from unfreeze.formats import FORMATS, conversion, other_formats
-from unfreeze.formats.frozen import frozen_graph
+from unfreeze.formats.frozen import freeze
 from unfreeze.runtimes import find_model, load_model
 from unfreeze.savedmodel import trace
 from unfreeze.verification import compare_detections
@@ -102,7 +102,7 @@ def test_converted_file_returns_the_recorded_detections(case: parity.Case, name:
         shape = (1, *image.shape[:2], 3) if chosen.needs_fixed_size else (None, None, None, 3)
         folder = tmp_path / f"{image.shape[0]}, {image.shape[1]}"
         folder.mkdir()
-        path = conversion.convert(chosen, frozen_graph(exportable, shape), folder, folder)
+        path = conversion.convert(chosen, freeze(exportable, shape, folder), folder)
         images = np.stack([image]) if chosen.needs_fixed_size else np.stack([image, image[:, ::-1]])
         np.save(folder / "images.npy", images)
         run_module("unfreeze.runtimes.worker", [str(path), str(folder / "images.npy"), str(folder / "outputs.npz")])
@@ -129,7 +129,10 @@ def test_missing_extra_is_reported_with_the_command(monkeypatch: pytest.MonkeyPa
         ({"formats": ["openvino"], "opset": 17}, "--opset is for --format onnx only"),
         ({"formats": ["onnx"], "input_types": ["tf_example"]}, "takes pixels only"),
         ({"formats": ["tflite"], "input_shape": (1, None, None, 3)}, "needs a fixed shape"),
-        ({"formats": ["onnx"], "runtimes": ["tensorflow-serving:2.6"]}, "not supported: --for with --format onnx"),
+        ({"formats": ["onnx"], "runtimes": ["tensorflow-serving:2.6"]}, "--for: for --format saved_model only"),
+        ({"formats": ["onnx"], "weights": "trainable", "report_path": "r.html"}, "--weights and --report: for"),
+        ({"formats": ["onnx"], "label_map": DIGITS / "label_map.pbtxt"}, "--label-map: for --format saved_model only"),
+        ({"formats": ["onnx"], "input_types": ["image_tensor", "tf_example"]}, "several --input-type"),
     ],
 )
 def test_option_that_a_format_does_not_have_is_rejected(options: dict, message: str, tmp_path: Path) -> None:
@@ -138,9 +141,32 @@ def test_option_that_a_format_does_not_have_is_rejected(options: dict, message: 
     assert not (tmp_path / "out").exists()
 
 
+def test_other_formats_do_not_replace_the_record_of_a_saved_model(exported: Path) -> None:
+    before = (exported / "export.json").read_bytes()
+    with pytest.raises(UnfreezeError, match=r"is from another export, which export\.json would no longer"):
+        unfreeze.export(DIGITS / "run", output_directory=exported, formats=["onnx"], overwrite=True)
+    assert (exported / "export.json").read_bytes() == before
+
+
+def test_file_that_differs_is_not_exported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from unfreeze.exporting import other_formats as writer
+
+    def one_detection_less(module: str, arguments: list[str]) -> None:
+        run_module(module, arguments)
+        with np.load(arguments[2]) as loaded:
+            outputs = dict(loaded)
+        outputs["num_detections"] = outputs["num_detections"] - 1
+        np.savez(arguments[2], **outputs)
+
+    monkeypatch.setattr(writer, "run_module", one_detection_less)
+    with pytest.raises(VerificationError, match=r"frozen_inference_graph\.pb differs from the model"):
+        unfreeze.export(DIGITS / "run", output_directory=tmp_path / "out", formats=["frozen_graph"])
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_failed_converter_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def fail(module: str, arguments: object) -> None:
-        raise ChildProcessError("its process was ended by SIGKILL")
+        raise ModuleError("its process was ended by SIGKILL")
 
     monkeypatch.setattr(conversion, "run_module", fail)
     with pytest.raises(ConversionError, match="--format onnx: the converter failed: its process was ended by SIGKILL"):
@@ -149,5 +175,5 @@ def test_failed_converter_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 
 def test_failure_of_a_child_process_is_one_line() -> None:
-    with pytest.raises(ChildProcessError, match=r"^SavedModelError: /none\.onnx cannot be loaded by ONNX Runtime: .*$"):
+    with pytest.raises(ModuleError, match=r"^/none\.onnx cannot be loaded by ONNX Runtime: .*$"):
         run_module("unfreeze.runtimes.worker", ["/none.onnx", "none.npy", "none.npz"])

@@ -14,8 +14,8 @@ from unfreeze.config import PipelineConfig, format_pipeline_config, read_pipelin
 from unfreeze.detectors import Detector, Forms, build_detector
 from unfreeze.detectors.build import generation, suppression_form
 from unfreeze.detectors.mismatch_diagnosis import likely_causes
-from unfreeze.errors import CheckpointError, ConfigError, OutputError, UnsupportedError
-from unfreeze.model_paths import CONFIG, find_pipeline_config, is_graph_path, saved_model_folder
+from unfreeze.errors import CheckpointError, OutputError, UnsupportedError
+from unfreeze.model_paths import CONFIG, find_config_of_export, find_pipeline_config, is_graph_path, saved_model_folder
 from unfreeze.savedmodel import Exportable, trace
 from unfreeze.staging import output_error, staged
 from unfreeze.weights import Checkpoint, Weights, open_checkpoint, open_export
@@ -250,8 +250,4 @@ def _opened(source: Path, config: str | Path | None, step: int | None) -> tuple[
         raise CheckpointError(
             f"{source}: is a frozen graph; pass the checkpoint or a folder that unfreeze export wrote"
         )
-    folder = saved_model_folder(source)
-    path = Path(config) if config is not None else folder.parent / CONFIG
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such file; pass the pipeline.config, which a SavedModel does not contain")
-    return None, path
+    return None, find_config_of_export(saved_model_folder(source), config)

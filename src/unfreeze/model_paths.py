@@ -53,6 +53,24 @@ def find_pipeline_config(prefix: Path, pipeline_config_path: str | Path | None) 
     raise ConfigError(f"{folder}: no {CONFIG} here or in the folder above; give it with --pipeline-config-path")
 
 
+def find_config_of_export(saved_model: Path, pipeline_config_path: str | Path | None) -> Path:
+    """Returns the path that was given, or the pipeline.config beside the saved_model/ of an export.
+
+    Raises:
+        ConfigError: it does not exist.
+    """
+    path = Path(pipeline_config_path) if pipeline_config_path is not None else saved_model.parent / CONFIG
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file; pass the pipeline.config, which a SavedModel does not contain")
+    return path
+
+
+def has_variables(path: str | Path) -> bool:
+    """Returns whether a path is an unfrozen SavedModel: its folder, or the one above it."""
+    folder = _saved_model_in(Path(path).parent if Path(path).name == SAVED_MODEL else Path(path))
+    return folder is not None and (folder / "variables" / "variables.index").is_file()
+
+
 def _saved_model_in(folder: Path) -> Path | None:
     folders = (folder, folder / "saved_model")
     return next((folder for folder in folders if (folder / SAVED_MODEL).is_file()), None)

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import pickle
-import signal
 import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +26,13 @@ from unfreeze.benchmarking.requests import (
     RunRequest,
     TimeRequest,
 )
+from unfreeze.child_process import environment, exit_description
 from unfreeze.formatting import first_line
 from unfreeze.onednn import worker_environment
 from unfreeze.runtimes import ModelFile
 from unfreeze.runtimes.model import Outputs
 
 TIMEOUT_S = 600.0  # of one request
-SOURCE = Path(__file__).resolve().parents[2]  # of the package, for the process
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
 
 
@@ -97,7 +94,7 @@ class ModelProcess:
             code = self._process.wait()
             if timed_out.is_set():
                 raise ModelProcessError(f"no response within {TIMEOUT_S:g} s") from None
-            raise ModelProcessError(f"the process {_ending(code)}{self._last_error_line()}") from None
+            raise ModelProcessError(f"the process {exit_description(code)}{self._last_error_line()}") from None
         finally:
             timer.cancel()
         if isinstance(reply, Failure):
@@ -112,8 +109,6 @@ class ModelProcess:
 @contextmanager
 def model_process(threads: int | None) -> Iterator[ModelProcess]:
     """Yields a new process for a model, which ends with the block."""
-    paths = [os.path.abspath(path) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
-    without_keras = {} if find_spec("tf_keras") else {"TF_USE_LEGACY_KERAS": "1"}  # otherwise TensorFlow imports Keras
     limits = {} if threads is None else dict.fromkeys(THREAD_VARIABLES, str(threads))
     with tempfile.TemporaryDirectory(prefix="unfreeze-benchmark-") as scratch:
         errors = Path(scratch, "stderr")
@@ -126,13 +121,7 @@ def model_process(threads: int | None) -> Iterator[ModelProcess]:
                 stdout=subprocess.PIPE,
                 stderr=file,
                 cwd=empty,
-                env={
-                    **without_keras,
-                    **os.environ,
-                    **worker_environment(),
-                    **limits,
-                    "PYTHONPATH": os.pathsep.join([str(SOURCE), *paths]),
-                },
+                env={**environment(), **worker_environment(), **limits},
             )
         try:
             yield ModelProcess(process, errors)
@@ -140,11 +129,3 @@ def model_process(threads: int | None) -> Iterator[ModelProcess]:
             process.kill()
             with contextlib.suppress(OSError):
                 process.communicate()
-
-
-def _ending(code: int) -> str:
-    if code >= 0:
-        return f"ended with exit code {code}"
-    with contextlib.suppress(ValueError):
-        return f"was ended by {signal.Signals(-code).name}"
-    return f"was ended by signal {-code}"

@@ -16,10 +16,10 @@ from unfreeze.config import read_pipeline_config
 from unfreeze.errors import UnfreezeError, UnsupportedError
 from unfreeze.exporting.job import checkpoint_export_job, graph_export_job
 from unfreeze.exporting.side_inputs import SideInput, parse_side_inputs
-from unfreeze.exporting.sources import Source, find_source, has_variables, read_labels
+from unfreeze.exporting.sources import Source, find_source, read_labels
 from unfreeze.formats import SAVED_MODEL, other_formats
 from unfreeze.input_types import require_known_input_types
-from unfreeze.model_paths import find_pipeline_config, saved_model_folder
+from unfreeze.model_paths import find_config_of_export, find_pipeline_config, has_variables, saved_model_folder
 from unfreeze.targets.server_versions import parse_server_version
 
 if TYPE_CHECKING:
@@ -119,24 +119,35 @@ def export(
         side_inputs = parse_side_inputs(side_input_shapes, side_input_names, side_input_types)
     require_known_input_types(input_types)
     located = find_source(source, trained_checkpoint_prefix, trained_checkpoint_dir, step)
-    formats = tuple(formats) or (SAVED_MODEL,)
     others = other_formats(formats)
     if opset is not None and "onnx" not in formats:
         raise UnsupportedError("--opset is for --format onnx only; remove it, or add the format")
-    _reject(
-        f"not supported: {{}} with --format {others[0].name if others else ''}; remove it, or export saved_model alone",
-        {
-            "--use-side-inputs": bool(others) and (use_side_inputs or side_inputs is not None),
-            "--for": bool(others) and bool(runtimes),
-        },
-    )
+    if others:
+        is_alone = SAVED_MODEL not in formats
+        _reject(
+            f"not supported with --format {others[0].name}: {{}}; remove the option",
+            {
+                "--use-side-inputs": use_side_inputs or side_inputs is not None,
+                "several --input-type": len(input_types) > 1,
+            },
+        )
+        _reject(
+            "{}: for --format saved_model only; remove it, or add the format",
+            {
+                "--for": is_alone and bool(runtimes),
+                "--weights": is_alone and weights != "variables",
+                "--suppression": is_alone and suppression != "kernel",
+                "--label-map": is_alone and label_map is not None,
+                "--report": is_alone and report_path is not None,
+            },
+        )
     if located.graph is not None and others and has_variables(located.graph):
-        if SAVED_MODEL in formats:
-            raise UnsupportedError(
-                f"{located.graph}: is an unfrozen SavedModel already; remove --format saved_model, or pass the "
-                "checkpoint"
-            )
-        located = Source(None, located.graph, saved_model_folder(located.graph))
+        _reject(
+            f"{located.graph}: is an unfrozen SavedModel already; remove {{}}",
+            {"--format saved_model": SAVED_MODEL in formats, "--step": step is not None},
+        )
+        config = find_config_of_export(saved_model_folder(located.graph), pipeline_config_path)
+        located, pipeline_config_path = Source(None, located.graph, saved_model_folder(located.graph)), config
     if located.graph is not None:
         _reject(
             "not supported yet: {} with a frozen graph",

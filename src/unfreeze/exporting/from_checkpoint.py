@@ -21,7 +21,6 @@ from unfreeze.errors import ConfigError
 from unfreeze.export_record import (
     ConfigSource,
     ExportRecord,
-    FormatRecord,
     MovingAverages,
     SlimmingRecord,
     file_digest,
@@ -34,7 +33,13 @@ from unfreeze.formats import SAVED_MODEL as SAVED_MODEL_FORMAT
 from unfreeze.formats import other_formats
 from unfreeze.input_types import IMAGE_AND_BOXES, IMAGE_TENSOR, INPUT_TYPES, require_known_input_types
 from unfreeze.memory import release_memory
-from unfreeze.model_paths import CONFIG, find_pipeline_config, is_graph_path, saved_model_folder
+from unfreeze.model_paths import (
+    CONFIG,
+    find_config_of_export,
+    find_pipeline_config,
+    is_graph_path,
+    saved_model_folder,
+)
 from unfreeze.savedmodel import (
     signatures_to_write,
     trace,
@@ -87,7 +92,7 @@ def export_checkpoint(
     servers = tuple(map(parse_server_version, runtimes))
     forms = Forms(suppression_form(suppression))
     others = other_formats(formats)
-    opened = _opened(checkpoint, pipeline_config_path, step)
+    opened, config_path = _opened(checkpoint, pipeline_config_path, step)
     for note in opened.notes:
         on_warning(note)
     job = checkpoint_export_job(
@@ -100,7 +105,6 @@ def export_checkpoint(
         workers=workers,
         on_progress=on_progress,
     )
-    config_path = _config_path(checkpoint, opened, pipeline_config_path)
     config = read_pipeline_config(
         config_path, allow_unknown_fields=allow_unknown_fields, override=config_override, on_warning=on_warning
     )
@@ -108,36 +112,34 @@ def export_checkpoint(
     labeled_config = with_keypoint_labels(config, config_path.parent, label_map, on_warning)
     with job.staged() as staged:
         on_progress(f"reading {opened.prefix} with {config_path}")
-        written: dict[str, FormatRecord] = {}
+        options = ExportRecord(
+            input_shape=input_shape,
+            config_override=config_override,
+            slimming=SlimmingRecord(slimming.kept_outputs, slimming.score_threshold, slimming.max_detections),
+            side_inputs=side_inputs,
+        )
         if others:
             constants = Weights(opened, "constants", moving_averages=config.eval_config.use_moving_averages)
             with staged.writing():
                 written = write_formats(
                     others,
-                    labeled_config,
-                    constants,
+                    lambda form: slimmed(build_detector(labeled_config, constants, form), slimming),
+                    lambda: constants.require_fit(likely_causes(config)),
                     staged.folder,
                     input_types=input_types,
                     input_shape=input_shape,
-                    slim=lambda detector: slimmed(detector, slimming),
                     opset=opset,
                     verify=verify,
                     on_progress=on_progress,
                 )
-            constants.require_fit(likely_causes(config))
+            options = replace(options, formats=written)
             if SAVED_MODEL_FORMAT not in formats:
                 for warning in _warnings(config, constants):
                     on_warning(warning)
                 _write_config(config, staged.folder / CONFIG)
-                record = replace(
-                    _record(opened, config_path, config, constants, input_types or (IMAGE_TENSOR,)),
-                    binding="constants",
-                    input_shape=input_shape,
-                    config_override=config_override,
-                    slimming=SlimmingRecord(slimming.kept_outputs, slimming.score_threshold, slimming.max_detections),
-                    formats=written,
-                )
-                return staged.finish_formats(record)
+                record = replace(options, binding="constants", verified=verify)
+                types = input_types or (IMAGE_TENSOR,)
+                return staged.finish(_described(record, opened, config_path, config, constants, types), {}, None)
             del constants
         bound = Weights(opened, weights, moving_averages=config.eval_config.use_moving_averages)
         detector = with_side_inputs(build_detector(labeled_config, bound, forms), side_inputs, input_shape)
@@ -162,40 +164,20 @@ def export_checkpoint(
         require_known_operations(staged.saved_model, servers)
         release_memory()
         _write_config(config, staged.folder / CONFIG)
-        record = replace(
-            _record(opened, config_path, config, bound, types),
-            binding=weights,
-            suppression=suppression,
-            input_shape=input_shape,
-            config_override=config_override,
-            slimming=SlimmingRecord(slimming.kept_outputs, slimming.score_threshold, slimming.max_detections),
-            side_inputs=side_inputs,
-            formats=written or None,
-        )
+        record = replace(options, binding=weights, suppression=suppression)
+        record = _described(record, opened, config_path, config, bound, types)
         expected = _expected_weights(bound)
         return staged.finish(record, expected, staged.verify(record, expected))
 
 
-def _opened(source: str | Path, config: str | Path | None, step: int | None) -> Checkpoint:
-    """Returns the checkpoint, or the variables of an export."""
+def _opened(source: str | Path, config: str | Path | None, step: int | None) -> tuple[Checkpoint, Path]:
+    """Returns the checkpoint, or the variables of an export, and the path of its config."""
     if not is_graph_path(source):
-        return open_checkpoint(source, step)
+        checkpoint = open_checkpoint(source, step)
+        return checkpoint, find_pipeline_config(checkpoint.prefix, config)
     saved_model = saved_model_folder(source)
-    return open_export(saved_model, generation(read_pipeline_config(_export_config(saved_model, config))))
-
-
-def _config_path(source: str | Path, opened: Checkpoint, config: str | Path | None) -> Path:
-    if is_graph_path(source):
-        return _export_config(saved_model_folder(source), config)
-    return find_pipeline_config(opened.prefix, config)
-
-
-def _export_config(saved_model: Path, config: str | Path | None) -> Path:
-    """Returns the pipeline.config beside an export. Raises: ConfigError if there is none."""
-    path = Path(config) if config is not None else saved_model.parent / CONFIG
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such file; pass the pipeline.config, which a SavedModel does not contain")
-    return path
+    config_path = find_config_of_export(saved_model, config)
+    return open_export(saved_model, generation(read_pipeline_config(config_path))), config_path
 
 
 def _warnings(config: PipelineConfig, weights: Weights) -> Iterator[str]:
@@ -253,13 +235,19 @@ def _write_config(config: PipelineConfig, path: Path) -> None:
     path.write_text(format_pipeline_config(exported))
 
 
-def _record(
-    checkpoint: Checkpoint, config_path: Path, config: PipelineConfig, weights: Weights, input_types: Sequence[str]
+def _described(
+    options: ExportRecord,
+    checkpoint: Checkpoint,
+    config_path: Path,
+    config: PipelineConfig,
+    weights: Weights,
+    input_types: Sequence[str],
 ) -> ExportRecord:
-    """Returns the part of the record that says what was exported."""
+    """Returns the record of the options with what was exported."""
     model = config.model.WhichOneof("model")
     averaged = sum(source != name for name, source in weights.sources.items())
-    return ExportRecord(
+    return replace(
+        options,
         checkpoint=checkpoint_source(checkpoint),
         pipeline_config=ConfigSource(str(config_path), file_digest(config_path).sha256),
         model=model,

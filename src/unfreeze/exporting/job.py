@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from unfreeze.callbacks import OnMessage, ignore
-from unfreeze.errors import ConfigError, VerificationError
+from unfreeze.errors import ConfigError, OutputError, VerificationError
 from unfreeze.export_record import RECORD, CheckRecord, ExportRecord, write_record
 from unfreeze.formats import FORMATS
 from unfreeze.formats import SAVED_MODEL as SAVED_MODEL_FORMAT
@@ -35,16 +35,12 @@ class Exported:
     record: ExportRecord
     report: Report | None
     dry_run: Inspection | None = None
+    has_saved_model: bool = True  # not with other formats only
 
     @property
     def saved_model(self) -> Path:
         """Returns the folder with saved_model.pb."""
         return self.folder / SAVED_MODEL
-
-    @property
-    def has_saved_model(self) -> bool:
-        """Returns whether the export has a SavedModel; with other formats only, it has none."""
-        return self.saved_model.is_dir()
 
     def to_dict(self) -> dict[str, Any]:
         """Returns what `unfreeze export --json` prints."""
@@ -113,16 +109,23 @@ def checkpoint_export_job(
 ) -> ExportJob:
     """Returns the job of exporting a checkpoint, by default to `exported-STEP`."""
     step = step_of(prefix)
+    target = Path(output_directory or ("exported" if step is None else f"exported-{step}"))
+    with_saved_model = SAVED_MODEL_FORMAT in formats
+    if not with_saved_model and overwrite and (target / SAVED_MODEL).exists():
+        raise OutputError(
+            f"{target / SAVED_MODEL}: is from another export, which {RECORD} would no longer describe; choose another "
+            "--output-directory, or add --format saved_model"
+        )
     return ExportJob(
-        target=Path(output_directory or ("exported" if step is None else f"exported-{step}")),
+        target=target,
         entries=(
-            *((SAVED_MODEL,) if SAVED_MODEL_FORMAT in formats else ()),
+            *((SAVED_MODEL,) if with_saved_model else ()),
             *(FORMATS[name].entry for name in formats if name in FORMATS),
             CONFIG,
             RECORD,
         ),
         overwrite=overwrite,
-        verify=verify,
+        verify=verify and with_saved_model,  # the other formats verify their files themselves
         report_path=Path(report_path) if report_path is not None else None,
         workers=workers,
         on_progress=on_progress,
@@ -201,6 +204,8 @@ class StagedExport:
         Raises:
             VerificationError: a check has failed; the HTML report is written nevertheless.
         """
+        import tensorflow as tf
+
         if report is None:
             stored = {weight.variable: weight.digest() for weight in weights.values()}
             record = replace(record, weights=weights_record(weights, stored))
@@ -208,7 +213,12 @@ class StagedExport:
             checks = [CheckRecord(check.name, check.status, check.detail, check.numbers) for check in report.checks]
             record = replace(record, verified=report.passed, checks=checks)
             record = replace(record, weights=report.record.weights, files=report.record.files)
-        record = _stamped(record)
+        record = replace(
+            record,
+            unfreeze=__version__,
+            tensorflow=tf.__version__,
+            exported_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        )
         if report is not None and self.job.report_path is not None:
             from unfreeze.verification.html_report import write_html_report  # imports Pillow, which few exports need
 
@@ -216,33 +226,4 @@ class StagedExport:
         write_record(self.folder, record)
         if report is not None and not report.passed:
             raise VerificationError(f"{self.job.target}: not exported, since a check of it failed:\n{report.table()}")
-        _require_verified(self.job.target, record)
-        return Exported(self.job.target, record, report)
-
-    def finish_formats(self, record: ExportRecord) -> Exported:
-        """Writes export.json of an export without a SavedModel.
-
-        Raises:
-            VerificationError: a file does not run, or has other detections.
-        """
-        _require_verified(self.job.target, record)
-        record = replace(
-            _stamped(record), verified=all(written.verified for written in (record.formats or {}).values())
-        )
-        write_record(self.folder, record)
-        return Exported(self.job.target, record, None)
-
-
-def _stamped(record: ExportRecord) -> ExportRecord:
-    """Returns the record with what it says about this moment and this machine."""
-    import tensorflow as tf
-
-    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    return replace(record, unfreeze=__version__, tensorflow=tf.__version__, exported_at=now)
-
-
-def _require_verified(target: Path, record: ExportRecord) -> None:
-    """Raises VerificationError for the first file of another format that was run and failed."""
-    for written in (record.formats or {}).values():
-        if written.verified is False:
-            raise VerificationError(f"{target}: not exported, since {written.file} is not right: {written.detail}")
+        return Exported(self.job.target, record, report, has_saved_model=SAVED_MODEL in self.job.entries)

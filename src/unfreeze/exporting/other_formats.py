@@ -3,44 +3,42 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
 from unfreeze.callbacks import OnMessage
-from unfreeze.child_process import ChildProcessError, run_module
-from unfreeze.config import PipelineConfig
-from unfreeze.detectors import PORTABLE, Detector, Forms, build_detector
-from unfreeze.errors import ConfigError, UnsupportedError
+from unfreeze.child_process import ModuleError, run_module
+from unfreeze.detectors import PORTABLE, Detector, Forms
+from unfreeze.errors import ConfigError, UnsupportedError, VerificationError
 from unfreeze.export_record import FormatRecord, file_digest
 from unfreeze.formats import Format
 from unfreeze.formats.conversion import convert
-from unfreeze.formats.frozen import FrozenDetector, frozen_graph
+from unfreeze.formats.frozen import freeze
+from unfreeze.formats.frozen_file import FrozenFile
 from unfreeze.input_types import FLOAT_IMAGE_TENSOR, IMAGE_TENSOR
 from unfreeze.savedmodel import Exportable, trace
-from unfreeze.verification import Tolerances, compare_detections
-from unfreeze.verification.sample_inputs import sample_images
-from unfreeze.weights import Weights
+from unfreeze.verification import compare_detections, sample_images
 
 IMAGE_SIZE = (240, 320)  # of the images that a file is verified on, if its input has no fixed size
 FROZEN_GRAPH_INPUT = "image_tensor"  # as in the Object Detection API's frozen graphs of both generations
-TOLERANCES = Tolerances(boxes=1e-4, scores=1e-4, other=1e-4)
 
-Shape = Sequence[int | None]
+Shape = tuple[int | None, ...]
+Outputs = Mapping[str, np.ndarray]
 
 
 def write_formats(
     formats: Sequence[Format],
-    config: PipelineConfig,
-    weights: Weights,
+    detector: Callable[[Forms], Detector],
+    require_fit: Callable[[], None],
     folder: Path,
     *,
     input_types: Sequence[str],
-    input_shape: Shape | None,
-    slim: Callable[[Detector], Detector],
+    input_shape: Sequence[int | None] | None,
     opset: int | None,
     verify: bool,
     on_progress: OnMessage,
@@ -48,44 +46,62 @@ def write_formats(
     """Writes the files of the formats into `folder`; returns what export.json says about each.
 
     Args:
-        config: the pipeline.config, with the keypoint labels that it refers to.
-        weights: bound as constants.
-        slim: removes outputs and detections from a detector.
+        detector: builds the detector in a form, with weights that are constants.
+        require_fit: called once a detector is traced; raises an error if the checkpoint does not fit the config.
         verify: run each file by its runtime, and compare its outputs with those of the detector in TensorFlow.
 
     Raises:
         UnsupportedError: an option that a format does not have. ConversionError: a converter failed.
+        VerificationError: a file does not run, or has other outputs.
         ConfigError: the format needs a fixed size, and the config does not fix one.
     """
     input_type = _input_type(input_types, formats)
-    as_served = trace(slim(build_detector(config, weights, Forms())))
-    if as_served.detector.side_inputs:
+    untraced = detector(Forms())
+    if untraced.side_inputs:
         raise UnsupportedError(
-            f"--format {formats[0].name}: this model takes side inputs ({', '.join(as_served.detector.side_inputs)}), "
-            "which only saved_model supports; remove the format"
+            f"--format {formats[0].name}: this model takes side inputs ({', '.join(untraced.side_inputs)}), which only "
+            "saved_model supports; remove the format"
         )
-    portable = trace(slim(build_detector(config, weights, PORTABLE))) if any(f.portable for f in formats) else None
-    records = {}
-    for chosen in formats:
-        exportable = portable if chosen.portable and portable is not None else as_served
-        shape = _shape(chosen, as_served.detector, input_shape)
-        if chosen.needs_fixed_size and input_shape is None:
-            on_progress(f"{chosen.name}: its images have the fixed size of the resizer, {shape[1]} x {shape[2]}")
-        on_progress(f"writing {chosen.file}")
-        frozen = frozen_graph(
-            exportable,
+    shapes = {chosen.name: _shape(chosen, untraced, input_shape) for chosen in formats}
+
+    @cache
+    def traced(forms: Forms) -> Exportable:
+        exportable = trace(detector(forms))
+        require_fit()
+        return exportable
+
+    @cache
+    def frozen(portable: bool, shape: Shape) -> FrozenFile:
+        return freeze(
+            traced(PORTABLE if portable else Forms()),
             shape,
+            Path(tempfile.mkdtemp(dir=scratch)),
             input_type=input_type,
-            input_name=FROZEN_GRAPH_INPUT if chosen.name == "frozen_graph" else None,
+            input_name=None if portable else FROZEN_GRAPH_INPUT,
         )
-        with tempfile.TemporaryDirectory(prefix="unfreeze-") as scratch:
-            path = convert(chosen, frozen, Path(scratch), folder, opset=opset)
-            record = _record(chosen, folder, frozen)
+
+    @cache
+    def expected(shape: Shape) -> tuple[np.ndarray, Outputs]:
+        images = sample_images(shape[1] or IMAGE_SIZE[0], shape[2] or IMAGE_SIZE[1])
+        pixels = tf.constant(images if input_type == IMAGE_TENSOR else images.astype(np.float32))
+        exportable = traced(Forms())
+        outputs = exportable.detect(*exportable.detector.preprocess(pixels))
+        return images, {name: value.numpy() for name, value in outputs.items()}
+
+    records = {}
+    with tempfile.TemporaryDirectory(prefix="unfreeze-") as scratch:
+        for chosen in formats:
+            shape = shapes[chosen.name]
+            if chosen.needs_fixed_size and input_shape is None:
+                on_progress(f"{chosen.name}: its images have the fixed size of the resizer, {shape[1]} x {shape[2]}")
+            on_progress(f"writing {chosen.file}")
+            source = frozen(chosen.portable, shape)
+            path = convert(chosen, source, folder, opset=opset)
+            record = _record(chosen, folder, source)
             if verify:
                 on_progress(f"running {chosen.file}")
-                verified, detail = _run(path, as_served, shape, input_type, Path(scratch))
-                record = replace(record, verified=verified, detail=detail)
-        records[chosen.name] = record
+                record = replace(record, verified=True, detail=_compared(path, *expected(shape), Path(scratch)))
+            records[chosen.name] = record
     return records
 
 
@@ -100,7 +116,7 @@ def _input_type(input_types: Sequence[str], formats: Sequence[Format]) -> str:
     return input_type
 
 
-def _shape(chosen: Format, detector: Detector, input_shape: Shape | None) -> Shape:
+def _shape(chosen: Format, detector: Detector, input_shape: Sequence[int | None] | None) -> Shape:
     """Returns the shape of the images: what is asked for, or any size, or the resizer's if the format fixes it."""
     if input_shape is not None:
         if chosen.needs_fixed_size and None in tuple(input_shape):
@@ -108,7 +124,7 @@ def _shape(chosen: Format, detector: Detector, input_shape: Shape | None) -> Sha
                 f"--format {chosen.name} needs a fixed shape (found: --input-shape with an open dimension); "
                 "pass 4 numbers, such as 1,300,300,3"
             )
-        return input_shape
+        return tuple(input_shape)
     if not chosen.needs_fixed_size:
         return (None, None, None, 3)
     height, width, _ = detector.preprocessed_shape
@@ -120,7 +136,7 @@ def _shape(chosen: Format, detector: Detector, input_shape: Shape | None) -> Sha
     return (1, height, width, 3)
 
 
-def _record(chosen: Format, folder: Path, frozen: FrozenDetector) -> FormatRecord:
+def _record(chosen: Format, folder: Path, frozen: FrozenFile) -> FormatRecord:
     path = folder / chosen.file
     written = sorted(path.parent.iterdir()) if path.parent != folder else [path]
     return FormatRecord(
@@ -131,22 +147,21 @@ def _record(chosen: Format, folder: Path, frozen: FrozenDetector) -> FormatRecor
     )
 
 
-def _run(path: Path, exportable: Exportable, shape: Shape, input_type: str, scratch: Path) -> tuple[bool, str]:
-    """Returns whether a file runs and has the detector's outputs, and how far they differ or what went wrong."""
-    height, width = shape[1] or IMAGE_SIZE[0], shape[2] or IMAGE_SIZE[1]
-    images = sample_images(height, width)
+def _compared(path: Path, images: np.ndarray, expected: Outputs, scratch: Path) -> str:
+    """Runs a file, compares its outputs with the expected ones, and returns how many agree.
+
+    Raises:
+        VerificationError: it does not run, or has other outputs.
+    """
     np.save(scratch / "images.npy", images)
     try:
         run_module("unfreeze.runtimes.worker", [str(path), str(scratch / "images.npy"), str(scratch / "outputs.npz")])
-    except ChildProcessError as error:
-        return False, f"it does not run: {error}"
-    pixels = tf.constant(images) if input_type == IMAGE_TENSOR else tf.constant(images.astype(np.float32))
-    expected = {
-        name: value.numpy() for name, value in exportable.detect(*exportable.detector.preprocess(pixels)).items()
-    }
+    except ModuleError as error:
+        raise VerificationError(f"not exported, since {path.name} does not run: {error}") from None
     with np.load(scratch / "outputs.npz") as outputs:
-        comparison = compare_detections(dict(outputs), expected, TOLERANCES)
+        comparison = compare_detections(dict(outputs), expected)
     if not comparison.ok:
-        return False, "; ".join(comparison.problems[:3])
+        problems = "; ".join(comparison.problems[:3])
+        raise VerificationError(f"not exported, since {path.name} differs from the model in TensorFlow: {problems}")
     largest = max((difference.largest for difference in comparison.differences), default=0.0)
-    return True, f"{comparison.matched} of {comparison.detections} detections match, largest difference {largest:.1g}"
+    return f"{comparison.matched} of {comparison.detections} detections match, largest difference {largest:.1g}"

@@ -57,12 +57,6 @@ def find_source(
     return Source(graph, Path(checkpoints[0]), prefix)
 
 
-def has_variables(path: Path) -> bool:
-    """Returns whether a path is an unfrozen SavedModel, or the folder of an export with one."""
-    folders = [path.parent if path.name == "saved_model.pb" else path, path / "saved_model"]
-    return any((folder / "variables" / "variables.index").is_file() for folder in folders)
-
-
 def checkpoint_source(checkpoint: Checkpoint) -> CheckpointSource:
     """Returns what export.json says about the checkpoint that the weights come from."""
     return CheckpointSource(

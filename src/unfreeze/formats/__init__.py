@@ -19,9 +19,8 @@ SAVED_MODEL = "saved_model"  # the default, which `savedmodel/` writes
 class Format:
     """A format, what it leaves in the output directory, and what it needs.
 
-    `file` is what its runtime loads; it and `folder_of_file`, if the format has a folder of its own, are relative to
-    the output directory. With `needs_fixed_size`, the size of the images is fixed when the file is written. `portable`:
-    whether the graph is built for converters (`detectors.PORTABLE`).
+    `file` is what its runtime loads, relative to the output directory. With `needs_fixed_size`, the size of the images
+    is fixed when the file is written. `portable`: whether the graph is built for converters (`detectors.PORTABLE`).
     """
 
     name: str

@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from unfreeze.child_process import ChildProcessError, run_module
+from unfreeze.child_process import ModuleError, run_module
 from unfreeze.errors import ConversionError
 from unfreeze.formats import Format
-from unfreeze.formats.frozen import FrozenDetector
-
-GRAPH, TENSORS = "graph.pb", "tensors.json"
+from unfreeze.formats.frozen_file import FrozenFile
 
 
-def convert(chosen: Format, frozen: FrozenDetector, scratch: Path, output: Path, *, opset: int | None = None) -> Path:
+def convert(chosen: Format, frozen: FrozenFile, output: Path, *, opset: int | None = None) -> Path:
     """Writes the file of a format below `output`, and returns its path.
-
-    Args:
-        scratch: an empty folder for the graph.
 
     Raises:
         ConversionError: the converter failed, or its process ended.
     """
     path = output / chosen.file
     path.parent.mkdir(parents=True, exist_ok=True)
-    (scratch / GRAPH).write_bytes(frozen.graph_def.SerializeToString())
-    tensors = {"inputs": dict(frozen.inputs), "outputs": dict(frozen.outputs), "opset": opset}
-    (scratch / TENSORS).write_text(json.dumps(tensors), encoding="utf-8")
+    arguments = [chosen.module, str(frozen.path.parent), str(path), *([] if opset is None else [str(opset)])]
     try:
-        run_module("unfreeze.formats.worker", [chosen.module, str(scratch), str(path)])
-    except ChildProcessError as error:
+        run_module("unfreeze.formats.worker", arguments)
+    except ModuleError as error:
         raise ConversionError(f"--format {chosen.name}: the converter failed: {error}") from None
     return path

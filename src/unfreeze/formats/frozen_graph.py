@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
-from unfreeze.formats.frozen import FrozenDetector
+from unfreeze.formats.frozen_file import FrozenFile
 
 
-def convert(frozen: FrozenDetector, path: Path, opset: int | None) -> None:
-    """Writes the graph as it is."""
-    path.write_bytes(frozen.graph_def.SerializeToString(deterministic=True))
+def convert(frozen: FrozenFile, path: Path, opset: int | None) -> None:
+    """Copies the graph as it is."""
+    shutil.copyfile(frozen.path, path)

@@ -8,19 +8,19 @@ from typing import Any
 import onnx
 import tf2onnx
 
-from unfreeze.formats.frozen import FrozenDetector
+from unfreeze.formats.frozen_file import FrozenFile
 
 DEFAULT_OPSET = 18
 
 
-def convert(frozen: FrozenDetector, path: Path, opset: int | None) -> None:
+def convert(frozen: FrozenFile, path: Path, opset: int | None) -> None:
     """Writes an ONNX model whose inputs and outputs have the names of the SavedModel's.
 
     Raises: ValueError: tf2onnx has left an operation that ONNX does not have, or an input that is not one of the model;
     it reports success in both cases.
     """
     model, _ = tf2onnx.convert.from_graph_def(
-        frozen.graph_def,
+        frozen.read(),
         input_names=list(frozen.inputs.values()),
         output_names=list(frozen.outputs.values()),
         opset=opset or DEFAULT_OPSET,

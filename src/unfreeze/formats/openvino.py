@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 import openvino
 
-from unfreeze.formats.conversion import GRAPH
-from unfreeze.formats.frozen import FrozenDetector
+from unfreeze.formats.frozen_file import FrozenFile
 
 
-def convert(frozen: FrozenDetector, path: Path, opset: int | None) -> None:
+def convert(frozen: FrozenFile, path: Path, opset: int | None) -> None:
     """Writes model.xml and model.bin, with weights in float32."""
-    with tempfile.TemporaryDirectory(prefix="unfreeze-") as scratch:  # not beside `path`: a comma separates files
-        graph = Path(scratch) / GRAPH
-        graph.write_bytes(frozen.graph_def.SerializeToString())
-        model = openvino.convert_model(str(graph))
+    model = openvino.convert_model(str(frozen.path))
     for ports, tensors in ((model.inputs, frozen.inputs), (model.outputs, frozen.outputs)):
         for name, tensor in tensors.items():
             next(port for port in ports if tensor in port.get_names()).get_tensor().set_names({name})

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from unfreeze.formats.frozen import FrozenDetector
+from unfreeze.formats.frozen_file import FrozenFile
 
 
-def convert(frozen: FrozenDetector, path: Path, opset: int | None) -> None:
+def convert(frozen: FrozenFile, path: Path, opset: int | None) -> None:
     """Writes a file whose one signature has the names of the SavedModel's."""
-    imported = tf.compat.v1.wrap_function(lambda: tf.graph_util.import_graph_def(frozen.graph_def, name=""), [])
+    graph_def = frozen.read()
+    imported = tf.compat.v1.wrap_function(lambda: tf.graph_util.import_graph_def(graph_def, name=""), [])
     graph = imported.graph
     inputs = {name: graph.get_tensor_by_name(tensor) for name, tensor in frozen.inputs.items()}
     outputs = {name: graph.get_tensor_by_name(tensor) for name, tensor in frozen.outputs.items()}

@@ -280,7 +280,7 @@ def _or_all_one_by_one(
 
     The memory of `_fixed_point` grows with the square of its pool, so there is no step between. This is neither a
     branch nor a loop: tf2onnx fails on the branch, and OpenVINO returns memory that was never written for a loop that
-    ends before its first step. Where it is not needed it costs nothing: it gets one anchor, with no score to consider.
+    ends before its first step. Where it is not needed it costs little: it gets one anchor, with no score to consider.
     """
     enough = tf.reduce_all(rows.enough)
     num_anchors = tf.where(enough, 1, _length(scores))
@@ -447,7 +447,7 @@ def _fixed_point(
     def step(kept: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return usable * tf.cast(tf.equal(_times(kept, suppresses), 0), tf.float32), kept
 
-    kept, _ = tf.while_loop(  # the first step is always taken, see _best_rows
+    kept, _ = tf.while_loop(  # the first step is always taken, see _or_all_one_by_one
         lambda kept, before: tf.reduce_any(tf.not_equal(kept, before)),
         step,
         (usable, usable - 1.0),
@@ -500,7 +500,7 @@ def _one_by_one(
 
     none, scores = tf.zeros_like(pool.scores), tf.where(pool.usable, pool.scores, NEVER)
     state = (tf.cast(limit, tf.float32), scores, none, none, tf.zeros_like(floor, tf.int32))
-    _, _, order, final, _ = tf.while_loop(  # the first step is always taken, see _best_rows
+    _, _, order, final, _ = tf.while_loop(  # the first step is always taken, see _or_all_one_by_one
         lambda order_now, scores, order, final, num_good: (
             (order_now >= tf.cast(limit, tf.float32)) | tf.reduce_any(unfinished(scores, num_good))
         ),

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 
+from unfreeze.child_process import report_errors
 from unfreeze.runtimes import find_model, load_model
 
 
@@ -16,4 +15,4 @@ def main(file: str, images: str, outputs: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    report_errors(main)

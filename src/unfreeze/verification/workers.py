@@ -6,7 +6,6 @@ import os
 import pickle
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -14,11 +13,11 @@ import threading
 import warnings
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from unfreeze.child_process import environment, exit_description
 from unfreeze.verification import worker
 from unfreeze.verification.failures import Failure
 from unfreeze.verification.steps import Step, WorkerKind
@@ -95,7 +94,7 @@ class Worker:
             code = self._process.wait()
             if timed_out.is_set():
                 return Failure(f"no response within {timeout_s:g} s")
-            return Failure(f"the process {_exit_description(code)}: {self._last_error_line()}")
+            return Failure(f"the process {exit_description(code)}: {self._last_error_line()}")
         finally:
             timer.cancel()
 
@@ -203,26 +202,9 @@ class WorkerProcesses:
 
 
 def _environment() -> Mapping[str, str]:
-    """This process's environment with an absolute import path, without a GPU, and with a quieter TensorFlow.
-
-    Without a GPU all loaders run on the same device.
-    """
-    source = Path(__file__).resolve().parents[2]
-    path = [str(source), *(os.path.abspath(entry) for entry in sys.path if entry)]
+    """Returns the environment of a worker. Without a GPU all loaders run on the same device."""
     return {
-        "TF_CPP_MIN_LOG_LEVEL": "2",
         "MALLOC_ARENA_MAX": "1",  # glibc: 10 % less memory at the peak, and no slower
-        **({} if find_spec("tf_keras") else {"TF_USE_LEGACY_KERAS": "1"}),  # otherwise TensorFlow imports Keras
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(dict.fromkeys(path)),
+        **environment(),
         "CUDA_VISIBLE_DEVICES": "-1",
     }
-
-
-def _exit_description(code: int) -> str:
-    if code >= 0:
-        return f"ended with exit code {code}"
-    try:
-        return f"was ended by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"was ended by signal {-code}"
