@@ -139,7 +139,7 @@ def export_checkpoint(
                 _write_config(config, staged.folder / CONFIG)
                 record = replace(options, binding="constants", verified=verify)
                 types = input_types or (IMAGE_TENSOR,)
-                return staged.finish(_described(record, opened, config_path, config, constants, types), {}, None)
+                return staged.finish(_record(record, opened, config_path, config, constants, types), {}, None)
             del constants
         bound = Weights(opened, weights, moving_averages=config.eval_config.use_moving_averages)
         detector = with_side_inputs(build_detector(labeled_config, bound, forms), side_inputs, input_shape)
@@ -165,7 +165,7 @@ def export_checkpoint(
         release_memory()
         _write_config(config, staged.folder / CONFIG)
         record = replace(options, binding=weights, suppression=suppression)
-        record = _described(record, opened, config_path, config, bound, types)
+        record = _record(record, opened, config_path, config, bound, types)
         expected = _expected_weights(bound)
         return staged.finish(record, expected, staged.verify(record, expected))
 
@@ -235,7 +235,7 @@ def _write_config(config: PipelineConfig, path: Path) -> None:
     path.write_text(format_pipeline_config(exported))
 
 
-def _described(
+def _record(
     options: ExportRecord,
     checkpoint: Checkpoint,
     config_path: Path,
