@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from unfreeze.model_paths import saved_model_folder
-from unfreeze.runtimes.model import Model
+from unfreeze.runtimes.model import Model, require_detections
 
 SAVED_MODEL = "saved_model.pb"
 
@@ -27,7 +27,7 @@ class RuntimeModule(Protocol):
 
         `threads` limits the threads of one call; None leaves the choice to the runtime.
 
-        Raises: SavedModelError if it cannot be loaded, or is not a detector.
+        Raises: SavedModelError if it cannot be loaded, or does not take images.
         """
 
 
@@ -79,4 +79,11 @@ def load_model(file: ModelFile, threads: int | None = None) -> Model:
 
     Raises: SavedModelError if it cannot be loaded, or is not a detector that takes images.
     """
+    model = load_any_model(file, threads)
+    require_detections(model.title, model.output_names)
+    return model
+
+
+def load_any_model(file: ModelFile, threads: int | None = None) -> Model:
+    """Returns a model of images, a detector or another, ready to run; as `load_model`."""
     return cast(RuntimeModule, import_module(file.runtime.module)).load_model(file.path, threads)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from unfreeze.errors import MissingExtraError, SavedModelError
 from unfreeze.formatting import first_line
-from unfreeze.runtimes.model import Outputs, name_list, require_detections
+from unfreeze.runtimes.model import Outputs, name_list
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,14 @@ class FileModel:
 
     path: Path
     input: ImageInput
+    output_names: Sequence[str]
     call: Callable[[np.ndarray], Outputs]
     uses_gpu: bool = False
+
+    @property
+    def title(self) -> str:
+        """Returns the path."""
+        return str(self.path)
 
     def run(self, images: np.ndarray) -> Outputs:
         """Returns every output for images `[N, H, W, 3]`, in one call if the model's batch size allows it."""
@@ -57,17 +63,13 @@ def file_model(
     outputs: Sequence[str],
     call: Callable[[np.ndarray], Outputs],
 ) -> FileModel:
-    """Returns a model with one input for images.
-
-    Raises: SavedModelError if it has other inputs, or is not a detector.
-    """
-    require_detections(str(path), dict.fromkeys(outputs))
+    """Returns a model with one input for images. Raises: SavedModelError if it has other inputs."""
     if len(inputs) != 1:
         names = name_list(tuple(each.name for each in inputs))
         raise SavedModelError(f"{path}: must take one input, images; it takes {names}")
     if len(inputs[0].shape) != 4 or inputs[0].shape[3] not in (3, None):
         raise SavedModelError(f"{path}: takes {list(inputs[0].shape)}, not images [N, H, W, 3]")
-    return FileModel(path, inputs[0], call)
+    return FileModel(path, inputs[0], outputs, call)
 
 
 def imported(module: str, path: Path, extra: str) -> ModuleType:

@@ -15,7 +15,7 @@ from unfreeze.runtimes.model import Outputs, name_list
 def load_model(path: Path, threads: int | None) -> FileModel:
     """Returns a TFLite model with one signature, ready to run.
 
-    Raises: SavedModelError if it cannot be loaded, or is not a detector that takes images. MissingExtraError if
+    Raises: SavedModelError if it cannot be loaded, or does not take images. MissingExtraError if
     LiteRT is not installed.
     """
     module = imported("ai_edge_litert.interpreter", path, "tflite")

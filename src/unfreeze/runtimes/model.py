@@ -1,6 +1,6 @@
 """The interface of every runtime: a model from images to the outputs of the Object Detection API."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -11,10 +11,20 @@ Outputs = Mapping[str, np.ndarray]  # output of the Object Detection API -> arra
 
 REQUIRED_OUTPUTS = ("detection_boxes", "detection_scores", "detection_classes")
 OPTIONAL_OUTPUTS = ("num_detections", "detection_masks", "detection_keypoints", "detection_keypoint_scores")
+# Those of a model without suppression (`--postprocessing none`).
+RAW_OUTPUTS = ("raw_detection_boxes", "raw_detection_scores", "anchors", "final_anchors")
 
 
 class Model(Protocol):
-    """A loaded detector. It may be used by several threads at once."""
+    """A loaded model of images. It may be used by several threads at once."""
+
+    @property
+    def title(self) -> str:
+        """Returns what messages call it: its path, and its signature if it has several."""
+
+    @property
+    def output_names(self) -> Sequence[str]:
+        """Returns the names of its outputs."""
 
     @property
     def uses_gpu(self) -> bool:
@@ -32,8 +42,9 @@ def split_batch(outputs: Outputs, count: int) -> list[Outputs]:
     return [{name: value[index] for name, value in outputs.items()} for index in range(count)]
 
 
-def require_detections(model: str, names: Mapping[str, object]) -> None:
+def require_detections(model: str, names: Iterable[str]) -> None:
     """Raises SavedModelError if the names of a model's outputs lack those of a detector."""
+    names = list(names)
     missing = [name for name in REQUIRED_OUTPUTS if name not in names]
     if missing:
         raise SavedModelError(
@@ -41,6 +52,6 @@ def require_detections(model: str, names: Mapping[str, object]) -> None:
         )
 
 
-def name_list(names: Mapping[str, object] | tuple[str, ...]) -> str:
+def name_list(names: Iterable[str]) -> str:
     """Returns sorted names for a message, or `none`."""
     return ", ".join(sorted(names)) or "none"

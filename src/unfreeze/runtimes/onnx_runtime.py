@@ -15,7 +15,7 @@ DTYPES = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32}
 def load_model(path: Path, threads: int | None) -> FileModel:
     """Returns an ONNX model on the CPU, ready to run.
 
-    Raises: SavedModelError if it cannot be loaded, or is not a detector that takes images. MissingExtraError if
+    Raises: SavedModelError if it cannot be loaded, or does not take images. MissingExtraError if
     ONNX Runtime is not installed.
     """
     onnxruntime = imported("onnxruntime", path, "onnx")

@@ -13,7 +13,7 @@ from unfreeze.runtimes.model import Outputs
 def load_model(path: Path, threads: int | None) -> FileModel:
     """Returns a model on the CPU in float32, ready to run.
 
-    Raises: SavedModelError if it cannot be loaded, or is not a detector that takes images. MissingExtraError if
+    Raises: SavedModelError if it cannot be loaded, or does not take images. MissingExtraError if
     OpenVINO is not installed.
     """
     openvino = imported("openvino", path, "openvino")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from unfreeze.formatting import first_line
 from unfreeze.images import encode_image
 from unfreeze.onednn import assume_frozen_weights
 from unfreeze.runtimes.image_input import resized
-from unfreeze.runtimes.model import Outputs, name_list, require_detections
+from unfreeze.runtimes.model import Outputs, name_list
 from unfreeze.runtimes.tensorflow_settings import has_gpu, limit_threads
 
 # In order of preference. A SavedModel of another exporter may have `serving_default` only.
@@ -37,7 +37,13 @@ class SavedModel:
     input_spec: tf.TensorSpec
     string_formats: tuple[str, ...]  # the formats to try in turn if the input is a string
     loaded: object  # owns the variables, which are freed with it
+    output_names: Sequence[str]
     uses_gpu: bool
+
+    @property
+    def title(self) -> str:
+        """Returns the folder and the signature."""
+        return f"{self.folder}: signature {self.signature}"
 
     def run(self, images: np.ndarray) -> Outputs:
         """Returns every output for images `[N, H, W, 3]`, in one call if the model's batch size allows it."""
@@ -75,7 +81,7 @@ class SavedModel:
 def load_model(folder: Path, threads: int | None) -> SavedModel:
     """Returns a SavedModel with the signature to call.
 
-    Raises: SavedModelError if it cannot be loaded, is not a detector that takes images, or has weights that depend on
+    Raises: SavedModelError if it cannot be loaded, does not take images, or has weights that depend on
     the request while oneDNN is set to reuse those of the first.
     """
     limit_threads(threads)
@@ -94,7 +100,6 @@ def load_model(folder: Path, threads: int | None) -> SavedModel:
             f"expected one of {name_list(SIGNATURES)})"
         )
     signature = signatures[name]
-    require_detections(f"{folder}: signature {name}", signature.structured_outputs)
     inputs = signature.structured_input_signature[1]
     if len(inputs) != 1:
         raise SavedModelError(f"{folder}: signature {name} must take one input, images; it takes {name_list(inputs)}")
@@ -102,7 +107,17 @@ def load_model(folder: Path, threads: int | None) -> SavedModel:
     string_formats = formats_of(name, signature.inputs[0].name) if spec.dtype == tf.string else ()
     if not string_formats and (spec.shape.rank != 4 or spec.shape[3] not in (3, None)):
         raise SavedModelError(f"{folder}: signature {name} takes {spec.shape}, not images [N, H, W, 3]")
-    return SavedModel(folder, name, signature, input_name, spec, string_formats, loaded, has_gpu())
+    return SavedModel(
+        folder,
+        name,
+        signature,
+        input_name,
+        spec,
+        string_formats,
+        loaded,
+        tuple(signature.structured_outputs),
+        has_gpu(),
+    )
 
 
 def formats_of(signature: str, tensor: str) -> tuple[str, ...]:

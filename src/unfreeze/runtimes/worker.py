@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from unfreeze.child_process import report_errors
-from unfreeze.runtimes import find_model, load_model
+from unfreeze.runtimes import find_model, load_any_model
 
 
 def main(file: str, images: str, outputs: str) -> None:
     """Writes the outputs for the images, in one batch where the model allows it."""
-    results = dict(load_model(find_model(file)).run(np.load(images)))
+    results = dict(load_any_model(find_model(file)).run(np.load(images)))
     np.savez(outputs, allow_pickle=False, **results)
 
 
