@@ -48,7 +48,7 @@ MAY_IMPORT = {
     "heads": {"ops"},
     "ops": set(),
     "targets": {"model_paths", "prediction", "verification"},
-    "verification": {"graphs", "images", "prediction"},
+    "verification": {"graphs", "images", "prediction", "runtimes"},
     "evaluation": {"config", "images", "model_paths", "prediction", "runtimes"},
     "prediction": {"config", "images", "model_paths", "runtimes"},
     "runtimes": {"graphs", "images", "model_paths"},

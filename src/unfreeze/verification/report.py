@@ -38,6 +38,15 @@ TITLES = {
     "other_signatures": "other signatures agree",
     "against": "comparison",
 }
+# The same for a file of another runtime.
+FILE_TITLES = {
+    "files": "file is as exported",
+    "interface": "inputs and outputs",
+    "runtime": "loads and runs, new process",
+    "batch": TITLES["batch"],
+    "outputs": "outputs are valid",
+    "against": TITLES["against"],
+}
 SHOWN = 4  # problems that a check describes; the others are counted
 MIXES_BATCH = "mixes_batch"  # key in the numbers of the check "batch"
 

@@ -241,13 +241,14 @@ def image_results(runs: Runs) -> tuple[ImageResult, ...]:
     reference = outputs if isinstance(outputs, list) else [None] * len(runs.samples)
     return tuple(
         ImageResult(
-            sample.name, sample.images[0], _first_row(runs.tf2.first(sample)), _first_row(theirs), sample.generated
+            sample.name, sample.images[0], first_row(runs.tf2.first(sample)), first_row(theirs), sample.generated
         )
         for sample, theirs in zip(runs.samples, reference, strict=True)
     )
 
 
-def _first_row(outputs: Outputs | None) -> Outputs | None:
+def first_row(outputs: Outputs | None) -> Outputs | None:
+    """Returns the outputs for the first image, without the batch dimension."""
     return {name: value[0] for name, value in outputs.items() if value.ndim} if outputs else None
 
 
@@ -306,9 +307,9 @@ def compare(
 def output_lines(comparisons: Iterable[Comparison]) -> list[str]:
     """Returns a line for each output with its differences and what is allowed, and which outputs only one model has."""
     worst: dict[str, Difference] = {}
-    only: dict[str, set[str]] = {"only in this SavedModel": set(), "only in the reference": set()}
+    only: dict[str, set[str]] = {"only in this model": set(), "only in the reference": set()}
     for comparison in comparisons:
-        only["only in this SavedModel"] |= set(comparison.only_ours)
+        only["only in this model"] |= set(comparison.only_ours)
         only["only in the reference"] |= set(comparison.only_theirs)
         for difference in comparison.differences:
             previous = worst.get(difference.output)
