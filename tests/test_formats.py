@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +14,22 @@ import tensorflow as tf
 import test_parity as parity
 
 import unfreeze
-from unfreeze.child_process import ModuleError, run_module
+from unfreeze.child_process import ModuleError
 from unfreeze.config import parse_pipeline_config, with_keypoint_labels
-from unfreeze.detectors import PORTABLE, build_detector
-from unfreeze.errors import ConversionError, MissingExtraError, UnfreezeError, UnsupportedError, VerificationError
+from unfreeze.detectors import PORTABLE, Forms, build_detector
+from unfreeze.detectors.raw_outputs import with_raw_outputs
+from unfreeze.errors import (
+    ConversionError,
+    MissingExtraError,
+    SavedModelError,
+    UnfreezeError,
+    UnsupportedError,
+    VerificationError,
+)
 from unfreeze.formats import FORMATS, conversion, other_formats
 from unfreeze.formats.frozen import freeze
-from unfreeze.runtimes import find_model, load_model
+from unfreeze.runtimes import find_model, load_any_model, load_model
+from unfreeze.runtimes.process import ProcessRun, run_in_process
 from unfreeze.savedmodel import trace
 from unfreeze.verification import compare_detections
 from unfreeze.weights import Weights, open_checkpoint
@@ -104,10 +114,9 @@ def test_converted_file_returns_the_recorded_detections(case: parity.Case, name:
         folder.mkdir()
         path = conversion.convert(chosen, freeze(exportable, shape, folder), folder)
         images = np.stack([image]) if chosen.needs_fixed_size else np.stack([image, image[:, ::-1]])
-        np.save(folder / "images.npy", images)
-        run_module("unfreeze.runtimes.worker", [str(path), str(folder / "images.npy"), str(folder / "outputs.npz")])
-        with np.load(folder / "outputs.npz") as outputs:
-            return {key: value[:1] for key, value in outputs.items()}
+        [outputs] = run_in_process(path, [images]).outputs
+        assert not isinstance(outputs, str), outputs
+        return {key: value[:1] for key, value in outputs.items()}
 
     parity.assert_recorded(case, golden, config, run)
 
@@ -151,14 +160,12 @@ def test_other_formats_do_not_replace_the_record_of_a_saved_model(exported: Path
 def test_file_that_differs_is_not_exported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from unfreeze.exporting import other_formats as writer
 
-    def one_detection_less(module: str, arguments: list[str]) -> None:
-        run_module(module, arguments)
-        with np.load(arguments[2]) as loaded:
-            outputs = dict(loaded)
-        outputs["num_detections"] = outputs["num_detections"] - 1
-        np.savez(arguments[2], **outputs)
+    def one_detection_less(path: Path, batches: list[np.ndarray]) -> ProcessRun:
+        run = run_in_process(path, batches)
+        [outputs] = run.outputs
+        return replace(run, outputs=({**outputs, "num_detections": outputs["num_detections"] - 1},))
 
-    monkeypatch.setattr(writer, "run_module", one_detection_less)
+    monkeypatch.setattr(writer, "run_in_process", one_detection_less)
     with pytest.raises(VerificationError, match=r"frozen_inference_graph\.pb differs from the model"):
         unfreeze.export(DIGITS / "run", output_directory=tmp_path / "out", formats=["frozen_graph"])
     assert list(tmp_path.iterdir()) == []
@@ -176,4 +183,85 @@ def test_failed_converter_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 def test_failure_of_a_child_process_is_one_line() -> None:
     with pytest.raises(ModuleError, match=r"^/none\.onnx cannot be loaded by ONNX Runtime: .*$"):
-        run_module("unfreeze.runtimes.worker", ["/none.onnx", "none.npy", "none.npz"])
+        run_in_process(Path("/none.onnx"), [])
+
+
+@pytest.fixture(scope="module")
+def raw_exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("raw") / "all"
+    unfreeze.export(
+        DIGITS / "run",
+        output_directory=folder,
+        formats=["frozen_graph", "onnx", "openvino", "tflite"],
+        postprocessing="none",
+    )
+    return folder
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_raw_outputs_are_those_of_the_saved_model_and_the_anchors(name: str, raw_exports: Path, exported: Path) -> None:
+    images = np.random.default_rng(6).integers(0, 256, [1, 160, 160, 3]).astype(np.uint8)
+    expected = load_model(find_model(exported)).run(images)
+    outputs = load_any_model(find_model(raw_exports / FORMATS[name].file)).run(images)
+    assert sorted(outputs) == ["anchors", "raw_detection_boxes", "raw_detection_scores"]
+    for key in ("raw_detection_boxes", "raw_detection_scores"):
+        np.testing.assert_allclose(outputs[key], expected[key], rtol=0, atol=1e-4)
+    assert outputs["anchors"].shape == outputs["raw_detection_boxes"].shape
+    centers = outputs["anchors"].reshape(-1, 2, 2).mean(axis=1)
+    assert ((centers > 0) & (centers < 1)).all()
+
+
+def test_a_model_without_suppression_is_not_run_as_a_detector(raw_exports: Path) -> None:
+    with pytest.raises(SavedModelError, match="is not a detector: it lacks detection_boxes"):
+        load_model(find_model(raw_exports / "model.onnx"))
+
+
+def test_raw_outputs_of_two_stages_have_the_proposals(tmp_path: Path) -> None:
+    golden = reference.golden("v_frcnn_shared_box_soft", "tf1")
+    config = parse_pipeline_config(golden.config)
+    weights = Weights(open_checkpoint(reference.write_checkpoint(golden, tmp_path)), "constants")
+    detector = with_raw_outputs(build_detector(config, weights, Forms()))
+    image = np.random.default_rng(7).integers(0, 256, [1, 200, 240, 3]).astype(np.uint8)
+    outputs = detector.detect(*detector.preprocess(tf.constant(image)))
+    assert sorted(outputs) == ["final_anchors", "raw_detection_boxes", "raw_detection_scores"]
+    assert outputs["final_anchors"].shape == outputs["raw_detection_boxes"].shape
+
+
+def test_raw_outputs_of_a_center_net_are_rejected(tmp_path: Path) -> None:
+    golden = reference.golden("v_center_resnet18_depth", "tf2")
+    prefix = reference.write_checkpoint(golden, tmp_path / "run")
+    with pytest.raises(UnsupportedError, match="--postprocessing none: this model has no boxes before its detections"):
+        unfreeze.export(prefix, output_directory=tmp_path / "out", formats=["frozen_graph"], postprocessing="none")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"formats": ["onnx"], "postprocessing": "some"}, "--postprocessing some: there is none of this name"),
+        ({"formats": ["onnx"], "postprocessing": "tflite_op"}, "is for --format tflite alone"),
+        ({"postprocessing": "none"}, "a SavedModel has raw_detection_boxes"),
+        (
+            {"formats": ["onnx"], "postprocessing": "none", "max_detections": 3, "score_threshold": 0.5},
+            "not supported with --postprocessing none: --score-threshold and --max-detections",
+        ),
+        (
+            {"formats": ["tflite"], "postprocessing": "tflite_op", "input_shape": (1, 96, 96, 3)},
+            "not supported with --postprocessing tflite_op: --input-shape",
+        ),
+        (
+            {
+                "formats": ["tflite"],
+                "postprocessing": "tflite_op",
+                "config_override": "model { ssd { image_resizer { keep_aspect_ratio_resizer { min_dimension: 9 } } } }",
+            },
+            "keep_aspect_ratio_resizer is not supported with TensorFlow Lite",
+        ),
+    ],
+)
+def test_postprocessing_that_does_not_go_with_other_options_is_rejected(
+    options: dict, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UnsupportedError, match=message):
+        unfreeze.export(DIGITS / "run", output_directory=tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()

@@ -395,7 +395,7 @@ def nms_inputs(draw):
 
 
 @given(inputs=nms_inputs())
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=75, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_both_forms_equal_a_slow_reference_with_ties(inputs):
     *tensors, options = inputs
     images = [one_image(*image, options, one_class_in_numpy) for image in zip(*tensors, strict=True)]

@@ -176,29 +176,30 @@ def test_detections_equal_the_object_detection_apis(case: Case, tmp_path: Path) 
     assert_parity(case, tmp_path)
 
 
-# Bindings differ only in what the methods of a branch return, so one network of each kind is enough.
-# UNFREEZE_ALL_GOLDENS=1 runs all of them.
-EVERY_BINDING = (
-    "ssd_mobilenet_v2_coco",
-    "v_ssd_mobilenet_v2_fpnlite",
-    "v_ssd_soft_nms",
-    "v_efficientdet_b0",
-    "v_center_mobilenet_v2",
-    "v_mrcnn_pad_matmul",
-    "v_rfcn_resnet50",
-)
-OTHER_FORMS = (
-    ("constants", Suppression.KERNEL),
-    ("trainable", Suppression.KERNEL),
-    ("variables", Suppression.OPERATIONS),
-)
+# Bindings differ only in what the methods of a branch return, and forms of suppression only in ops/nms.py, so one network
+# of each kind is enough. test_formats.py tests constants with plain operations too. UNFREEZE_ALL_GOLDENS=1 runs all.
+OTHER_FORMS = {
+    ("constants", Suppression.KERNEL): ("v_ssd_mobilenet_v2_fpnlite", "v_mrcnn_pad_matmul"),
+    ("trainable", Suppression.KERNEL): (
+        "ssd_mobilenet_v2_coco",
+        "v_ssd_mobilenet_v2_fpnlite",
+        "v_efficientdet_b0",
+        "v_center_mobilenet_v2",
+        "v_mrcnn_pad_matmul",
+        "v_rfcn_resnet50",
+    ),
+    ("variables", Suppression.OPERATIONS): ("v_ssd_soft_nms", "v_mrcnn_pad_matmul", "v_rfcn_resnet50"),
+}
 
 
-@pytest.mark.parametrize(("binding", "suppression"), OTHER_FORMS, ids=["constants", "trainable", "operations"])
 @pytest.mark.parametrize(
-    "case",
-    [case for case in CASES if case.name in EVERY_BINDING or os.environ.get("UNFREEZE_ALL_GOLDENS")],
-    ids=lambda case: case.name,
+    ("case", "binding", "suppression"),
+    [
+        pytest.param(case, *form, id=f"{case.name}-{form[0]}-{form[1].value}")
+        for form, names in OTHER_FORMS.items()
+        for case in CASES
+        if case.name in names or os.environ.get("UNFREEZE_ALL_GOLDENS")
+    ],
 )
 def test_every_binding_and_form_of_suppression_returns_them(
     case: Case, binding: str, suppression: Suppression, tmp_path: Path

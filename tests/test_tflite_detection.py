@@ -6,35 +6,80 @@ import io
 import zipfile
 from pathlib import Path
 
+import flatbuffers
 import numpy as np
 import pytest
 import tensorflow as tf
+from flatbuffers import flexbuffers
 from tensorflow.lite.python import schema_py_generated as schema
 
-from unfreeze.config import read_label_map, read_pipeline_config
-from unfreeze.detectors import build_detector
+import unfreeze
 from unfreeze.detectors.normalizations import MEANS_AND_DEVIATIONS
 from unfreeze.detectors.ssd_extractors import SSD_EXTRACTORS
-from unfreeze.errors import UnfreezeError
-from unfreeze.tflite.detection import OUTPUTS, PostprocessOptions, raw_output_graph, tflite_detection_model
-from unfreeze.weights import Weights, open_checkpoint
+from unfreeze.errors import SavedModelError
+from unfreeze.runtimes import find_model, load_model
+from unfreeze.tflite.detection import OUTPUTS
+from unfreeze.tflite.fast_suppression import fast_detections
 
 DIGITS = Path(__file__).parents[1] / "examples" / "digits"
 SCENE = DIGITS / "scenes" / "scene_00.png"
-OPTIONS = PostprocessOptions(max_detections=5)
-
-
-def digits_model(binding: str = "constants") -> bytes:
-    config = read_pipeline_config(DIGITS / "pipeline.config")
-    weights = Weights(open_checkpoint(DIGITS / "run" / "model.ckpt-8000"), binding)
-    names = read_label_map(DIGITS / "label_map.pbtxt")
-    labels = [names.text(number) for number in range(1, config.model.ssd.num_classes + 1)]
-    return tflite_detection_model(build_detector(config, weights), config.model.ssd, OPTIONS, labels)
+SCALES = ("y_scale", "x_scale", "h_scale", "w_scale")
 
 
 @pytest.fixture(scope="module")
-def model() -> bytes:
-    return digits_model()
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tflite") / "export"
+    unfreeze.export(
+        DIGITS / "run",
+        output_directory=folder,
+        formats=["tflite"],
+        postprocessing="tflite_op",
+        label_map=DIGITS / "label_map.pbtxt",
+        max_detections=5,
+    )
+    return folder / "model.tflite"
+
+
+@pytest.fixture(scope="module")
+def model(path: Path) -> bytes:
+    return path.read_bytes()
+
+
+def test_predict_names_the_detections_as_the_checkpoint_does(path: Path) -> None:
+    pytest.importorskip("ai_edge_litert.interpreter", reason="ai-edge-litert is not installed")
+    [prediction] = unfreeze.predict(path, [SCENE], min_score=0.4, label_map=DIGITS / "label_map.pbtxt")
+    assert [detection.name for detection in prediction.detections] == ["six", "seven", "two"]
+
+
+def test_the_operation_has_the_requested_options(model: bytes) -> None:
+    contents = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(model, 0))
+    [operation] = [row for row in contents.subgraphs[0].operators if row.customOptions is not None]
+    options = flexbuffers.Loads(bytes(operation.customOptions))
+    assert options["max_detections"] == 5
+    assert options["num_classes"] == 10
+    assert options["use_regular_nms"] is False
+
+
+def test_suppression_in_numpy_keeps_the_best_of_boxes_that_overlap() -> None:
+    anchors = np.array([[0.5, 0.5, 0.4, 0.4], [0.5, 0.52, 0.4, 0.4], [0.2, 0.2, 0.1, 0.1]], np.float32)
+    scores = np.array([[0.9, 0.5, 0.6], [0.0, 0.8, 0.1], [0.1, 0.05, 0.3]], np.float32)
+    numbers = {"nms_score_threshold": 0.2, "nms_iou_threshold": 0.5} | dict.fromkeys(SCALES, 1.0)
+    detections = fast_detections(np.zeros([3, 4], np.float32), scores, anchors, 4, numbers)
+    assert detections["num_detections"] == 2
+    np.testing.assert_array_equal(detections["detection_classes"][:2], [1, 2])
+    np.testing.assert_allclose(detections["detection_scores"], [0.8, 0.3, 0, 0])
+    np.testing.assert_allclose(detections["detection_boxes"][0], [0.3, 0.32, 0.7, 0.72], atol=1e-6)
+
+
+def test_model_without_metadata_is_rejected(model: bytes, tmp_path: Path) -> None:
+    pytest.importorskip("ai_edge_litert.interpreter", reason="ai-edge-litert is not installed")
+    contents = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(model, 0))
+    contents.metadata = []
+    builder = flatbuffers.Builder(len(model))
+    builder.Finish(contents.Pack(builder), b"TFL3")
+    (tmp_path / "bare.tflite").write_bytes(bytes(builder.Output()))
+    with pytest.raises(SavedModelError, match=r"bare\.tflite: has no metadata that says how pixels are normalized"):
+        load_model(find_model(tmp_path / "bare.tflite"))
 
 
 def test_outputs_are_those_of_the_operation_in_order(model: bytes) -> None:
@@ -58,17 +103,6 @@ def test_labels_are_an_associated_file_and_the_metadata_a_buffer(model: bytes) -
     assert metadata[4:8] == b"M001"
     for text in (b"location", b"category", b"score", b"number of detections", b"labels.txt"):
         assert text in metadata
-
-
-def test_same_model_has_the_same_bytes(model: bytes) -> None:
-    assert digits_model() == model
-
-
-def test_weights_that_are_variables_are_rejected() -> None:
-    config = read_pipeline_config(DIGITS / "pipeline.config")
-    weights = Weights(open_checkpoint(DIGITS / "run" / "model.ckpt-8000"), "variables")
-    with pytest.raises(UnfreezeError, match="needs weights that are constants"):
-        raw_output_graph(build_detector(config, weights), config.model.ssd)
 
 
 @pytest.mark.parametrize("name", SSD_EXTRACTORS)

@@ -10,7 +10,7 @@ import click
 from unfreeze.cli import options
 from unfreeze.cli.options import PATH, InputShape, NamedTensor, Names, Section, as_mapping, command, option, renamed
 from unfreeze.cli.terminal import format_report, print_result, progress
-from unfreeze.formats import FORMAT_NAMES, SAVED_MODEL
+from unfreeze.formats import FORMAT_NAMES, FULL, POSTPROCESSING, SAVED_MODEL
 
 if TYPE_CHECKING:
     from unfreeze.exporting.job import Exported
@@ -178,6 +178,15 @@ if TYPE_CHECKING:
     type=click.IntRange(13, 25),
     metavar="N",
     help="The version of ONNX's operations, for --format onnx. Default: 18.",
+)
+@option(
+    "--postprocessing",
+    section=Section.OUTPUT,
+    type=click.Choice(POSTPROCESSING),
+    default=FULL,
+    help="What other formats than saved_model compute from raw boxes and scores. full (default): the detections of the "
+    "Object Detection API. none: nothing; the outputs are raw boxes, raw scores and the anchors. tflite_op: for "
+    "--format tflite, the operation TFLite_Detection_PostProcess, which Coral, MediaPipe and the Task library expect.",
 )
 @option(
     "--output-directory",

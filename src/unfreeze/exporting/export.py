@@ -17,7 +17,8 @@ from unfreeze.errors import UnfreezeError, UnsupportedError
 from unfreeze.exporting.job import checkpoint_export_job, graph_export_job
 from unfreeze.exporting.side_inputs import SideInput, parse_side_inputs
 from unfreeze.exporting.sources import Source, find_source, read_labels
-from unfreeze.formats import SAVED_MODEL, other_formats
+from unfreeze.exporting.tflite_scripts import require_tflite_model
+from unfreeze.formats import FULL, NONE, POSTPROCESSING, SAVED_MODEL, TFLITE_OP, other_formats
 from unfreeze.input_types import require_known_input_types
 from unfreeze.model_paths import find_config_of_export, find_pipeline_config, has_variables, saved_model_folder
 from unfreeze.targets.server_versions import parse_server_version
@@ -57,6 +58,7 @@ def export(
     runtimes: Sequence[str] = (),
     formats: Sequence[str] = (SAVED_MODEL,),
     opset: int | None = None,
+    postprocessing: str = FULL,
     overwrite: bool = False,
     verify: bool = True,
     report_path: str | Path | None = None,
@@ -96,6 +98,8 @@ def export(
         formats: what to write: `saved_model`, `frozen_graph`, `onnx`, `openvino`, `tflite`. Each file is run by its
             own runtime, and its detections compared, before it is in place.
         opset: the version of ONNX's operations.
+        postprocessing: not for saved_model: `full` (detections), `none` (boxes and scores before suppression, and the
+            anchors), or for tflite `tflite_op` (the operation TFLite_Detection_PostProcess and its four outputs).
         overwrite: replace an existing export.
         verify: load, run and compare the result before it is in place.
         report_path: an HTML file about the export and its checks, also written if a check fails.
@@ -122,6 +126,18 @@ def export(
     others = other_formats(formats)
     if opset is not None and "onnx" not in formats:
         raise UnsupportedError("--opset is for --format onnx only; remove it, or add the format")
+    if postprocessing != FULL:
+        _require_postprocessing(
+            postprocessing,
+            formats,
+            {
+                "--input-type": postprocessing == TFLITE_OP and bool(input_types),
+                "--input-shape": postprocessing == TFLITE_OP and input_shape is not None,
+                "--kept-outputs": bool(kept_outputs),
+                "--score-threshold": postprocessing == NONE and score_threshold is not None,
+                "--max-detections": postprocessing == NONE and max_detections is not None,
+            },
+        )
     if others:
         is_alone = SAVED_MODEL not in formats
         _reject(
@@ -137,7 +153,7 @@ def export(
                 "--for": is_alone and bool(runtimes),
                 "--weights": is_alone and weights != "variables",
                 "--suppression": is_alone and suppression != "kernel",
-                "--label-map": is_alone and label_map is not None,
+                "--label-map": is_alone and label_map is not None and not any(row.has_metadata for row in others),
                 "--report": is_alone and report_path is not None,
             },
         )
@@ -165,6 +181,7 @@ def export(
                 "--suppression": suppression != "kernel",
                 "--for": bool(runtimes),
                 "--format": bool(others),
+                "--postprocessing": postprocessing != FULL,
             },
         )
         read_labels(label_map)  # here and below: checks files before TensorFlow is imported
@@ -211,12 +228,14 @@ def export(
     for server in runtimes:
         parse_server_version(server)
     read_labels(label_map)
-    read_pipeline_config(
+    pipeline_config = read_pipeline_config(
         find_pipeline_config(located.prefix, pipeline_config_path),
         allow_unknown_fields=allow_unknown_fields,
         override=config_override,
         on_warning=ignore,
     )
+    if postprocessing == TFLITE_OP:
+        require_tflite_model(pipeline_config, ["ssd"], "--postprocessing tflite_op")
     checkpoint_export_job(
         located.prefix,
         formats=formats,
@@ -248,12 +267,28 @@ def export(
             runtimes=runtimes,
             formats=formats,
             opset=opset,
+            postprocessing=postprocessing,
             verify=verify,
             report_path=report_path,
             workers=workers,
             on_progress=on_progress,
             on_warning=on_warning,
         )
+
+
+def _require_postprocessing(postprocessing: str, formats: Sequence[str], other_options: Mapping[str, bool]) -> None:
+    """Raises UnsupportedError if the formats or options do not go with a postprocessing other than FULL."""
+    flag = f"--postprocessing {postprocessing}"
+    if postprocessing not in POSTPROCESSING:
+        raise UnsupportedError(f"{flag}: there is none of this name; choose from {', '.join(POSTPROCESSING)}")
+    if postprocessing == TFLITE_OP and tuple(formats) != ("tflite",):
+        raise UnsupportedError(f"{flag} is for --format tflite alone (found: {', '.join(formats)})")
+    if SAVED_MODEL in formats:
+        raise UnsupportedError(
+            f"{flag}: a SavedModel has raw_detection_boxes and raw_detection_scores beside its detections; pass "
+            "--format with another format"
+        )
+    _reject(f"not supported with {flag}: {{}}; remove the option", other_options)
 
 
 def _reject(message: str, options: Mapping[str, bool]) -> None:

@@ -14,7 +14,7 @@ from unfreeze.config import (
     read_pipeline_config,
     with_keypoint_labels,
 )
-from unfreeze.detectors import Detector, Forms, build_detector
+from unfreeze.detectors import PORTABLE, Detector, Forms, build_detector
 from unfreeze.detectors.build import feature_extractor, generation, suppression_form
 from unfreeze.detectors.mismatch_diagnosis import likely_causes
 from unfreeze.errors import ConfigError
@@ -29,8 +29,9 @@ from unfreeze.exporting.job import Exported, checkpoint_export_job
 from unfreeze.exporting.other_formats import write_formats
 from unfreeze.exporting.side_inputs import SideInput, with_side_inputs
 from unfreeze.exporting.sources import checkpoint_source, read_labels
+from unfreeze.exporting.tflite_detection import write_tflite_detection
+from unfreeze.formats import FULL, TFLITE_OP, other_formats
 from unfreeze.formats import SAVED_MODEL as SAVED_MODEL_FORMAT
-from unfreeze.formats import other_formats
 from unfreeze.input_types import IMAGE_AND_BOXES, IMAGE_TENSOR, INPUT_TYPES, require_known_input_types
 from unfreeze.memory import release_memory
 from unfreeze.model_paths import (
@@ -74,6 +75,7 @@ def export_checkpoint(
     runtimes: Sequence[str] = (),
     formats: Sequence[str] = (SAVED_MODEL_FORMAT,),
     opset: int | None = None,
+    postprocessing: str = FULL,
     verify: bool = True,
     report_path: str | Path | None = None,
     workers: WorkerProcesses | None = None,
@@ -120,18 +122,37 @@ def export_checkpoint(
         )
         if others:
             constants = Weights(opened, "constants", moving_averages=config.eval_config.use_moving_averages)
+
+            def require_fit() -> None:
+                constants.require_fit(likely_causes(config))
+
+            names = labels[1] if labels else {}
             with staged.writing():
-                written = write_formats(
-                    others,
-                    lambda form: slimmed(build_detector(labeled_config, constants, form), slimming),
-                    lambda: constants.require_fit(likely_causes(config)),
-                    staged.folder,
-                    input_types=input_types,
-                    input_shape=input_shape,
-                    opset=opset,
-                    verify=verify,
-                    on_progress=on_progress,
-                )
+                if postprocessing == TFLITE_OP:
+                    written = write_tflite_detection(
+                        config,
+                        build_detector(labeled_config, constants, PORTABLE),
+                        require_fit,
+                        staged.folder,
+                        slimming=slimming,
+                        names=names,
+                        verify=verify,
+                        on_progress=on_progress,
+                    )
+                else:
+                    written = write_formats(
+                        others,
+                        lambda form: slimmed(build_detector(labeled_config, constants, form), slimming),
+                        require_fit,
+                        staged.folder,
+                        input_types=input_types,
+                        input_shape=input_shape,
+                        opset=opset,
+                        postprocessing=postprocessing,
+                        names=names,
+                        verify=verify,
+                        on_progress=on_progress,
+                    )
             options = replace(options, formats=written)
             if SAVED_MODEL_FORMAT not in formats:
                 for warning in _warnings(config, constants):

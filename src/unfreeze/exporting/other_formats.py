@@ -12,16 +12,19 @@ import numpy as np
 import tensorflow as tf
 
 from unfreeze.callbacks import OnMessage
-from unfreeze.child_process import ModuleError, run_module
+from unfreeze.child_process import ModuleError
 from unfreeze.detectors import PORTABLE, Detector, Forms
+from unfreeze.detectors.raw_outputs import with_raw_outputs
 from unfreeze.errors import ConfigError, UnsupportedError, VerificationError
 from unfreeze.export_record import FormatRecord, file_digest
-from unfreeze.formats import Format
+from unfreeze.formats import NONE, Format
 from unfreeze.formats.conversion import convert
 from unfreeze.formats.frozen import freeze
 from unfreeze.formats.frozen_file import FrozenFile
 from unfreeze.input_types import FLOAT_IMAGE_TENSOR, IMAGE_TENSOR
+from unfreeze.runtimes.process import run_in_process
 from unfreeze.savedmodel import Exportable, trace
+from unfreeze.tflite.metadata import with_signature_metadata
 from unfreeze.verification import compare_detections, sample_images
 
 IMAGE_SIZE = (240, 320)  # of the images that a file is verified on, if its input has no fixed size
@@ -40,12 +43,16 @@ def write_formats(
     input_types: Sequence[str],
     input_shape: Sequence[int | None] | None,
     opset: int | None,
+    postprocessing: str,
+    names: Mapping[int, str],
     verify: bool,
     on_progress: OnMessage,
 ) -> dict[str, FormatRecord]:
     """Writes the files of the formats into `folder`; returns what export.json says about each.
 
     Args:
+        postprocessing: FULL or NONE.
+        names: class names by id, for the metadata of formats that have it.
         detector: builds the detector in a form, with weights that are constants.
         require_fit: called once a detector is traced; raises an error if the checkpoint does not fit the config.
         verify: run each file by its runtime, and compare its outputs with those of the detector in TensorFlow.
@@ -66,7 +73,8 @@ def write_formats(
 
     @cache
     def traced(forms: Forms) -> Exportable:
-        exportable = trace(detector(forms))
+        built = detector(forms)
+        exportable = trace(with_raw_outputs(built) if postprocessing == NONE else built)
         require_fit()
         return exportable
 
@@ -97,10 +105,15 @@ def write_formats(
             on_progress(f"writing {chosen.file}")
             source = frozen(chosen.portable, shape)
             path = convert(chosen, source, folder, opset=opset)
-            record = _record(chosen, folder, source)
+            if chosen.has_metadata:
+                path.write_bytes(
+                    with_signature_metadata(path.read_bytes(), [length or 0 for length in shape[1:]], names)
+                )
+            record = format_record(chosen, folder, source)
             if verify:
                 on_progress(f"running {chosen.file}")
-                record = replace(record, verified=True, detail=_compared(path, *expected(shape), Path(scratch)))
+                images, outputs = expected(shape)
+                record = replace(record, verified=True, detail=compared(path, run_written(path, images), outputs))
             records[chosen.name] = record
     return records
 
@@ -136,7 +149,8 @@ def _shape(chosen: Format, detector: Detector, input_shape: Sequence[int | None]
     return (1, height, width, 3)
 
 
-def _record(chosen: Format, folder: Path, frozen: FrozenFile) -> FormatRecord:
+def format_record(chosen: Format, folder: Path, frozen: FrozenFile) -> FormatRecord:
+    """Returns what export.json says about a file that was written and not run yet."""
     path = folder / chosen.file
     written = sorted(path.parent.iterdir()) if path.parent != folder else [path]
     return FormatRecord(
@@ -147,21 +161,30 @@ def _record(chosen: Format, folder: Path, frozen: FrozenFile) -> FormatRecord:
     )
 
 
-def _compared(path: Path, images: np.ndarray, expected: Outputs, scratch: Path) -> str:
-    """Runs a file, compares its outputs with the expected ones, and returns how many agree.
+def run_written(path: Path, images: np.ndarray) -> Outputs:
+    """Returns the outputs of a file that was written, from its runtime in a process of its own.
 
-    Raises:
-        VerificationError: it does not run, or has other outputs.
+    Raises: VerificationError: it does not run.
     """
-    np.save(scratch / "images.npy", images)
     try:
-        run_module("unfreeze.runtimes.worker", [str(path), str(scratch / "images.npy"), str(scratch / "outputs.npz")])
+        [outputs] = run_in_process(path, [images]).outputs
     except ModuleError as error:
-        raise VerificationError(f"not exported, since {path.name} does not run: {error}") from None
-    with np.load(scratch / "outputs.npz") as outputs:
-        comparison = compare_detections(dict(outputs), expected)
+        outputs = str(error)
+    if isinstance(outputs, str):
+        raise VerificationError(f"not exported, since {path.name} does not run: {outputs}")
+    return outputs
+
+
+def compared(path: Path, outputs: Outputs, expected: Outputs) -> str:
+    """Returns in words how the outputs of a file agree with the expected ones.
+
+    Raises: VerificationError: they differ.
+    """
+    comparison = compare_detections(outputs, expected)
     if not comparison.ok:
         problems = "; ".join(comparison.problems[:3])
         raise VerificationError(f"not exported, since {path.name} differs from the model in TensorFlow: {problems}")
-    largest = max((difference.largest for difference in comparison.differences), default=0.0)
-    return f"{comparison.matched} of {comparison.detections} detections match, largest difference {largest:.1g}"
+    largest = f"largest difference {comparison.largest():.1g}"
+    if not comparison.detections:
+        return f"{len(comparison.differences)} outputs match, {largest}"
+    return f"{comparison.matched} of {comparison.detections} detections match, {largest}"

@@ -59,7 +59,7 @@ def export_tflite_ssd_graph(options: TFLiteExport, *, add_postprocessing_op: boo
         UnfreezeError: one of its subclasses (errors.py); nothing is left behind.
     """
     config = options.read_config()
-    _require_model(config, ["ssd"])
+    require_tflite_model(config, ["ssd"], TF1_SCRIPT)
     _require_script(config, is_tf2=False)
     from unfreeze.tflite.detection import append_postprocessing, raw_output_graph
 
@@ -83,7 +83,7 @@ def export_tflite_graph_tf2(
         UnfreezeError: one of its subclasses (errors.py); nothing is left behind.
     """
     config = options.read_config()
-    _require_model(config, ["ssd", "center_net"])
+    require_tflite_model(config, ["ssd", "center_net"], TF2_SCRIPT)
     _require_script(config, is_tf2=True)
     if config.model.WhichOneof("model") == "center_net":
         config = _center_net_config(config, options, include_keypoints, keypoint_label_map_path)
@@ -137,20 +137,20 @@ def _postprocess_options(config: PipelineConfig, options: TFLiteExport) -> Any:
     )
 
 
-def _require_model(config: PipelineConfig, models: Sequence[str]) -> None:
+def require_tflite_model(config: PipelineConfig, models: Sequence[str], what: str) -> None:
     """Raises UnsupportedError unless it is one of these models, of a fixed size: the OD API rejects others too."""
     model = config.model.WhichOneof("model")
     if model not in models:
         raise UnsupportedError(
-            f"model {model!r} is not supported: this script exports {' and '.join(models)} only (the Object Detection "
-            "API rejects others too). Use unfreeze export"
+            f"model {model!r} is not supported: {what} exports {' and '.join(models)} only (the Object Detection API "
+            "rejects others too). Use unfreeze export --format tflite"
         )
     resizer = getattr(config.model, model).image_resizer
     kind = resizer.WhichOneof("image_resizer_oneof")
     if kind != "fixed_shape_resizer":
         raise UnsupportedError(
             f"image_resizer: {kind} is not supported with TensorFlow Lite, which needs a fixed size (the Object "
-            "Detection API rejects it too). Pass --config_override='model { "
+            "Detection API rejects it too). Override the config by 'model { "
             f"{model} {{ image_resizer {{ fixed_shape_resizer {{ height: 320 width: 320 }} }} }} }}'"
         )
     if model == "center_net" and resizer.fixed_shape_resizer.convert_to_grayscale:

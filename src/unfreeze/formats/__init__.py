@@ -14,6 +14,11 @@ from unfreeze.errors import MissingExtraError, UnsupportedError
 
 SAVED_MODEL = "saved_model"  # the default, which `savedmodel/` writes
 
+# What a model does with raw boxes and scores: the detections of the Object Detection API; nothing; or the operation
+# TFLite_Detection_PostProcess of TensorFlow Lite.
+FULL, NONE, TFLITE_OP = "full", "none", "tflite_op"
+POSTPROCESSING = (FULL, NONE, TFLITE_OP)
+
 
 @dataclass(frozen=True)
 class Format:
@@ -21,6 +26,7 @@ class Format:
 
     `file` is what its runtime loads, relative to the output directory. With `needs_fixed_size`, the size of the images
     is fixed when the file is written. `portable`: whether the graph is built for converters (`detectors.PORTABLE`).
+    `has_metadata`: whether the names of the classes go into the file.
     """
 
     name: str
@@ -30,6 +36,7 @@ class Format:
     packages: Sequence[str] = ()
     needs_fixed_size: bool = False
     portable: bool = True
+    has_metadata: bool = False
 
     @property
     def entry(self) -> str:
@@ -50,6 +57,7 @@ FORMATS = {
             "tflite",
             ("ai_edge_litert",),
             needs_fixed_size=True,
+            has_metadata=True,
         ),
     )
 }

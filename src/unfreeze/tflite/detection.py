@@ -9,10 +9,8 @@ Source: object_detection/export_tflite_ssd_graph_lib.py, export_tflite_graph_lib
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +24,7 @@ from unfreeze.detectors.post_processing import build_score_converter
 from unfreeze.detectors.ssd_extractors import SSD_EXTRACTORS
 from unfreeze.errors import UnfreezeError
 from unfreeze.graphs.operations import producer, without_defaults
-from unfreeze.tflite.metadata import detection_metadata, with_metadata
+from unfreeze.tflite.fast_suppression import fast_detections
 
 INPUT = "normalized_input_image_tensor"
 BOX_ENCODINGS = "raw_outputs/box_encodings"
@@ -148,40 +146,47 @@ def center_net_module(detector: Detector, *, include_keypoints: bool) -> tuple[t
     return _module(inference_fn, (1, *detector.preprocessed_shape))
 
 
-def tflite_detection_model(
-    detector: Detector,
-    config: messages.Ssd,
-    options: PostprocessOptions | None = None,
-    labels: Sequence[str] = (),
-) -> bytes:
-    """Returns the content of a .tflite with four outputs and the metadata that MediaPipe's ObjectDetector reads.
+def detection_graph(
+    detector: Detector, config: messages.Ssd, options: PostprocessOptions
+) -> tuple[graph_pb2.GraphDef, graph_pb2.GraphDef]:
+    """Returns the graph of `raw_output_graph`, and that graph with TFLite_Detection_PostProcess, for converters."""
+    raw = raw_output_graph(detector, config)
+    graph = graph_pb2.GraphDef()
+    graph.CopyFrom(raw)
+    append_postprocessing(graph, config, options)
+    return raw, graph
 
-    The outputs are those of TFLite_Detection_PostProcess, in the order of OUTPUTS. The metadata describes how pixels
-    are normalized.
+
+def normalization(config: messages.Ssd) -> tuple[Sequence[float], Sequence[float]]:
+    """Returns means and deviations: the input of a model is `(pixel - mean) / deviation`; one, or one a channel."""
+    return MEANS_AND_DEVIATIONS[SSD_EXTRACTORS[config.feature_extractor.type].normalize]
+
+
+def raw_outputs(raw: graph_pb2.GraphDef, config: messages.Ssd, images: np.ndarray) -> Mapping[str, np.ndarray]:
+    """Returns box encodings [N, A, 4] and class predictions [N, A, C] of a graph of `raw_output_graph`, by TensorFlow.
 
     Args:
-        detector: an SSD whose weights are constants and whose input has a fixed size.
-        labels: the name of each class, the first for class 0 of the model (id 1 of a label map).
+        images: [N, H, W, C] uint8, of the size of the input.
     """
-    graph = raw_output_graph(detector, config)
-    append_postprocessing(graph, config, options or PostprocessOptions())
-    _, height, width, channels = _input_shape(graph)
-    means, deviations = MEANS_AND_DEVIATIONS[SSD_EXTRACTORS[config.feature_extractor.type].normalize]
-    metadata = detection_metadata(height, width, channels, means, deviations, has_labels=bool(labels))
-    return with_metadata(convert_graph(graph), metadata, labels)
+    means, deviations = (np.array(numbers, np.float32) for numbers in normalization(config))
+    names = [BOX_ENCODINGS, CLASS_PREDICTIONS]
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        fetches = tf.graph_util.import_graph_def(raw, return_elements=[f"{name}:0" for name in names], name="raw")
+        batches = (images[:, np.newaxis].astype(np.float32) - means) / deviations
+        outputs = [session.run(fetches, {f"raw/{INPUT}:0": batch}) for batch in batches]
+    return {name: np.concatenate(rows) for name, rows in zip(names, zip(*outputs, strict=True), strict=True)}
 
 
-def convert_graph(graph: graph_pb2.GraphDef) -> bytes:
-    """Returns the .tflite that TensorFlow's converter makes of a graph with TFLite_Detection_PostProcess."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "tflite_graph.pb"
-        path.write_bytes(graph.SerializeToString())
-        converter = tf.compat.v1.lite.TFLiteConverter.from_frozen_graph(
-            str(path), [INPUT], list(OUTPUTS), {INPUT: _input_shape(graph)}
-        )
-        converter.allow_custom_ops = True
-        content: bytes = converter.convert()
-    return content
+def expected_detections(
+    raw: graph_pb2.GraphDef, config: messages.Ssd, options: PostprocessOptions, outputs: Mapping[str, np.ndarray]
+) -> Mapping[str, np.ndarray]:
+    """Returns what TFLite_Detection_PostProcess must make of box encodings and class predictions."""
+    anchors, numbers = _constant(raw, ANCHORS), _thresholds_and_scales(config)
+    detections = [
+        fast_detections(encodings, scores, anchors, options.max_detections, numbers)
+        for encodings, scores in zip(outputs[BOX_ENCODINGS], outputs[CLASS_PREDICTIONS], strict=True)
+    ]
+    return {name: np.stack([image[name] for image in detections]) for name in detections[0]}
 
 
 def _module(

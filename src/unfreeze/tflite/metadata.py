@@ -18,6 +18,7 @@ import numpy as np
 from tensorflow.lite.python import schema_py_generated as schema
 
 LABELS = "labels.txt"
+UNKNOWN = "???"  # as in the files of labels that come with models
 METADATA = b"TFLITE_METADATA"
 IDENTIFIER = b"M001"
 MODEL_IDENTIFIER = b"TFL3"
@@ -48,22 +49,54 @@ class Table:
     fields: Mapping[int, Value]
 
 
+@dataclass(frozen=True)
+class Output:
+    """An output of a detector: its name in the metadata, and what it is."""
+
+    name: str
+    description: str
+    is_boxes: bool = False
+    is_classes: bool = False
+    is_per_detection: bool = True
+
+
+# Those of TFLite_Detection_PostProcess; MediaPipe knows them by these names.
+POSTPROCESS_OUTPUTS = (
+    Output("location", "The locations of the detected boxes.", is_boxes=True),
+    Output("category", "The categories of the detected boxes.", is_classes=True),
+    Output("score", "The scores of the detected boxes."),
+    Output("number of detections", "The number of the detected boxes.", is_per_detection=False),
+)
+
+
+def output_of_signature(name: str) -> Output:
+    """Returns the description of an output that has a name of the Object Detection API."""
+    return Output(
+        name,
+        f"{name} of the Object Detection API.",
+        is_boxes=name == "detection_boxes",
+        is_classes=name == "detection_classes",
+        is_per_detection=name.startswith("detection_"),
+    )
+
+
 def detection_metadata(
-    height: int,
-    width: int,
-    channels: int,
+    shape: Sequence[int],
     means: Sequence[float],
     deviations: Sequence[float],
+    outputs: Sequence[Output],
     *,
     has_labels: bool,
 ) -> bytes:
-    """Returns the metadata of a detector with the four outputs of TFLite_Detection_PostProcess.
+    """Returns the metadata of a detector.
 
     Args:
-        height, width, channels: those of the input.
+        shape: height, width and channels of the input.
         means, deviations: a pixel 0..255 becomes `(pixel - mean) / deviation`; one number, or one for each channel.
+        outputs: in the order of the model.
         has_labels: whether the model comes with the names of its classes, in LABELS.
     """
+    height, width, channels = shape
     image = Table({0: Byte(RGB if channels == 3 else GRAYSCALE), 1: Table({0: width, 1: height})})
     normalization = Table({0: Byte(NORMALIZATION_OPTIONS), 1: Table({0: list(means), 1: list(deviations)})})
     limits = [
@@ -79,34 +112,41 @@ def detection_metadata(
             5: Table({0: limits[0], 1: limits[1]}),
         }
     )
-    names = Table({0: LABELS, 1: "Labels for categories that the model can recognize.", 2: Byte(VALUE_LABELS)})
-    boxes = Table({0: [1, 0, 3, 2], 1: Byte(BOUNDARIES), 2: Byte(RATIO)})  # where x and y are: left, top, right, bottom
-    features = (Byte(FEATURE_PROPERTIES), Table({}))
-    outputs = [
-        _output("location", "The locations of the detected boxes.", (Byte(BOUNDING_BOX_PROPERTIES), boxes)),
-        _output(
-            "category",
-            "The categories of the detected boxes.",
-            features,
-            associated_files=[names] if has_labels else [],
-        ),
-        _output("score", "The scores of the detected boxes.", features),
-        _output("number of detections", "The number of the detected boxes.", features, per_detection=False),
-    ]
-    group = Table({0: "detection_result", 1: ["location", "category", "score"]})
-    subgraph = Table({2: [input_tensor], 3: outputs, 8: [group]})
+    subgraph: dict[int, Value] = {2: [input_tensor], 3: [_output(output, has_labels=has_labels) for output in outputs]}
+    group = [output.name for output in outputs if output.is_per_detection]
+    if group:
+        subgraph[8] = [Table({0: "detection_result", 1: group})]
     model = Table(
         {
             0: "ObjectDetector",
             1: "Identify which of a known set of objects might be present and provide information about their "
             "positions within the given image.",
-            3: [subgraph],
+            3: [Table(subgraph)],
             7: MIN_PARSER_VERSION,
         }
     )
     builder = flatbuffers.Builder(1024)
     builder.Finish(_written(builder, model), IDENTIFIER)
     return bytes(builder.Output())
+
+
+def with_signature_metadata(model: bytes, shape: Sequence[int], names: Mapping[int, str]) -> bytes:
+    """Returns a .tflite that takes pixels 0..255, with metadata by the names of its signature.
+
+    Args:
+        shape: height, width and channels of the input.
+        names: the names of the classes by id (from 1), as `detection_classes` has them.
+    """
+    contents = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(model, 0))
+    by_tensor = {output.tensorIndex: output.name.decode() for output in contents.signatureDefs[0].outputs}
+    outputs = [output_of_signature(by_tensor[tensor]) for tensor in contents.subgraphs[0].outputs]
+    metadata = detection_metadata(shape, [0.0], [1.0], outputs, has_labels=bool(names))
+    return with_metadata(model, metadata, label_lines(names, first=0, last=max(names, default=0)) if names else ())
+
+
+def label_lines(names: Mapping[int, str], *, first: int, last: int) -> list[str]:
+    """Returns the names of the ids from `first` to `last`, for a file of labels; `???` where there is none."""
+    return [names.get(number, UNKNOWN) for number in range(first, last + 1)]
 
 
 def with_metadata(model: bytes, metadata: bytes, labels: Sequence[str] = ()) -> bytes:
@@ -130,21 +170,18 @@ def with_metadata(model: bytes, metadata: bytes, labels: Sequence[str] = ()) -> 
     return file.getvalue()
 
 
-def _output(
-    name: str,
-    description: str,
-    content: tuple[Byte, Table],
-    *,
-    associated_files: Sequence[Table] = (),
-    per_detection: bool = True,
-) -> Table:
-    """Returns the description of an output; the second axis of one `per_detection` is that of the detections."""
-    described: dict[int, Value] = {0: content[0], 1: content[1]}
-    if per_detection:
-        described[2] = Table({0: 2, 1: 2})
-    fields: dict[int, Value] = {0: name, 1: description, 3: Table(described)}
-    if associated_files:
-        fields[6] = list(associated_files)
+def _output(output: Output, *, has_labels: bool) -> Table:
+    """Returns the description of an output; the second axis of one of each detection is that of the detections."""
+    content: dict[int, Value] = {0: Byte(FEATURE_PROPERTIES), 1: Table({})}
+    if output.is_boxes:  # numbers 0 to 3 are left, top, right, bottom
+        box = Table({0: [1, 0, 3, 2], 1: Byte(BOUNDARIES), 2: Byte(RATIO)})
+        content = {0: Byte(BOUNDING_BOX_PROPERTIES), 1: box}
+    if output.is_per_detection:
+        content[2] = Table({0: 2, 1: 2})
+    fields: dict[int, Value] = {0: output.name, 1: output.description, 3: Table(content)}
+    if output.is_classes and has_labels:
+        description = "Labels for categories that the model can recognize."
+        fields[6] = [Table({0: LABELS, 1: description, 2: Byte(VALUE_LABELS)})]
     return Table(fields)
 
 

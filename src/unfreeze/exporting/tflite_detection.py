@@ -1,0 +1,84 @@
+"""Writes the model.tflite with TFLite_Detection_PostProcess that Coral, MediaPipe and the Task library run."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from unfreeze.callbacks import OnMessage
+from unfreeze.config import PipelineConfig
+from unfreeze.detectors import Detector
+from unfreeze.export_record import FormatRecord
+from unfreeze.exporting.other_formats import compared, format_record, run_written
+from unfreeze.formats import FORMATS
+from unfreeze.formats.conversion import convert
+from unfreeze.formats.frozen_file import write_frozen_file
+from unfreeze.savedmodel.slimming import Slimming
+from unfreeze.tflite.detection import (
+    INPUT,
+    OUTPUTS,
+    PostprocessOptions,
+    detection_graph,
+    expected_detections,
+    normalization,
+    raw_outputs,
+)
+from unfreeze.tflite.metadata import POSTPROCESS_OUTPUTS, detection_metadata, label_lines, with_metadata
+from unfreeze.verification import sample_images
+
+FORMAT = replace(FORMATS["tflite"], module="unfreeze.formats.tflite_op")
+
+
+def write_tflite_detection(
+    config: PipelineConfig,
+    detector: Detector,
+    require_fit: Callable[[], None],
+    folder: Path,
+    *,
+    slimming: Slimming,
+    names: Mapping[int, str],
+    verify: bool,
+    on_progress: OnMessage,
+) -> dict[str, FormatRecord]:
+    """Writes model.tflite into `folder`; returns what export.json says about it.
+
+    Two things are verified: that box encodings and scores before the operation equal those of TensorFlow, and that the
+    operation makes of them the detections that fast_suppression.py does. It suppresses boxes in another way than the
+    Object Detection API's detector does.
+
+    Args:
+        config: that of an SSD with images of a fixed size.
+        detector: with weights that are constants.
+        require_fit: called once the detector is traced; raises an error if the checkpoint does not fit the config.
+        names: the names of the classes by id.
+
+    Raises:
+        ConversionError: the converter failed. VerificationError: the file does not run, or has other outputs.
+    """
+    ssd = type(config.model.ssd)()
+    ssd.CopyFrom(config.model.ssd)
+    suppression = ssd.post_processing.batch_non_max_suppression
+    if slimming.score_threshold is not None:
+        suppression.score_threshold = max(suppression.score_threshold, slimming.score_threshold)
+    options = PostprocessOptions(max_detections=slimming.max_detections or suppression.max_total_detections)
+    raw, graph = detection_graph(detector, ssd, options)
+    require_fit()
+    on_progress(f"writing {FORMAT.file}")
+    with tempfile.TemporaryDirectory(prefix="unfreeze-") as scratch:
+        source = write_frozen_file(graph, {INPUT: INPUT}, dict(zip(OUTPUTS, OUTPUTS, strict=True)), Path(scratch))
+        path = convert(FORMAT, source, folder)
+        shape = [int(length or 0) for length in detector.preprocessed_shape]
+        metadata = detection_metadata(shape, *normalization(ssd), POSTPROCESS_OUTPUTS, has_labels=bool(names))
+        labels = label_lines(names, first=1, last=ssd.num_classes) if names else ()
+        path.write_bytes(with_metadata(path.read_bytes(), metadata, labels))
+        record = format_record(FORMAT, folder, source)
+        if verify:
+            on_progress(f"running {FORMAT.file}")
+            images = sample_images(*shape[:2])
+            outputs = run_written(path, images)
+            compared(path, outputs, raw_outputs(raw, ssd, images))
+            detections = expected_detections(raw, ssd, options, outputs)
+            record = replace(record, verified=True, detail=compared(path, outputs, detections))
+    return {FORMAT.name: record}
