@@ -176,7 +176,7 @@ def test_detections_equal_the_object_detection_apis(case: Case, tmp_path: Path) 
     assert_parity(case, tmp_path)
 
 
-# Bindings differ only in what the methods of a branch return, and forms of suppression only in ops/nms.py, so one network
+# Bindings differ only in what the methods of a branch return, and forms of suppression only in ops/nms.py: one network
 # of each kind is enough. test_formats.py tests constants with plain operations too. UNFREEZE_ALL_GOLDENS=1 runs all.
 OTHER_FORMS = {
     ("constants", Suppression.KERNEL): ("v_ssd_mobilenet_v2_fpnlite", "v_mrcnn_pad_matmul"),
