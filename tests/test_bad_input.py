@@ -183,9 +183,7 @@ def test_file_that_is_not_a_config_is_reported(run: Path, error_line: Callable[.
     message = error_line(*export(run))
     assert message == f"error: {run}/pipeline.config: is not text (byte 0x80 at 128); expected a pipeline.config"
     labels = DIGITS / "label_map.pbtxt"
-    assert "this looks like a label map, not a pipeline.config" in error_line(
-        *export(run, "--pipeline-config-path", labels)
-    )
+    assert "is a label map, not a pipeline.config" in error_line(*export(run, "--pipeline-config-path", labels))
     assert error_line(*export(run, "--pipeline-config-path", run / "none")) == (
         f"error: {run}/none: no such file; expected a pipeline.config"
     )

@@ -24,6 +24,7 @@ from unfreeze.config import (
     read_label_map,
     read_pipeline_config,
 )
+from unfreeze.config.outline import AFTER_QUOTE
 from unfreeze.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
@@ -324,6 +325,8 @@ def test_errors_of_an_override_name_the_option():
 # ---- what is wrong with a config
 
 ALLOW = " (--allow-unknown-fields ignores unknown fields)"
+LFS = "is a Git LFS pointer, not a label map; run git lfs pull to get the file"
+GRAPH_ADVICE = "pass the binary .pb file or the checkpoint"
 
 UNKNOWN = {
     "model {\n ssd {\n  num_clases: 3\n  foo: 1\n  box_coder { faster_rcnn_box_coder { yscale: 1 } }\n }\n}": (
@@ -351,7 +354,7 @@ UNKNOWN = {
     ),
     # A zoo config (mask_rcnn_inception_resnet_v2_1024x1024_coco17_gpu-8) has a letter after a closing quote.
     ssd("") + '\neval_input_reader { tf_record_input_reader {\n input_path: "PATH_TO_BE_CONFIGURED"s\n } }': (
-        "p.config:3: TFRecordInputReader has no field 's'" + ALLOW
+        f"p.config:3: TFRecordInputReader has no field 's', {AFTER_QUOTE}" + ALLOW
     ),
 }
 
@@ -359,9 +362,6 @@ WRONG = {
     "train_config { batch_size: 3 }": (
         "p.config: has no model; expected 'model { … }' with one of faster_rcnn, ssd, experimental_model, center_net"
         " in it"
-    ),
-    "item { id: 1 name: 'x' }": (
-        "p.config:1: TrainEvalPipelineConfig has no field 'item': this looks like a label map, not a pipeline.config"
     ),
     ssd("") + "\ntrain_input_reader {\n tf_record_input_reader {\n  input_path: 'a'\n }\n\neval_config {\n}\n": (
         "p.config:7: InputReader has no field 'eval_config', but TrainEvalPipelineConfig has:"
@@ -488,6 +488,13 @@ def test_files_that_are_not_a_config_are_reported(tmp_path, content, words):
 # ---- label maps
 
 
+def test_an_item_of_the_same_name_is_a_warning_and_the_first_counts(tmp_path: Path) -> None:
+    path = write_map(tmp_path, "item { id: 1 name: 'a' }\nitem { id: 1 name: 'a' display_name: 'the a' }")
+    heard: list[str] = []
+    assert read_label_map(path, on_warning=heard.append).text(1) == "a"
+    assert heard == [f"{path}:2: 'a' has id 1 a second time; the first item counts"]
+
+
 def write_map(tmp_path: Path, text: str) -> Path:
     path = tmp_path / "map.pbtxt"
     path.write_text(text, encoding="utf-8")
@@ -545,7 +552,27 @@ def test_label_map(tmp_path):
         ),
         (
             "model { ssd { num_classes: 3 } }",
-            "{path}:1: StringIntLabelMap has no field 'model': this looks like a pipeline.config, not a label map",
+            "{path}: is a pipeline.config, not a label map",
+        ),
+        (
+            "item {\n id: 1\n name: 'driver's seat'\n}",
+            "{path}:3: StringIntLabelMapItem has no field 's', " + AFTER_QUOTE + ALLOW,
+        ),
+        (
+            "item { id: 1 name: 'cat' kind: 1 }\nitem { id: 2 name: 'dog' kind: 2 }",
+            "{path}:1: StringIntLabelMapItem has no field 'kind' (2 times), did you mean 'id'?" + ALLOW,
+        ),
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 4\n", "{path}: " + LFS),
+        ("<!DOCTYPE html>\n<html></html>", "{path}: is a web page or XML, not a label map; download the file itself"),
+        ("node { name: 'x' op: 'NoOp' }", "{path}: is a graph in text form, not a label map; " + GRAPH_ADVICE),
+        ('{"cat": 1}', "{path}: is JSON, not a label map"),
+        (
+            "item { id: 1 name: 'D:\\640' }",
+            "{path}:1: 'name' of StringIntLabelMapItem has a '\\' that starts no escape; write '/' or '\\\\'",
+        ),
+        (
+            "item { id: 1 name: '\\ud800' }",
+            "{path}:1: 'name' of StringIntLabelMapItem has a '\\' that starts no escape; write '/' or '\\\\'",
         ),
     ],
 )

@@ -10,8 +10,9 @@ SOURCE = Path(__file__).parents[1] / "src" / "unfreeze"
 
 # Modules of the top level that every package may import: each has one subject and knows no package.
 GROUND = {
-    "cached_weights", "callbacks", "child_process", "errors", "export_record", "formatting", "input_types", "memory",
-    "onednn", "protobuf_pool", "protobuf_wire", "staging", "version", "version_folders", "warmup_records",
+    "cached_weights", "callbacks", "child_process", "errors", "export_record", "file_kinds", "formatting",
+    "input_types", "memory", "onednn", "protobuf_pool", "protobuf_wire", "staging", "version", "version_folders",
+    "warmup_records",
 }  # fmt: skip
 
 # Package or top-level module -> what it may import, besides itself and GROUND. An entry may only name entries below it.
@@ -34,8 +35,8 @@ MAY_IMPORT = {
     "comparison": {"config", "exporting", "graphs", "model_paths", "verification", "weights"},
     "publishing": {"exporting", "model_paths", "targets", "verification", "weights"},
     "exporting": {
-        "config", "detectors", "formats", "graphs", "inspection", "model_paths", "savedmodel", "targets", "tflite",
-        "verification", "weights",
+        "config", "detectors", "formats", "graphs", "inspection", "model_paths", "runtimes", "savedmodel", "targets",
+        "tflite", "verification", "weights",
     },
     "inspection": {"config", "detectors", "graphs", "model_paths", "savedmodel", "targets", "verification", "weights"},
     "formats": {"savedmodel", "tflite"},

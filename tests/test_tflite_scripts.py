@@ -224,12 +224,17 @@ CENTER = f"center_net {{ num_classes: 1 feature_extractor {{ type: 'resnet_v1_18
 @pytest.mark.parametrize(
     ("script", "model", "flags", "message"),
     [
-        ("tf1", "faster_rcnn { }", [], "model 'faster_rcnn' is not supported: this script exports ssd only"),
+        (
+            "tf1",
+            "faster_rcnn { }",
+            [],
+            "model 'faster_rcnn' is not supported: unfreeze.export_tflite_ssd_graph exports ssd only",
+        ),
         ("tf1", SSD.format("ssd_mobilenet_v2", KEEP), [], "image_resizer: keep_aspect_ratio_resizer is not supported"),
         ("tf1", SSD.format("ssd_mobilenet_v2_keras", FIXED), [], "use python -m unfreeze.export_tflite_graph_tf2"),
         ("tf1", SSD.format("ssd_mobilenet_v2", FIXED), ["--max_detections=0"], "--max_detections is 0"),
         ("tf1", SSD.format("ssd_mobilenet_v2", FIXED), ["--quantize"], "Unknown command line flag 'quantize'"),
-        ("tf2", "faster_rcnn { }", [], "this script exports ssd and center_net only"),
+        ("tf2", "faster_rcnn { }", [], "unfreeze.export_tflite_graph_tf2 exports ssd and center_net only"),
         ("tf2", SSD.format("ssd_mobilenet_v2", FIXED), [], "use python -m unfreeze.export_tflite_ssd_graph"),
         ("tf2", CENTER, ["--centernet_include_keypoints", "true"], "has no keypoint_estimation_task"),
     ],

@@ -4,6 +4,7 @@ Source: research/object_detection/utils/label_map_util.py and protos/string_int_
 """
 
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -12,9 +13,8 @@ from unfreeze.config import messages
 from unfreeze.config.enum_names import enum_name
 from unfreeze.config.text import merge_text, read_text
 from unfreeze.errors import ConfigError
+from unfreeze.file_kinds import LABEL_MAP
 
-_EXPECTED = "a label map"
-_FOREIGN = {"model": "this looks like a pipeline.config, not a label map"}
 _BACKGROUND = "background"
 
 
@@ -77,15 +77,14 @@ def read_label_map(
     """
     message = messages.StringIntLabelMap()
     outline = merge_text(
-        read_text(path, _EXPECTED),
+        read_text(path, LABEL_MAP),
         message,
         str(path),
         allow_unknown_fields=allow_unknown_fields,
         on_warning=on_warning,
-        foreign=_FOREIGN,
     )
     if not message.item:
-        raise ConfigError(f"{path}: has no item; expected {_EXPECTED}")
+        raise ConfigError(f"{path}: has no item; expected {LABEL_MAP}")
     # `item: [{…}, {…}]` has one line for several items; then errors name only the file.
     lines = outline.roots if len(outline.roots) == len(message.item) else [None] * len(message.item)
     labels: dict[int, Label] = {}
@@ -93,9 +92,18 @@ def read_label_map(
         where = f"{path}:{line}" if line is not None else f"{path}"
         label = _label(item, where)
         first = labels.setdefault(label.id, label)
-        if first != label:
+        if first.name == label.name and first != label:
+            _warn(f"{where}: '{label.name}' has id {label.id} a second time; the first item counts", on_warning)
+        elif first != label:
             raise ConfigError(f"{where}: '{first.name}' and '{label.name}' both have id {label.id}; ids must be unique")
     return LabelMap(labels)
+
+
+def _warn(message: str, on_warning: OnMessage | None) -> None:
+    if on_warning is None:
+        warnings.warn(message, stacklevel=3)
+    else:
+        on_warning(message)
 
 
 def _label(item: messages.StringIntLabelMapItem, where: str) -> Label:

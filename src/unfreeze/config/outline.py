@@ -29,7 +29,14 @@ _BOOLS = {"true", "t", "1", "True", "false", "f", "0", "False"}
 _INTEGERS = {"int32": range(-(2**31), 2**31), "uint32": range(2**32)}
 _NOT_FINITE = {"inf", "infinity", "nan"}
 _HEX = "[0-9a-fA-F]"
-_HALF_ESCAPE = re.compile(rf"\\(?:x(?!{_HEX})|u(?!{_HEX}{{4}})|U(?!{_HEX}{{8}}))")  # the \U of "C:\Users"
+# Escapes that are cut short, such as the \U of "C:\Users", or stand for no byte or character: \640, \ud800.
+_BAD_ESCAPE = re.compile(
+    rf"\\(?:x(?!{_HEX})|u(?!{_HEX}{{4}})|U(?!{_HEX}{{8}})|[4-7][0-7][0-7]|u[dD][89a-fA-F]|U0000[dD][89a-fA-F]|U(?!00(?:0|10)))"
+)
+# The hint for the s of 'driver's seat'.
+AFTER_QUOTE = (
+    "it follows a closing quote: put a value with quotes inside into the other quotes, or write \\ before them"
+)
 _WORD = re.compile(r"[^\s,;\[\]{}<>]+")
 
 
@@ -200,7 +207,7 @@ class _Scanner:
         elif not _fits(descriptor, value):
             problem = f"'{name.text}' of {level.message.name} must be {_expected(descriptor)}, not {shown}"
             self.outline.bad_values.append((value.line, problem))
-        elif value.kind == "string" and _HALF_ESCAPE.search(value.text.replace("\\\\", "")):
+        elif value.kind == "string" and _BAD_ESCAPE.search(value.text.replace("\\\\", "")):
             problem = f"'{name.text}' of {level.message.name} has a '\\' that starts no escape; write '/' or '\\\\'"
             self.outline.bad_values.append((value.line, problem))
 
@@ -216,6 +223,8 @@ class _Scanner:
     def stray(self, levels: list[_Level], start: Token, name: str) -> None:
         """Records a field that the schema does not have, and skips its value."""
         hint, braces = _hint(levels, name)
+        if self.text[: start.start].endswith(("'", '"')):
+            hint = AFTER_QUOTE
         self.skip_value()
         end = self.tokens[self.at - 1].end
         problem = f"{levels[-1].message.name} has no field '{name}'"

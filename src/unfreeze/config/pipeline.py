@@ -12,16 +12,9 @@ from unfreeze.callbacks import OnMessage
 from unfreeze.config import messages
 from unfreeze.config.text import merge_text, read_text
 from unfreeze.errors import ConfigError
+from unfreeze.file_kinds import PIPELINE_CONFIG
 
 PipelineConfig: TypeAlias = messages.TrainEvalPipelineConfig
-
-_EXPECTED = "a pipeline.config"
-_FOREIGN = {
-    "item": "this looks like a label map, not a pipeline.config",
-    "model_checkpoint_path": "this looks like a checkpoint's state file, not a pipeline.config",
-    "node": "this looks like a graph, not a pipeline.config",
-    "saved_model_schema_version": "this looks like a SavedModel, not a pipeline.config",
-}
 
 
 def read_pipeline_config(
@@ -33,7 +26,7 @@ def read_pipeline_config(
 ) -> PipelineConfig:
     """Reads a pipeline.config; see `parse_pipeline_config`."""
     return parse_pipeline_config(
-        read_text(path, _EXPECTED),
+        read_text(path, PIPELINE_CONFIG),
         source=str(path),
         allow_unknown_fields=allow_unknown_fields,
         override=override,
@@ -53,7 +46,7 @@ def parse_pipeline_config(
 
     `override` is text in the same format that is merged on top, as with the OD API's --config_override: a value
     replaces, a repeated value is appended. With `allow_unknown_fields`, fields and enum values that the schema does not
-    have are omitted, and `on_warning`, by default `warnings.warn`, receives a line for each.
+    have are omitted, and `on_warning`, by default `warnings.warn`, receives a line for each kind.
 
     Raises: ConfigError if the text is not a pipeline.config, or if it has no model.
     """
@@ -65,7 +58,6 @@ def parse_pipeline_config(
             name,
             allow_unknown_fields=allow_unknown_fields,
             on_warning=on_warning,
-            foreign=_FOREIGN,
         )
     if config.model.WhichOneof("model") is None:
         architectures = ", ".join(field.name for field in config.model.DESCRIPTOR.fields)

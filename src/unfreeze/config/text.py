@@ -3,27 +3,29 @@
 import os
 import re
 import warnings
+from collections import Counter
 from typing import Any
 
 from google.protobuf import text_format
 
 from unfreeze.callbacks import OnMessage
-from unfreeze.config.outline import Outline, Stray, outline
+from unfreeze.config.outline import AFTER_QUOTE, Outline, Stray, outline
 from unfreeze.errors import ConfigError
+from unfreeze.file_kinds import EMPTY, HEAD_BYTES, kind_of_bytes
 
-_HEAD_BYTES = 4096
 _UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+_MOST_KINDS = 10  # of unknown names in one error
 _QUOTED_LINE = re.compile(r"^\d+:\d+ : (?:'.*': )?", re.DOTALL)  # the start of text_format's messages
 
 
 def read_text(path: str | os.PathLike[str], expected: str) -> str:
-    """Returns the text of a file, with line feeds as line ends.
+    """Returns the text of a file, with line feeds as line ends. `expected` is one of the names of `file_kinds`.
 
-    Raises: ConfigError if the file does not exist, cannot be read, is empty, or is not text.
+    Raises: ConfigError if the file does not exist, cannot be read, is empty, is of another known kind, or is not text.
     """
     try:
         with open(path, "rb") as file:
-            data = file.read(_HEAD_BYTES)
+            data = file.read(HEAD_BYTES)
             if b"\0" not in data or data[:2] in _UTF_16_MARKS:  # does not read the rest of a binary file
                 data += file.read()
     except FileNotFoundError:
@@ -32,6 +34,9 @@ def read_text(path: str | os.PathLike[str], expected: str) -> str:
         raise ConfigError(f"{path}: is a folder; expected {expected}") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); expected {expected}") from None
+    kind = kind_of_bytes(data[:HEAD_BYTES])
+    if kind is not None and kind.name != expected and kind is not EMPTY:
+        raise ConfigError(f"{path}: {kind.instead_of(expected)}")
     text = _decoded(data, path, expected).replace("\r\n", "\n").replace("\r", "\n")
     if not text.strip():
         raise ConfigError(f"{path}: is empty; expected {expected}")
@@ -58,28 +63,23 @@ def merge_text(
     *,
     allow_unknown_fields: bool = False,
     on_warning: OnMessage | None = None,
-    foreign: dict[str, str] | None = None,
 ) -> Outline:
     """Merges text into a message, as protobuf's `text_format.Merge` does, and returns the outline of the text.
 
     With `allow_unknown_fields`, fields and enum values that the schema does not have are omitted, and `on_warning`, by
-    default `warnings.warn`, receives a line for each. `foreign` has the error for a file of another kind, by the name
-    of one of its root fields.
+    default `warnings.warn`, receives a line for each kind.
 
     Raises: ConfigError for all unknown fields and enum values together, or for the first syntax error or bad value.
     """
     scan = outline(text, message.DESCRIPTOR)
-    for stray in scan.strays:
-        if stray.name in (foreign or {}):
-            raise ConfigError(f"{source}:{stray.line}: {stray.problem}: {(foreign or {})[stray.name]}")
     if scan.strays and not allow_unknown_fields:
         raise ConfigError(_unknown_names(scan, source))
     try:
         text_format.Merge(_without(text, scan.strays), message)
     except text_format.ParseError as error:
         raise ConfigError(_parse_error(error, scan, source)) from None
-    for stray in scan.strays:
-        message_text = f"{source}:{stray.line}: {stray.problem}; ignored"
+    for stray, count in _kinds(scan.strays):
+        message_text = f"{source}:{stray.line}: {stray.problem}{_times(count)}; ignored"
         if on_warning is None:
             warnings.warn(message_text, stacklevel=4)
         else:
@@ -91,10 +91,26 @@ def _unknown_names(scan: Outline, source: str) -> str:
     wrong_brace = _wrong_brace(scan, source)
     if wrong_brace is not None:  # the names after it are only its consequences
         return wrong_brace
-    lines = (
-        f"{source}:{stray.line}: {stray.problem}" + (f", {stray.hint}" if stray.hint else "") for stray in scan.strays
-    )
+    quote = next((number for number, stray in enumerate(scan.strays, 1) if stray.hint == AFTER_QUOTE), None)
+    kinds = _kinds(scan.strays[:quote])  # the names after a wrong quote are only its consequences
+    lines = [
+        f"{source}:{stray.line}: {stray.problem}{_times(count)}" + (f", {stray.hint}" if stray.hint else "")
+        for stray, count in kinds[:_MOST_KINDS]
+    ]
+    if len(kinds) > _MOST_KINDS:
+        lines.append(f"and {len(kinds) - _MOST_KINDS} other names")
     return "; ".join(lines) + " (--allow-unknown-fields ignores unknown fields)"
+
+
+def _kinds(strays: list[Stray]) -> list[tuple[Stray, int]]:
+    """Returns the first unknown name of each kind, and how many there are."""
+    counts = Counter((stray.problem, stray.hint) for stray in strays)
+    firsts = {(stray.problem, stray.hint): stray for stray in reversed(strays)}
+    return [(firsts[kind], count) for kind, count in counts.items()]
+
+
+def _times(count: int) -> str:
+    return f" ({count} times)" if count > 1 else ""
 
 
 def _wrong_brace(scan: Outline, source: str) -> str | None:

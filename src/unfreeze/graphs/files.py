@@ -25,6 +25,7 @@ from tensorflow.core.protobuf import meta_graph_pb2
 
 from unfreeze import protobuf_wire as wire
 from unfreeze.errors import SavedModelError, UnsupportedError
+from unfreeze.file_kinds import TEXT_GRAPH, TFLITE, kind_of_file
 
 SAVED_MODEL = "saved_model.pb"
 LARGE_BYTES = 256  # constants in smaller nodes stay in the graph
@@ -129,14 +130,10 @@ def _require_nodes(graph: graph_pb2.GraphDef) -> None:
 
 
 def _require_binary(path: Path) -> None:
-    with path.open("rb") as file:
-        head = file.read(64)
-    if head[4:8] == b"TFL3":
-        raise UnsupportedError(
-            f"not supported yet: {path}: a TensorFlow Lite model; pass its frozen graph or checkpoint"
-        )
-    if head.lstrip().startswith((b"node {", b"node{", b"meta_graphs", b"saved_model_schema_version", b"library {")):
-        raise UnsupportedError(f"not supported yet: {path}: a graph in text form; pass the binary .pb file")
+    kind = kind_of_file(path)
+    if kind is not None:
+        error = UnsupportedError if kind.name in (TEXT_GRAPH, TFLITE) else SavedModelError
+        raise error(f"{path}: {kind.instead_of('a frozen graph')}")
 
 
 def _mapped(path: Path) -> memoryview:

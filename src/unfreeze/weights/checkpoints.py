@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from unfreeze.errors import CheckpointError
+from unfreeze.file_kinds import GIT_LFS, WEB_PAGE, kind_of_file
 from unfreeze.formatting import first_line
 
 OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
@@ -308,6 +309,9 @@ def is_checkpoint_table(file: Path) -> bool:
 
 
 def _not_a_table(file: Path) -> str:
+    kind = kind_of_file(file)
+    if kind is not None:
+        return f"{file}: {kind.instead_of('a checkpoint' if file.suffix != '.index' else 'the index of a checkpoint')}"
     if file.suffix == ".index":
         size_bytes = file.stat().st_size
         return f"{file}: not the index of a checkpoint, or cut short ({size_bytes} bytes); copy it again"
@@ -322,9 +326,17 @@ def _require_parts(prefix: Path) -> None:
             raise CheckpointError(
                 f"{prefix}: incomplete checkpoint: {missing}; copy the missing file beside {index.name}"
             )
+        if not is_checkpoint_table(index):
+            raise CheckpointError(_not_a_table(index))
+        for shard in sorted(prefix.parent.glob(_escape(prefix.name) + ".data-*")):
+            kind = kind_of_file(shard)
+            if kind is not None and kind in (GIT_LFS, WEB_PAGE):
+                raise CheckpointError(f"{shard}: {kind.instead_of('the data of a checkpoint')}")
         return
-    if prefix.is_file():
-        return  # a single-file checkpoint
+    if prefix.is_file():  # a single-file checkpoint
+        if not is_checkpoint_table(prefix):
+            raise CheckpointError(_not_a_table(prefix))
+        return
     beside = [candidate.prefix.name for candidate in find_checkpoints(prefix.parent)] if prefix.parent.is_dir() else []
     hint = f"; checkpoints there: {', '.join(beside)}" if beside else ""
     if any(name == prefix.name for name in beside):
