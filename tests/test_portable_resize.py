@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from unfreeze.ops.images import RESIZE_METHODS
 from unfreeze.ops.portable_resize import PORTABLE_RESIZE_METHODS
+from unfreeze.ops.sizes import quotient
 
 SIZES = [((7, 11), (3, 5)), ((30, 20), (64, 33)), ((480, 640), (300, 300)), ((5, 5), (5, 5)), ((9, 1), (4, 3))]
 TOLERANCES = {"BILINEAR": 1e-4, "NEAREST_NEIGHBOR": 0.0, "BICUBIC": 2e-3, "AREA": 2e-3}  # of 255
@@ -30,3 +31,18 @@ def test_portable_form_equals_kernel(method: str, align_corners: bool, dtype: tf
             portable(images, tf.constant(size)),
         ):
             np.testing.assert_allclose(resized, expected, rtol=0, atol=TOLERANCES[method])
+
+
+def test_quotient_is_rounded_once_where_the_runtime_multiplies_by_the_reciprocal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def product_with_reciprocal(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+        return tf.multiply(a, tf.math.reciprocal(b))
+
+    random = np.random.default_rng(7)
+    a, b = (random.integers(1, longest + 1, 100_000) for longest in (8192, 4096))
+    monkeypatch.setattr(tf.Tensor, "__truediv__", product_with_reciprocal)
+    as_on_openvino = (tf.constant(a, tf.float32) / tf.constant(b, tf.float32)).numpy()
+    expected = a.astype(np.float32) / b.astype(np.float32)
+    assert (as_on_openvino != expected).any()
+    np.testing.assert_array_equal(quotient(tf.constant(a), tf.constant(b)), expected)

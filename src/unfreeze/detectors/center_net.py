@@ -191,8 +191,8 @@ def _keypoints(
 def _suppressed(detections: Tensors, suppression: PostProcessing) -> Tensors:
     """Returns the same outputs after non-maximum suppression, each box with the score of its own class only."""
     boxes, scores = detections["detection_boxes"], detections["detection_multiclass_scores"]
-    classes = tf.cast(detections["detection_classes"], tf.int32)
-    own = tf.one_hot(classes, scores.shape[2], on_value=True, off_value=False)
+    classes = tf.cast(detections["detection_classes"], tf.int32)[..., tf.newaxis]
+    own = tf.equal(classes, tf.range(scores.shape[2]))  # tf2onnx does not convert a one_hot of booleans
     # The Object Detection API passes no window to clip to; it then clips to the smallest window around all boxes.
     window = tf.concat([tf.reduce_min(boxes[..., :2], axis=1), tf.reduce_max(boxes[..., 2:], axis=1)], axis=1)
     kept = suppression.nms(

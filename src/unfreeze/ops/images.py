@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
-from unfreeze.ops.sizes import Length, Size, arithmetic, float32, image_size, int32
+from unfreeze.ops.sizes import Length, Size, arithmetic, float32, image_size, int32, quotient
 
 # The operation for each ResizeType of the config.
 RESIZE_METHODS: dict[str, Callable[..., tf.Tensor]] = {
@@ -48,7 +48,7 @@ def keep_aspect_ratio_size(height: Length, width: Length, *, min_dimension: int,
     landscape = height < width
     within_height = xp.where(landscape, min_dimension, max_dimension)
     within_width = xp.where(landscape, max_dimension, min_dimension)
-    scale = xp.minimum(float32(within_height) / float32(height), float32(within_width) / float32(width))
+    scale = xp.minimum(quotient(within_height, height), quotient(within_width, width))
     return int32(xp.round(scale * float32(height))), int32(xp.round(scale * float32(width)))
 
 
@@ -66,7 +66,7 @@ def conditional_shape_size(height: Length, width: Length, *, condition: str, siz
     else:
         side = xp.minimum(height, width)
         target = xp.maximum(side, size_threshold)
-    ratio = float32(target) / float32(side)
+    ratio = quotient(target, side)
     return int32(float32(height) * ratio), int32(float32(width) * ratio)
 
 

@@ -16,11 +16,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from unfreeze.ops.sizes import Length, Size, float32, image_size, larger
+from unfreeze.ops.sizes import Length, Size, float32, image_size, larger, quotient
 
 CUBIC_COEFFICIENT = -0.75
 CUBIC_TABLE_SIZE = 1024
-LONGEST_SIDE = 8192  # of images whose scale is looked up; the scale of larger ones is computed
 
 
 def resize_bilinear(images: tf.Tensor, size: Size, align_corners: bool) -> tf.Tensor:
@@ -89,23 +88,11 @@ PORTABLE_RESIZE_METHODS: dict[str, Callable[[tf.Tensor, Size, bool], tf.Tensor]]
 def _scale(new: Length, old: Length, align_corners: bool) -> tf.Tensor:
     """Returns how many old pixels a new pixel stands for, as CalculateResizeScale does."""
     if not align_corners:
-        return _quotient(old, new)
-    with_corners = _quotient(old - 1, larger(new - 1, 1))
+        return quotient(old, new)
+    with_corners = quotient(old - 1, larger(new - 1, 1))
     if tf.is_tensor(new):
-        return tf.where(new > 1, with_corners, _quotient(old, new))
-    return with_corners if new > 1 else _quotient(old, new)
-
-
-def _quotient(a: Length, b: Length) -> tf.Tensor:
-    """Returns a / b in float32, rounded once.
-
-    Graph optimizers replace a division by a constant with a product, and OpenVINO every division, which rounds twice;
-    so the quotients by a constant are a table.
-    """
-    if not tf.is_tensor(a) or tf.is_tensor(b):
-        return float32(a) / float32(b)
-    table = tf.constant(np.arange(LONGEST_SIDE + 1, dtype=np.float32) / np.float32(b))
-    return tf.where(a > LONGEST_SIDE, float32(a) / float32(b), tf.gather(table, tf.minimum(a, LONGEST_SIDE)))
+        return tf.where(new > 1, with_corners, quotient(old, new))
+    return with_corners if new > 1 else quotient(old, new)
 
 
 def _positions(new: Length, old: Length, align_corners: bool) -> tf.Tensor:

@@ -8,6 +8,8 @@ import tensorflow as tf
 Length: TypeAlias = Any  # an int where it is known, an int32 scalar tensor where it is not
 Size: TypeAlias = tuple[Length, Length]  # height, width
 
+SPLIT = np.float32(2**13 + 1)  # splits the 24 bits of a float32 into 11 and 13
+
 
 def image_size(images: tf.Tensor) -> Size:
     """[N, H, W, C] -> (H, W)."""
@@ -44,3 +46,19 @@ def float32(number: Any) -> Any:
 def int32(number: Any) -> Any:
     """Returns the number as int32, truncated."""
     return tf.cast(number, tf.int32) if tf.is_tensor(number) else int(number)
+
+
+def quotient(a: Length, b: Length) -> Any:
+    """Returns a / b in float32, rounded once, for a divisor up to 4096.
+
+    Graph optimizers replace a division by a constant with a product, and OpenVINO every division, which rounds twice:
+    a size could differ by a pixel, and resized pixels by more than 1e-3. So the remainder corrects what is not known yet.
+    """
+    a, b = float32(a), float32(b)
+    ratio = a / b
+    if not tf.is_tensor(ratio):
+        return ratio
+    shifted = ratio * SPLIT
+    leading = shifted - (shifted - ratio)  # with 11 bits, so that its product with b is exact
+    remainder = (a - leading * b) - (ratio - leading) * b
+    return ratio + remainder / b
