@@ -13,6 +13,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "exam
 # Parts of a command that a reader replaces with something of their own, or that a test can't reach.
 PLACEHOLDERS = ("://", "BUCKET", "HOST", "ENDPOINT", "…", "...")
 ENDLESS = {"serve", "watch"}  # they run until they are stopped; their own tests run them
+FORMAT_EXPORTS = tuple(f"build/digits-{name}" for name in ("onnx", "openvino", "tflite", "frozen_graph"))
 CLUSTER = "ray"  # test_predict_ray.py
 
 
@@ -24,12 +25,17 @@ class Command(NamedTuple):
     arguments: tuple[str, ...]
 
     @property
+    def is_of_format(self) -> bool:
+        """Whether it writes or uses an export of the example in another format, as test_formats.py does."""
+        return any(argument.startswith(FORMAT_EXPORTS) for argument in self.arguments)
+
+    @property
     def is_runnable(self) -> bool:
         """Whether it works as it stands, without a server, a cloud or an end that a reader brings about."""
         text = " ".join(self.arguments)
         endless = self.arguments[1] in ENDLESS and "--once" not in self.arguments
         elsewhere = endless or "--serve" in self.arguments or CLUSTER in self.arguments
-        return not elsewhere and not any(part in text for part in PLACEHOLDERS)
+        return not elsewhere and not self.is_of_format and not any(part in text for part in PLACEHOLDERS)
 
 
 def blocks(page: Path, language: str) -> list[tuple[int, str]]:

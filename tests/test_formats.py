@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
+import docs_pages
 import numpy as np
 import pytest
 import reference
 import tensorflow as tf
-import test_parity as parity
 
 import unfreeze
+from unfreeze import cli
 from unfreeze.child_process import ModuleError
 from unfreeze.config import parse_pipeline_config, with_keypoint_labels
-from unfreeze.detectors import PORTABLE, Forms, build_detector
+from unfreeze.detectors import Forms, build_detector
 from unfreeze.detectors.raw_outputs import with_raw_outputs
 from unfreeze.errors import (
     ConversionError,
@@ -27,7 +29,6 @@ from unfreeze.errors import (
     VerificationError,
 )
 from unfreeze.formats import FORMATS, conversion, other_formats
-from unfreeze.formats.frozen import freeze
 from unfreeze.runtimes import find_model, load_any_model, load_model
 from unfreeze.runtimes.process import ProcessRun, run_in_process
 from unfreeze.savedmodel import trace
@@ -73,6 +74,14 @@ def test_an_unfrozen_export_is_the_source_of_other_formats(exported: Path, tmp_p
     ]
 
 
+def test_frozen_graph_has_no_functions_and_attributes_that_old_versions_do_not_know(exported: Path) -> None:
+    graph_def = tf.compat.v1.GraphDef.FromString((exported / "frozen_inference_graph.pb").read_bytes())
+    assert not graph_def.library.function
+    depthwise = [node for node in graph_def.node if node.op == "DepthwiseConv2dNative"]
+    assert depthwise
+    assert all("explicit_paddings" not in node.attr for node in depthwise)  # TensorFlow 1.15 does not have it
+
+
 def test_frozen_graph_has_the_tensor_names_of_the_object_detection_api(exported: Path) -> None:
     graph_def = tf.compat.v1.GraphDef.FromString((exported / "frozen_inference_graph.pb").read_bytes())
     with tf.Graph().as_default() as graph, tf.compat.v1.Session(graph=graph) as session:
@@ -83,42 +92,44 @@ def test_frozen_graph_has_the_tensor_names_of_the_object_detection_api(exported:
     assert number.shape == (1,)
 
 
-# One golden of each family; UNFREEZE_ALL_GOLDENS=1 runs all of them.
-FAMILIES = {
-    "ssd_mobilenet_v2_coco": ("onnx", "openvino", "tflite"),
-    "v_efficientdet_b0": ("onnx",),
-    "v_center_mobilenet_v2": ("onnx", "tflite"),
-    "faster_rcnn_inception_v2_coco": ("onnx", "openvino"),
-}
-CONVERTED = [
-    pytest.param(case, name, id=f"{case.name}-{name}", marks=[pytest.mark.slow])
-    for case in parity.CASES
-    for name in FAMILIES.get(
-        case.name, ("onnx", "openvino", "tflite") if os.environ.get("UNFREEZE_ALL_GOLDENS") else ()
-    )
-]
+@pytest.fixture(scope="module")
+def workplace(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the docs work: with `examples/`, and an export in `build/digits-FORMAT`."""
+    folder = tmp_path_factory.mktemp("docs")
+    (folder / "build").mkdir()
+    (folder / "examples").symlink_to(docs_pages.ROOT / "examples")
+    for name in FORMATS:
+        (folder / "build" / f"digits-{name}").symlink_to(exported)
+    return folder
 
 
-@pytest.mark.parametrize(("case", "name"), CONVERTED)
-def test_converted_file_returns_the_recorded_detections(case: parity.Case, name: str, tmp_path: Path) -> None:
-    golden = reference.golden(case.name, case.generation)
-    prefix = reference.write_checkpoint(golden, tmp_path)
-    config = with_keypoint_labels(parse_pipeline_config(golden.config), reference.HERE / "data")
-    weights = Weights(open_checkpoint(prefix), "constants", moving_averages=config.eval_config.use_moving_averages)
-    exportable = trace(build_detector(config, weights, PORTABLE))
+@pytest.mark.parametrize("name", FORMATS)
+def test_client_in_docs_prints_what_the_page_shows(name: str, workplace: Path) -> None:
+    page = docs_pages.ROOT / "docs" / f"{name}.md"
+    (_, client), *_ = docs_pages.blocks(page, "python")
+    (_, expected), *_ = docs_pages.blocks(page, "text")
+    if name != "frozen_graph":
+        client += "import sys; assert not {'tensorflow', 'unfreeze'} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", client], cwd=workplace, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, expected), done.stderr
 
-    def run(image: np.ndarray) -> dict[str, np.ndarray]:
-        chosen = FORMATS[name]
-        shape = (1, *image.shape[:2], 3) if chosen.needs_fixed_size else (None, None, None, 3)
-        folder = tmp_path / f"{image.shape[0]}, {image.shape[1]}"
-        folder.mkdir()
-        path = conversion.convert(chosen, freeze(exportable, shape, folder), folder)
-        images = np.stack([image]) if chosen.needs_fixed_size else np.stack([image, image[:, ::-1]])
-        [outputs] = run_in_process(path, [images]).outputs
-        assert not isinstance(outputs, str), outputs
-        return {key: value[:1] for key, value in outputs.items()}
 
-    parity.assert_recorded(case, golden, config, run)
+@pytest.mark.parametrize(
+    "command",
+    [command for page in docs_pages.PAGES for command in docs_pages.commands(page) if command.is_of_format],
+    ids=lambda command: f"{command.page}:{command.line}",
+)
+def test_command_in_docs_for_a_format_runs(
+    command: docs_pages.Command, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs it, except that `exported` stands for the exports, and test_benchmark.py for the benchmarks."""
+    _, subcommand, *arguments = command.arguments
+    if subcommand == "export":
+        name = arguments[2]
+        assert arguments == ["examples/digits/run", "--format", name, "--output-directory", f"build/digits-{name}"]
+    elif subcommand != "benchmark":
+        monkeypatch.chdir(workplace)
+        cli.unfreeze.main([subcommand, *arguments], standalone_mode=False)
 
 
 def test_unknown_format_is_rejected() -> None:

@@ -86,6 +86,7 @@ def write_formats(
             Path(tempfile.mkdtemp(dir=scratch)),
             input_type=input_type,
             input_name=None if portable else FROZEN_GRAPH_INPUT,
+            lower_control_flow=not portable,
         )
 
     @cache

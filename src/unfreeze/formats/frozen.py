@@ -22,6 +22,7 @@ def freeze(
     *,
     input_type: str = "image_tensor",
     input_name: str | None = None,
+    lower_control_flow: bool = False,
 ) -> FrozenFile:
     """Writes the graph of a detector into a folder.
 
@@ -30,11 +31,13 @@ def freeze(
         input_shape: (images, height, width, channels); None leaves a dimension open.
         input_type: `image_tensor` or `float_image_tensor`.
         input_name: the node of the images; by default the name of the SavedModel's input.
+        lower_control_flow: write loops and branches as operations of TensorFlow 1, not as functions: functions of two
+            graphs in one process may have the same name. Converters need functions.
 
     Raises: ValueError: the graph is larger than 2 GB, which no GraphDef can be.
     """
     function = signature(exportable.detector, exportable.detect, input_type, input_shape)
-    frozen = convert_variables_to_constants_v2(function, lower_control_flow=False)
+    frozen = convert_variables_to_constants_v2(function, lower_control_flow=lower_control_flow)
     names = sorted(function.structured_outputs)
     renamed = {exportable.detector.input_name: input_name} if input_name else {}
     inputs = {tensor.name.removesuffix(":0"): tensor for tensor in frozen.inputs}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
+
+import tensorflow as tf
 
 from unfreeze.formats.frozen_file import FrozenFile
 
 
 def convert(frozen: FrozenFile, path: Path, opset: int | None) -> None:
-    """Copies the graph as it is."""
-    shutil.copyfile(frozen.path, path)
+    """Writes the graph without attributes that have their default value, which older versions may not know."""
+    with tf.Graph().as_default():
+        exported = tf.compat.v1.train.export_meta_graph(graph_def=frozen.read(), strip_default_attrs=True)
+    path.write_bytes(exported.graph_def.SerializeToString(deterministic=True))

@@ -52,7 +52,7 @@ def quotient(a: Length, b: Length) -> Any:
     """Returns a / b in float32, rounded once, for a divisor up to 4096.
 
     Graph optimizers replace a division by a constant with a product, and OpenVINO every division, which rounds twice:
-    a size could differ by a pixel, and resized pixels by more than 1e-3. So the remainder corrects what is not known yet.
+    a size could differ by a pixel, and resized pixels by more than 1e-3. The remainder corrects a quotient of tensors.
     """
     a, b = float32(a), float32(b)
     ratio = a / b
