@@ -50,6 +50,8 @@ MAY_IMPORT = {
     "ops": set(),
     "targets": {"model_paths", "prediction", "verification"},
     "verification": {"graphs", "images", "prediction", "runtimes"},
+    "server": {"runtimes", "web"},
+    "web": {"config"},
     "evaluation": {"config", "images", "model_paths", "prediction", "runtimes"},
     "prediction": {"config", "images", "model_paths", "runtimes"},
     "runtimes": {"graphs", "images", "model_paths"},
@@ -57,8 +59,6 @@ MAY_IMPORT = {
     "graphs": set(),
     "model_paths": {"weights"},
     "weights": set(),
-    "server": {"web"},
-    "web": {"config"},
     "config": set(),
     **dict.fromkeys(GROUND, GROUND),
 }  # fmt: skip

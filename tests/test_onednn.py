@@ -260,12 +260,12 @@ def test_settings_of_the_user_stay(setting: dict[str, str], good: Path, image: P
 LOAD = """
 from unfreeze import onednn
 onednn.enable_for_command()
-from unfreeze.server import loaded
+from unfreeze.server import loading
 import numpy as np
 printed = []
 for folder in sys.argv[1:]:
     try:
-        model = loaded.load(folder)
+        model = loading.load(folder)
         images = [np.full([1, 16, 16, 3], value, np.uint8) for value in (100, 200)]
         printed += [[float(model.run("", {name: image})["detection_scores"][0, 0]) for image in images]
                     for name in model.signature_def("").inputs]

@@ -421,7 +421,7 @@ def test_shutdown_answers_accepted_requests(models: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("arguments", "document"),
     [
-        (["{models}/none"], "is not a folder. Pass the folder with the numbered versions."),
+        (["{models}/none"], "does not exist. Pass the folder with the numbered versions, or a"),
         ([], "there is no model to serve. Pass MODEL_BASE_PATH"),
         (["{models}/half", "--port=8501"], "--rest-api-port cannot be the same as --port"),
         (["{models}/half", "--model-config-file=x"], "exclude each other"),

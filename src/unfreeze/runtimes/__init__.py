@@ -2,8 +2,8 @@
 
 To add a runtime, write a module with a `load_model` function and add a row to RUNTIMES.
 
-Three packages load models by themselves: `verification` tests that each loader accepts a file, `server` serves any
-signature with the wire protocol's own checks, and `targets` replays recorded requests of a warm-up.
+Three packages load SavedModels by themselves: `verification` tests that each loader accepts a file, `server` serves
+any signature with the wire protocol's own checks, and `targets` replays recorded requests of a warm-up.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from unfreeze.model_paths import saved_model_folder
+from unfreeze.runtimes.loaded_file import LoadedFile
 from unfreeze.runtimes.model import Model, require_detections
 
 SAVED_MODEL = "saved_model.pb"
@@ -31,23 +32,39 @@ class RuntimeModule(Protocol):
         """
 
 
+class FileRuntimeModule(RuntimeModule, Protocol):
+    """The interface of the module of a runtime other than TensorFlow."""
+
+    def load_file(self, path: Path, threads: int | None) -> LoadedFile:
+        """Returns the model in a file with all its inputs and outputs, whether it is a detector or not.
+
+        Raises: SavedModelError if it cannot be loaded. MissingExtraError if the library is not installed.
+        """
+
+
 @dataclass(frozen=True)
 class Runtime:
-    """A kind of model file: the suffix by which it is recognized, and the module and the library that run it."""
+    """A kind of model file: the suffix by which it is recognized, and the module and the library that run it.
+
+    `files` are the names that the file may have in the folder of a version or of an export; they are empty for the
+    runtimes of TensorFlow, whose modules have no `load_file`.
+    """
 
     name: str
     suffix: str  # empty for folders
     module: str
     library: str = "TensorFlow"  # as its users call it
+    files: tuple[str, ...] = ()
 
 
 RUNTIMES = (
     Runtime("SavedModel", "", "unfreeze.runtimes.saved_model"),
     Runtime("frozen graph", ".pb", "unfreeze.runtimes.frozen_graph"),
-    Runtime("ONNX", ".onnx", "unfreeze.runtimes.onnx_runtime", "ONNX Runtime"),
-    Runtime("OpenVINO", ".xml", "unfreeze.runtimes.openvino", "OpenVINO"),
-    Runtime("TFLite", ".tflite", "unfreeze.runtimes.litert", "LiteRT"),
+    Runtime("ONNX", ".onnx", "unfreeze.runtimes.onnx_runtime", "ONNX Runtime", ("model.onnx",)),
+    Runtime("OpenVINO", ".xml", "unfreeze.runtimes.openvino", "OpenVINO", ("model.xml", "openvino/model.xml")),
+    Runtime("TFLite", ".tflite", "unfreeze.runtimes.litert", "LiteRT", ("model.tflite",)),
 )
+FILE_RUNTIMES = tuple(runtime for runtime in RUNTIMES if runtime.files)
 
 
 @dataclass(frozen=True)
@@ -87,3 +104,21 @@ def load_model(file: ModelFile, threads: int | None = None) -> Model:
 def load_any_model(file: ModelFile, threads: int | None = None) -> Model:
     """Returns a model of images, a detector or another, ready to run; as `load_model`."""
     return cast(RuntimeModule, import_module(file.runtime.module)).load_model(file.path, threads)
+
+
+def find_model_file(path: Path) -> ModelFile | None:
+    """Returns a file of a runtime other than TensorFlow, or the first one of a folder in the order of RUNTIMES."""
+    for runtime in FILE_RUNTIMES:
+        candidates = [path / name for name in runtime.files] if path.is_dir() else [path]
+        for file in candidates:
+            if file.suffix == runtime.suffix and file.is_file():
+                return ModelFile(file, runtime)
+    return None
+
+
+def load_file(file: ModelFile, threads: int | None = None) -> LoadedFile:
+    """Returns the model in a file of a runtime other than TensorFlow, with all its inputs and outputs.
+
+    Raises: SavedModelError if it cannot be loaded. MissingExtraError if its library is not installed.
+    """
+    return cast(FileRuntimeModule, import_module(file.runtime.module)).load_file(file.path, threads)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 from PIL import Image
 
-from unfreeze.errors import MissingExtraError, SavedModelError
+from unfreeze.errors import SavedModelError
 from unfreeze.formatting import first_line
+from unfreeze.runtimes.loaded_file import LoadedFile, Shape
 from unfreeze.runtimes.model import Outputs, name_list
 
 
@@ -21,7 +20,7 @@ class ImageInput:
     """The input for images `[N, H, W, 3]`; a dimension is None if it may have any length."""
 
     name: str
-    shape: tuple[int | None, ...]
+    shape: Shape
     dtype: np.dtype
 
     def batches(self, images: np.ndarray) -> list[np.ndarray]:
@@ -57,35 +56,19 @@ class FileModel:
         return {name: np.concatenate([result[name] for result in results])[: len(images)] for name in results[0]}
 
 
-def file_model(
-    path: Path,
-    inputs: Sequence[ImageInput],
-    outputs: Sequence[str],
-    call: Callable[[np.ndarray], Outputs],
-) -> FileModel:
-    """Returns a model with one input for images. Raises: SavedModelError if it has other inputs."""
-    if len(inputs) != 1:
-        names = name_list(tuple(each.name for each in inputs))
+def image_model(file: LoadedFile) -> FileModel:
+    """Returns the model of a file that has one input for images. Raises: SavedModelError if it has other inputs."""
+    path = file.path
+    if len(file.inputs) != 1:
+        names = name_list(each.name for each in file.inputs)
         raise SavedModelError(f"{path}: must take one input, images; it takes {names}")
-    if len(inputs[0].shape) != 4 or inputs[0].shape[3] not in (3, None):
-        raise SavedModelError(f"{path}: takes {list(inputs[0].shape)}, not images [N, H, W, 3]")
-    return FileModel(path, inputs[0], outputs, call)
-
-
-def imported(module: str, path: Path, extra: str) -> ModuleType:
-    """Returns the module of a runtime. Raises: MissingExtraError if it is not installed."""
-    try:
-        return import_module(module)
-    except ImportError:
-        raise MissingExtraError(
-            f"{path}: needs the package {module.partition('.')[0].replace('_', '-')} to run; "
-            f"run pip install 'unfreeze[{extra}]'"
-        ) from None
-
-
-def cannot_be_loaded(path: Path, library: str, error: Exception) -> SavedModelError:
-    """Returns the error for a file that a runtime rejects."""
-    return SavedModelError(f"{path} cannot be loaded by {library}: {first_line(error)}. Copy or export it again.")
+    [spec] = file.inputs
+    if spec.shape is None or len(spec.shape) != 4 or spec.shape[3] not in (3, None):
+        shape = "any shape" if spec.shape is None else list(spec.shape)
+        raise SavedModelError(f"{path}: takes {shape}, not images [N, H, W, 3]")
+    image_input = ImageInput(spec.name, spec.shape, spec.dtype)
+    outputs = tuple(output.name for output in file.outputs)
+    return FileModel(path, image_input, outputs, lambda batch: file.call({spec.name: batch}))
 
 
 def resized(images: np.ndarray, height: int, width: int) -> np.ndarray:

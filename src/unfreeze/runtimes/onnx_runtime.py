@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from unfreeze.runtimes.image_input import FileModel, ImageInput, cannot_be_loaded, file_model, imported
+from unfreeze.errors import SavedModelError
+from unfreeze.runtimes.image_input import FileModel, image_model
+from unfreeze.runtimes.loaded_file import LoadedFile, TensorSpec, cannot_be_loaded, imported
 from unfreeze.runtimes.model import Outputs
 
-DTYPES = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32}
+# The type of a tensor in ONNX Runtime -> the name of NumPy's dtype.
+DTYPES = {
+    "tensor(float)": "float32", "tensor(double)": "float64", "tensor(float16)": "float16", "tensor(bool)": "bool",
+    "tensor(uint8)": "uint8", "tensor(uint16)": "uint16", "tensor(uint32)": "uint32", "tensor(uint64)": "uint64",
+    "tensor(int8)": "int8", "tensor(int16)": "int16", "tensor(int32)": "int32", "tensor(int64)": "int64",
+}  # fmt: skip
 
 
 def load_model(path: Path, threads: int | None) -> FileModel:
-    """Returns an ONNX model on the CPU, ready to run.
+    """Returns an ONNX model of images on the CPU, ready to run.
 
     Raises: SavedModelError if it cannot be loaded, or does not take images. MissingExtraError if
     ONNX Runtime is not installed.
+    """
+    return image_model(load_file(path, threads))
+
+
+def load_file(path: Path, threads: int | None) -> LoadedFile:
+    """Returns an ONNX model of any kind on the CPU.
+
+    Raises: SavedModelError if it cannot be loaded. MissingExtraError if ONNX Runtime is not installed.
     """
     onnxruntime = imported("onnxruntime", path, "onnx")
     options = onnxruntime.SessionOptions()
@@ -27,14 +44,19 @@ def load_model(path: Path, threads: int | None) -> FileModel:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise cannot_be_loaded(path, "ONNX Runtime", error) from None
-    inputs = [
-        ImageInput(each.name, tuple(n if isinstance(n, int) else None for n in each.shape), np.dtype(DTYPES[each.type]))
-        for each in session.get_inputs()
-        if each.type in DTYPES
-    ]
-    names = [output.name for output in session.get_outputs()]
+    outputs = tuple(tensor_spec(path, node) for node in session.get_outputs())
+    names = [output.name for output in outputs]
 
-    def call(batch: np.ndarray) -> Outputs:
-        return dict(zip(names, session.run(names, {inputs[0].name: batch}), strict=True))
+    def call(inputs: Mapping[str, np.ndarray]) -> Outputs:
+        return dict(zip(names, session.run(names, dict(inputs)), strict=True))
 
-    return file_model(path, inputs, names, call)
+    return LoadedFile(path, tuple(tensor_spec(path, node) for node in session.get_inputs()), outputs, call)
+
+
+def tensor_spec(path: Path, node: Any) -> TensorSpec:
+    """Returns an input or output. Raises: SavedModelError if it is not a tensor of numbers."""
+    if node.type not in DTYPES:
+        raise SavedModelError(f"{path}: {node.name} is a {node.type} (expected: a tensor of numbers)")
+    return TensorSpec(
+        node.name, tuple(n if isinstance(n, int) else None for n in node.shape), np.dtype(DTYPES[node.type])
+    )

@@ -1,6 +1,7 @@
-"""A server for SavedModels on this machine, with the REST and gRPC interfaces of TensorFlow Serving.
+"""A server for models on this machine, with the REST and gRPC interfaces of TensorFlow Serving.
 
-It reads SavedModel folders only, and needs the extra `serve`: importing it without raises MissingExtraError.
+It serves SavedModels, and the files that `runtimes` runs. It needs the extra `serve`: importing it without raises
+MissingExtraError.
 """
 
 from importlib.util import find_spec

@@ -14,7 +14,8 @@ import numpy as np
 from unfreeze.server.admission import AdmissionControl
 from unfreeze.server.batching import Batcher
 from unfreeze.server.image_headers import check_image_sizes
-from unfreeze.server.loaded import Arrays, LoadedModel, load
+from unfreeze.server.loaded import Arrays, LoadedModel
+from unfreeze.server.loading import load
 from unfreeze.server.metrics import Metric, Metrics
 from unfreeze.server.settings import Settings, read_models, with_labels
 from unfreeze.server.status import StatusCode, StatusError, deadline_exceeded
@@ -81,17 +82,18 @@ class Engine:
         name: str,
         deadline: float,
     ) -> Arrays:
-        """Returns the outputs for inputs that were checked, batched with other requests if batching is on.
+        """Returns the outputs for inputs that were checked, batched with other requests if batching is on
+        and the model takes any number of rows.
 
         Raises: StatusError; DEADLINE_EXCEEDED if `deadline` (of time.monotonic()) passes first.
         """
         check_image_sizes(inputs, self.settings.max_image_pixels)
 
         def run_model(inputs: Mapping[str, np.ndarray]) -> Arrays:
-            with self._timed(Metric.RUNTIME_LATENCY, model_name=name, API="Predict", runtime="TF2"):
+            with self._timed(Metric.RUNTIME_LATENCY, model_name=name, API="Predict", runtime=model.runtime):
                 return model.run(signature, inputs, outputs)
 
-        if self.batcher:
+        if self.batcher and not model.has_fixed_batch_size(signature):
             return self.batcher.call((id(model), signature, tuple(outputs)), run_model, inputs, deadline)
         if not self.run_slots.acquire(timeout=max(0.0, deadline - time.monotonic())):
             raise deadline_exceeded()
@@ -126,10 +128,10 @@ class Engine:
         finally:
             self.metrics.observe(metric, (time.perf_counter() - started) * 1e6, **labels)
 
-    def _load(self, folder: Path) -> LoadedModel:
-        model = load(folder)
+    def _load(self, path: Path) -> LoadedModel:
+        model = load(path)
         if self.settings.enable_model_warmup:
-            LOG.info("%s: replayed %d warm-up requests", folder, warm_up(model))
+            LOG.info("%s: replayed %d warm-up requests", path, warm_up(model))
         return model
 
     def _count_batch(self, rows: int) -> None:

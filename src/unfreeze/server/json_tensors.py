@@ -359,7 +359,8 @@ def wrong_type(value: Any, dtype: tf.DType) -> StatusError:
     if isinstance(value, bool):
         kind = "True" if value else "False"
     name = {"float32": "float", "float64": "double"}.get(dtype.name, dtype.name)
-    return invalid(f"JSON Value: {quote(value)} Type: {kind} is not of expected type: {name}")
+    hint = ". Send numbers: only inputs of type string take base64 data." if is_base64(value) else ""
+    return invalid(f"JSON Value: {quote(value)} Type: {kind} is not of expected type: {name}{hint}")
 
 
 def quote(value: Any) -> str:

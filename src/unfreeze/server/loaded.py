@@ -1,36 +1,29 @@
-"""A SavedModel in memory: its signatures, the checks of a request's inputs and outputs, and the call of a signature."""
+"""A model in memory: its signatures, and the checks of a request's inputs and outputs."""
 
-import os
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from google.protobuf.message import DecodeError
-from tensorflow.core.protobuf import saved_model_pb2
 
-from unfreeze.errors import SavedModelError
-from unfreeze.formatting import first_line
-from unfreeze.onednn import assume_frozen_weights
-from unfreeze.server.status import CODE_BY_NUMBER, StatusCode, StatusError, invalid
+from unfreeze.server.status import invalid
 
 DEFAULT_SIGNATURE = "serving_default"
 MAX_MESSAGE_CHARS = 2000
-INIT_SIGNATURES = {"__saved_model_init_op", "__saved_model_train_op"}
 
 Arrays = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class LoadedModel:
-    """A SavedModel that is loaded and can be called."""
+class LoadedModel(ABC):
+    """A model that is loaded and can be called: a SavedModel, or a file of another runtime."""
 
-    folder: Path
-    signature_defs: Mapping[str, Any]  # name -> SignatureDef, as in the file
-    functions: Mapping[str, Callable[..., dict[str, tf.Tensor]]]
-    loaded: Any  # owns the variables: without this reference they are freed
+    folder: Path  # of the version
+    runtime: str  # a label of the metrics
+    signature_defs: Mapping[str, Any]  # name -> SignatureDef
 
     def signature_def(self, name: str) -> Any:
         """Returns the SignatureDef of a name; an empty name means the default.
@@ -39,66 +32,17 @@ class LoadedModel:
         """
         return self.signature_defs[name or DEFAULT_SIGNATURE]
 
+    def has_fixed_batch_size(self, signature: str) -> bool:
+        """Returns whether a signature takes one number of rows only, so that requests cannot run in one call."""
+        shapes = [info.tensor_shape for info in self.signature_def(signature).inputs.values()]
+        return any(shape.dim and shape.dim[0].size >= 0 for shape in shapes)
+
+    @abstractmethod
     def run(self, signature: str, inputs: Mapping[str, np.ndarray], outputs: Sequence[str] = ()) -> Arrays:
         """Calls a signature with inputs that were checked, and returns the named outputs, by default all of them.
 
-        Raises: StatusError with TensorFlow's code and message if the model fails.
+        Raises: StatusError if the model fails.
         """
-        name = signature or DEFAULT_SIGNATURE
-        infos = self.signature_defs[name].inputs
-        try:
-            tensors = self.functions[name](
-                **{key: tf.convert_to_tensor(value, dtype_of(infos[key])) for key, value in inputs.items()}
-            )
-            return {key: tensors[key].numpy() for key in (outputs or tensors)}
-        except tf.errors.OpError as error:
-            raise StatusError(
-                CODE_BY_NUMBER.get(error.error_code, StatusCode.UNKNOWN), first_line(error, MAX_MESSAGE_CHARS)
-            ) from error
-
-
-def load(folder: str | os.PathLike[str]) -> LoadedModel:
-    """Loads the SavedModel of a version.
-
-    Raises: StatusError if it is not a SavedModel, if TensorFlow cannot load it, or if its weights depend on the request
-    while oneDNN is set to keep those of the first one.
-    """
-    path = Path(folder)
-    signature_defs = read_signature_defs(path)
-    try:
-        assume_frozen_weights(path)
-    except SavedModelError as error:
-        raise StatusError(StatusCode.FAILED_PRECONDITION, str(error)) from error
-    try:
-        loaded = tf.saved_model.load(os.fspath(path))
-        functions = dict(loaded.signatures)
-    except Exception as error:  # the loader raises OSError, ValueError, OpError and others
-        raise StatusError(
-            StatusCode.UNKNOWN, f"{path} cannot be loaded: {first_line(error, MAX_MESSAGE_CHARS)}"
-        ) from error
-    callable_defs = {name: definition for name, definition in signature_defs.items() if name in functions}
-    return LoadedModel(path, callable_defs, functions, loaded)
-
-
-def read_signature_defs(path: Path) -> dict[str, Any]:
-    """Returns the SignatureDefs of the graph tagged `serve`, from the file: the loader drops their method names.
-
-    Raises: StatusError, with TensorFlow's texts, if the folder is not a SavedModel with such a graph.
-    """
-    try:
-        saved_model = saved_model_pb2.SavedModel.FromString((path / "saved_model.pb").read_bytes())
-    except OSError as error:
-        raise StatusError(
-            StatusCode.NOT_FOUND, f"Could not find SavedModel .pb or .pbtxt at supplied export directory path: {path}"
-        ) from error
-    except DecodeError as error:
-        raise StatusError(StatusCode.DATA_LOSS, f"Can't parse {path / 'saved_model.pb'} as binary proto") from error
-    for graph in saved_model.meta_graphs:
-        if "serve" in graph.meta_info_def.tags:
-            return {name: value for name, value in graph.signature_def.items() if name not in INIT_SIGNATURES}
-    raise StatusError(
-        StatusCode.NOT_FOUND, f"Could not find meta graph def matching supplied tags: {{ serve }} in {path}"
-    )
 
 
 def dtype_of(info: Any) -> tf.DType:

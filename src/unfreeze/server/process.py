@@ -173,7 +173,7 @@ class Server:
             if failed and not model.available():
                 newest = max(failed, key=lambda version: version.number)
                 raise SavedModelError(
-                    f"{newest.folder}: version {newest.number} of model {model.name} failed to load: "
+                    f"{newest.path}: version {newest.number} of model {model.name} failed to load: "
                     f"{newest.error.message if newest.error else ''}"
                 )
 

@@ -14,6 +14,7 @@ from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from unfreeze.callbacks import OnMessage, ignore
 from unfreeze.errors import ArchiveError, ConfigError, SavedModelError, UnsupportedError
+from unfreeze.runtimes import FILE_RUNTIMES, find_model_file
 from unfreeze.server.settings import (
     METRICS_PATH,
     Batching,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 # How often Python switches threads. Rejections and small responses wait for threads that parse large requests: at four
 # times the possible load, Python's default of 5 ms doubles the time of a rejection and costs a third of the responses.
 SWITCH_INTERVAL_S = 0.0005
+SUFFIXES = " or ".join(runtime.suffix for runtime in FILE_RUNTIMES)
 
 
 def serve(
@@ -85,7 +87,8 @@ def start_server(
     """Loads the models, serves them from threads, and returns the server. Its `stop()`, or a `with` block, ends it.
 
     Args:
-        model_base_path: the folder with the numbered versions; or a SavedModel without versions, as its version 1.
+        model_base_path: the folder with the numbered versions; or a model without versions, as its version 1: a
+            SavedModel, the folder of an export, or a .onnx, .xml (OpenVINO) or .tflite file.
         model_name: the name of the model in requests.
         model_config_file: a ModelServerConfig in text format with the models to serve, instead of `model_base_path`.
         model_config_file_poll_wait_seconds: the time until that file is read again; 0 reads it only at the start.
@@ -223,8 +226,10 @@ def models_to_serve(base_path: str | Path | None, name: str, config_file: str | 
         )
     if "://" in os.fspath(base_path):
         raise UnsupportedError(f"not supported yet: serving from {base_path}. Copy the versions to a local folder.")
-    if not Path(base_path).is_dir():
-        raise SavedModelError(f"{base_path} is not a folder. Pass the folder with the numbered versions.")
+    path = Path(base_path)
+    if not path.is_dir() and find_model_file(path) is None:
+        problem = "is neither a folder nor a file that can be served" if path.exists() else "does not exist"
+        raise SavedModelError(f"{path} {problem}. Pass the folder with the numbered versions, or a {SUFFIXES} file.")
     return single_model(name, base_path)
 
 

@@ -14,12 +14,14 @@ from typing import Any
 from tensorflow_serving.apis import get_model_metadata_pb2
 
 from unfreeze.callbacks import OnMessage, ignore
+from unfreeze.runtimes import find_model_file
 from unfreeze.server.loaded import LoadedModel
+from unfreeze.server.loading import other_model_file, version_folder
+from unfreeze.server.saved_models import SAVED_MODEL
 from unfreeze.server.status import StatusCode, StatusError, invalid, not_found
 from unfreeze.version_folders import version_folders
 
 LOG = logging.getLogger("unfreeze.server")
-SAVED_MODEL = "saved_model.pb"
 
 
 class State(Enum):
@@ -34,16 +36,21 @@ class State(Enum):
 
 @dataclass
 class Version:
-    """One version of a model: its folder, its state, and the model or the error of loading it."""
+    """One version of a model: its folder or file, its state, and the model or the error of loading it."""
 
     number: int
-    folder: Path
+    path: Path
     state: State = State.START
     error: StatusError | None = None
     model: LoadedModel | None = None
     attempts: int = 0
     next_attempt: float = 0.0  # by time.monotonic()
     modified: tuple[int, ...] = ()  # changes when the folder is written again
+
+    @property
+    def folder(self) -> Path:
+        """Returns the folder of the version, or that of its file."""
+        return version_folder(self.path)
 
     def loaded_model(self) -> LoadedModel:
         """Returns the model. Raises: StatusError if the version was unloaded since it was looked up."""
@@ -194,7 +201,7 @@ class Models:
         model.labels = dict(labels)
 
     def _selected(self, model: ServedModel) -> dict[int, Path]:
-        """Returns the folders of the versions that the policy selects."""
+        """Returns the folders or files of the versions that the policy selects."""
         folders = find_version_folders(model.base_path, model.warn_once)
         selected = select_versions(model.policy, folders)
         if folders and not selected:
@@ -209,12 +216,12 @@ class Models:
             )
         return {number: folders[number] for number in selected}
 
-    def _load(self, model: ServedModel, number: int, folder: Path) -> None:
+    def _load(self, model: ServedModel, number: int, path: Path) -> None:
         """Loads a version, unless it is loaded, was given up, or waits for its next attempt."""
         version = model.versions.get(number)
         if version is None or (version.state is State.END and version.error is None):
-            version = model.versions[number] = Version(number, folder)
-        modified = modification_times(folder)
+            version = model.versions[number] = Version(number, path)
+        modified = modification_times(path)
         if version.error and version.modified != modified:  # it was written again: start over
             version.attempts, version.next_attempt = 0, 0.0
         given_up = version.attempts > self.max_num_load_retries
@@ -224,7 +231,7 @@ class Models:
         version.attempts += 1
         started = time.monotonic()
         try:
-            version.model = self.load(folder)
+            version.model = self.load(path)
         except StatusError as error:
             version.error = error
             version.next_attempt = time.monotonic() + self.load_retry_interval_s
@@ -251,17 +258,19 @@ class Models:
 def find_version_folders(base_path: Path, on_duplicate: OnMessage = ignore) -> dict[int, Path]:
     """Returns the folder of each version below a model's base path, as TensorFlow Serving finds them.
 
-    A SavedModel without versions, or an export's folder with one, counts as its version 1.
+    A model without versions counts as its version 1: a SavedModel, the folder of an export, or a file.
     """
     try:
         names = os.listdir(base_path)
     except OSError:
-        return {}
+        return {1: base_path} if find_model_file(base_path) else {}
     folders = {version: base_path / name for version, name in version_folders(names, on_duplicate).items()}
     if not folders:
         for folder in (base_path, base_path / "saved_model"):
             if (folder / SAVED_MODEL).is_file():
                 return {1: folder}
+        if find_model_file(base_path):
+            return {1: base_path}
     return folders
 
 
@@ -277,12 +286,14 @@ def select_versions(policy: Any, existing: Iterable[int]) -> list[int]:
     return numbers[-(count or 1) :]
 
 
-def modification_times(folder: Path) -> tuple[int, ...]:
-    """Returns the modification times of a version's folder and of its graph, 0 for what does not exist."""
+def modification_times(path: Path) -> tuple[int, ...]:
+    """Returns the modification times of a version's folder and of its model's files, 0 for what does not exist."""
+    model = other_model_file(path)
+    files = [model.path, model.path.with_suffix(".bin")] if model else [path / SAVED_MODEL]
     times = []
-    for path in (folder, folder / SAVED_MODEL):
+    for file in (path, *files):
         try:
-            times.append(path.stat().st_mtime_ns)
+            times.append(file.stat().st_mtime_ns)
         except OSError:
             times.append(0)
     return tuple(times)
