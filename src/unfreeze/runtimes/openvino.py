@@ -28,7 +28,8 @@ def load_file(path: Path, threads: int | None) -> LoadedFile:
     Raises: SavedModelError if it cannot be loaded. MissingExtraError if OpenVINO is not installed.
     """
     openvino = imported("openvino", path, "openvino")
-    settings: dict[str, object] = {"INFERENCE_PRECISION_HINT": "f32"}
+    # Without a memory map, a process that runs the model survives that its file is overwritten.
+    settings: dict[str, object] = {"INFERENCE_PRECISION_HINT": "f32", "ENABLE_MMAP": False}
     if threads is not None:
         settings["INFERENCE_NUM_THREADS"] = threads
     try:
