@@ -21,6 +21,8 @@ from unfreeze.runtimes import RUNTIMES, Runtime, find_model
 class MeanModel:
     """A model whose one box encodes the mean of the image."""
 
+    title = "model.mean"
+    output_names = ("detection_boxes", "detection_scores", "detection_classes")
     uses_gpu = False
 
     def __init__(self, content: bytes, threads: int | None) -> None:

@@ -12,8 +12,8 @@ from PIL import Image
 
 from unfreeze import config
 from unfreeze.images import Source, is_video
+from unfreeze.prediction.addresses import is_address
 from unfreeze.prediction.class_names import Names, class_names
-from unfreeze.prediction.remote import connect, is_address
 from unfreeze.runtimes import find_model, load_model
 from unfreeze.runtimes.model import Outputs, split_batch
 
@@ -73,6 +73,8 @@ def open_backend(model: str, min_score: float, batch_size: int | None = None, co
 
 def remote_run(address: str, min_score: float) -> Run:
     """Returns a function that sends images to a server one by one, as their files where there is one."""
+    from unfreeze.prediction.remote import connect  # imports requests, which takes long
+
     predict = connect(address, min_score).predict
 
     def run(sources: Sequence[Source], images: Sequence[Image.Image]) -> list[Outputs]:

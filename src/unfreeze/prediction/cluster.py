@@ -23,10 +23,10 @@ from unfreeze import onednn
 from unfreeze.callbacks import OnMessage
 from unfreeze.errors import ConfigError, MissingExtraError, OutputError, RemoteError, UnfreezeError, UnsupportedError
 from unfreeze.formatting import first_line
+from unfreeze.prediction.addresses import is_address
 from unfreeze.prediction.backends import open_backend
 from unfreeze.prediction.batches import PredictOptions, ShardRunner
 from unfreeze.prediction.class_names import Names
-from unfreeze.prediction.remote import is_address
 from unfreeze.prediction.shards import SETTINGS, Shard, write_part
 from unfreeze.prediction.store import Store
 

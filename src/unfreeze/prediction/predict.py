@@ -22,11 +22,11 @@ from unfreeze.images import (
     require_image,
     write_image,
 )
+from unfreeze.prediction.addresses import is_address
 from unfreeze.prediction.backends import open_backend, resolve_model
 from unfreeze.prediction.class_names import names_in_outputs
 from unfreeze.prediction.detections import parse_detections
 from unfreeze.prediction.predict_many import Engine, PredictionRun, predict_many
-from unfreeze.prediction.remote import is_address
 from unfreeze.prediction.results import ResultFormat
 
 OnFailure = Callable[[str, UnfreezeError], None]  # receives the path of an image and its error

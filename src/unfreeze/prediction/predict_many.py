@@ -14,11 +14,11 @@ from typing import Any, Literal, get_args
 from unfreeze.callbacks import OnAdvance, OnMessage, ignore
 from unfreeze.errors import ConfigError
 from unfreeze.images import find_sources
+from unfreeze.prediction.addresses import is_address
 from unfreeze.prediction.backends import available_cores, open_backend, resolve_model
 from unfreeze.prediction.batches import PredictOptions, ShardRunner
 from unfreeze.prediction.class_names import Names
 from unfreeze.prediction.cluster import Cluster, run_on_ray
-from unfreeze.prediction.remote import is_address
 from unfreeze.prediction.results import ResultFormat, check_formats, read_image_ids, write_results
 from unfreeze.prediction.shards import Record, Settings, Shard, plan_shards, unfinished_shards, write_part
 from unfreeze.prediction.store import Store, open_store

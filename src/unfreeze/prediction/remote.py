@@ -25,12 +25,12 @@ from urllib3.util import Retry
 from unfreeze.errors import ConfigError, MissingExtraError, RemoteError, SavedModelError, UnsupportedError
 from unfreeze.formatting import first_line
 from unfreeze.images import encode_image
+from unfreeze.prediction.addresses import ADDRESSES
 from unfreeze.runtimes.model import OPTIONAL_OUTPUTS, REQUIRED_OUTPUTS, Outputs
 
 if TYPE_CHECKING:
     from urllib3.response import BaseHTTPResponse
 
-ADDRESSES = "http://HOST:8501/v1/models/NAME, grpc://HOST:8500/NAME or sagemaker://ENDPOINT"
 TIMEOUT_S = 300.0
 # Encoded images first: as JSON, the pixels of a photograph are a hundred times as large as its file.
 SIGNATURES = ("encoded_image_string_tensor", "serving_default", "image_tensor", "float_image_tensor")
@@ -65,11 +65,6 @@ class Signature:
     dtype: str  # string, uint8 or float32
     size: tuple[int, int]  # (height, width) that it takes; -1: any
     outputs: tuple[str, ...]
-
-
-def is_address(model: str | Path) -> bool:
-    """Returns whether a model is the address of a server rather than a path."""
-    return "://" in str(model)
 
 
 def connect(address: str, min_score: float = 0.0) -> RemoteModel:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -11,6 +14,8 @@ import numpy as np
 from unfreeze.runtimes.image_input import FileModel, image_model
 from unfreeze.runtimes.loaded_file import LoadedFile, TensorSpec, cannot_be_loaded, imported
 from unfreeze.runtimes.model import Outputs
+
+CONVERTER = "openvino.tools.ovc"
 
 
 def load_model(path: Path, threads: int | None) -> FileModel:
@@ -27,7 +32,7 @@ def load_file(path: Path, threads: int | None) -> LoadedFile:
 
     Raises: SavedModelError if it cannot be loaded. MissingExtraError if OpenVINO is not installed.
     """
-    openvino = imported("openvino", path, "openvino")
+    openvino = import_openvino(path)
     # Without a memory map, a process that runs the model survives that its file is overwritten.
     settings: dict[str, object] = {"INFERENCE_PRECISION_HINT": "f32", "ENABLE_MMAP": False}
     if threads is not None:
@@ -45,6 +50,30 @@ def load_file(path: Path, threads: int | None) -> LoadedFile:
         return {spec.name: np.array(results[index]) for index, spec in enumerate(outputs)}
 
     return LoadedFile(path, inputs, outputs, call)
+
+
+def import_openvino(path: Path) -> ModuleType:
+    """Returns the module of OpenVINO. Raises: MissingExtraError if it is not installed.
+
+    Its converter of models takes half of the time of its import, and running a model does not need it: it is imported
+    when it is used.
+    """
+    if "openvino" in sys.modules:
+        return sys.modules["openvino"]
+    sys.modules[CONVERTER] = None  # type: ignore[assignment]  # makes the import of it fail, which OpenVINO allows
+    try:
+        openvino = imported("openvino", path, "openvino")
+    finally:
+        del sys.modules[CONVERTER]
+    openvino.__getattr__ = attribute_of_openvino  # type: ignore[method-assign]
+    return openvino
+
+
+def attribute_of_openvino(name: str) -> object:
+    """Returns an attribute that the module of OpenVINO does not have yet."""
+    if name == "convert_model":
+        return import_module(CONVERTER).convert_model
+    raise AttributeError(f"module 'openvino' has no attribute {name!r}")
 
 
 def tensor_spec(port: Any) -> TensorSpec:
