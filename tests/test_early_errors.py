@@ -42,6 +42,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "empty").mkdir()
     (folder / "model").mkdir()
     (folder / "model" / "saved_model.pb").touch()  # enough for what looks for the file, and no model
+    (folder / "onnx").mkdir()
+    (folder / "onnx" / "model.onnx").touch()
     (folder / "exists" / "saved_model").mkdir(parents=True)
     (folder / "exists" / "exported" / "saved_model").mkdir(parents=True)
     (folder / "exists" / "models").mkdir()
@@ -119,6 +121,8 @@ CASES = [
     ("serve nothing.tar.gz --sagemaker", "nothing.tar.gz does not exist"),
     ("publish nothing versions", "does not exist"),
     ("publish model versions", "model"),
+    ("publish onnx versions", "onnx/model.onnx is a file of ONNX"),
+    ("publish onnx/model.onnx versions", "publish takes SavedModels only"),
     ("publish model versions --label 1+1", "1+1"),
     ("watch nothing versions", "nothing: does not exist"),
     ("watch run versions --input-type jpeg", "--input-type jpeg"),

@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "demo": {"exporting", "prediction", "server"},
     "benchmarking": {"evaluation", "images", "prediction", "runtimes", "verification"},
     "comparison": {"config", "exporting", "graphs", "model_paths", "verification", "weights"},
-    "publishing": {"exporting", "model_paths", "targets", "verification", "weights"},
+    "publishing": {"exporting", "model_paths", "runtimes", "targets", "verification", "weights"},
     "exporting": {
         "config", "detectors", "formats", "graphs", "inspection", "model_paths", "runtimes", "savedmodel", "targets",
         "tflite", "verification", "weights",

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from unfreeze.callbacks import OnMessage, ignore
-from unfreeze.errors import VerificationError
+from unfreeze.errors import UnsupportedError, VerificationError
 from unfreeze.export_record import ExportRecord, read_record
-from unfreeze.model_paths import saved_model_folder
+from unfreeze.model_paths import has_saved_model, saved_model_folder
 from unfreeze.publishing.base_paths import open_base_path
 from unfreeze.publishing.labels import read_labels, write_labels
 from unfreeze.publishing.version_numbers import next_version
 from unfreeze.publishing.version_records import records_to_publish
+from unfreeze.runtimes import find_model_file
 from unfreeze.targets.deployable import require_deployable
 from unfreeze.targets.model_config import require_label
 from unfreeze.targets.server_versions import parse_server_version
@@ -75,6 +76,7 @@ def publish(
         UnfreezeError: an error of the kind that fits; the existing versions stay as they were. VerificationError: a
             check failed.
     """
+    require_no_other_format(saved_model)
     folder = saved_model_folder(saved_model)
     base = open_base_path(model_base_path)
     new_labels = [require_label(label) for label in labels]
@@ -94,6 +96,18 @@ def publish(
             on_progress(f"version {number} is in place")
             all_labels = write_labels(base, {**read_labels(base), **dict.fromkeys(new_labels, number)})
     return Published(str(base), number, all_labels, report, response)
+
+
+def require_no_other_format(path: str | Path) -> None:
+    """Raises UnsupportedError for a file of another runtime, and for an export that has such files only."""
+    file = find_model_file(Path(path))
+    if file is None or has_saved_model(path):
+        return
+    raise UnsupportedError(
+        f"not supported: {file.path} is a file of {file.runtime.name}, and unfreeze publish takes SavedModels only, as "
+        f"TensorFlow Serving and KServe do. Export with --format saved_model; or, for unfreeze serve, copy the file to "
+        f"NUMBER/{file.runtime.files[0]} in the model base path."
+    )
 
 
 def _verified(copy: Path, source: Path, record: ExportRecord | None, on_progress: OnMessage) -> Report:

@@ -36,7 +36,7 @@ def class_names(folder: Path, problems: list[str]) -> dict[str, str]:
 
 
 def export_summary(folder: Path, problems: list[str]) -> dict[str, Any] | None:
-    """Returns the summary of export.json in the folder of a version, or above the saved_model/ of an export."""
+    """Returns the summary of export.json in the folder of a version, or above that of an export's model."""
     path = next((path for path in record_paths(folder) if path.is_file()), None)
     if path is None:
         return None
@@ -49,7 +49,7 @@ def export_summary(folder: Path, problems: list[str]) -> dict[str, Any] | None:
 
 def record_paths(folder: Path) -> list[Path]:
     """Returns where the export.json of a version may be."""
-    above = [folder.parent / RECORD] if folder.name == "saved_model" else []
+    above = [folder.parent / RECORD] if folder.name in ("saved_model", "openvino") else []
     return [folder / RECORD, *above]
 
 
