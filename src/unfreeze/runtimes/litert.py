@@ -74,10 +74,7 @@ def _postprocess_file(path: Path, content: bytes, interpreter: Any) -> LoadedFil
     tensors = {tensor["index"]: tensor for tensor in interpreter.get_tensor_details()}
     outputs = {
         **dict(zip(POSTPROCESS_OUTPUTS, interpreter.get_output_details(), strict=True)),
-        **{
-            name: tensors[index]
-            for name, index in zip(POSTPROCESS_INPUTS, read_last_inputs(content)[:2], strict=True)
-        },
+        **{name: tensors[index] for name, index in zip(POSTPROCESS_INPUTS, read_last_inputs(content)[:2], strict=True)},
     }
 
     def call(inputs: Mapping[str, np.ndarray]) -> Outputs:
