@@ -81,6 +81,13 @@ def test_model_is_found_by_its_suffix_or_folder(tmp_path: Path) -> None:
     for runtime in others:
         path = tmp_path / f"model{runtime.suffix}"
         assert find_model(path) == runtimes.ModelFile(path, runtime)
+    (tmp_path / "saved_model" / "saved_model.pb").unlink()
+    for name in ("model.tflite", "openvino/model.xml", "model.xml", "model.onnx"):  # the first choice comes last
+        file = tmp_path / "export" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+        assert find_model(tmp_path / "export").path == file
+    assert find_model(tmp_path / "export" / "openvino").path == tmp_path / "export" / "openvino" / "model.xml"
     with pytest.raises(SavedModelError, match="does not exist"):
         find_model(tmp_path / "none")
     with pytest.raises(UnsupportedError, match=r"s3://bucket/frozen\.pb"):

@@ -27,11 +27,6 @@ def saved_model_folder(path: str | Path) -> Path:
     return saved_model
 
 
-def has_saved_model(path: str | Path) -> bool:
-    """Returns whether a folder is a SavedModel, or has one in saved_model/."""
-    return _saved_model_in(Path(path)) is not None
-
-
 def is_graph_path(path: str | Path) -> bool:
     """Returns whether a path stands for a graph rather than a checkpoint: a .pb file, or a folder with a SavedModel.
 

@@ -122,8 +122,9 @@ def predict(
 ) -> int:
     """Detect objects in images.
 
-    MODEL is the folder of a SavedModel, a frozen graph (.pb), or the address of a server:
-    http://HOST:8501/v1/models/NAME, grpc://HOST:8500/NAME or sagemaker://ENDPOINT.
+    MODEL is the folder of a SavedModel or of an export, a frozen graph (.pb), a file of ONNX (.onnx), OpenVINO
+    (.xml) or TFLite (.tflite), or the address of a server: http://HOST:8501/v1/models/NAME, grpc://HOST:8500/NAME or
+    sagemaker://ENDPOINT.
 
     Image files: for each of the IMAGES, the detections are printed, and drawn on a copy of the image.
 

@@ -209,8 +209,9 @@ def serve(
 ) -> None:
     """Serve models with TensorFlow Serving's REST and gRPC APIs.
 
-    MODEL_BASE_PATH is a folder with numbered versions, or the folder of an export. The server runs until SIGTERM or
-    Ctrl-C. Most options are those of tensorflow_model_server, with dashes or underscores.
+    MODEL_BASE_PATH is a folder with numbered versions, the folder of an export, or a .onnx, .xml (OpenVINO) or .tflite
+    file. A version has a SavedModel, model.onnx, model.xml or model.tflite. The server runs until SIGTERM or Ctrl-C.
+    Most options are those of tensorflow_model_server, with dashes or underscores.
     """
     if model_base_path and model_base_path_flag:
         raise click.UsageError("give the base path once: as an argument or --model-base-path")

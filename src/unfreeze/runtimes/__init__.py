@@ -76,7 +76,7 @@ class ModelFile:
 
 
 def find_model(path: str | Path) -> ModelFile:
-    """Returns the model of a path: a file with a runtime's suffix, or a SavedModel's folder or the one above it.
+    """Returns the model of a path: a file with a runtime's suffix, or the SavedModel or the first file of a folder.
 
     Imports no runtime, so that a wrong path is reported at once. Raises: SavedModelError if there is no model.
     """
@@ -85,6 +85,8 @@ def find_model(path: str | Path) -> ModelFile:
     for runtime in RUNTIMES:
         if runtime.suffix and is_file and file.suffix == runtime.suffix:
             return ModelFile(file, runtime)
+    if "://" not in str(path) and not has_saved_model(file) and (found := find_model_file(file)):
+        return found
     return ModelFile(saved_model_folder(path), RUNTIMES[0])
 
 
@@ -104,6 +106,11 @@ def load_model(file: ModelFile, threads: int | None = None) -> Model:
 def load_any_model(file: ModelFile, threads: int | None = None) -> Model:
     """Returns a model of images, a detector or another, ready to run; as `load_model`."""
     return cast(RuntimeModule, import_module(file.runtime.module)).load_model(file.path, threads)
+
+
+def has_saved_model(folder: Path) -> bool:
+    """Returns whether a folder is a SavedModel or has one in saved_model/, which comes before other files."""
+    return any((path / SAVED_MODEL).is_file() for path in (folder, folder / "saved_model"))
 
 
 def find_model_file(path: Path) -> ModelFile | None:
