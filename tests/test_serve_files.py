@@ -206,6 +206,17 @@ def test_wrong_grpc_request_is_rejected(
     assert message.replace("float ", "float32 ") in error.details()
 
 
+def test_input_without_values_is_rejected(running: Server) -> None:
+    for version in (1, 2):
+        with pytest.raises(grpc.RpcError) as raised:
+            grpc_predict(running, grpc_request(version, x=np.zeros([0, COLUMNS], np.float32)))
+        error: Any = raised.value
+        assert (error.code(), error.details()) == (
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "input x has no values (shape: [0, 3])",
+        )
+
+
 def test_batch_larger_than_a_fixed_one_is_rejected(running: Server) -> None:
     code, document = predict(running, {"instances": rows(1.0, 2.0, 3.0)}, path_of(4))
     assert code == 400

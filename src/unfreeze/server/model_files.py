@@ -14,7 +14,7 @@ from unfreeze.errors import MissingExtraError, SavedModelError
 from unfreeze.runtimes import ModelFile, load_file
 from unfreeze.runtimes.loaded_file import LoadedFile, TensorSpec, library_message
 from unfreeze.server.loaded import DEFAULT_SIGNATURE, MAX_MESSAGE_CHARS, Arrays, LoadedModel
-from unfreeze.server.status import StatusCode, StatusError
+from unfreeze.server.status import StatusCode, StatusError, invalid
 
 PREDICT = "tensorflow/serving/predict"
 
@@ -26,7 +26,14 @@ class ServedFile(LoadedModel):
     file: LoadedFile
 
     def run(self, signature: str, inputs: Mapping[str, np.ndarray], outputs: Sequence[str] = ()) -> Arrays:
-        """Calls the model. Raises: StatusError UNKNOWN with the runtime's message if it fails."""
+        """Calls the model.
+
+        Raises: StatusError INVALID_ARGUMENT for an input without values, which not every runtime checks, and UNKNOWN
+        with the runtime's message if it fails.
+        """
+        for name, value in inputs.items():
+            if value.size == 0:
+                raise invalid(f"input {name} has no values (shape: {list(value.shape)})")
         try:
             arrays = self.file.call(inputs)
         except Exception as error:  # each runtime has its own errors
