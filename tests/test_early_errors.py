@@ -76,7 +76,7 @@ CASES = [
     ("demo nothing", "nothing"),
     ("demo --output-directory exists", "exists already"),
     ("inspect nothing", "no such file or folder"),
-    ("inspect empty", "not a checkpoint, SavedModel, frozen graph, pipeline.config or label map"),
+    ("inspect empty", "not a checkpoint, SavedModel, frozen graph, ONNX, OpenVINO or TFLite model"),
     ("inspect image.png", "PNG"),
     ("verify nothing", "does not exist"),
     ("verify model --report report.html", "exists already"),

@@ -169,14 +169,12 @@ def test_other_formats_do_not_replace_the_record_of_a_saved_model(exported: Path
 
 
 def test_file_that_differs_is_not_exported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from unfreeze.exporting import other_formats as writer
-
     def one_detection_less(path: Path, batches: list[np.ndarray]) -> ProcessRun:
         run = run_in_process(path, batches)
-        [outputs] = run.outputs
-        return replace(run, outputs=({**outputs, "num_detections": outputs["num_detections"] - 1},))
+        fewer = [{**outputs, "num_detections": outputs["num_detections"] - 1} for outputs in run.outputs]
+        return replace(run, outputs=tuple(fewer))
 
-    monkeypatch.setattr(writer, "run_in_process", one_detection_less)
+    monkeypatch.setattr("unfreeze.verification.model_file.run_in_process", one_detection_less)
     with pytest.raises(VerificationError, match=r"frozen_inference_graph\.pb differs from the model"):
         unfreeze.export(DIGITS / "run", output_directory=tmp_path / "out", formats=["frozen_graph"])
     assert list(tmp_path.iterdir()) == []

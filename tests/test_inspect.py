@@ -22,7 +22,7 @@ DIGITS = Path(__file__).parents[1] / "examples" / "digits"
 PUBLISHED = Path(__file__).parent / "published" / "tf1"
 NO_CONFIG = "no pipeline.config beside it or in the folder above; an export needs one (--pipeline-config-path)"
 OUTPUTS = ("detection_boxes", "detection_classes", "detection_scores", "num_detections")
-EXPECTED = "not a checkpoint, SavedModel, frozen graph, pipeline.config or label map"
+EXPECTED = "not a checkpoint, SavedModel, frozen graph, ONNX, OpenVINO or TFLite model, pipeline.config or label map"
 
 
 @pytest.fixture(scope="module")
@@ -428,10 +428,12 @@ def test_other_files_are_rejected(tmp_path: Path) -> None:
     assert error_of("nothing") == "no such file or folder, and no checkpoint has this prefix"
     assert error_of("nowhere/model.ckpt") == "no such file or folder, and no checkpoint has this prefix"
     assert error_of("random.bin", bytes(range(256)) * 10) == EXPECTED
-    assert error_of("empty.txt", b"") == EXPECTED
+    assert error_of("empty.txt", b"") == f"{EXPECTED}, but an empty file; copy it again"
     assert error_of("damaged.pb", b"\x08\xff") == f"{EXPECTED} (damaged.pb may be damaged)"
     assert error_of("words.txt", b"just words") == EXPECTED
-    assert error_of("model.tflite", b"\x1c\x00\x00\x00TFL3") == f"{EXPECTED}, but a TensorFlow Lite model"
+    assert error_of("renamed.pb", b"\x1c\x00\x00\x00TFL3") == (
+        "is a TensorFlow Lite model; rename it to *.tflite, by which its runtime is found"
+    )
     assert error_of("graph.pbtxt", b'node { name: "x" op: "NoOp" }') == (
         f"not supported: {tmp_path}/graph.pbtxt: a graph in text form. Pass the checkpoint or the .pb file."
     )

@@ -32,13 +32,17 @@ MAY_IMPORT = {
     },
     "demo": {"exporting", "prediction", "server"},
     "benchmarking": {"evaluation", "images", "prediction", "runtimes", "verification"},
-    "comparison": {"config", "exporting", "graphs", "model_paths", "verification", "weights"},
+    "comparison": {
+        "config", "exporting", "graphs", "inspection", "model_paths", "runtimes", "verification", "weights",
+    },
     "publishing": {"exporting", "model_paths", "runtimes", "targets", "verification", "weights"},
     "exporting": {
         "config", "detectors", "formats", "graphs", "inspection", "model_paths", "runtimes", "savedmodel", "targets",
         "tflite", "verification", "weights",
     },
-    "inspection": {"config", "detectors", "graphs", "model_paths", "savedmodel", "targets", "verification", "weights"},
+    "inspection": {
+        "config", "detectors", "graphs", "model_paths", "runtimes", "savedmodel", "targets", "verification", "weights",
+    },
     "formats": {"savedmodel", "tflite"},
     "tflite": {"config", "detectors", "graphs"},
     "loaded_detector": {"config", "detectors", "model_paths", "savedmodel", "weights"},

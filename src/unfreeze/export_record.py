@@ -212,6 +212,33 @@ def read_record(saved_model: Path) -> ExportRecord | None:
     return None
 
 
+@dataclass(frozen=True)
+class ExportedFile:
+    """A file for another runtime as the export.json in `folder` describes it; `format` is the name of its format."""
+
+    folder: Path
+    record: ExportRecord
+    format: str
+    entry: FormatRecord
+
+
+def find_exported_file(path: Path) -> ExportedFile | None:
+    """Returns what the export.json beside a model file, or in the folder above, says about the file; None if nothing.
+
+    Raises:
+        SavedModelError: export.json cannot be read, is not a record, or was written by a newer version.
+    """
+    path = path.absolute()
+    for folder in (path.parent, path.parent.parent):
+        if not (folder / RECORD).is_file():
+            continue
+        record = read_record(folder) or ExportRecord()
+        for name, entry in (record.formats or {}).items():
+            if folder / entry.file == path:
+                return ExportedFile(folder, record, name, entry)
+    return None
+
+
 def parse_record(text: str | bytes, path: str) -> ExportRecord:
     """Returns the record in the text of an export.json; `path` is for messages.
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 HEAD_BYTES = 4096
 LABEL_MAP, PIPELINE_CONFIG = "a label map", "a pipeline.config"
 TEXT_GRAPH, TFLITE = "a graph in text form", "a TensorFlow Lite model"
+STATE_FILE = "the state file of a training folder"
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ _FIELD = r"\s*[:{<]"
 _TEXT = (
     (r"<(?:!doctype|html|\?xml)", WEB_PAGE),
     (rf"item{_FIELD}", FileKind(LABEL_MAP)),
-    (rf"model_checkpoint_path{_FIELD}", FileKind("the state file of a training folder")),
+    (rf"model_checkpoint_path{_FIELD}", FileKind(STATE_FILE)),
     (
         rf"(?:node|library|versions|meta_info_def|meta_graphs|graph_def|saved_model_schema_version){_FIELD}",
         FileKind(TEXT_GRAPH, "pass the binary .pb file or the checkpoint"),

@@ -13,8 +13,8 @@ from unfreeze.cli.terminal import print_result, progress
 def inspect(path: str, as_json: bool) -> None:
     """Report what a file or folder is, and what is wrong with it.
 
-    PATH is a checkpoint, a training folder, a SavedModel, a frozen graph, a pipeline.config or a label map. It is read,
-    not run.
+    PATH is a checkpoint, a training folder, a SavedModel, a frozen graph, an ONNX, OpenVINO (.xml) or TFLite file, an
+    export folder, a pipeline.config or a label map. It is read, not run.
     """
     with progress(quiet=as_json) as (on_progress, _):
         from unfreeze.inspection.inspect import inspect

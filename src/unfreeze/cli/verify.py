@@ -17,7 +17,8 @@ from unfreeze.cli.terminal import format_report, print_result, progress
     "--against",
     section=Section.INPUT,
     type=PATH,
-    help="A frozen graph, a SavedModel or a checkpoint to compare with; its detections must be the same.",
+    help="A SavedModel, a frozen graph, a file of another runtime or a checkpoint; its detections must be the same. "
+    "Default: files of other runtimes are compared with the SavedModel of their export.",
 )
 @option(
     "--image",
@@ -33,10 +34,11 @@ from unfreeze.cli.terminal import format_report, print_result, progress
 @options.overwrite
 @options.quiet
 def verify(saved_model: str, as_json: bool, quiet: bool, **settings: Any) -> int:
-    """Check a SavedModel: its files and weights, and its outputs in three loaders.
+    """Check a model: its files, weights and outputs.
 
-    SAVED_MODEL is the folder with saved_model.pb, or the export folder above it. Each loader runs in a new process. The
-    exit code is 1 if a check fails.
+    SAVED_MODEL is a SavedModel (the folder with saved_model.pb), which three loaders run; a frozen graph (.pb) or an
+    ONNX, OpenVINO (.xml) or TFLite file, which its own runtime runs; or an export folder, of which all models are
+    checked. Everything runs in new processes. The exit code is 1 if a check fails.
     """
     with progress(quiet) as (on_progress, _):
         from unfreeze.comparison.verify import verify

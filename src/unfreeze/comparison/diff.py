@@ -1,21 +1,29 @@
-"""Compares two checkpoints, SavedModels or frozen graphs without running them."""
+"""Compares two models: checkpoints, SavedModels and frozen graphs by their files, other files by their outputs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from unfreeze.callbacks import OnMessage, ignore
+from unfreeze.comparison.diff_files import (
+    OutputDifference,
+    compare_outputs,
+    interface_differences,
+    summarize_model_file,
+)
+from unfreeze.comparison.summary import ModelSummary, StoredTensor
+from unfreeze.comparison.verify import find_other_model
+from unfreeze.comparison.verify_files import OtherModel
+from unfreeze.errors import UnsupportedError
 from unfreeze.formatting import aligned, amount
-from unfreeze.model_paths import is_graph_path
-from unfreeze.weights import MOVING_AVERAGE, locate_checkpoint
-
-if TYPE_CHECKING:
-    from unfreeze.comparison.model_summary import ModelSummary, StoredTensor
+from unfreeze.inspection.model_files import OTHER_RUNTIMES
+from unfreeze.verification.sample_inputs import require_images
+from unfreeze.weights import MOVING_AVERAGE
 
 T = TypeVar("T")
 
@@ -47,6 +55,8 @@ class ModelDifference:
         reshaped: name -> old and new shape and data type, where these differ.
         only_old, only_new: weights that only one of the models has.
         signatures, operations, settings: name -> old and new value, where these differ; None if there is none.
+        weights_compared: whether both models have their weights by name; files of other runtimes do not.
+        outputs: whether both return the same for images, if they were run.
     """
 
     old: ModelSummary
@@ -59,13 +69,15 @@ class ModelDifference:
     signatures: Mapping[str, tuple[str | None, str | None]]
     operations: Mapping[str, tuple[int, int]]
     settings: Mapping[str, tuple[str | None, str | None]]
+    weights_compared: bool = True
+    outputs: OutputDifference | None = None
 
     @property
     def same(self) -> bool:
-        """Returns whether nothing differs."""
-        return not any(
-            (self.moved, self.reshaped, self.only_old, self.only_new, self.signatures, self.operations, self.settings)
-        )
+        """Returns whether nothing differs, of what could be compared."""
+        outputs_differ = self.outputs is not None and self.outputs.same is False
+        weights_differ = (self.moved, self.reshaped, self.only_old, self.only_new)
+        return not any((*weights_differ, self.signatures, self.operations, self.settings, outputs_differ))
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the difference as JSON data."""
@@ -74,6 +86,7 @@ class ModelDifference:
             "new": {"path": str(self.new.path), "kind": self.new.kind},
             "same": self.same,
             "weights": {
+                "compared": self.weights_compared,
                 "equal": self.equal,
                 "moved": [asdict(change) for change in self.moved],
                 "reshaped": _old_and_new(self.reshaped),
@@ -83,6 +96,7 @@ class ModelDifference:
             "signatures": _old_and_new(self.signatures),
             "operations": _old_and_new(self.operations),
             "settings": _old_and_new(self.settings),
+            **({"outputs": self.outputs.to_dict()} if self.outputs else {}),
         }
 
     def __str__(self) -> str:
@@ -91,14 +105,17 @@ class ModelDifference:
     def _lines(self) -> Iterator[str]:
         yield f"old: {self.old.path}: {self.old.kind}"
         yield f"new: {self.new.path}: {self.new.kind}"
-        if self.same:
+        if self.same and self.weights_compared and self.outputs is None:
             yield f"  no difference: {amount(self.equal, 'weight')} equal byte for byte"
             return
         yield from aligned([(title, text) for title, text in self._rows() if text])
 
     def _rows(self) -> Iterator[tuple[str, str]]:
         heading = ["relative    largest  weight"] if self.moved else []
-        yield "weights", f"{self.equal:,} equal byte for byte, {len(self.moved):,} moved"
+        if self.weights_compared:
+            yield "weights", f"{self.equal:,} equal byte for byte, {len(self.moved):,} moved"
+        else:
+            yield "weights", "not compared: files of other runtimes have folded weights under other names"
         yield "", _first_lines(heading + [str(change) for change in self.moved])
         yield "other shape", _first_lines(_change_lines(self.reshaped))
         yield "only in old", _first_lines(list(self.only_old))
@@ -106,19 +123,67 @@ class ModelDifference:
         yield "signatures", "\n".join(_change_lines(self.signatures))
         yield "settings", "\n".join(_change_lines(self.settings))
         yield "operations", _first_lines(_change_lines(self.operations))
+        yield "outputs", self.outputs.detail if self.outputs else ""
 
 
-def diff(old: str | Path, new: str | Path, *, on_progress: OnMessage = ignore) -> ModelDifference:
-    """Compares two checkpoints, SavedModels or frozen graphs, of one kind or of two, by the names of their weights.
+def diff(
+    old: str | Path, new: str | Path, *, images: Sequence[str | Path] = (), on_progress: OnMessage = ignore
+) -> ModelDifference:
+    """Compares two models, of one kind or of two.
 
-    Operations and signatures are compared if both have a graph, settings if both have a pipeline.config beside them
-    or thresholds in their graph.
+    Checkpoints, SavedModels and frozen graphs are compared by the names of their weights. Operations and signatures are
+    compared if both have a graph, settings if both have a pipeline.config beside them or thresholds in their graph.
 
-    Raises: UnfreezeError if one of them is not a model.
+    If one of them is an ONNX, OpenVINO or TFLite file, both are run on images instead, and weights are not compared.
+
+    Args:
+        images: images to run the models on, also if neither is such a file; by default a generated image for such
+            files.
+
+    Raises:
+        UnfreezeError: one of them is not a model, or is a checkpoint, which cannot be run.
+        MissingExtraError: the runtime of a file is not installed.
     """
-    for path in (old, new):
-        if not is_graph_path(path):
-            locate_checkpoint(path)
+    require_images(images)
+    models = find_other_model(old), find_other_model(new)
+    is_converted = any(model is not None and model.path.suffix in OTHER_RUNTIMES for model in models)
+    if not is_converted:
+        difference = _diff_graphs(old, new, on_progress)
+        if not images:
+            return difference
+        return replace(difference, outputs=compare_outputs(*_runnable(models, old, new), images, on_progress))
+    before, after = _runnable(models, old, new)
+    old_summary, new_summary = summarize_model_file(before), summarize_model_file(after)
+    return ModelDifference(
+        old=old_summary,
+        new=new_summary,
+        equal=0,
+        moved=(),
+        reshaped={},
+        only_old=(),
+        only_new=(),
+        signatures=interface_differences(before, after),
+        operations=_operations_of_one(old_summary, new_summary) if old_summary.kind == new_summary.kind else {},
+        settings=_changes(old_summary.settings, new_summary.settings),
+        weights_compared=False,
+        outputs=compare_outputs(before, after, images, on_progress),
+    )
+
+
+def _runnable(
+    models: tuple[OtherModel | None, OtherModel | None], old: str | Path, new: str | Path
+) -> tuple[OtherModel, OtherModel]:
+    """Returns both models. Raises: UnsupportedError: one of them is a checkpoint."""
+    before, after = models
+    if before is None or after is None:
+        raise UnsupportedError(
+            f"{new if after is None else old}: a checkpoint cannot be run, which is how these models are compared. "
+            "Export it first, or run unfreeze verify with --against."
+        )
+    return before, after
+
+
+def _diff_graphs(old: str | Path, new: str | Path, on_progress: OnMessage) -> ModelDifference:
     from unfreeze.comparison.model_summary import summarize_model  # here, since it imports TensorFlow
 
     on_progress(f"reading {old}")

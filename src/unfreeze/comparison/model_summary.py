@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
-from google.protobuf.message import Message
 
-from unfreeze.config import read_pipeline_config
+from unfreeze.comparison.summary import ModelSummary, StoredTensor, read_settings
 from unfreeze.errors import ConfigError, UnsupportedError
 from unfreeze.export_record import ExportRecord, read_record
 from unfreeze.graphs import FrozenGraph, find_endpoints, find_parameters, read_frozen_graph
@@ -23,41 +19,8 @@ from unfreeze.verification.meta_graph import TensorInfo
 from unfreeze.weights import Checkpoint, open_checkpoint, read_index, training_state
 from unfreeze.weights.checkpoints import VALUE
 
-# The parts of a pipeline.config that the outputs depend on; the others only say how the model was trained.
-SETTINGS = ("model", "graph_rewriter", "eval_config.use_moving_averages")
 # The inputs of TensorFlow's NonMaxSuppression operations. Source: tensorflow/core/ops/image_ops.cc.
 SUPPRESSION = {3: "iou_threshold", 4: "score_threshold", 5: "soft_nms_sigma"}
-
-Signatures = Mapping[str, str]  # "serving_default input inputs" -> "uint8 [?, ?, ?, 3]"
-
-
-@dataclass(frozen=True)
-class StoredTensor:
-    """A weight in a file; `read` returns its value."""
-
-    shape: tuple[int, ...]
-    dtype: str
-    read: Callable[[], np.ndarray]
-
-    def __str__(self) -> str:
-        return f"{self.dtype} {list(self.shape)}"
-
-
-@dataclass(frozen=True)
-class ModelSummary:
-    """The comparable parts of a checkpoint, SavedModel or frozen graph (`kind`).
-
-    `operations` counts those of a graph; it is None for a checkpoint, which has no graph. `settings` are fields of a
-    pipeline.config by path, `thresholds` those of the non-maximum suppression in a graph.
-    """
-
-    path: Path
-    kind: str
-    weights: Mapping[str, StoredTensor]
-    signatures: Signatures = field(default_factory=dict)
-    operations: Counter[str] | None = None
-    settings: Mapping[str, str] = field(default_factory=dict)
-    thresholds: Mapping[str, str] = field(default_factory=dict)
 
 
 def summarize_model(path: str | Path) -> ModelSummary:
@@ -189,26 +152,3 @@ def suppression_thresholds(graph: FrozenGraph) -> dict[str, str]:
                 threshold = float(tf.make_ndarray(constant.attr["value"].tensor))
                 thresholds.setdefault(f"{node.op}.{name}", set()).add(threshold)
     return {name: ", ".join(f"{value:g}" for value in sorted(values)) for name, values in thresholds.items()}
-
-
-def read_settings(config: Path) -> dict[str, str]:
-    """Returns the fields of a pipeline.config that the outputs depend on, by path; nothing if there is no such file."""
-    if not config.is_file():
-        return {}
-    message = read_pipeline_config(config, allow_unknown_fields=True, on_warning=lambda warning: None)
-    return {path: value for path, value in _fields(message, "") if path.startswith(SETTINGS)}
-
-
-def _fields(message: Any, prefix: str) -> Iterator[tuple[str, str]]:
-    """Yields path and value of every field that is set in a message, and in the messages within it."""
-    for descriptor, value in message.ListFields():
-        name = f"{prefix}{descriptor.name}"
-        is_repeated = not isinstance(value, (Message, str, bytes)) and hasattr(value, "__len__")
-        for index, element in enumerate(value if is_repeated else [value]):
-            path = f"{name}[{index}]" if is_repeated else name
-            if isinstance(element, Message):
-                yield from _fields(element, f"{path}.")
-            elif descriptor.enum_type is not None:
-                yield path, str(descriptor.enum_type.values_by_number[element].name)
-            else:
-                yield path, str(element)

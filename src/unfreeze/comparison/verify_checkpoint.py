@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 from unfreeze.callbacks import OnMessage
 from unfreeze.errors import CheckpointError, ConfigError, SavedModelError
-from unfreeze.export_record import ExportRecord, SlimmingRecord, read_record
+from unfreeze.export_record import ExportRecord, SlimmingRecord, find_exported_file, read_record
 from unfreeze.exporting.side_inputs import SideInput
 from unfreeze.model_paths import CONFIG, find_pipeline_config
 from unfreeze.verification import ExpectedWeight, Report, WorkerProcesses, expected_constant, verify_saved_model
@@ -43,6 +43,23 @@ def verify_against_checkpoint(
             workers=workers,
             on_progress=on_progress,
         )
+
+
+def export_again_for_file(
+    checkpoint_path: str | Path, file: Path, folder: Path, label_map: str | Path | None = None
+) -> Path:
+    """Exports a checkpoint into `folder` as the file of another runtime was exported, and returns the SavedModel.
+
+    Raises: UnfreezeError if the checkpoint cannot be read or exported, or if no export.json lists the file.
+    """
+    exported = find_exported_file(file)
+    if exported is None:
+        raise SavedModelError(
+            f"{file} is not listed in an export.json, which says how the checkpoint was exported. "
+            "Compare with another model instead."
+        )
+    checkpoint = open_exported_step(checkpoint_path, exported.record)
+    return export_again(checkpoint, exported.folder / "saved_model", exported.record, folder, label_map)
 
 
 def require_record(saved_model: Path) -> ExportRecord:

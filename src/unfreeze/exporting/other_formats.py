@@ -12,7 +12,6 @@ import numpy as np
 import tensorflow as tf
 
 from unfreeze.callbacks import OnMessage
-from unfreeze.child_process import ModuleError
 from unfreeze.detectors import PORTABLE, Detector, Forms
 from unfreeze.detectors.raw_outputs import with_raw_outputs
 from unfreeze.errors import ConfigError, UnsupportedError, VerificationError
@@ -22,10 +21,11 @@ from unfreeze.formats.conversion import convert
 from unfreeze.formats.frozen import freeze
 from unfreeze.formats.frozen_file import FrozenFile
 from unfreeze.input_types import FLOAT_IMAGE_TENSOR, IMAGE_TENSOR
-from unfreeze.runtimes.process import run_in_process
 from unfreeze.savedmodel import Exportable, trace
 from unfreeze.tflite.metadata import with_signature_metadata
-from unfreeze.verification import compare_detections, sample_images
+from unfreeze.verification import Status, compare_detections, sample_images
+from unfreeze.verification.model_file import check_batch, check_runtime, run_file
+from unfreeze.verification.sample_inputs import SampleInput
 
 IMAGE_SIZE = (240, 320)  # of the images that a file is verified on, if its input has no fixed size
 FROZEN_GRAPH_INPUT = "image_tensor"  # as in the Object Detection API's frozen graphs of both generations
@@ -113,8 +113,9 @@ def write_formats(
             record = format_record(chosen, folder, source)
             if verify:
                 on_progress(f"running {chosen.file}")
-                images, outputs = expected(shape)
-                record = replace(record, verified=True, detail=compared(path, run_written(path, images), outputs))
+                images, reference = expected(shape)
+                outputs = run_written(path, images, batch_size=shape[0])
+                record = replace(record, verified=True, detail=compared(path, outputs, reference))
             records[chosen.name] = record
     return records
 
@@ -162,17 +163,25 @@ def format_record(chosen: Format, folder: Path, frozen: FrozenFile) -> FormatRec
     )
 
 
-def run_written(path: Path, images: np.ndarray) -> Outputs:
-    """Returns the outputs of a file that was written, from its runtime in a process of its own.
+def run_written(path: Path, images: np.ndarray, *, batch_size: int | None) -> Outputs:
+    """Returns the outputs of a file that was written for two images, from its runtime in a process of its own.
 
-    Raises: VerificationError: it does not run.
+    Args:
+        batch_size: how many images the file takes at once; None for any.
+
+    Raises: VerificationError: it does not run, or returns other outputs for both images than for each alone.
     """
-    try:
-        [outputs] = run_in_process(path, [images]).outputs
-    except ModuleError as error:
-        outputs = str(error)
-    if isinstance(outputs, str):
-        raise VerificationError(f"not exported, since {path.name} does not run: {outputs}")
+    sample = SampleInput("a generated image", images, generated=True)
+    run = run_file(path, [sample], batch_size=batch_size)
+    problems = {
+        "does not run": check_runtime(run),
+        "returns other outputs for a batch than for single images": check_batch(run),
+    }
+    for problem, check in problems.items():
+        if check.status is Status.FAILED:
+            raise VerificationError(f"not exported, since {path.name} {problem}: {check.detail}")
+    outputs = run.together(sample)
+    assert outputs is not None
     return outputs
 
 

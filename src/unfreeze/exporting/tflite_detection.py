@@ -77,7 +77,7 @@ def write_tflite_detection(
         if verify:
             on_progress(f"running {FORMAT.file}")
             images = sample_images(*shape[:2])
-            outputs = run_written(path, images)
+            outputs = run_written(path, images, batch_size=1)
             compared(path, outputs, raw_outputs(raw, ssd, images))
             detections = expected_detections(raw, ssd, options, outputs)
             record = replace(record, verified=True, detail=compared(path, outputs, detections))

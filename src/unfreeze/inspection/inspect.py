@@ -8,20 +8,14 @@ from unfreeze.config import messages
 from unfreeze.config.outline import outline
 from unfreeze.config.text import read_text
 from unfreeze.errors import ConfigError, SavedModelError, UnfreezeError, UnsupportedError
+from unfreeze.file_kinds import LABEL_MAP, PIPELINE_CONFIG, STATE_FILE, TEXT_GRAPH, TFLITE, kind_of_file
 from unfreeze.inspection.inspection import Inspection
+from unfreeze.inspection.model_files import OTHER_RUNTIMES, inspect_model_file, model_files_in, runtime_of
 from unfreeze.weights import checkpoint_prefix, find_checkpoints, is_checkpoint_table
 
-EXPECTED = "not a checkpoint, SavedModel, frozen graph, pipeline.config or label map"
+EXPECTED = "not a checkpoint, SavedModel, frozen graph, ONNX, OpenVINO or TFLite model, pipeline.config or label map"
 LARGEST_TEXT_BYTES = 4 << 20  # a larger file is not a pipeline.config or a label map
-# Files that are easily mistaken for a model of the Object Detection API: offset, magic bytes, name.
-OTHER_FILES = (
-    (4, b"TFL3", "a TensorFlow Lite model"),
-    (0, b"\x89HDF", "a Keras .h5 file"),
-    (0, b"PK\x03\x04", "a zip archive (a .keras or PyTorch model, perhaps)"),
-    (0, b"\x1f\x8b", "a gzip archive: unpack it first"),
-    (0, b"\x89PNG", "a PNG image"),
-    (0, b"\xff\xd8\xff", "a JPEG image"),
-)
+INSPECTED = (LABEL_MAP, PIPELINE_CONFIG, STATE_FILE, TEXT_GRAPH)  # kinds of text, which `_file` looks at itself
 
 
 def inspect(path: str | Path) -> Inspection:
@@ -29,7 +23,8 @@ def inspect(path: str | Path) -> Inspection:
 
     Args:
         path: a checkpoint (its prefix, or one of its files), a training folder, a `checkpoint` state file, a frozen
-            graph, a SavedModel or the folder above it, a pipeline.config, or a label map.
+            graph, a SavedModel or the folder above it, an ONNX, OpenVINO (.xml) or TFLite model, a pipeline.config, or
+            a label map.
 
     Raises: UnfreezeError if it is none of these.
     """
@@ -52,22 +47,22 @@ def _is_prefix(path: Path) -> bool:
 
 def _folder(folder: Path) -> Inspection:
     """Inspects the contents of a folder: one model, or several, as in a download of the model zoo."""
-    readable = ("*.pb", "saved_model/saved_model.pb", "pipeline.config")
-    if not find_checkpoints(folder) and not any(any(folder.glob(pattern)) for pattern in readable):
-        raise UnfreezeError(f"{folder}: {EXPECTED}{_hint_of_subfolder(folder)}")
-    from unfreeze.inspection.checkpoints import inspect_folder
-    from unfreeze.inspection.configs import inspect_config
-    from unfreeze.inspection.graphs import inspect_saved_model
-
     parts = []
     if find_checkpoints(folder):
+        from unfreeze.inspection.checkpoints import inspect_folder
+
         parts.append(inspect_folder(folder))
     for model in (folder, folder / "saved_model"):
         if (model / "saved_model.pb").is_file():
+            from unfreeze.inspection.graphs import inspect_saved_model
+
             parts.append(inspect_saved_model(model))
     graphs = sorted(path for path in folder.glob("*.pb") if path.name not in ("saved_model.pb", "fingerprint.pb"))
     parts += [part for part in map(_graph_or_none, graphs) if part is not None]
+    parts += map(_model_file_or_problem, model_files_in(folder))
     if not parts and (folder / "pipeline.config").is_file():
+        from unfreeze.inspection.configs import inspect_config
+
         parts.append(inspect_config(folder / "pipeline.config"))
     if not parts:
         raise UnfreezeError(f"{folder}: {EXPECTED}{_hint_of_subfolder(folder)}")
@@ -86,6 +81,13 @@ def _graph_or_none(path: Path) -> Inspection | None:
         return None
 
 
+def _model_file_or_problem(path: Path) -> Inspection:
+    try:
+        return inspect_model_file(path)
+    except SavedModelError as error:
+        return Inspection(path, f"{runtime_of(path).name} model", (), [str(error)])
+
+
 def _hint_of_subfolder(folder: Path) -> str:
     """Returns where below the folder there is a model, for the end of an error."""
     for pattern in ("*/saved_model.pb", "*/*/saved_model.pb", "*/*.index", "*/pipeline.config"):
@@ -96,11 +98,13 @@ def _hint_of_subfolder(folder: Path) -> str:
 
 
 def _file(path: Path) -> Inspection:
-    with path.open("rb") as file:
-        head = file.read(16)
-    mistaken = next((kind for offset, magic, kind in OTHER_FILES if head[offset:].startswith(magic)), "")
-    if mistaken:
-        raise UnfreezeError(f"{path}: {EXPECTED}, but {mistaken}")
+    kind = kind_of_file(path)
+    if kind is not None and kind.name == TFLITE and path.suffix != ".tflite":
+        raise UnfreezeError(f"{path}: is {kind.name}; rename it to *.tflite, by which its runtime is found")
+    if path.suffix in OTHER_RUNTIMES:
+        return inspect_model_file(path)
+    if kind is not None and kind.name not in INSPECTED:
+        raise UnfreezeError(f"{path}: {EXPECTED}, but {kind.name}{f'; {kind.advice}' if kind.advice else ''}")
     # Imported here, since they import TensorFlow.
     from unfreeze.inspection.checkpoints import inspect_checkpoint, inspect_folder
     from unfreeze.inspection.graphs import inspect_graph, inspect_saved_model
@@ -113,7 +117,7 @@ def _file(path: Path) -> Inspection:
         return inspect_saved_model(path.parent)
     if is_checkpoint_table(path):
         return inspect_checkpoint(path)
-    text = _text(path)
+    text = _text(path, kind.name if kind else PIPELINE_CONFIG)
     if text is not None:
         return _text_file(path, text)
     try:
@@ -123,11 +127,12 @@ def _file(path: Path) -> Inspection:
         raise UnfreezeError(f"{path}: {EXPECTED}{hint}") from error
 
 
-def _text(path: Path) -> str | None:
+def _text(path: Path, kind: str) -> str | None:
+    """Returns the text of a file of a kind; None if it is too large, or not text."""
     if path.stat().st_size > LARGEST_TEXT_BYTES:
         return None
     try:
-        return read_text(path, EXPECTED)
+        return read_text(path, kind)
     except ConfigError:
         return None
 

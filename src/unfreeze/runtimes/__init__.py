@@ -48,6 +48,7 @@ class Runtime:
 
     `files` are the names that the file may have in the folder of a version or of an export; they are empty for the
     runtimes of TensorFlow, whose modules have no `load_file`.
+    `package` and `extra`: what to import and to install for the library.
     """
 
     name: str
@@ -55,14 +56,24 @@ class Runtime:
     module: str
     library: str = "TensorFlow"  # as its users call it
     files: tuple[str, ...] = ()
+    package: str = "tensorflow"
+    extra: str = ""
 
 
 RUNTIMES = (
     Runtime("SavedModel", "", "unfreeze.runtimes.saved_model"),
     Runtime("frozen graph", ".pb", "unfreeze.runtimes.frozen_graph"),
-    Runtime("ONNX", ".onnx", "unfreeze.runtimes.onnx_runtime", "ONNX Runtime", ("model.onnx",)),
-    Runtime("OpenVINO", ".xml", "unfreeze.runtimes.openvino", "OpenVINO", ("model.xml", "openvino/model.xml")),
-    Runtime("TFLite", ".tflite", "unfreeze.runtimes.litert", "LiteRT", ("model.tflite",)),
+    Runtime("ONNX", ".onnx", "unfreeze.runtimes.onnx_runtime", "ONNX Runtime", ("model.onnx",), "onnxruntime", "onnx"),
+    Runtime(
+        "OpenVINO",
+        ".xml",
+        "unfreeze.runtimes.openvino",
+        "OpenVINO",
+        ("model.xml", "openvino/model.xml"),
+        "openvino",
+        "openvino",
+    ),
+    Runtime("TFLite", ".tflite", "unfreeze.runtimes.litert", "LiteRT", ("model.tflite",), "ai_edge_litert", "tflite"),
 )
 FILE_RUNTIMES = tuple(runtime for runtime in RUNTIMES if runtime.files)
 

@@ -14,6 +14,10 @@ OPTIONAL_OUTPUTS = ("num_detections", "detection_masks", "detection_keypoints", 
 # Those of a model without suppression (`--postprocessing none`).
 RAW_OUTPUTS = ("raw_detection_boxes", "raw_detection_scores", "anchors", "final_anchors")
 
+# The signatures of a SavedModel that are run on images, in order of preference. A SavedModel of another exporter may
+# have `serving_default` only.
+SIGNATURES = ("image_tensor", "serving_default", "float_image_tensor", "encoded_image_string_tensor", "tf_example")
+
 
 class Model(Protocol):
     """A loaded model of images. It may be used by several threads at once."""

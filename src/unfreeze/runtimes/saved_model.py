@@ -16,11 +16,9 @@ from unfreeze.formatting import first_line
 from unfreeze.images import encode_image
 from unfreeze.onednn import assume_frozen_weights
 from unfreeze.runtimes.image_input import resized
-from unfreeze.runtimes.model import Outputs, name_list
+from unfreeze.runtimes.model import SIGNATURES, Outputs, name_list
 from unfreeze.runtimes.tensorflow_settings import has_gpu, limit_threads
 
-# In order of preference. A SavedModel of another exporter may have `serving_default` only.
-SIGNATURES = ("image_tensor", "serving_default", "float_image_tensor", "encoded_image_string_tensor", "tf_example")
 # What a string input may take. Examples come first: a decoder's error for an Example is easier to understand than the
 # error of an Example parser for an image.
 STRING_FORMATS = ("tf_example", "encoded_image_string_tensor")

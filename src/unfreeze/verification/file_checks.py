@@ -38,6 +38,12 @@ def file_mismatches(
     problems = [] if constants else _variables_mismatches(saved_model / "variables")
     problems += [f"{name} is left over from an interrupted write" for name in files if HALF_WRITTEN.search(name)]
     problems += [f"{name} is empty" for name, file in files.items() if not file.size_bytes and "/" not in name]
+    return problems + digest_mismatches(files, recorded)
+
+
+def digest_mismatches(files: Mapping[str, FileDigest], recorded: Mapping[str, FileDigest]) -> list[str]:
+    """Describes the files that are not those that export.json lists."""
+    problems = []
     for name, file in recorded.items():
         if name not in files:
             problems.append(f"{name} is missing, but export.json lists it")

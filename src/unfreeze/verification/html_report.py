@@ -23,7 +23,7 @@ from unfreeze.formatting import megabytes
 from unfreeze.images import Detection, draw_detections
 from unfreeze.prediction.class_names import Names, class_names
 from unfreeze.prediction.detections import parse_detections
-from unfreeze.verification.report import ImageResult, Report, Status
+from unfreeze.verification.report import ImageResult, Kind, Report, Status
 from unfreeze.verification.weight_digests import CONSTANT, VALUE
 from unfreeze.version import __version__
 
@@ -48,7 +48,7 @@ def write_html_report(path: Path, report: Report, record: ExportRecord | None, *
 
     Raises: OutputError if it cannot be written.
     """
-    page = html_report(report, record, class_names(None, report.saved_model), place)
+    page = html_report(report, record, class_names(None, _saved_model(report)), place)
     staged = path.with_name(f".unfreeze-{os.getpid()}-{path.name}")
     try:
         staged.write_text(page, encoding="utf-8")
@@ -68,7 +68,8 @@ def html_report(report: Report, record: ExportRecord | None, names: Names, place
         place=place,
         summary=summary(report),
         facts=list(facts(record or ExportRecord())),
-        figures=[figure(result, names) for result in report.image_results],
+        parts=[(report.title_of(part), part, figures(part, names)) for part in report.parts],
+        figures=figures(report, names),
         timings=[(check.title, check.numbers) for check in report.checks if set(check.numbers) >= TIMINGS],
         weights=[weight_row(key, weight) for key, weight in report.record.weights.items()],
         files=report.record.files,
@@ -80,8 +81,8 @@ def html_report(report: Report, record: ExportRecord | None, names: Names, place
 
 def summary(report: Report) -> str:
     """Returns how many checks passed, failed and were skipped, as a sentence."""
-    counts = {status: sum(check.status is status for check in report.checks) for status in Status}
-    text = f"{counts[Status.PASSED]} of {len(report.checks)} checks passed"
+    counts = {status: sum(check.status is status for check in report.all_checks) for status in Status}
+    text = f"{counts[Status.PASSED]} of {len(report.all_checks)} checks passed"
     text += f", {counts[Status.FAILED]} failed" if counts[Status.FAILED] else ""
     return text + (f", {counts[Status.SKIPPED]} skipped." if counts[Status.SKIPPED] else ".")
 
@@ -140,9 +141,15 @@ class Figure:
     drawings: Sequence[Drawing]
 
 
-def figure(result: ImageResult, names: Names) -> Figure:
+def figures(report: Report, names: Names) -> list[Figure]:
+    """Returns the drawings of each image."""
+    model = "this SavedModel" if report.kind is Kind.SAVED_MODEL else "this model"
+    return [figure(result, names, model) for result in report.image_results]
+
+
+def figure(result: ImageResult, names: Names, model: str) -> Figure:
     """Returns the drawings of an image for each model that returned detections."""
-    models = {"this SavedModel": result.outputs, "reference": result.reference_outputs}
+    models = {model: result.outputs, "reference": result.reference_outputs}
     drawings = [
         drawing(model, result.image, outputs, names)
         for model, outputs in models.items()
@@ -178,6 +185,14 @@ def weight_row(key: str, weight: WeightRecord) -> Mapping[str, str]:
         "shape": " x ".join(map(str, weight.shape)) or "scalar",
         "sha256": weight.sha256,
     }
+
+
+def _saved_model(report: Report) -> Path:
+    """Returns the SavedModel of an export, whose assets may have the names of the classes."""
+    if report.kind is Kind.SAVED_MODEL:
+        return report.path
+    folders = (report.path, report.path.parent, report.path.parent.parent)
+    return next((path for folder in folders if (path := folder / "saved_model").is_dir()), report.path)
 
 
 def _template() -> Template:

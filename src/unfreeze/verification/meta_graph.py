@@ -118,16 +118,17 @@ def _tensors(signature: memoryview, number: int) -> dict[str, TensorInfo]:
 
 
 def _tensor(info: memoryview) -> TensorInfo:
-    dtype, shape = 0, None
+    dtype, sizes = 0, None
     for number, value in wire.fields(info):
         if number == 2 and isinstance(value, int):
             dtype = value
         if number == 3 and isinstance(value, memoryview):
-            shape = _shape(value)
-    return TensorInfo(wire.text(info, 1), DTYPES.get(dtype, f"dtype {dtype}"), shape)
+            sizes = shape(value)
+    return TensorInfo(wire.text(info, 1), DTYPES.get(dtype, f"dtype {dtype}"), sizes)
 
 
-def _shape(message: memoryview) -> tuple[int | None, ...] | None:
+def shape(message: memoryview) -> tuple[int | None, ...] | None:
+    """Returns the sizes in a TensorShapeProto; None if the rank is unknown."""
     sizes: list[int | None] = []
     for number, value in wire.fields(message):
         if number == 3 and value:

@@ -1,6 +1,9 @@
 """The result of a verification: a report of checks, as a table or as JSON."""
 
+from __future__ import annotations
+
 import io
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -38,14 +41,11 @@ TITLES = {
     "other_signatures": "other signatures agree",
     "against": "comparison",
 }
-# The same for a file of another runtime.
+# Those that only a file of another runtime has.
 FILE_TITLES = {
-    "files": "file is as exported",
     "interface": "inputs and outputs",
-    "runtime": "loads and runs, new process",
-    "batch": TITLES["batch"],
+    "runtime": "its runtime, new process",
     "outputs": "outputs are valid",
-    "against": TITLES["against"],
 }
 SHOWN = 4  # problems that a check describes; the others are counted
 MIXES_BATCH = "mixes_batch"  # key in the numbers of the check "batch"
@@ -53,7 +53,7 @@ MIXES_BATCH = "mixes_batch"  # key in the numbers of the check "batch"
 
 @dataclass(frozen=True)
 class Check:
-    """One check: its name (a key of `TITLES`), its result in words (`detail`), and the numbers behind it."""
+    """One check: its name (a key of `TITLES` or `FILE_TITLES`), its result in words, and the numbers behind it."""
 
     name: str
     status: Status
@@ -63,7 +63,7 @@ class Check:
     @property
     def title(self) -> str:
         """The title of the check in reports."""
-        return TITLES.get(self.name, self.name)
+        return (TITLES | FILE_TITLES).get(self.name, self.name)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the check as JSON data."""
@@ -100,22 +100,43 @@ class ImageResult:
     generated: bool = False
 
 
+class Kind(str, Enum):
+    """What a report is about, and its key in JSON."""
+
+    SAVED_MODEL = "saved_model"
+    FILE = "file"
+    FOLDER = "folder"
+
+
 @dataclass(frozen=True)
 class Report:
-    """All checks of a SavedModel, in order.
+    """All checks of a model, in order.
 
-    `record` has the `weights` and `files` of export.json, by which the same files can be recognized later.
+    `record` has the `weights` and `files` of export.json, by which the same files can be recognized later. `parts` are
+    the reports of the other files of an export; an export without a SavedModel has no checks of its own.
     """
 
-    saved_model: Path
+    path: Path
     checks: tuple[Check, ...]
     record: ExportRecord = field(default_factory=ExportRecord)
     image_results: tuple[ImageResult, ...] = ()
+    kind: Kind = Kind.SAVED_MODEL
+    parts: tuple[Report, ...] = ()
+
+    @property
+    def saved_model(self) -> Path:
+        """The same as `path`: the folder of the SavedModel, where the report is about one."""
+        return self.path
+
+    @property
+    def all_checks(self) -> tuple[Check, ...]:
+        """The checks of the model and of all parts."""
+        return (*self.checks, *(check for part in self.parts for check in part.all_checks))
 
     @property
     def passed(self) -> bool:
         """Returns whether no check failed; a skipped check does not count as failed."""
-        return all(check.status is not Status.FAILED for check in self.checks)
+        return all(check.status is not Status.FAILED for check in self.all_checks)
 
     @property
     def mixes_batch(self) -> bool:
@@ -129,10 +150,16 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """Returns the report as JSON data, without the record."""
         return {
-            "saved_model": str(self.saved_model),
+            self.kind.value: str(self.path),
             "passed": self.passed,
             "checks": [check.to_dict() for check in self.checks],
+            **({"files": [part.to_dict() for part in self.parts]} if self.parts else {}),
         }
+
+    def title_of(self, part: Report) -> str:
+        """Returns the path of a part, relative to the folder of the export."""
+        folder = self.path if self.kind is Kind.FOLDER else self.path.parent
+        return os.path.relpath(part.path, folder)
 
     def table(self, width: int = 110, color: bool = False) -> str:
         """Returns the checks as a table for a terminal."""
@@ -143,8 +170,12 @@ class Report:
         table = Table(box=None, pad_edge=False)
         for title in ("check", "", "result"):
             table.add_column(title, overflow="fold")
-        for check in self.checks:
-            table.add_row(check.title, Text(check.status.value, STYLES[check.status]), Text(check.detail))
+        headed = [("", self), *((self.title_of(part), part) for part in self.parts)]
+        for heading, report in headed:
+            if heading:
+                table.add_row(Text(heading, "bold"), "", "")
+            for check in report.checks:
+                table.add_row(check.title, Text(check.status.value, STYLES[check.status]), Text(check.detail))
         text = io.StringIO()
         console = Console(file=text, width=width, force_terminal=color, no_color=not color, highlight=False)
         console.print(table)

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 
@@ -22,26 +23,48 @@ class SampleInput:
     generated: bool = False
 
 
+Image: TypeAlias = str | Path | np.ndarray | SampleInput  # a file, uint8 `[H, W, 3]`, or a pair that exists already
+
+
 def sample_inputs(
     meta_graphs: Sequence[MetaGraph],
-    images: Sequence[str | Path | np.ndarray],
+    images: Sequence[Image],
+    default_size: tuple[int, int] = DETECTOR_SIZE,
+) -> list[SampleInput]:
+    """Returns each of the images with its mirror image, in the size that the models require.
+
+    Raises: ImageError if an image cannot be read.
+    """
+    return image_pairs(images, fixed_image_size(meta_graphs), default_size)
+
+
+def image_pairs(
+    images: Sequence[Image],
+    size: tuple[int | None, int | None],
     default_size: tuple[int, int] = DETECTOR_SIZE,
 ) -> list[SampleInput]:
     """Returns each of the images with its mirror image; a generated pair if there are no images.
 
+    Args:
+        size: height and width to which image files are resized; None keeps their own.
+        default_size: that of a generated image, where `size` is None.
+
     Raises: ImageError if an image cannot be read.
     """
-    height, width = fixed_image_size(meta_graphs)
+    height, width = size
     if not images:
         generated = sample_images(height or default_size[0], width or default_size[1])
         return [SampleInput("a generated image", generated, generated=True)]
-    size = (height, width) if height and width else None
-    return [
-        SampleInput(f"image {index}", with_mirror_image(image))
-        if isinstance(image, np.ndarray)
-        else SampleInput(str(image), with_mirror_image(_read_resized(Path(image), size)))
-        for index, image in enumerate(images)
-    ]
+    fixed = (height, width) if height and width else None
+    return [_image_pair(image, index, fixed) for index, image in enumerate(images)]
+
+
+def _image_pair(image: Image, index: int, size: tuple[int, int] | None) -> SampleInput:
+    if isinstance(image, SampleInput):
+        return image
+    if isinstance(image, np.ndarray):
+        return SampleInput(f"image {index}", with_mirror_image(image))
+    return SampleInput(str(image), with_mirror_image(_read_resized(Path(image), size)))
 
 
 def fixed_image_size(meta_graphs: Iterable[MetaGraph]) -> tuple[int | None, int | None]:

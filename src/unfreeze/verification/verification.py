@@ -4,8 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-import numpy as np
-
 from unfreeze.callbacks import OnMessage, ignore
 from unfreeze.errors import SavedModelError
 from unfreeze.export_record import ExportRecord, read_record
@@ -16,7 +14,7 @@ from unfreeze.verification.output_comparison import Tolerances
 from unfreeze.verification.reference import Model, read_reference
 from unfreeze.verification.report import TITLES, Check, Report, Status
 from unfreeze.verification.runs import Subject, start_runs
-from unfreeze.verification.sample_inputs import DETECTOR_SIZE, GRAPH_SIZE, sample_inputs
+from unfreeze.verification.sample_inputs import DETECTOR_SIZE, GRAPH_SIZE, Image, sample_inputs
 from unfreeze.verification.weight_digests import ExpectedWeight, recorded_weights, weights_record
 from unfreeze.verification.workers import WorkerProcesses
 
@@ -28,7 +26,7 @@ def verify_saved_model(
     against: str | Path | Model | None = None,
     against_name: str | None = None,
     in_memory: Model | None = None,
-    images: Sequence[str | Path | np.ndarray] = (),
+    images: Sequence[Image] = (),
     tolerances: Tolerances | None = None,
     record: ExportRecord | None = None,
     workers: WorkerProcesses | None = None,
@@ -42,7 +40,7 @@ def verify_saved_model(
             takes uint8 images `[2, H, W, 3]` and returns the outputs by name.
         against_name: the name of `against` in the report; default: its path.
         in_memory: the model that was saved, as such a function.
-        images: images to run, files or uint8 `[H, W, 3]`; default: a generated image.
+        images: images to run, files, uint8 `[H, W, 3]` or sample inputs; default: a generated image.
         tolerances: how far the outputs may differ from those of `against`.
         record: the record of the export; default: the export.json in the folder or beside it.
         workers: worker processes that were started earlier.
