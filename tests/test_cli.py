@@ -102,6 +102,7 @@ ALL_DEFAULTS = {
     "graph_inputs": {},
     "graph_outputs": {},
     "write_checkpoint": False,
+    "write_inference_graph": False,
     "dry_run": False,
     "label_map": None,
     "step": None,
@@ -112,6 +113,7 @@ ALL_DEFAULTS = {
     "suppression": "kernel",
     "formats": ("saved_model",),
     "opset": None,
+    "postprocessing": "full",
     "kept_outputs": (),
     "score_threshold": None,
     "max_detections": None,
@@ -285,6 +287,8 @@ def test_tf1_script_command_line(recorder: Recorder) -> None:
     assert tf1_script("--input_type", "image_tensor", *TF1_FLAGS) == 0
     assert recorder.options == {
         **ALL_DEFAULTS,
+        "formats": ("saved_model", "frozen_graph"),
+        "write_checkpoint": True,
         "trained_checkpoint_prefix": "model.ckpt-7",
         "pipeline_config_path": "p.config",
         "output_directory": "out",
@@ -306,6 +310,7 @@ def test_tf1_script_side_inputs(recorder: Recorder, switch: list[str]) -> None:
     flags = ["--side_input_shapes", "1,-1,2057/1", "--side_input_names=context_features,valid_context_size"]
     assert tf1_script(*switch, *flags, "--side_input_types", "float,int", *TF1_FLAGS) == 0
     assert recorder.options["use_side_inputs"]
+    assert recorder.options["formats"] == ("saved_model",)
     assert recorder.options["side_input_shapes"] == "1,-1,2057/1"
     assert recorder.options["side_input_names"] == "context_features,valid_context_size"
     assert recorder.options["side_input_types"] == "float,int"
@@ -314,7 +319,6 @@ def test_tf1_script_side_inputs(recorder: Recorder, switch: list[str]) -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--write_inference_graph"], "not supported yet: --write_inference_graph"),
         (["--additional_output_tensor_names=a,b"], "not supported yet: --additional_output_tensor_names"),
         (["--use_side_inputs", "False"], "unexpected argument 'False'"),
         (["--output_directory="], "--output_directory is missing"),
@@ -361,6 +365,7 @@ def test_tf2_script_command_line(recorder: Recorder) -> None:
     assert exit_code(exporter_main_v2.main, *flags, *TF2_FLAGS) == 0
     assert recorder.options == {
         **ALL_DEFAULTS,
+        "write_checkpoint": True,
         "trained_checkpoint_dir": "run",
         "pipeline_config_path": "p.config",
         "output_directory": "out",

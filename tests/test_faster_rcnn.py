@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from unfreeze.config import parse_pipeline_config
 from unfreeze.detectors import build_detector
-from unfreeze.errors import CheckpointError, ConfigError, UnsupportedError
+from unfreeze.errors import CheckpointError, ConfigError
 from unfreeze.heads.mask import MaskPredictor, conv_depth, mask_predictor
 from unfreeze.ops.layers import PLAIN, Style, resized_conv
 from unfreeze.ops.normalization import BatchNorm
@@ -200,8 +200,3 @@ PYRAMID, RESNET, MASKS = (
 def test_unsupported_options_in_tensorflow_2_are_rejected(name: str, fields: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         build_keras(name, fields)
-
-
-def test_unsupported_static_shapes_in_tensorflow_2_are_rejected() -> None:
-    with pytest.raises(UnsupportedError, match="not supported yet: use_partitioned_nms"):
-        build_keras(RESNET, "use_static_shapes: true use_static_shapes_for_eval: true")

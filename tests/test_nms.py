@@ -14,7 +14,7 @@ from hypothesis.extra.numpy import arrays
 
 from unfreeze.config import messages
 from unfreeze.detectors.post_processing import build_first_stage_nms, build_post_processing
-from unfreeze.errors import ConfigError, UnsupportedError
+from unfreeze.errors import ConfigError
 from unfreeze.ops.nms import NmsOptions, Suppression, gathered, gathered_keypoints, multiclass_nms
 
 RECORDED = dict(np.load(Path(__file__).parent / "data" / "nms.npz"))  # the Object Detection API on TensorFlow 1.15
@@ -318,11 +318,6 @@ def test_suppression_runs_in_a_tensorflow_1_graph():
         ("use_combined_nms: true", ConfigError, "does not support change_coordinate_frame; set it to false"),
         ("use_combined_nms: true use_class_agnostic_nms: true", ConfigError, "use_class_agnostic_nms are both true"),
         ("use_combined_nms: true soft_nms_sigma: 1", ConfigError, "with use_combined_nms it must be 0"),
-        (
-            "use_partitioned_nms: true use_static_shapes: true",
-            UnsupportedError,
-            "not supported yet: use_partitioned_nms",
-        ),
     ],
 )
 def test_invalid_options_are_rejected(text, error, message):
@@ -351,8 +346,7 @@ def test_first_stage():
     )
     np.testing.assert_array_equal(kept.boxes, multiclass_nms(boxes, scores, window, expected).boxes)
     config.use_static_shapes = config.use_static_shapes_for_eval = True
-    with pytest.raises(UnsupportedError, match="use_partitioned_nms"):
-        build_first_stage_nms(config)
+    assert build_first_stage_nms(config).options.use_static_shapes
     config.first_stage_nms_iou_threshold = 2
     with pytest.raises(ConfigError, match="first_stage_nms_iou_threshold is 2"):
         build_first_stage_nms(config)

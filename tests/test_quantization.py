@@ -238,7 +238,7 @@ def two_stages(pipeline: Any) -> None:
             "activation: NONE after the batch_norm of several layers of the convolutional_box_predictor",
         ),
         (mnasfpn, "feature_extractor.type 'ssd_mobilenet_v2_mnasfpn'"),
-        (two_stages, "model faster_rcnn; supported: ssd"),
+        (two_stages, "feature_extractor.type 'faster_rcnn_resnet50'; supported: faster_rcnn_inception_v2"),
     ],
 )
 def test_unsupported_quantized_graphs_are_rejected(change: Callable[[Any], None], what: str) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from serving import LONG_S, config_of, serving, write_half_plus, write_shapes
+from tensorflow.core.framework import tensor_pb2, types_pb2
 from tensorflow_serving.apis import (
     classification_pb2,
     get_model_metadata_pb2,
@@ -22,7 +23,9 @@ from tensorflow_serving.apis import (
 )
 
 from unfreeze.errors import SavedModelError
+from unfreeze.server.inference import to_array
 from unfreeze.server.process import Server
+from unfreeze.server.status import StatusCode, StatusError
 
 
 @pytest.fixture(scope="module")
@@ -304,3 +307,40 @@ def test_warm_up_requests_are_replayed_and_a_failing_one_fails_the_version(tmp_p
         serving(config_of(half=tmp_path / "bad")).__enter__()
     with serving(config_of(half=tmp_path / "bad"), enable_model_warmup=False) as running:
         assert running.serving()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "values", "expected"),
+    [(tf.int8, [300, -129], [44, 127]), (tf.uint8, [-1, 256], [255, 0]), (tf.int16, [2**31 - 1, 7], [-1, 7])],
+)
+def test_values_that_do_not_fit_are_cut_to_the_dtype(dtype: tf.DType, values: list[int], expected: list[int]) -> None:
+    tensor = tensor_pb2.TensorProto(dtype=dtype.as_datatype_enum, int_val=values)
+    tensor.tensor_shape.dim.add(size=2)
+    assert to_array("x", tensor, 1 << 20).tolist() == expected
+
+
+FIELDS = {
+    **dict.fromkeys(("int_val", "half_val"), -(2**31)),
+    "int64_val": -(2**63),
+    **dict.fromkeys(("uint32_val", "uint64_val"), 2**32 - 1),
+    **dict.fromkeys(("float_val", "scomplex_val"), 3e38),
+    **dict.fromkeys(("double_val", "dcomplex_val"), 1e300),
+    "bool_val": True,
+    "string_val": b"x",
+}
+
+
+@pytest.mark.parametrize("number", sorted(set(types_pb2.DataType.values())))
+def test_any_field_with_any_dtype_is_an_array_or_an_invalid_argument(number: int) -> None:
+    for field, value in FIELDS.items():
+        tensor = tensor_pb2.TensorProto(dtype=number)
+        tensor.tensor_shape.dim.add(size=2)
+        getattr(tensor, field).append(value)
+        assert shape_or_code(tensor) in ((2,), StatusCode.INVALID_ARGUMENT), field
+
+
+def shape_or_code(tensor: tensor_pb2.TensorProto) -> tuple[int, ...] | StatusCode:
+    try:
+        return to_array("x", tensor, 1 << 20).shape
+    except StatusError as error:
+        return error.code

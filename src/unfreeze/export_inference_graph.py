@@ -3,9 +3,9 @@
 A saved command line continues to work: every flag of the script is accepted, in absl's spellings (one dash or two,
 `--flag=value` or `--flag value`, `--noflag`). Flags that request a file that is not written are rejected by name.
 
-The output directory may exist, but nothing in it is replaced. (The script of the Object Detection API also stops if
-saved_model/ exists, but overwrites other files.) A frozen graph and a copy of the checkpoint are not written: the
-SavedModel has the weights.
+The files are those of the Object Detection API's script: frozen_inference_graph.pb (not with --use_side_inputs),
+model.ckpt with its .meta, checkpoint, saved_model/ and pipeline.config. The output directory may exist, but nothing in
+it is replaced. (The script of the Object Detection API also stops if saved_model/ exists, but overwrites other files.)
 
 Source: object_detection/export_inference_graph.py.
 """
@@ -23,14 +23,18 @@ SCRIPT = Script(
         "input_shape": "Fixed sizes for image_tensor, as in 1,300,300,3; -1 leaves a size open.",
         "pipeline_config_path": "The pipeline.config of the training.",
         "trained_checkpoint_prefix": "The checkpoint, as in path/to/model.ckpt-1000.",
-        "output_directory": "The folder in which saved_model/ is written.",
+        "output_directory": "The folder in which the files are written.",
         "config_override": "Text in the format of pipeline.config that is merged over the file.",
         **SIDE_INPUTS,
     },
-    booleans=USE_SIDE_INPUTS,
+    booleans={
+        **USE_SIDE_INPUTS,
+        "write_inference_graph": "Also write the graph in text form, inference_graph.pbtxt.",
+    },
+    options=("--write-checkpoint", "--format=saved_model"),
+    options_without_side_inputs=("--format=frozen_graph",),
     required=("pipeline_config_path", "trained_checkpoint_prefix", "output_directory"),
     unsupported_strings=("additional_output_tensor_names",),
-    unsupported_booleans=("write_inference_graph",),
 )
 
 

@@ -5,8 +5,7 @@ A saved command line continues to work: every flag of the script is accepted, in
 
 The complete checkpoint with the highest number in --trained_checkpoint_dir is exported; a prefix such as path/ckpt-8 is
 accepted too. The output directory may exist, but nothing in it is replaced. As with the Object Detection API,
-saved_model/ and pipeline.config are written to it. The folder checkpoint/ is not written: it would be a copy of the
-checkpoint without its optimizer, and a training can start from the checkpoint itself.
+saved_model/, pipeline.config and checkpoint/ are written to it.
 
 Source: object_detection/exporter_main_v2.py.
 """
@@ -24,11 +23,12 @@ SCRIPT = Script(
         "tf_example or image_and_boxes_tensor.",
         "pipeline_config_path": "The pipeline.config of the training.",
         "trained_checkpoint_dir": "The training folder, or a folder with an exported ckpt-0.",
-        "output_directory": "The folder in which saved_model/ and pipeline.config are written.",
+        "output_directory": "The folder in which the files are written.",
         "config_override": "Text in the format of pipeline.config that is merged over the file.",
         **SIDE_INPUTS,
     },
     booleans=USE_SIDE_INPUTS,
+    options=("--write-checkpoint",),
     required=("pipeline_config_path", "trained_checkpoint_dir", "output_directory"),
 )
 

@@ -1,12 +1,23 @@
 """Resolves the paths of models and configs. Imports no TensorFlow."""
 
+import re
 from pathlib import Path
 
 from unfreeze.errors import ConfigError, SavedModelError, UnsupportedError
-from unfreeze.weights import find_checkpoints
+from unfreeze.weights import checkpoint_folder, find_checkpoints
 
 CONFIG = "pipeline.config"
 SAVED_MODEL = "saved_model.pb"
+URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
+
+
+def require_local(path: str | Path) -> None:
+    """Raises UnsupportedError if a path is a URL, such as `gs://bucket/model`."""
+    if URL.match(str(path)):
+        raise UnsupportedError(
+            f"not supported yet: {path} is a URL, and files must be on this machine; copy it first (gcloud storage cp, "
+            "aws s3 cp, hdfs dfs -get, curl)"
+        )
 
 
 def saved_model_folder(path: str | Path) -> Path:
@@ -15,8 +26,7 @@ def saved_model_folder(path: str | Path) -> Path:
     Raises:
         SavedModelError: neither has it.
     """
-    if "://" in str(path):
-        raise UnsupportedError(f"not supported yet: a model behind a URL ({path}); give a SavedModel folder")
+    require_local(path)
     folder = Path(path)
     if folder.name == SAVED_MODEL:
         folder = folder.parent
@@ -35,7 +45,7 @@ def is_graph_path(path: str | Path) -> bool:
     path = Path(path)
     if not path.is_dir():
         return path.suffix == ".pb"
-    return _saved_model_in(path) is not None and not find_checkpoints(path)
+    return _saved_model_in(path) is not None and not find_checkpoints(checkpoint_folder(path))
 
 
 def find_pipeline_config(prefix: Path, pipeline_config_path: str | Path | None) -> Path:

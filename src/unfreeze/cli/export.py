@@ -199,7 +199,14 @@ if TYPE_CHECKING:
     "--write-checkpoint",
     section=Section.OUTPUT,
     is_flag=True,
-    help="Frozen graph only: also write the weights as a TensorFlow 1 checkpoint.",
+    help="Also write the weights as a checkpoint, as the scripts of the Object Detection API do: model.ckpt, or "
+    "checkpoint/ckpt-0 for TensorFlow 2.",
+)
+@option(
+    "--write-inference-graph",
+    section=Section.OUTPUT,
+    is_flag=True,
+    help="TensorFlow 1 only: also write the graph in text form, inference_graph.pbtxt.",
 )
 @option(
     "--dry-run",

@@ -31,8 +31,9 @@ NOT_SUPPORTED = "Not supported yet."
 class Script:
     """A script of the Object Detection API: the name of its module here, its help text, and its flags with theirs.
 
-    `strings` and `booleans` are passed on unchanged: the options of `unfreeze export` have the same names. The
-    unsupported flags request other files or outputs; they are known in order to be rejected by name.
+    `strings` and `booleans` are passed on unchanged: the options of `unfreeze export` have the same names. `options`
+    are added for the files that the script always writes, and others if it has no side inputs. The unsupported flags
+    request other outputs; they are known in order to be rejected by name.
     """
 
     name: str
@@ -40,6 +41,8 @@ class Script:
     strings: Mapping[str, str]
     booleans: Mapping[str, str]
     required: Sequence[str]
+    options: Sequence[str] = field(default=())
+    options_without_side_inputs: Sequence[str] = field(default=())
     unsupported_strings: Sequence[str] = field(default=())
     unsupported_booleans: Sequence[str] = field(default=())
 
@@ -74,7 +77,9 @@ def export_arguments(script: Script, arguments: Sequence[str]) -> list[str]:
     # The Object Detection API's documentation writes `--use_side_inputs True`, whose second word means nothing.
     require_flags(values, script.name, positional, script.required, allow_true=values.use_side_inputs)
     switches = (f"--{name}" for name in script.booleans if values[name].value)
-    return ["export", *switches, *(f"--{name}={values[name].value}" for name in script.strings if values[name].value)]
+    options = [*script.options, *([] if values.use_side_inputs else script.options_without_side_inputs)]
+    strings = (f"--{name}={values[name].value}" for name in script.strings if values[name].value)
+    return ["export", *options, *switches, *strings]
 
 
 def parse_flags(values: flags.FlagValues, name: str, arguments: Sequence[str]) -> list[str]:

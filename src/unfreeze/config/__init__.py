@@ -7,6 +7,7 @@ from unfreeze.config.label_map import Label, LabelMap, read_label_map
 from unfreeze.config.pipeline import (
     PipelineConfig,
     format_pipeline_config,
+    is_keras_model,
     parse_pipeline_config,
     read_pipeline_config,
 )
@@ -17,6 +18,7 @@ __all__ = [
     "PipelineConfig",
     "enum_name",
     "format_pipeline_config",
+    "is_keras_model",
     "messages",
     "parse_pipeline_config",
     "read_label_map",

@@ -65,6 +65,13 @@ def parse_pipeline_config(
     return config
 
 
+def is_keras_model(config: PipelineConfig) -> bool:
+    """Returns whether TensorFlow 2 trains the model of a config: it is one of Keras layers."""
+    model = config.model.WhichOneof("model")
+    kind: str = getattr(config.model, model).feature_extractor.type
+    return model == "center_net" or kind.endswith("_keras")
+
+
 def format_pipeline_config(config: PipelineConfig) -> str:
     """Returns the text of a pipeline.config as protobuf writes it."""
     return str(text_format.MessageToString(config, as_utf8=True))

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Callable
 from typing import Any
 
-from unfreeze.config import messages
+from unfreeze.config import is_keras_model, messages
 from unfreeze.detectors.center_net import build_center_net
 from unfreeze.detectors.detector import Detector, Forms
 from unfreeze.detectors.extractors import KNOWN
@@ -63,8 +63,7 @@ def suppression_form(name: str) -> Suppression:
 
 def generation(config: messages.TrainEvalPipelineConfig) -> Generation:
     """Returns the generation of TensorFlow that trains a config: TF2 for a model of Keras layers, else TF1."""
-    keras = config.model.WhichOneof("model") == "center_net" or feature_extractor(config).type.endswith("_keras")
-    return Generation.TF2 if keras else Generation.TF1
+    return Generation.TF2 if is_keras_model(config) else Generation.TF1
 
 
 def _require_known(config: messages.TrainEvalPipelineConfig) -> None:

@@ -53,8 +53,6 @@ def build_faster_rcnn(config: messages.FasterRcnn, p: Branch, forms: Forms) -> D
     """
     _check(config)
     tf2 = config.feature_extractor.type in KERAS_EXTRACTORS
-    if p.quantized:
-        raise UnsupportedError("not supported yet: graph_rewriter in a faster_rcnn (a quantization-aware graph)")
     extractor = _extractor(config.feature_extractor)
     resizer = build_resizer(config.image_resizer, portable=forms.portable)
     if not tf2:

@@ -95,8 +95,8 @@ def likely_causes(
             absent=[mismatch.name for mismatch in mismatches if mismatch.stored is None],
             unused=[_tf1_name(name) for name in unused],
         )
-        causes: dict[str, None] = dict.fromkeys(_other_network(evidence))
-        if not causes:  # another network explains every other difference
+        causes: dict[str, None] = dict.fromkeys([*_other_network(evidence), *_image_channels(evidence)])
+        if not causes:  # these explain every other difference
             for rule in RULES:
                 causes |= dict.fromkeys(rule(evidence))
         return list(causes)[:MAX_CAUSES] or [f"feature_extractor.type ({model.feature_extractor.type!r} in the config)"]
@@ -121,6 +121,15 @@ def _other_network(evidence: Evidence) -> Iterator[str]:
         yield _extractor_type(evidence, min(stored))
     else:
         yield f"model (its feature extractor is {min(needed)} by the config, {min(stored)} in the checkpoint)"
+
+
+def _image_channels(evidence: Evidence) -> Iterator[str]:
+    """Yields the number of channels if the first convolution takes images that have more or fewer than 3."""
+    for weight in evidence.shapes:
+        needed, stored = weight.needed, weight.stored
+        is_first = EXTRACTOR.match(weight.name) and len(needed) == len(stored) == 4 and needed[2] == 3
+        if is_first and stored[2] != 3 and (*stored[:2], *stored[3:]) == (*needed[:2], *needed[3:]):
+            yield f"the number of image channels ({stored[2]} in the checkpoint; only 3 are supported)"
 
 
 def _extractor_type(evidence: Evidence, stored: str) -> str:

@@ -74,7 +74,7 @@ def build_post_processing(
 
     Raises:
         ConfigError: the Object Detection API rejects the message too.
-        UnsupportedError: use_partitioned_nms is set where it would change the results.
+        UnsupportedError: a calibration is not supported.
     """
     return PostProcessing(
         build_score_converter(config), nms_options(config.batch_non_max_suppression, tf2, suppression)
@@ -96,14 +96,19 @@ def build_first_stage_nms(
         suppress_at_threshold=not tf2,
         suppression=suppression,
     )
-    _check(options, config.use_partitioned_nms_in_first_stage, "first_stage_nms_")
+    _check(options, "first_stage_nms_")
     return PostProcessing(tf.nn.softmax, options)
 
 
 def nms_options(
     config: messages.BatchNonMaxSuppression, tf2: bool = False, suppression: Suppression = Suppression.KERNEL
 ) -> NmsOptions:
-    """Returns the options of a `BatchNonMaxSuppression` message; `use_cpu_nms`, `use_hard_nms` change no result."""
+    """Returns the options of a `BatchNonMaxSuppression` message.
+
+    `use_cpu_nms` and `use_hard_nms` change no result. `use_partitioned_nms` suppresses in tiles, with the same results
+    but for two quirks that are not repeated: boxes without a coordinate above 0 are lost, and
+    `detection_multiclass_scores` are those of other boxes, since boxes are sorted and these scores are not.
+    """
     options = NmsOptions(
         score_threshold=config.score_threshold,
         iou_threshold=config.iou_threshold,
@@ -125,11 +130,11 @@ def nms_options(
         raise ConfigError(
             f"soft_nms_sigma is {options.soft_nms_sigma:g} while use_hard_nms is true; remove one of them"
         )
-    _check(options, config.use_partitioned_nms)
+    _check(options)
     return options
 
 
-def _check(options: NmsOptions, use_partitioned_nms: bool, prefix: str = "") -> None:
+def _check(options: NmsOptions, prefix: str = "") -> None:
     if not 0 <= options.iou_threshold <= 1:
         raise ConfigError(f"{prefix}iou_threshold is {options.iou_threshold:g}; it must be between 0 and 1")
     if options.max_detections_per_class > options.max_total_detections:
@@ -149,10 +154,6 @@ def _check(options: NmsOptions, use_partitioned_nms: bool, prefix: str = "") -> 
     if options.use_combined_nms and options.soft_nms_sigma > 0:
         raise ConfigError(f"soft_nms_sigma is {options.soft_nms_sigma:g}; with use_combined_nms it must be 0")
     _check_combined(options)
-    if use_partitioned_nms and options.use_static_shapes and not options.use_combined_nms:
-        raise UnsupportedError(
-            "not supported yet: use_partitioned_nms together with use_static_shapes; set one of them to false"
-        )
 
 
 def _check_combined(options: NmsOptions) -> None:

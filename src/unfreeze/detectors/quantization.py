@@ -12,6 +12,7 @@ from typing import Any
 from unfreeze.config import enum_name, messages
 from unfreeze.errors import ConfigError, UnsupportedError
 
+FASTER_RCNN_EXTRACTORS = ("faster_rcnn_inception_v2",)
 UNSUPPORTED_EXTRACTORS = ("ssd_mobilenet_v2_mnasfpn", "ssd_pnasnet")
 
 
@@ -42,8 +43,13 @@ def quantization_aware(config: messages.TrainEvalPipelineConfig) -> bool:
 
 def _unsupported(model: messages.DetectionModel) -> Iterator[str]:
     architecture = model.WhichOneof("model")
+    if architecture == "faster_rcnn":
+        kind = model.faster_rcnn.feature_extractor.type
+        if kind not in FASTER_RCNN_EXTRACTORS:
+            yield f"feature_extractor.type {kind!r}; supported: {', '.join(FASTER_RCNN_EXTRACTORS)}"
+        return
     if architecture != "ssd":
-        yield f"model {architecture}; supported: ssd"
+        yield f"model {architecture}; supported: ssd, faster_rcnn"
         return
     extractor, predictor = model.ssd.feature_extractor, model.ssd.box_predictor
     kind = predictor.WhichOneof("box_predictor_oneof")

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unfreeze.callbacks import OnMessage, ignore
-from unfreeze.config import read_pipeline_config
+from unfreeze.config import is_keras_model, read_pipeline_config
 from unfreeze.errors import UnfreezeError, UnsupportedError
-from unfreeze.exporting.job import checkpoint_export_job, graph_export_job
+from unfreeze.exporting.job import checkpoint_entries, checkpoint_export_job, graph_export_job
+from unfreeze.exporting.option_checks import require_input_shape, require_max_detections
 from unfreeze.exporting.side_inputs import SideInput, parse_side_inputs
 from unfreeze.exporting.sources import Source, find_source, read_labels
 from unfreeze.exporting.tflite_scripts import require_tflite_model
@@ -49,6 +50,7 @@ def export(
     graph_inputs: Mapping[str, str] | None = None,
     graph_outputs: Mapping[str, str] | None = None,
     write_checkpoint: bool = False,
+    write_inference_graph: bool = False,
     dry_run: bool = False,
     kept_outputs: Sequence[str] = (),
     score_threshold: float | None = None,
@@ -88,7 +90,9 @@ def export(
         allow_unknown_fields: warn about unknown fields of the pipeline.config instead of rejecting them.
         graph_inputs, graph_outputs: frozen graph only: tensors of the graph by signature key, where their names do not
             show what they are.
-        write_checkpoint: frozen graph only: also write a TensorFlow 1 checkpoint of the variables.
+        write_checkpoint: also write the weights as a checkpoint, as the exporters of the Object Detection API do:
+            model.ckpt (TensorFlow 1) or checkpoint/ckpt-0 (TensorFlow 2).
+        write_inference_graph: TensorFlow 1 only: also write the graph in text form, inference_graph.pbtxt.
         dry_run: frozen graph only: report which constants become variables, and write nothing.
         kept_outputs: the outputs to keep besides boxes, scores, classes and their number; by default all.
         score_threshold, max_detections: detections below and beyond are dropped inside the graph.
@@ -122,6 +126,7 @@ def export(
             raise UnfreezeError("side_inputs and use_side_inputs are two forms of the same option; pass one of them")
         side_inputs = parse_side_inputs(side_input_shapes, side_input_names, side_input_types)
     require_known_input_types(input_types)
+    require_input_shape(input_shape)
     located = find_source(source, trained_checkpoint_prefix, trained_checkpoint_dir, step)
     others = other_formats(formats)
     if opset is not None and "onnx" not in formats:
@@ -155,6 +160,8 @@ def export(
                 "--suppression": is_alone and suppression != "kernel",
                 "--label-map": is_alone and label_map is not None and not any(row.has_metadata for row in others),
                 "--report": is_alone and report_path is not None,
+                "--write-checkpoint": is_alone and write_checkpoint,
+                "--write-inference-graph": is_alone and write_inference_graph,
             },
         )
     if located.graph is not None and others and has_variables(located.graph):
@@ -165,6 +172,11 @@ def export(
         config = find_config_of_export(saved_model_folder(located.graph), pipeline_config_path)
         located, pipeline_config_path = Source(None, located.graph, saved_model_folder(located.graph)), config
     if located.graph is not None:
+        _reject(
+            f"not supported yet: {{}} with a frozen graph; run unfreeze export {located.graph} --write-checkpoint, and "
+            "then export this checkpoint with the pipeline.config",
+            {"--format": bool(others)},
+        )
         _reject(
             "not supported yet: {} with a frozen graph",
             {
@@ -180,8 +192,8 @@ def export(
                 "--weights": weights != "variables",
                 "--suppression": suppression != "kernel",
                 "--for": bool(runtimes),
-                "--format": bool(others),
                 "--postprocessing": postprocessing != FULL,
+                "--write-inference-graph": write_inference_graph,
             },
         )
         read_labels(label_map)  # here and below: checks files before TensorFlow is imported
@@ -219,7 +231,6 @@ def export(
         {
             "--graph-input": bool(graph_inputs),
             "--graph-output": bool(graph_outputs),
-            "--write-checkpoint": write_checkpoint,
             "--dry-run": dry_run,
         },
     )
@@ -234,11 +245,19 @@ def export(
         override=config_override,
         on_warning=ignore,
     )
+    require_max_detections(pipeline_config, max_detections)
     if postprocessing == TFLITE_OP:
         require_tflite_model(pipeline_config, ["ssd"], "--postprocessing tflite_op")
+    _reject(
+        "{}: for models of TensorFlow 1 only, and this config has one of TensorFlow 2; remove it",
+        {"--write-inference-graph": write_inference_graph and is_keras_model(pipeline_config)},
+    )
     checkpoint_export_job(
         located.prefix,
         formats=formats,
+        checkpoint_entries=checkpoint_entries(
+            pipeline_config, write_checkpoint=write_checkpoint, write_inference_graph=write_inference_graph
+        ),
         output_directory=output_directory,
         overwrite=overwrite,
         verify=verify,
@@ -268,6 +287,8 @@ def export(
             formats=formats,
             opset=opset,
             postprocessing=postprocessing,
+            write_checkpoint=write_checkpoint,
+            write_inference_graph=write_inference_graph,
             verify=verify,
             report_path=report_path,
             workers=workers,

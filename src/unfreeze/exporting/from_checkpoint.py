@@ -11,6 +11,7 @@ from unfreeze.callbacks import OnMessage, ignore
 from unfreeze.config import (
     PipelineConfig,
     format_pipeline_config,
+    is_keras_model,
     read_pipeline_config,
     with_keypoint_labels,
 )
@@ -25,7 +26,8 @@ from unfreeze.export_record import (
     SlimmingRecord,
     file_digest,
 )
-from unfreeze.exporting.job import Exported, checkpoint_export_job
+from unfreeze.exporting.checkpoint_files import write_tf1_files, write_tf2_files
+from unfreeze.exporting.job import Exported, checkpoint_entries, checkpoint_export_job
 from unfreeze.exporting.other_formats import write_formats
 from unfreeze.exporting.side_inputs import SideInput, with_side_inputs
 from unfreeze.exporting.sources import checkpoint_source, read_labels
@@ -76,6 +78,8 @@ def export_checkpoint(
     formats: Sequence[str] = (SAVED_MODEL_FORMAT,),
     opset: int | None = None,
     postprocessing: str = FULL,
+    write_checkpoint: bool = False,
+    write_inference_graph: bool = False,
     verify: bool = True,
     report_path: str | Path | None = None,
     workers: WorkerProcesses | None = None,
@@ -97,18 +101,21 @@ def export_checkpoint(
     opened, config_path = _opened(checkpoint, pipeline_config_path, step)
     for note in opened.notes:
         on_warning(note)
+    config = read_pipeline_config(
+        config_path, allow_unknown_fields=allow_unknown_fields, override=config_override, on_warning=on_warning
+    )
     job = checkpoint_export_job(
         opened.prefix,
         formats=formats,
+        checkpoint_entries=checkpoint_entries(
+            config, write_checkpoint=write_checkpoint, write_inference_graph=write_inference_graph
+        ),
         output_directory=output_directory,
         overwrite=overwrite,
         verify=verify,
         report_path=report_path,
         workers=workers,
         on_progress=on_progress,
-    )
-    config = read_pipeline_config(
-        config_path, allow_unknown_fields=allow_unknown_fields, override=config_override, on_warning=on_warning
     )
     labels = read_labels(label_map)
     labeled_config = with_keypoint_labels(config, config_path.parent, label_map, on_warning)
@@ -182,6 +189,19 @@ def export_checkpoint(
                 label_map=labels,
             )
             write_warmup(staged.saved_model, _warmed_up(types), exportable.detector.input_name)
+            if is_keras_model(config) and write_checkpoint:
+                write_tf2_files(bound, staged.folder)
+            elif write_checkpoint or write_inference_graph:
+                trainable = Weights(opened, "trainable", moving_averages=config.eval_config.use_moving_averages)
+                detector = with_side_inputs(build_detector(labeled_config, trainable, forms), side_inputs, input_shape)
+                write_tf1_files(
+                    trace(slimmed(detector, slimming)),
+                    trainable,
+                    types[0],
+                    staged.folder,
+                    checkpoint=write_checkpoint,
+                    graph=write_inference_graph,
+                )
         require_known_operations(staged.saved_model, servers)
         release_memory()
         _write_config(config, staged.folder / CONFIG)

@@ -21,6 +21,7 @@ from unfreeze.graphs import (
     find_parameters,
     prune,
     read_frozen_graph,
+    reporting_damage,
     require_harmless,
 )
 from unfreeze.graphs.files import Place
@@ -62,6 +63,7 @@ class GraphPlan:
         return {parameter.name: parameter.place for parameter in self.parameters.variables}
 
 
+@reporting_damage
 def plan_graph(
     graph: str | Path,
     trained_checkpoint_prefix: str | Path | None = None,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from unfreeze.callbacks import OnMessage, ignore
+from unfreeze.config import PipelineConfig, is_keras_model
 from unfreeze.errors import ConfigError, OutputError, VerificationError
 from unfreeze.export_record import RECORD, CheckRecord, ExportRecord, write_record
 from unfreeze.formats import FORMATS
@@ -25,6 +26,7 @@ from unfreeze.weights.checkpoints import step_of
 SAVED_MODEL = "saved_model"
 CHECKPOINT = "model.ckpt"  # the prefix that `write_checkpoint` adds
 CHECKPOINT_ENTRIES = ("checkpoint", f"{CHECKPOINT}.index", f"{CHECKPOINT}.data-00000-of-00001")
+META_GRAPH, INFERENCE_GRAPH = f"{CHECKPOINT}.meta", "inference_graph.pbtxt"
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,7 @@ def checkpoint_export_job(
     prefix: Path,
     *,
     formats: Sequence[str] = (SAVED_MODEL_FORMAT,),
+    checkpoint_entries: Sequence[str] = (),
     output_directory: str | Path | None,
     overwrite: bool,
     verify: bool,
@@ -121,6 +124,7 @@ def checkpoint_export_job(
         entries=(
             *((SAVED_MODEL,) if with_saved_model else ()),
             *(FORMATS[name].entry for name in formats if name in FORMATS),
+            *checkpoint_entries,
             CONFIG,
             RECORD,
         ),
@@ -130,6 +134,14 @@ def checkpoint_export_job(
         workers=workers,
         on_progress=on_progress,
     )
+
+
+def checkpoint_entries(config: PipelineConfig, *, write_checkpoint: bool, write_inference_graph: bool) -> list[str]:
+    """Returns the files and folders of the checkpoint that are written beside the SavedModel."""
+    if is_keras_model(config):
+        return ["checkpoint"] if write_checkpoint else []
+    entries = [*CHECKPOINT_ENTRIES, META_GRAPH] if write_checkpoint else []
+    return [*entries, *([INFERENCE_GRAPH] if write_inference_graph else [])]
 
 
 def graph_export_job(

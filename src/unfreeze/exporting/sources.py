@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from unfreeze.config import read_label_map
 from unfreeze.errors import SavedModelError, UnfreezeError
 from unfreeze.export_record import CheckpointSource, file_digest
-from unfreeze.model_paths import is_graph_path
+from unfreeze.model_paths import is_graph_path, require_local
 from unfreeze.weights import locate_checkpoint
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ def find_source(
     Raises:
         UnfreezeError: no source, or more than one. CheckpointError, SavedModelError: nothing is at the path.
     """
+    for path in (source, trained_checkpoint_prefix, trained_checkpoint_dir):
+        require_local(path or "")
     checkpoints = [path for path in (trained_checkpoint_prefix, trained_checkpoint_dir) if path]
     graph = Path(source) if source and is_graph_path(source) else None
     if source and graph is None:

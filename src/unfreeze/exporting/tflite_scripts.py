@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unfreeze.callbacks import OnMessage, ignore
-from unfreeze.config import PipelineConfig, read_label_map, read_pipeline_config, with_keypoint_labels
+from unfreeze.config import PipelineConfig, is_keras_model, read_label_map, read_pipeline_config, with_keypoint_labels
 from unfreeze.errors import ConfigError, UnsupportedError
 from unfreeze.staging import staged
 from unfreeze.weights import locate_checkpoint, open_checkpoint
@@ -164,7 +164,7 @@ def _require_script(config: PipelineConfig, *, is_tf2: bool) -> None:
     """Raises ConfigError if the other of the two scripts exports this config."""
     model = config.model.WhichOneof("model")
     kind = getattr(config.model, model).feature_extractor.type
-    if (model == "center_net" or kind.endswith("_keras")) != is_tf2:
+    if is_keras_model(config) != is_tf2:
         raise ConfigError(
             f"feature_extractor.type {kind!r} is an extractor of TensorFlow {1 if is_tf2 else 2}; use python -m "
             f"{TF1_SCRIPT if is_tf2 else TF2_SCRIPT}"

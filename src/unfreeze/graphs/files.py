@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import math
 import mmap
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import tensorflow as tf
@@ -24,14 +25,19 @@ from tensorflow.core.framework import graph_pb2, tensor_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 
 from unfreeze import protobuf_wire as wire
-from unfreeze.errors import SavedModelError, UnsupportedError
+from unfreeze.errors import SavedModelError, UnfreezeError, UnsupportedError
 from unfreeze.file_kinds import TEXT_GRAPH, TFLITE, kind_of_file
+from unfreeze.formatting import first_line
 
 SAVED_MODEL = "saved_model.pb"
 LARGE_BYTES = 256  # constants in smaller nodes stay in the graph
 CONST = b"Const"
 VALUES = set(range(3, 32))  # the fields of a TensorProto except dtype and shape
 SERVE = "serve"
+
+P = TypeVar("P")
+T = TypeVar("T")
+Rest = ParamSpec("Rest")
 
 # (function, node); the name of the function is empty for a node of the graph itself.
 Place = tuple[str, str]
@@ -118,6 +124,24 @@ def read_graph_def(path: Path) -> graph_pb2.GraphDef:
     except (ValueError, DecodeError) as error:
         raise _not_a_graph(path, error) from None
     return graph
+
+
+def reporting_damage(read: Callable[Concatenate[P, Rest], T]) -> Callable[Concatenate[P, Rest], T]:
+    """Decorates a function of a graph's path: what it raises for a damaged graph becomes a SavedModelError.
+
+    Which exception protobuf or TensorFlow raises depends on the byte that is wrong.
+    """
+
+    @wraps(read)
+    def reporting(path: P, /, *args: Rest.args, **kwargs: Rest.kwargs) -> T:
+        try:
+            return read(path, *args, **kwargs)
+        except (UnfreezeError, MemoryError):
+            raise
+        except Exception as error:
+            raise SavedModelError(f"{path}: the graph is damaged ({first_line(error)}); copy it again") from error
+
+    return reporting
 
 
 def _not_a_graph(path: Path, error: Exception) -> SavedModelError:

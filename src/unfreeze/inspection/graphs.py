@@ -13,7 +13,15 @@ from tensorflow.core.protobuf import saved_model_pb2
 from unfreeze.errors import UnfreezeError
 from unfreeze.export_record import ExportRecord, read_record
 from unfreeze.formatting import amount, first_line, megabytes
-from unfreeze.graphs import Constant, Parameter, Parameters, find_parameters, read_frozen_graph, read_graph_def
+from unfreeze.graphs import (
+    Constant,
+    Parameter,
+    Parameters,
+    find_parameters,
+    read_frozen_graph,
+    read_graph_def,
+    reporting_damage,
+)
 from unfreeze.inspection.inspection import Field, Inspection, field
 from unfreeze.targets.serving_responses import expected_bytes, size_findings
 from unfreeze.verification import file_checks
@@ -29,6 +37,7 @@ VARIABLES = ("Variable", "VariableV2", "VarHandleOp")
 NOT_OUTPUTS = ("Assert", "Const", "NoOp", "Placeholder", *VARIABLES)
 
 
+@reporting_damage
 def inspect_saved_model(folder: Path) -> Inspection:
     """Inspects a SavedModel folder: its signatures, how it stores its weights, and which program wrote it."""
     kind = "SavedModel"
@@ -67,6 +76,7 @@ def inspect_saved_model(folder: Path) -> Inspection:
     return Inspection(folder, kind, fields, [*problems, *_signature_problems(meta_graph), *_unknown_problems(unknown)])
 
 
+@reporting_damage
 def inspect_graph(path: Path) -> Inspection:
     """Inspects a GraphDef in a file: a frozen graph, or one whose variables have no values.
 
@@ -170,7 +180,11 @@ def _signatures_field(meta_graph: MetaGraph) -> Field:
 def _describe(signature: Signature) -> dict[str, Any]:
     def describe_tensors(tensors: Mapping[str, TensorInfo]) -> dict[str, Any]:
         return {
-            key: {"dtype": tensor.dtype, "shape": None if tensor.shape is None else list(tensor.shape)}
+            key: {
+                "dtype": tensor.dtype,
+                "shape": None if tensor.shape is None else list(tensor.shape),
+                "tensor": tensor.name,
+            }
             for key, tensor in tensors.items()
         }
 
@@ -183,13 +197,13 @@ def _format_signatures(meta_graph: MetaGraph) -> str:
     first_with: dict[str, str] = {}  # outputs -> the first signature that has them
     for name in sorted(meta_graph.signatures, key=lambda name: (name != "serving_default", name)):
         signature = meta_graph.signatures[name]
-        inputs = ", ".join(f"{key}: {tensor}" for key, tensor in signature.inputs.items())
+        inputs = ", ".join(f"{key}: {tensor}, tensor {tensor.name}" for key, tensor in signature.inputs.items())
         outputs = "\n".join(f"  {key}: {tensor}" for key, tensor in signature.outputs.items())
         same = first_with.get(outputs)
         returned = f"the same as {same}" if same else amount(len(signature.outputs), "output")
         lines.append(f"{name}({inputs}) -> {returned}")
         if not same:
-            lines += outputs.splitlines()
+            lines += [f"  {key}: {tensor}, tensor {tensor.name}" for key, tensor in signature.outputs.items()]
             first_with[outputs] = name
     return "\n".join(lines) or "none"
 

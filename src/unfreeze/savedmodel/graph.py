@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import tensorflow as tf
 from tensorflow.core.framework import function_pb2, graph_pb2
 from tensorflow.core.protobuf import meta_graph_pb2, saver_pb2
+
+
+@dataclass(frozen=True)
+class TensorNames:
+    """The names of a signature's tensors in the graph, for clients that feed and fetch by these.
+
+    `inputs`: key -> node; others are named after the signature. `call`: the node whose outputs are those of the
+    signature, in the order of their keys. `outputs_by_key`: each output is a node of its own, with its key as the name.
+    """
+
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    call: str = ""
+    outputs_by_key: bool = False
+
+
+# As in SavedModels of TensorFlow 2: the outputs are StatefulPartitionedCall:0, :1, …
+TF2_NAMES = TensorNames(call="StatefulPartitionedCall")
 
 
 class MainGraph:
@@ -34,18 +52,25 @@ class MainGraph:
         node.attr["shape"].shape.CopyFrom(tf.TensorShape(shape).as_proto())
         return str(node.name)
 
-    def signature(self, name: str, concrete: Any, captured: Sequence[str]) -> meta_graph_pb2.SignatureDef:
+    def signature(
+        self, name: str, concrete: Any, captured: Sequence[str], tensor_names: TensorNames
+    ) -> meta_graph_pb2.SignatureDef:
         """Adds a call of a signature's function on new inputs; returns the SignatureDef."""
         signature = meta_graph_pb2.SignatureDef(method_name="tensorflow/serving/predict")
         inputs = concrete.inputs[: len(concrete.inputs) - len(captured)]
         placeholders = []
         for tensor in inputs:
             key = tensor.op.get_attr("_user_specified_name").decode()
-            placeholders.append(self.placeholder(f"{name}_{key}", tensor.dtype, tensor.shape))
-            _describe(signature.inputs[key], f"{placeholders[-1]}:0", tensor)
-        self._call(f"{name}_call", concrete, [*placeholders, *captured])
+            node = tensor_names.inputs.get(key, f"{name}_{key}")
+            placeholders.append(self.placeholder(node, tensor.dtype, tensor.shape))
+            _describe(signature.inputs[key], f"{node}:0", tensor)
+        call = tensor_names.call or f"{name}_call"
+        self._call(call, concrete, [*placeholders, *captured])
         for i, key in enumerate(sorted(concrete.structured_outputs)):
-            _describe(signature.outputs[key], f"{name}_call:{i}", concrete.structured_outputs[key])
+            tensor = concrete.structured_outputs[key]
+            if tensor_names.outputs_by_key:
+                self._add(key, "Identity", f"{call}:{i}").attr["T"].type = tensor.dtype.as_datatype_enum
+            _describe(signature.outputs[key], f"{key}:0" if tensor_names.outputs_by_key else f"{call}:{i}", tensor)
         return signature
 
     def initializer(self, concrete: Any, captured: Sequence[str]) -> None:

@@ -21,6 +21,7 @@ from unfreeze.graphs.operations import op_def, output_names, unused_name
 from unfreeze.input_types import INPUT_TYPES
 from unfreeze.memory import release_memory
 from unfreeze.ops import images as ops
+from unfreeze.savedmodel.graph import TF2_NAMES, MainGraph, TensorNames
 from unfreeze.savedmodel.network import WrittenFunction, network_function, serialized_function
 from unfreeze.savedmodel.objects import Handle
 from unfreeze.savedmodel.signatures import DTYPE_AND_DECODER, traced, traced_by_name, with_class_names
@@ -113,7 +114,21 @@ def write_graph_saved_model(
         folder,
         functions=functions,
         label_map=label_map,
+        tensor_names=_tensor_names(graph, inputs, outputs, input_types),
     )
+
+
+def _tensor_names(
+    graph: GraphWithVariables, inputs: Sequence[GraphInput], outputs: Mapping[str, Any], input_types: Sequence[str]
+) -> TensorNames:
+    """Returns the names that the tensors have in the frozen graph, if these are those of the signature's function."""
+    nodes = {graph_input.key: graph_input.placeholder for graph_input in inputs}
+    changed = bool(input_types) and input_types[0] != inputs[0].input_type
+    taken = {MainGraph.node_name(parameter.name) for parameter in graph.handles.values()}
+    by_key = all(output.tensor == f"{key}:0" for key, output in outputs.items())
+    if changed or not by_key or taken & {*nodes.values(), *outputs}:
+        return TF2_NAMES
+    return TensorNames(nodes, outputs_by_key=True)
 
 
 def as_tensor(value: np.ndarray) -> tf.Tensor:

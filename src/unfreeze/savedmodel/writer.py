@@ -21,7 +21,7 @@ from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
 from unfreeze import protobuf_wire as wire
 from unfreeze.input_types import IMAGE_AND_BOXES
-from unfreeze.savedmodel.graph import MainGraph
+from unfreeze.savedmodel.graph import TF2_NAMES, MainGraph, TensorNames
 from unfreeze.savedmodel.network import WrittenFunction
 from unfreeze.savedmodel.objects import Handle, ObjectGraph, variable_key
 from unfreeze.savedmodel.signatures import (
@@ -37,6 +37,7 @@ from unfreeze.savedmodel.signatures import (
 if TYPE_CHECKING:  # the export of a frozen graph imports no detector
     from unfreeze.detectors import Detector
 
+TF2_INPUT = "input_tensor"  # of detectors of TensorFlow 2
 OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 INITIALIZER = "__saved_model_init_op"
 PART_BYTES = 8 << 20  # how much of variables/ is in memory at once
@@ -110,8 +111,28 @@ def write_saved_model(
     serving_boxes = input_types[0] == IMAGE_AND_BOXES
     detector = with_boxes(exportable.detector) if serving_boxes else exportable.detector
     arguments = [detector.input_name, *detector.side_inputs]
-    write_signatures(signatures, arguments, variables, values, folder, derived=derived, label_map=label_map)
+    write_signatures(
+        signatures,
+        arguments,
+        variables,
+        values,
+        folder,
+        derived=derived,
+        label_map=label_map,
+        tensor_names=_tensor_names(detector, input_types[0]),
+    )
     write_fingerprint(folder)
+
+
+def _tensor_names(detector: Detector, input_type: str) -> TensorNames:
+    """Returns the names in exports of the Object Detection API: in TensorFlow 1, images are `image_tensor`.
+
+    Source: object_detection/exporter.py (input_placeholder_fn_map).
+    """
+    if detector.input_name == TF2_INPUT:
+        return TF2_NAMES
+    inputs = {detector.input_name: input_type, **{name: name for name in detector.side_inputs}}
+    return TensorNames(inputs, outputs_by_key=True)
 
 
 def write_signatures(
@@ -124,6 +145,7 @@ def write_signatures(
     derived: Derived | None = None,
     functions: Callable[[], Iterable[WrittenFunction]] = tuple,
     label_map: tuple[Path, Mapping[int, str]] | None = None,
+    tensor_names: TensorNames = TF2_NAMES,
 ) -> None:
     """Writes traced functions on one set of variables as the signatures of a SavedModel, except its fingerprint.
 
@@ -134,6 +156,7 @@ def write_signatures(
         values: returns the values of variables by name; or what `save_values` returned.
         derived: a variable that a loader fills after the variables are restored.
         functions: returns functions that the signatures call by name; called last.
+        tensor_names: those of `serving_default`.
     """
     objects, graph = ObjectGraph(), MainGraph()
     nodes = _variables(objects, graph, variables)
@@ -154,7 +177,8 @@ def write_signatures(
             meta_graph.signature_def[name].CopyFrom(meta_graph.signature_def[same])
             continue
         captured = [nodes[number] for number in objects.captured(concrete)]
-        meta_graph.signature_def[name].CopyFrom(graph.signature(name, concrete, captured))
+        names = tensor_names if concrete is signatures["serving_default"] else TensorNames()
+        meta_graph.signature_def[name].CopyFrom(graph.signature(name, concrete, captured, names))
     if derived is not None:
         graph.initializer(derived.initializer, [nodes[number] for number in objects.captured(derived.initializer)])
         _declare_initializer(meta_graph)

@@ -87,10 +87,22 @@ def to_array(name: str, tensor: Any, max_bytes: int) -> np.ndarray:
             strings = np.empty(count, dtype=object)
             strings[:] = tensor.string_val
             return strings.reshape(sizes)
+        wrap_values(tensor, dtype)
         array: np.ndarray = tf.make_ndarray(tensor)
         return array
-    except (TypeError, ValueError, KeyError) as error:
+    except (TypeError, ValueError, KeyError, OverflowError) as error:
         raise invalid(f"tensor parsing error: {name}: {str(error) or type(error).__name__}") from error
+
+
+def wrap_values(tensor: Any, dtype: tf.DType) -> None:
+    """Cuts values of a TensorProto to the size of its dtype, as TensorFlow Serving does (tensor.cc, FromProtoField).
+
+    Fields of 32 bits store the values of narrower dtypes; `make_ndarray` fails on those that do not fit.
+    """
+    for values, narrow in ((tensor.int_val, dtype.is_integer), (tensor.half_val, dtype.is_floating)):
+        if narrow and values and dtype.size < 4:
+            stored = np.uint16 if dtype.is_floating else dtype.as_numpy_dtype
+            values[:] = np.array(values, np.int32).astype(stored).tolist()
 
 
 def fill_tensor(tensor: Any, value: np.ndarray) -> None:

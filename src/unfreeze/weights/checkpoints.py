@@ -182,14 +182,17 @@ def locate_checkpoint(path: str | Path, step: int | None = None) -> tuple[Path, 
 
     Args:
         path: a prefix, one of its files, a `checkpoint` state file, or a folder. In a folder it is the newest complete
-            checkpoint, by the number at the end of its name.
+            checkpoint, by the number at the end of its name; in an export of the OD API's TF2 script, that in its
+            folder `checkpoint`.
         step: the step to choose in a folder instead of the newest.
 
     Raises: CheckpointError if there is no complete checkpoint.
     """
     path = Path(path)
     if path.is_dir():
-        return _newest(path, step)
+        folder = checkpoint_folder(path)
+        prefix, notes = _newest(folder, step)
+        return prefix, (*notes, *([f"using the checkpoint in {folder}"] if folder != path else []))
     if path.name == STATE_FILE and path.is_file():
         return _newest(path.parent, step, hint=_state_file_choice(path))
     prefix = checkpoint_prefix(path)
@@ -199,6 +202,12 @@ def locate_checkpoint(path: str | Path, step: int | None = None) -> tuple[Path, 
         )
     _require_parts(prefix)
     return prefix, ()
+
+
+def checkpoint_folder(folder: Path) -> Path:
+    """Returns the folder with the checkpoints of a training or an export: the folder itself, or `checkpoint` in it."""
+    inner = folder / STATE_FILE
+    return inner if inner.is_dir() and not find_checkpoints(folder) and find_checkpoints(inner) else folder
 
 
 def find_checkpoints(folder: str | Path) -> list[CheckpointEntry]:

@@ -17,11 +17,12 @@ from unfreeze.weights.objects import MODEL
 from unfreeze.weights.training_state import MOVING_AVERAGE, training_state
 
 
-def write_checkpoint(weights: Weights, prefix: Path) -> None:
+def write_checkpoint(weights: Weights, prefix: Path, *, as_stored: bool = False) -> None:
     """Writes PREFIX.index and PREFIX.data-00000-of-00001: name-based for TensorFlow 1, object-based for TensorFlow 2.
 
     Other tensors of the source are copied, except for optimizer slots, which belong to other values. The moving average
     of a variable is set to the variable's value: training continues from there, and an export may use either.
+    `as_stored`: takes the values of the source, not those of the variables, which may be empty.
     """
     source = weights.checkpoint
     exported_from_tf2 = source.format == CheckpointFormat.EXPORT and source.generation == Generation.TF2
@@ -31,7 +32,7 @@ def write_checkpoint(weights: Weights, prefix: Path) -> None:
         if key != OBJECT_GRAPH and training_state(key) != "optimizer slots"
     }
     for name, key in weights.sources.items():
-        value = weights.variables[name] if weights.variables else tensors[key]
+        value = weights.variables[name] if weights.variables and not as_stored else tensors[key]
         for stored in (name, name + MOVING_AVERAGE, key):
             if stored in tensors:
                 tensors[stored] = value
