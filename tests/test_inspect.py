@@ -230,15 +230,16 @@ def test_saved_model_with_variables(tmp_path: Path) -> None:
         {"count": 1, "bytes": 4000},
     )
     assert result["signatures"]["serving_default"]["inputs"] == {
-        "inputs": {"dtype": "uint8", "shape": [None, None, None, 3]}
+        "inputs": {"dtype": "uint8", "shape": [None, None, None, 3], "tensor": "serving_default_inputs:0"}
     }
     assert result["signatures"]["serving_default"]["outputs"]["detection_boxes"] == {
         "dtype": "float32",
         "shape": [None, 5, 4],
+        "tensor": "StatefulPartitionedCall:0",
     }
     assert (result["written_by"], result["tensorflow_version"]) == ("unknown", tf.__version__)
     assert result.problems == ["serving_default: used is float32 [1], its first dimension is not the batch"]
-    assert "serving_default(inputs: uint8 [?, ?, ?, 3]) -> 5 outputs" in str(result)
+    assert "serving_default(inputs: uint8 [?, ?, ?, 3], tensor serving_default_inputs:0) -> 5 outputs" in str(result)
 
 
 def test_faults_of_a_saved_model_are_reported(tmp_path: Path) -> None:

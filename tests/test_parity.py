@@ -108,7 +108,6 @@ CASES = (
     Case("rfcn_resnet101_coco", slow=True),
     Case("v_frcnn_shared_box_soft"),
     Case("f_static"),
-    Case("q_frcnn_incv2"),
     Case("v_mrcnn_agnostic_upsampled"),
     Case("v_mrcnn_pad_matmul"),
     Case("v_rfcn_padded"),

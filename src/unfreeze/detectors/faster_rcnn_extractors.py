@@ -63,7 +63,7 @@ def faster_rcnn_inception_v2() -> FasterRcnnExtractor:
     """Returns the extractor with the layers to Mixed_4e in the first stage and Mixed_5 in the second, of stride 16."""
 
     def first_stage(x: tf.Tensor, p: Branch, config: messages.FasterRcnnFeatureExtractor) -> list[tf.Tensor]:
-        return [inception_v2_first_stage(x, p["InceptionV2"])["Mixed_4e"]]
+        return [inception_v2_first_stage(x, p["InceptionV2"].scoped("", operations="InceptionV2"))["Mixed_4e"]]
 
     def second_stage(x: tf.Tensor, p: Branch, config: messages.FasterRcnnFeatureExtractor) -> tf.Tensor:
         style = replace(INCEPTION_STYLE, winograd=True)
