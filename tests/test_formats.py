@@ -275,3 +275,13 @@ def test_postprocessing_that_does_not_go_with_other_options_is_rejected(
     with pytest.raises(UnsupportedError, match=message):
         unfreeze.export(DIGITS / "run", output_directory=tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
+
+
+def test_model_with_crops_is_rejected_by_name_for_tflite(tmp_path: Path) -> None:
+    golden = reference.golden("v_frcnn_shared_box_soft", "tf1")
+    prefix = reference.write_checkpoint(golden, tmp_path / "run")
+    with pytest.raises(UnsupportedError, match="not supported: --format tflite of a model with CropAndResize"):
+        unfreeze.export(
+            prefix, output_directory=tmp_path / "out", formats=["tflite"], input_shape=(1, 200, 240, 3), verify=False
+        )
+    assert not (tmp_path / "out").exists()

@@ -105,6 +105,7 @@ def write_formats(
                 on_progress(f"{chosen.name}: its images have the fixed size of the resizer, {shape[1]} x {shape[2]}")
             on_progress(f"writing {chosen.file}")
             source = frozen(chosen.portable, shape)
+            _require_operations(chosen, source)
             path = convert(chosen, source, folder, opset=opset)
             if chosen.has_metadata:
                 path.write_bytes(
@@ -149,6 +150,18 @@ def _shape(chosen: Format, detector: Detector, input_shape: Sequence[int | None]
             "pass --input-shape, such as 1,600,1024,3"
         )
     return (1, height, width, 3)
+
+
+def _require_operations(chosen: Format, source: FrozenFile) -> None:
+    """Raises UnsupportedError if the model has operations that the format does not have."""
+    graph_def = source.read() if chosen.lacks else None
+    nodes = graph_def and [graph_def.node, *(function.node_def for function in graph_def.library.function)]
+    found = sorted({node.op for part in nodes or [] for node in part} & {*chosen.lacks})
+    if found:
+        raise UnsupportedError(
+            f"not supported: --format {chosen.name} of a model with {', '.join(found)}, which the crops of a second "
+            f"stage or of masks need and {chosen.name} does not have; choose another format"
+        )
 
 
 def format_record(chosen: Format, folder: Path, frozen: FrozenFile) -> FormatRecord:

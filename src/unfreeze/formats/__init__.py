@@ -26,7 +26,8 @@ class Format:
 
     `file` is what its runtime loads, relative to the output directory. With `needs_fixed_size`, the size of the images
     is fixed when the file is written. `portable`: whether the graph is built for converters (`detectors.PORTABLE`).
-    `has_metadata`: whether the names of the classes go into the file.
+    `has_metadata`: whether the names of the classes go into the file. `lacks`: operations of some models that it does
+    not have, and that its converter reports late.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Format:
     needs_fixed_size: bool = False
     portable: bool = True
     has_metadata: bool = False
+    lacks: Sequence[str] = ()
 
     @property
     def entry(self) -> str:
@@ -58,6 +60,7 @@ FORMATS = {
             ("ai_edge_litert",),
             needs_fixed_size=True,
             has_metadata=True,
+            lacks=("CropAndResize",),
         ),
     )
 }
