@@ -349,9 +349,13 @@ def test_saved_model_comes_before_the_files_beside_it(models: Path, tmp_path: Pa
         models_served = running.engine.models.served
         runtimes = {name: running.engine.models.find(name).loaded_model().runtime for name in models_served}
         folders = {name: running.find_version(name) for name in models_served}
+        first_line = str(running).splitlines()[0]
     assert runtimes == {
         "export": "TF2", "versions": "TF2", "without": "ONNX Runtime", "onnx": "ONNX Runtime", "tflite": "LiteRT",
     }  # fmt: skip
+    assert first_line == (
+        "serving export [1], versions [7], without [1 (ONNX Runtime)], onnx [1 (ONNX Runtime)], tflite [1 (LiteRT)]"
+    )
     assert folders == {
         "export": (1, export / "saved_model"),
         "versions": (7, tmp_path / "versions" / "7"),

@@ -143,7 +143,7 @@ class Server:
     def __str__(self) -> str:
         """Returns the models and the addresses, one on each line."""
         served = self.engine.models.served.values()
-        loaded = [f"{model.name} {[version.number for version in model.available()]}" for model in served]
+        loaded = [f"{model.name} [{', '.join(map(str, model.available()))}]" for model in served]
         lines = [f"serving {', '.join(loaded)}"]
         if self.rest_port:
             lines += [f"REST http://{self.settings.host}:{self.rest_port}/v1/models/{model.name}" for model in served]

@@ -17,6 +17,7 @@ from unfreeze.callbacks import OnMessage, ignore
 from unfreeze.runtimes import find_model_file
 from unfreeze.server.loaded import LoadedModel
 from unfreeze.server.loading import other_model_file, version_folder
+from unfreeze.server.model_files import ServedFile
 from unfreeze.server.saved_models import SAVED_MODEL
 from unfreeze.server.status import StatusCode, StatusError, invalid, not_found
 from unfreeze.version_folders import version_folders
@@ -51,6 +52,11 @@ class Version:
     def folder(self) -> Path:
         """Returns the folder of the version, or that of its file."""
         return version_folder(self.path)
+
+    def __str__(self) -> str:
+        """Returns the number, and the runtime of a model that is not a SavedModel."""
+        model = self.model
+        return f"{self.number} ({model.runtime})" if isinstance(model, ServedFile) else str(self.number)
 
     def loaded_model(self) -> LoadedModel:
         """Returns the model. Raises: StatusError if the version was unloaded since it was looked up."""
