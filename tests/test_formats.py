@@ -285,3 +285,16 @@ def test_model_with_crops_is_rejected_by_name_for_tflite(tmp_path: Path) -> None
             prefix, output_directory=tmp_path / "out", formats=["tflite"], input_shape=(1, 200, 240, 3), verify=False
         )
     assert not (tmp_path / "out").exists()
+
+
+def test_anchors_of_a_fixed_size_are_an_output_of_onnx_too(tmp_path: Path) -> None:
+    unfreeze.export(
+        DIGITS / "run",
+        output_directory=tmp_path / "raw",
+        formats=["onnx"],
+        postprocessing="none",
+        input_shape=(1, 160, 160, 3),
+    )
+    images = np.zeros([1, 160, 160, 3], np.uint8)
+    outputs = load_any_model(find_model(tmp_path / "raw" / "model.onnx")).run(images)
+    assert outputs["anchors"].shape == outputs["raw_detection_boxes"].shape

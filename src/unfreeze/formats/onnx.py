@@ -32,13 +32,24 @@ def convert(frozen: FrozenFile, path: Path, opset: int | None) -> None:
     if domains:
         raise ValueError(f"the converted model needs operations of {', '.join(sorted(domains))}")
     _rename(model.graph, {tensor: name for name, tensor in {**frozen.inputs, **frozen.outputs}.items()})
+    _name_constant_outputs(model.graph)
     onnx.checker.check_model(model)
     onnx.save(model, str(path))
 
 
+def _name_constant_outputs(graph: Any) -> None:
+    """Adds a node for each output that is a constant, as the anchors of a fixed size: ONNX wants outputs of nodes."""
+    produced = {tensor for node in graph.node for tensor in node.output}
+    for number, initializer in enumerate(graph.initializer):
+        if initializer.name in {output.name for output in graph.output} - produced:
+            name = initializer.name
+            initializer.name = f"{name}_constant_{number}"
+            graph.node.append(onnx.helper.make_node("Identity", [initializer.name], [name]))
+
+
 def _rename(graph: Any, names: dict[str, str]) -> None:
     """Renames tensors of a graph and of the graphs inside its nodes."""
-    for values in (graph.input, graph.output, graph.value_info):
+    for values in (graph.input, graph.output, graph.value_info, graph.initializer):
         for value in values:
             value.name = names.get(value.name, value.name)
     for node in graph.node:
