@@ -12,7 +12,7 @@ from unfreeze.cli.terminal import format_report, print_result, progress
 
 
 @command("verify")
-@click.argument("saved_model", type=PATH)
+@click.argument("saved_model", type=PATH, metavar="MODEL")
 @option(
     "--against",
     section=Section.INPUT,
@@ -28,7 +28,7 @@ from unfreeze.cli.terminal import format_report, print_result, progress
     multiple=True,
     help="An image to run the models on (repeatable). Default: a generated image.",
 )
-@options.label_map("Label map with the keypoints of a CenterNet checkpoint. Default: the one in SAVED_MODEL's assets/.")
+@options.label_map("Label map with the keypoints of a CenterNet checkpoint. Default: the one in the SavedModel's assets/.")
 @options.as_json
 @options.report
 @options.overwrite
@@ -36,7 +36,7 @@ from unfreeze.cli.terminal import format_report, print_result, progress
 def verify(saved_model: str, as_json: bool, quiet: bool, **settings: Any) -> int:
     """Check a model: its files, weights and outputs.
 
-    SAVED_MODEL is a SavedModel (the folder with saved_model.pb), which three loaders run; a frozen graph (.pb) or an
+    MODEL is a SavedModel (the folder with saved_model.pb), which three loaders run; a frozen graph (.pb) or an
     ONNX, OpenVINO (.xml) or TFLite file, which its own runtime runs; or an export folder, of which all models are
     checked. Everything runs in new processes. The exit code is 1 if a check fails.
     """
