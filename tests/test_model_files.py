@@ -279,6 +279,8 @@ def test_export_without_a_saved_model_is_verified_file_by_file(
     text = page.read_text()
     assert "<h1>Verified</h1>" in text
     assert all(f"<h2>{file}</h2>" in text for file in OTHER_RUNTIMES)
+    verify(export / "openvino" / "model.xml", report_path=page, overwrite=True)
+    assert "unfreeze 0.3.0" in page.read_text()  # of the export.json in the folder above
 
 
 def test_export_with_a_saved_model_is_verified_as_a_whole(
@@ -299,6 +301,16 @@ def test_export_with_a_saved_model_is_verified_as_a_whole(
     assert report.parts[1]["files"].detail == "model.tflite is missing, but export.json lists it"
     lines = report.table().splitlines()
     assert [line.split()[0] for line in lines if line.startswith("model.")] == ["model.onnx", "model.tflite"]
+
+
+def test_damaged_saved_model_does_not_hide_the_files(written: Path, tmp_path: Path) -> None:
+    (tmp_path / "saved_model").mkdir()
+    (tmp_path / "saved_model" / "saved_model.pb").write_bytes(b"words")
+    shutil.copy(written / "model.onnx", tmp_path)
+    report = verify(tmp_path / "model.onnx")
+    assert statuses(report)["runtime"] == "passed"
+    assert statuses(report)["against"] == "failed"
+    assert f"{tmp_path / 'saved_model'}: " in report["against"].detail
 
 
 @pytest.mark.parametrize("file", ["model.onnx", "openvino/model.bin", "model.tflite"])

@@ -28,7 +28,9 @@ from unfreeze.cli.terminal import format_report, print_result, progress
     multiple=True,
     help="An image to run the models on (repeatable). Default: a generated image.",
 )
-@options.label_map("Label map with the keypoints of a CenterNet checkpoint. Default: the one in the SavedModel's assets/.")
+@options.label_map(
+    "Label map with the keypoints of a CenterNet checkpoint. Default: the one in the SavedModel's assets/."
+)
 @options.as_json
 @options.report
 @options.overwrite

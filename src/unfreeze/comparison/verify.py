@@ -78,6 +78,8 @@ def verify(
     if html is not None:
         require_writable_file(html, "--report", overwrite=overwrite)
     require_images(images)
+    for file in target.files:
+        require_runtime(file)
     other = find_other_model(against)
     if target.saved_model is None:
         report = Report(target.path, (), kind=Kind.FOLDER)
@@ -88,8 +90,7 @@ def verify(
             parts = verify_files(target.files, other, images=images, on_progress=on_progress)
         report = parts[0] if target.is_file else _joined(report, parts)
     if html is not None:
-        record = read_record(target.saved_model or target.path)
-        write_html_report(html, report, record, place=report.path)
+        write_html_report(html, report, _record_of(target), place=report.path)
     return report
 
 
@@ -128,8 +129,7 @@ def find_other_model(against: str | Path | None) -> OtherModel | None:
         path = model or path
         if not path.exists():
             raise SavedModelError(f"{path} does not exist. Pass a SavedModel, a model file or a checkpoint.")
-        if path.suffix in READERS:
-            require_runtime(path)
+        require_runtime(path)
         return OtherModel(path, str(against))
     locate_checkpoint(path)
     return None
@@ -194,6 +194,13 @@ def saved_model_beside(file: Path) -> Path | None:
     folders = (exported.folder,) if exported else (file.parent, file.parent.parent)
     saved_models = (folder / "saved_model" for folder in folders)
     return next((path for path in saved_models if (path / SAVED_MODEL).is_file()), None)
+
+
+def _record_of(target: Target) -> ExportRecord | None:
+    if target.is_file:
+        exported = find_exported_file(target.path)
+        return exported.record if exported else None
+    return read_record(target.saved_model or target.path)
 
 
 def _joined(report: Report, parts: tuple[Report, ...]) -> Report:

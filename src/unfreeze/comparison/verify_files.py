@@ -13,7 +13,7 @@ from unfreeze.errors import SavedModelError
 from unfreeze.export_record import ExportedFile, ExportRecord, file_digest, find_exported_file
 from unfreeze.formatting import amount, megabytes
 from unfreeze.inspection.description import TFLITE_POSTPROCESS, Description
-from unfreeze.inspection.model_files import READERS, detector_problems, read_model_file, require_runtime
+from unfreeze.inspection.model_files import detector_problems, read_model_file
 from unfreeze.inspection.records import exported_file_problems
 from unfreeze.verification import Check, Report, Status
 from unfreeze.verification.meta_graph import read_meta_graph
@@ -80,11 +80,8 @@ def verify_files(
         images: image files to run the models on; by default a generated image.
 
     Raises:
-        MissingExtraError: the runtime of a file is not installed. ImageError: an image cannot be read.
+        ImageError: an image cannot be read.
     """
-    for path in (*paths, *([other.path] if other else [])):
-        if path.suffix in READERS:
-            require_runtime(path)
     files = [read_file(path) for path in paths]
     other_shape = image_shape(other.path) if other else (None,) * 4
 
@@ -118,9 +115,12 @@ def read_file(path: Path) -> ModelFile:
 
 def image_shape(path: Path) -> tuple[int | None, ...]:
     """Returns the shape of a model's images `[N, H, W, 3]`; None for any length, and for what cannot be read."""
-    if path.is_dir():
-        return (None, *fixed_image_size([read_meta_graph(path)]), 3)
-    return read_file(path).shape
+    try:
+        if path.is_dir():
+            return (None, *fixed_image_size([read_meta_graph(path)]), 3)
+        return read_model_file(path).image_shape
+    except SavedModelError:
+        return (None,) * 4
 
 
 def batch_size(path: Path, shape: Sequence[int | None]) -> int | None:
