@@ -147,6 +147,7 @@ def test_inspection_has_what_each_format_adds(written: Path) -> None:
     described = inspect(written / "model.tflite")
     assert described["signatures"] == ["serving_default"]
     assert set(described["operation_versions"]) == set(described["operations"])
+    assert "yes: 2 of 2 match" in str(inspect(written / "frozen_inference_graph.pb"))
 
 
 def test_operations_of_tflite_are_those_of_its_schema() -> None:

@@ -23,6 +23,7 @@ from unfreeze.graphs import (
     reporting_damage,
 )
 from unfreeze.inspection.inspection import Field, Inspection, field
+from unfreeze.inspection.records import exported_file_report, record_fields
 from unfreeze.targets.serving_responses import expected_bytes, size_findings
 from unfreeze.verification import file_checks
 from unfreeze.verification.meta_graph import MetaGraph, Signature, TensorInfo, read_meta_graph
@@ -71,7 +72,7 @@ def inspect_saved_model(folder: Path) -> Inspection:
         *_response_fields(meta_graph),
         field("written_by", _writer(meta_graph, record)),
         field("tensorflow_version", meta_graph.tensorflow_version or None, meta_graph.tensorflow_version),
-        *_record_fields(record),
+        *record_fields(record),
     ]
     return Inspection(folder, kind, fields, [*problems, *_signature_problems(meta_graph), *_unknown_problems(unknown)])
 
@@ -107,7 +108,13 @@ def inspect_graph(path: Path) -> Inspection:
         field("graph_version", graph_def.versions.producer, str(graph_def.versions.producer or "")),
         *(_constant_fields_of(path) if not variables else []),
     ]
-    return Inspection(path, "graph with variables" if variables else "frozen graph", fields, problems)
+    exported_fields, exported_problems = exported_file_report(path)
+    return Inspection(
+        path,
+        "graph with variables" if variables else "frozen graph",
+        [*fields, *exported_fields],
+        [*problems, *exported_problems],
+    )
 
 
 def _constant_fields_of(path: Path) -> list[Field]:
@@ -246,24 +253,6 @@ def _weights_field(record: ExportRecord) -> list[Field]:
     """Returns how an export stores its weights."""
     description = BINDING_DESCRIPTIONS.get(record.binding or "")
     return [field("weights", record.binding, description)] if description else []
-
-
-def _record_fields(record: ExportRecord) -> list[Field]:
-    """Returns the summary of export.json; an export of a frozen graph has fewer entries."""
-    if record == ExportRecord():
-        return []
-    passed = sum(check.status == "passed" for check in record.checks)
-    verified = f"yes, {amount(passed, 'check')} passed" if record.verified else "no: run `unfreeze verify`"
-    fields = [
-        field("model", record.model),
-        field("feature_extractor", record.feature_extractor),
-        field("num_classes", record.num_classes),
-        field("checkpoint", record.checkpoint and record.checkpoint.prefix),
-        field("step", record.checkpoint and record.checkpoint.step, str(record.checkpoint and record.checkpoint.step)),
-        field("from_graph", record.graph and record.graph.path),
-        field("exported_at", record.exported_at),
-    ]
-    return [*(entry for entry in fields if entry.value is not None), field("verified", record.verified, verified)]
 
 
 def _signature_problems(meta_graph: MetaGraph) -> list[str]:

@@ -184,7 +184,8 @@ def _tensor(name: str, tensor: Table) -> TensorInfo:
     dtype = tensor.number(1, "b")
     sizes = tensor.numbers(7) if tensor.has(7) else tensor.numbers(0)
     shape = tuple(None if size < 0 else size for size in sizes)
-    return TensorInfo(name, DTYPES[dtype] if dtype < len(DTYPES) else f"dtype {dtype}", shape)
+    is_known = bool(shape) or tensor.number(8, "b") != 0  # field 8: whether the rank is known
+    return TensorInfo(name, DTYPES[dtype] if dtype < len(DTYPES) else f"dtype {dtype}", shape if is_known else None)
 
 
 def _number(data: bytes, at: int, kind: str) -> int:
