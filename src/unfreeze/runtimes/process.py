@@ -36,7 +36,7 @@ def run_in_process(path: Path, batches: Sequence[np.ndarray]) -> ProcessRun:
         folder = Path(scratch)
         for number, batch in enumerate(batches):
             np.save(images_of(folder, number), batch)
-        run_module("unfreeze.runtimes.batches_worker", [str(path), scratch])
+        run_module("unfreeze.runtimes.worker", [str(path), scratch])
         run = json.loads((folder / RUN).read_text(encoding="utf-8"))
         outputs = tuple(
             _outputs(folder, number) if failure is None else str(failure)

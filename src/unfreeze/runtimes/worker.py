@@ -1,4 +1,4 @@
-"""The process in which `run_in_process` runs a model file: `python -m unfreeze.runtimes.batches_worker FILE FOLDER`."""
+"""The process in which `run_in_process` runs a model file: `python -m unfreeze.runtimes.worker FILE FOLDER`."""
 
 from __future__ import annotations
 
