@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import pytest
+import reference
+import reference_checkpoints
 import tensorflow as tf
 
 from unfreeze.config import parse_pipeline_config
+from unfreeze.detectors import build_detector
 from unfreeze.detectors.ssd_extractors import SSD_EXTRACTORS
 from unfreeze.errors import ConfigError
+from unfreeze.exporting.from_checkpoint import _warnings as config_warnings
+from unfreeze.savedmodel import trace
+from unfreeze.weights import TensorInfo, Weights
 
 ANY_SIZE = (None, None)
 TOO_SMALL = "images of 32 x 160 are too small .*at least 33 x 33"
@@ -29,7 +35,12 @@ TOO_SMALL = "images of 32 x 160 are too small .*at least 33 x 33"
         ("ssd_mobilenet_v2_mnasfpn", "", (32, 160), TOO_SMALL),
         ("ssd_inception_v2", "override_base_feature_extractor_hyperparams: true", (32, 160), TOO_SMALL),
         ("ssd_inception_v3", "override_base_feature_extractor_hyperparams: true", (32, 160), TOO_SMALL),
-        ("ssd_inception_v2", "", (160, 160), "needs override_base_feature_extractor_hyperparams: true"),
+        (
+            "ssd_inception_v2",
+            "override_base_feature_extractor_hyperparams: false",
+            (160, 160),
+            "needs override_base_feature_extractor_hyperparams: true",
+        ),
         ("ssd_pnasnet", "", ANY_SIZE, "needs a fixed image size"),
         ("ssd_pnasnet", "", (32, 32), "images of 32 x 32 are too small .*at least 33 x 33"),
     ],
@@ -44,3 +55,18 @@ def test_unsupported_options_and_sizes_are_rejected(
 
     with pytest.raises(ConfigError, match=message):
         tf.function(features, autograph=False).get_concrete_function(tf.TensorSpec([1, *size, 3]))
+
+
+def test_inception_of_a_config_from_before_the_override_field_takes_it_as_true() -> None:
+    golden = reference.golden("ssd_inception_v2_coco", "tf1")
+    old = golden.config.replace("override_base_feature_extractor_hyperparams: true", "")
+    assert old != golden.config
+    for text in (golden.config, old):
+        config = parse_pipeline_config(text)
+        weights = Weights(
+            reference_checkpoints.checkpoint({key: TensorInfo(shape, dtype) for key, shape, dtype in golden.variables})
+        )
+        trace(build_detector(config, weights))
+        weights.require_fit(lambda *_: [])
+        warnings = list(config_warnings(config, weights))
+        assert bool(warnings) == (text is old)

@@ -218,7 +218,9 @@ def _check_embedded(x: tf.Tensor, config: messages.SsdFeatureExtractor) -> None:
 
 
 def _require_override(config: messages.SsdFeatureExtractor) -> None:
-    if not config.override_base_feature_extractor_hyperparams:
+    """Raises ConfigError if the field is false. Configs from before it existed lack it, and meant true."""
+    override = "override_base_feature_extractor_hyperparams"
+    if config.HasField(override) and not config.override_base_feature_extractor_hyperparams:
         raise ConfigError(
             f"feature_extractor: {config.type} needs override_base_feature_extractor_hyperparams: true, since it has "
             "no hyperparameters of its own; set it (the Object Detection API requires it too)"

@@ -55,6 +55,9 @@ from unfreeze.targets.warmup import write_warmup
 from unfreeze.verification import ExpectedWeight, WorkerProcesses, expected_constant
 from unfreeze.weights import Checkpoint, CheckpointFormat, Weights, open_checkpoint, open_export
 
+OVERRIDE = "override_base_feature_extractor_hyperparams"
+ALWAYS_OVERRIDE = ("ssd_inception_v2", "ssd_inception_v3")  # extractors without hyperparameters of their own
+
 
 def export_checkpoint(
     checkpoint: str | Path,
@@ -224,6 +227,12 @@ def _opened(source: str | Path, config: str | Path | None, step: int | None) -> 
 def _warnings(config: PipelineConfig, weights: Weights) -> Iterator[str]:
     """Yields a warning for what the config uses and the checkpoint lacks, and for the reverse."""
     moving_averages = config.eval_config.use_moving_averages
+    extractor = feature_extractor(config)
+    if extractor.type in ALWAYS_OVERRIDE and not extractor.HasField(OVERRIDE):
+        yield (
+            f"feature_extractor {extractor.type} has no {OVERRIDE}: the config is from before mid-2018, when there was "
+            "no such field, and is taken as it was then: true"
+        )
     if weights.without_moving_average:
         yield (
             "use_moving_averages is true, but the checkpoint has no moving average of "
