@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -310,15 +311,42 @@ def fill_with_text(path: Path) -> None:
     path.write_bytes(b"not a model\n" * 20)
 
 
-@pytest.mark.parametrize(
-    ("version", "name"), [(1, "model.onnx"), (2, "model.xml"), (2, "model.bin"), (4, "model.tflite")]
-)
-@pytest.mark.parametrize("damage", [truncate, fill_with_text, empty, Path.unlink])
-def test_damaged_file_is_an_error_of_its_version(
-    models: Path, tmp_path: Path, version: int, name: str, damage: Callable[[Path], None]
-) -> None:
-    shutil.copytree(models / str(version), tmp_path / "1")
-    damage(tmp_path / "1" / name)
+LOAD = """
+import os, sys
+from pathlib import Path
+from unfreeze.errors import SavedModelError
+from unfreeze.runtimes import find_model_file, load_file
+for folder in sys.argv[1:]:
+    try:
+        load_file(find_model_file(Path(folder)))
+    except SavedModelError as error:
+        print(error)
+"""
+
+
+def test_damaged_files_are_errors_of_their_runtimes(models: Path, tmp_path: Path) -> None:
+    """In a process of its own, which a library could end."""
+    damages: list[Callable[[Path], None]] = [truncate, fill_with_text, empty]
+    files = [(1, "model.onnx"), (2, "model.xml"), (2, "model.bin"), (4, "model.tflite")]
+    folders = []
+    for version, name in files:
+        for damage in (*damages, Path.unlink) if name == "model.bin" else damages:
+            folders.append(tmp_path / f"{name}-{damage.__name__}")
+            shutil.copytree(models / str(version), folders[-1])
+            damage(folders[-1] / name)
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD, *map(str, folders)], capture_output=True, text=True, check=True
+    )  # fmt: skip
+    errors = done.stdout.splitlines()
+    assert len(errors) == len(folders)
+    for folder, error in zip(folders, errors, strict=True):
+        assert error.startswith(f"{folder}/model.")
+        assert "cannot be loaded by" in error
+
+
+def test_version_that_cannot_be_loaded_ends_the_start(models: Path, tmp_path: Path) -> None:
+    shutil.copytree(models / "4", tmp_path / "1")
+    truncate(tmp_path / "1" / "model.tflite")
     assert f"{tmp_path / '1'}: version 1 of model half failed to load: " in start_error(tmp_path)
 
 

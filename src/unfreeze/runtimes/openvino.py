@@ -37,6 +37,7 @@ def load_file(path: Path, threads: int | None) -> LoadedFile:
     settings: dict[str, object] = {"INFERENCE_PRECISION_HINT": "f32", "ENABLE_MMAP": False}
     if threads is not None:
         settings["INFERENCE_NUM_THREADS"] = threads
+    require_intermediate_representation(path)
     try:
         compiled = openvino.Core().compile_model(str(path), "CPU", settings)
     except Exception as error:
@@ -50,6 +51,21 @@ def load_file(path: Path, threads: int | None) -> LoadedFile:
         return {spec.name: np.array(results[index]) for index, spec in enumerate(outputs)}
 
     return LoadedFile(path, inputs, outputs, call)
+
+
+def require_intermediate_representation(path: Path) -> None:
+    """Raises SavedModelError if a file does not begin as a model.xml.
+
+    OpenVINO would load its readers of all other formats for it, TensorFlow's among them, into a process that may have
+    TensorFlow itself.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(1000)
+    except OSError as error:
+        raise cannot_be_loaded(path, "OpenVINO", error) from None
+    if b"<net" not in head:
+        raise cannot_be_loaded(path, "OpenVINO", ValueError("it does not begin with a <net> element"))
 
 
 def import_openvino(path: Path) -> ModuleType:
