@@ -25,17 +25,22 @@ class Command(NamedTuple):
     arguments: tuple[str, ...]
 
     @property
-    def is_of_format(self) -> bool:
-        """Whether it writes or uses an export of the example in another format, as test_formats.py does."""
-        return any(argument.startswith(FORMAT_EXPORTS) for argument in self.arguments)
-
-    @property
-    def is_runnable(self) -> bool:
+    def works_alone(self) -> bool:
         """Whether it works as it stands, without a server, a cloud or an end that a reader brings about."""
         text = " ".join(self.arguments)
         endless = self.arguments[1] in ENDLESS and "--once" not in self.arguments
         elsewhere = endless or "--serve" in self.arguments or CLUSTER in self.arguments
-        return not elsewhere and not self.is_of_format and not any(part in text for part in PLACEHOLDERS)
+        return not elsewhere and not any(part in text for part in PLACEHOLDERS)
+
+    @property
+    def is_of_format(self) -> bool:
+        """Whether it writes or uses an export of the example in another format: test_formats.py runs these."""
+        return self.works_alone and any(argument.startswith(FORMAT_EXPORTS) for argument in self.arguments)
+
+    @property
+    def is_runnable(self) -> bool:
+        """Whether it works as it stands, in a folder that has `examples/` and `build/digits`."""
+        return self.works_alone and not self.is_of_format
 
 
 def blocks(page: Path, language: str) -> list[tuple[int, str]]:
