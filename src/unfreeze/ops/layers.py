@@ -163,9 +163,10 @@ def is_product(kernel: Any, stride: int) -> bool:
 
     With oneDNN, a convolution whose kernel is not a constant takes 20 ns longer for each value that it returns, a
     product does not (150 x 150 x 16 -> 96 with AVX2: 34 to 50 ms instead of 5). With constant kernels, and without
-    oneDNN, both are equally fast. So every 1 x 1 convolution is a product (benchmarks/RESULTS.md).
+    oneDNN, both are equally fast in TensorFlow. Other runtimes, whose kernels are constants, move channels to the front
+    for a convolution and to the end for a product, which takes longer than either (benchmarks/RESULTS.md).
     """
-    return tuple(kernel.shape[:2]) == (1, 1) and stride == 1
+    return tf.is_tensor(kernel) and tuple(kernel.shape[:2]) == (1, 1) and stride == 1
 
 
 def fully_connected(x: tf.Tensor, p: Branch, units: int, *, style: Style = PLAIN) -> tf.Tensor:
