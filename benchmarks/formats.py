@@ -11,7 +11,7 @@ What is measured:
     batch N CPU ms          CPU time per image, and the median of the ratios to the OD API's model, round by round
 
 The second part is measured in each of --settings: TF_ENABLE_ONEDNN_OPTS=0 (off) and 1 (on), which concern TensorFlow
-only. A TFLite model has images of one size; resizing them, by Pillow, is part of its time.
+only. A TFLite model is exported for the size of the images, so that every model resizes them itself.
 """
 
 from __future__ import annotations
@@ -86,6 +86,8 @@ def measure_exports(golden: str, formats: list[str], run: Path, exports: Path) -
     for name in formats:
         command = [sys.executable, "-m", "unfreeze", "export", str(prefix), "--quiet", "--format", name]
         command += ["--output-directory", str(exports / name)]
+        if name in FORMATS and FORMATS[name].needs_fixed_size:
+            command += ["--input-shape", ",".join(map(str, (1, *IMAGE_SIZE, 3)))]
         cost = compare.measure_command(command, environment)
         beyond_mb = (cost.peak_bytes - alone.peak_bytes) / 1e6
         print(
