@@ -34,8 +34,15 @@ FAMILIES: dict[str, dict[str, tuple[str, ...]]] = {
     "Faster R-CNN": {"faster_rcnn_inception_v2_coco": WITHOUT_TFLITE},
     "Mask R-CNN": {"v_mrcnn_pad_matmul": WITHOUT_TFLITE, "v_mrcnn_agnostic_upsampled": WITHOUT_TFLITE},
     "R-FCN": {"v_rfcn_padded": WITHOUT_TFLITE},
-    "CenterNet": {"v_center_mobilenet_v2": EVERY_RUNTIME},
-    "CenterNet with keypoints, masks and suppression": {"v_center_hourglass32_nms": WITHOUT_TFLITE},
+    "CenterNet: boxes, keypoints, depths": {
+        "v_center_mobilenet_v2": EVERY_RUNTIME,
+        "v_center_resnet18_depth": EVERY_RUNTIME,
+        "v_center_resnet34_two_tasks": EVERY_RUNTIME,
+    },
+    "CenterNet: masks, DensePose, suppression": {
+        "v_center_hourglass32_nms": WITHOUT_TFLITE,
+        "v_center_hourglass20_densepose": WITHOUT_TFLITE,
+    },
 }
 FORMATS_OF = {golden: formats for goldens in FAMILIES.values() for golden, formats in goldens.items()}
 FIRST = {next(iter(goldens)) for goldens in FAMILIES.values()}
