@@ -1,5 +1,6 @@
 """Version folders with ONNX, OpenVINO and TFLite files: the same requests, errors and reloads as for SavedModels."""
 
+import ctypes
 import json
 import os
 import shutil
@@ -78,6 +79,25 @@ def write_tflite(path: Path, plus: float) -> None:
     module.half_plus = half_plus
     function = half_plus.get_concrete_function()
     path.write_bytes(tf.lite.TFLiteConverter.from_concrete_functions([function], module).convert())
+
+
+class SignalStack(ctypes.Structure):
+    """The stack_t of sigaltstack."""
+
+    _fields_ = (("address", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_signal_stack() -> Iterator[None]:
+    """Lets the handlers of later tests run on the stack of the process.
+
+    After these tests the kernel could not deliver a signal on the alternate stack that a library had set, and ended the
+    process when test_cli.py raised one.
+    """
+    yield
+    if sys.platform == "linux":
+        stack = SignalStack(None, 2, 0)  # SS_DISABLE
+        assert ctypes.CDLL(None).sigaltstack(ctypes.byref(stack), None) == 0
 
 
 @pytest.fixture(scope="module")
