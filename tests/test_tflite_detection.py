@@ -47,7 +47,7 @@ def model(path: Path) -> bytes:
 
 def test_predict_names_the_detections_as_the_checkpoint_does(path: Path) -> None:
     pytest.importorskip("ai_edge_litert.interpreter", reason="ai-edge-litert is not installed")
-    [prediction] = unfreeze.predict(path, [SCENE], min_score=0.4, label_map=DIGITS / "label_map.pbtxt")
+    [prediction] = unfreeze.predict(path, [SCENE], min_score=0.4, draw=False, label_map=DIGITS / "label_map.pbtxt")
     assert [detection.name for detection in prediction.detections] == ["six", "seven", "two"]
 
 
