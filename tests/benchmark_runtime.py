@@ -18,6 +18,8 @@ from unfreeze.runtimes.model import Outputs
 @dataclass(frozen=True)
 class JsonModel:
     behavior: dict[str, Any]
+    title: str = "json"
+    output_names: tuple[str, ...] = ("detection_boxes", "detection_scores", "detection_classes")
     uses_gpu: bool = False
 
     def run(self, images: np.ndarray) -> Outputs:

@@ -193,7 +193,8 @@ class Blocker:
 @contextmanager
 def blocked(running: Server, name: str, signature: str = "serving_default") -> Iterator[Blocker]:
     """Blocks the calls of a model's signature until `released` is set, or until the end of the `with` block."""
-    functions: Any = running.engine.models.find(name).loaded_model().functions
+    loaded: Any = running.engine.models.find(name).loaded_model()  # a SavedModel, which has functions
+    functions = loaded.functions
     call, blocker = functions[signature], Blocker()
 
     def blocked_call(**inputs: Any) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 from unfreeze import runtimes
@@ -16,6 +17,7 @@ from unfreeze.errors import OutputError, SavedModelError, UnsupportedError
 from unfreeze.prediction.predict import predict
 from unfreeze.prediction.predict_many import PredictionRun, predict_many
 from unfreeze.runtimes import RUNTIMES, Runtime, find_model
+from unfreeze.runtimes.image_input import resized
 
 
 class MeanModel:
@@ -120,3 +122,11 @@ def test_predict_many_uses_an_added_runtime(loaded: list[MeanModel], model: Path
     model.write_text("8")  # another model, whose results must not be mixed with those of the first
     with pytest.raises(OutputError, match="results of other settings"):
         predict_many(model, images, output_directory=output_directory)
+
+
+@pytest.mark.parametrize(("size", "new_size"), [((48, 64), (30, 30)), ((10, 9), (30, 32)), ((33, 47), (16, 160))])
+def test_images_are_resized_as_by_the_object_detection_api(size: tuple[int, int], new_size: tuple[int, int]) -> None:
+    images = np.random.default_rng(8).integers(0, 256, [2, *size, 3]).astype(np.uint8)
+    expected = tf.compat.v1.image.resize_images(images, new_size).numpy()
+    np.testing.assert_allclose(resized(images, *new_size, np.dtype(np.float32)), expected, atol=1e-4)
+    np.testing.assert_allclose(resized(images, *new_size, np.dtype(np.uint8)), expected, atol=0.501)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from unfreeze.errors import SavedModelError
 from unfreeze.runtimes.loaded_file import LoadedFile, Shape, library_message
@@ -25,7 +24,7 @@ class ImageInput:
     def batches(self, images: np.ndarray) -> list[np.ndarray]:
         """Returns images `[N, H, W, 3]` uint8 in batches, sizes and the dtype that the input takes."""
         count, height, width, _ = self.shape
-        pixels = resized(images, height or images.shape[1], width or images.shape[2]).astype(self.dtype, copy=False)
+        pixels = resized(images, height or images.shape[1], width or images.shape[2], self.dtype)
         rows = count or len(pixels)
         parts = [pixels[start : start + rows] for start in range(0, len(pixels), rows)]
         return [part if len(part) == rows else np.resize(part, (rows, *part.shape[1:])) for part in parts]
@@ -70,9 +69,30 @@ def image_model(file: LoadedFile) -> FileModel:
     return FileModel(path, image_input, outputs, lambda batch: file.call({spec.name: batch}))
 
 
-def resized(images: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Returns images `[N, H, W, 3]` uint8 in another size."""
+def resized(images: np.ndarray, height: int, width: int, dtype: np.dtype) -> np.ndarray:
+    """Returns images `[N, H, W, 3]` uint8 in another size and dtype, rounded if it is uint8.
+
+    Pixels are sampled as the `fixed_shape_resizer` of the Object Detection API does by default: bilinear, the corner
+    pixels at the corners of the grid, without smoothing. Source: tf.compat.v1.image.resize_images.
+    """
     if images.shape[1:3] == (height, width):
-        return images
-    size = (width, height)
-    return np.stack([np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR)) for image in images])
+        return images.astype(dtype, copy=False)
+    rows, next_rows, row_weights = _samples(images.shape[1], height)
+    columns, next_columns, column_weights = _samples(images.shape[2], width)
+    row_weights, column_weights = row_weights[:, np.newaxis, np.newaxis], column_weights[:, np.newaxis]
+
+    def one(image: np.ndarray) -> np.ndarray:
+        upper, lower = image[rows].astype(np.float32), image[next_rows].astype(np.float32)
+        mixed = upper + (lower - upper) * row_weights
+        left, right = mixed[:, columns], mixed[:, next_columns]
+        pixels: np.ndarray = left + (right - left) * column_weights
+        return (np.rint(pixels) if dtype == np.uint8 else pixels).astype(dtype)
+
+    return np.stack([one(image) for image in images])
+
+
+def _samples(length: int, new_length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns the two pixels that each new one is between, and how far it is from the first."""
+    places = np.arange(new_length, dtype=np.float32) * np.float32(length / new_length)
+    first = np.minimum(places.astype(int), length - 1)
+    return first, np.minimum(first + 1, length - 1), places - first

@@ -71,9 +71,10 @@ class SavedModel:
                 yield tf.constant([strings[row % len(strings)] for row in range(rows)])
             return
         _, height, width, _ = self.input_spec.shape
-        pixels = resized(images, height or images.shape[1], width or images.shape[2])
+        dtype = np.dtype(self.input_spec.dtype.as_numpy_dtype)
+        pixels = resized(images, height or images.shape[1], width or images.shape[2], dtype)
         pixels = pixels if len(pixels) == rows else np.resize(pixels, (rows, *pixels.shape[1:]))
-        yield tf.constant(pixels.astype(self.input_spec.dtype.as_numpy_dtype, copy=False))
+        yield tf.constant(pixels)
 
 
 def load_model(folder: Path, threads: int | None) -> SavedModel:
