@@ -384,11 +384,9 @@ def test_file_that_is_not_an_image_is_reported(exported: Path, tmp_path: Path, e
 
 def test_folder_without_a_saved_model_is_reported(run: Path, error_line: Callable[..., str]) -> None:
     image = DIGITS / "scenes" / "scene_00.png"
-    message = (
-        f"error: {run} has no model. Pass a SavedModel (a folder with saved_model.pb), an export folder, or a model"
-    )
-    assert error_line("predict", run, image).startswith(message)
-    assert error_line("verify", run).startswith(message)
+    message = f"error: {run} has no saved_model.pb: give the folder with saved_model.pb, or the one above it"
+    assert error_line("predict", run, image) == message
+    assert error_line("verify", run).startswith(f"error: {run} has no model. Pass a SavedModel (a folder with saved_")
 
 
 def start_unfreeze(*arguments: object) -> subprocess.Popen[str]:
