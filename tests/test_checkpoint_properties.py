@@ -93,7 +93,8 @@ def test_any_file_names_in_a_folder(tmp_path_factory: pytest.TempPathFactory, na
     assert steps == sorted(steps)
     try:
         located, _ = locate_checkpoint(folder)
-    except CheckpointError:
-        assert all(entry.missing for entry in entries)
+    except CheckpointError as error:
+        incomplete = all(entry.missing for entry in entries)
+        assert incomplete or "is an empty file" in str(error)
         return
     assert located in [entry.prefix for entry in entries if not entry.missing]

@@ -190,12 +190,16 @@ def test_shards_of_another_save_are_not_counted(tmp_path: Path) -> None:
     assert open_checkpoint(prefix).read("v1").tolist() == [0.0, 1.0, 2.0]
 
 
+EMPTY = "is an empty file, not the index of a checkpoint"
+
+
 @pytest.mark.parametrize("size", [0, 7, 60, -1])
 def test_truncated_index_is_reported(folder: Path, size: int) -> None:
     index = folder / "model.ckpt-10.index"
     cut(index, size)
     left = index.stat().st_size
-    assert error_of(folder) == f"{index}: not the index of a checkpoint, or cut short ({left} bytes); copy it again"
+    problem = f"not the index of a checkpoint, or cut short ({left} bytes)" if left else EMPTY
+    assert error_of(folder) == f"{index}: {problem}; copy it again"
 
 
 def test_damaged_index_is_reported(folder: Path) -> None:
