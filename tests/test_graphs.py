@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,10 @@ from tensorflow.python.grappler import tf_optimizer  # no public name for it
 from unfreeze.errors import SavedModelError, UnsupportedError, VerificationError, WeightsError
 from unfreeze.exporting.from_frozen_graph import export_frozen_graph
 from unfreeze.exporting.graph_plan import plan_graph
+from unfreeze.inspection.graphs import inspect_graph
 from unfreeze.verification import loaders, verify_saved_model
 from unfreeze.verification.calls import Call
+from unfreeze.verification.meta_graph import read_meta_graph
 from unfreeze.verification.sample_calls import call_of_source_graph
 
 DIGITS = Path(__file__).parents[1] / "examples" / "digits"
@@ -33,6 +36,20 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def written(graph: tf.Graph, path: Path) -> Path:
     path.write_bytes(graph.as_graph_def().SerializeToString())
     return path
+
+
+def test_saved_model_has_the_tensor_names_of_the_frozen_graph(digits: Path) -> None:
+    signature = read_meta_graph(digits / "saved_model").signatures["serving_default"]
+    assert [tensor.name for tensor in signature.inputs.values()] == ["image_tensor:0"]
+    assert {tensor.name for tensor in signature.outputs.values()} == {f"{key}:0" for key in signature.outputs}
+
+
+@pytest.mark.parametrize("read", [plan_graph, inspect_graph], ids=["export", "inspect"])
+def test_damaged_graph_is_reported(read: Callable[[Path], object], tmp_path: Path) -> None:
+    dtype, shape = b"\x08\x01", b"\x12"  # the first fields of each tensor of floats
+    (tmp_path / "graph.pb").write_bytes(FROZEN.read_bytes().replace(dtype + shape, b"\x08\x61" + shape))
+    with pytest.raises(SavedModelError, match=r"graph\.pb: the graph is damaged \(.*\); copy it again$"):
+        read(tmp_path / "graph.pb")
 
 
 def test_weights_have_the_values_and_names_of_the_checkpoint(digits: Path) -> None:

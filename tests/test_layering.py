@@ -10,7 +10,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "unfreeze"
 
 # Modules of the top level that every package may import: each has one subject and knows no package.
 GROUND = {
-    "cached_weights", "callbacks", "child_process", "errors", "export_record", "file_kinds", "formatting",
+    "cached_weights", "callbacks", "child_process", "errors", "export_record", "file_kinds", "flatbuffer", "formatting",
     "input_types", "memory", "onednn", "protobuf_pool", "protobuf_wire", "staging", "version", "version_folders",
     "warmup_records",
 }  # fmt: skip
@@ -54,7 +54,7 @@ MAY_IMPORT = {
     "ops": set(),
     "targets": {"model_paths", "prediction", "verification"},
     "verification": {"graphs", "images", "prediction", "runtimes"},
-    "server": {"runtimes", "web"},
+    "server": {"model_paths", "runtimes", "web"},
     "web": {"config"},
     "evaluation": {"config", "images", "model_paths", "prediction", "runtimes"},
     "prediction": {"config", "images", "model_paths", "runtimes"},

@@ -30,7 +30,7 @@ def saved_model_folder(path: str | Path) -> Path:
     folder = Path(path)
     if folder.name == SAVED_MODEL:
         folder = folder.parent
-    saved_model = _saved_model_in(folder)
+    saved_model = saved_model_in(folder)
     if saved_model is None:
         problem = f"has no {SAVED_MODEL}" if folder.is_dir() else "is a file" if folder.exists() else "does not exist"
         raise SavedModelError(f"{folder} {problem}: give the folder with {SAVED_MODEL}, or the one above it")
@@ -45,7 +45,7 @@ def is_graph_path(path: str | Path) -> bool:
     path = Path(path)
     if not path.is_dir():
         return path.suffix == ".pb"
-    return _saved_model_in(path) is not None and not find_checkpoints(checkpoint_folder(path))
+    return saved_model_in(path) is not None and not find_checkpoints(checkpoint_folder(path))
 
 
 def find_pipeline_config(prefix: Path, pipeline_config_path: str | Path | None) -> Path:
@@ -77,10 +77,11 @@ def find_config_of_export(saved_model: Path, pipeline_config_path: str | Path | 
 
 def has_variables(path: str | Path) -> bool:
     """Returns whether a path is an unfrozen SavedModel: its folder, or the one above it."""
-    folder = _saved_model_in(Path(path).parent if Path(path).name == SAVED_MODEL else Path(path))
+    folder = saved_model_in(Path(path).parent if Path(path).name == SAVED_MODEL else Path(path))
     return folder is not None and (folder / "variables" / "variables.index").is_file()
 
 
-def _saved_model_in(folder: Path) -> Path | None:
+def saved_model_in(folder: Path) -> Path | None:
+    """Returns the folder with saved_model.pb: the folder itself, or saved_model/ in it; None if neither has it."""
     folders = (folder, folder / "saved_model")
     return next((folder for folder in folders if (folder / SAVED_MODEL).is_file()), None)

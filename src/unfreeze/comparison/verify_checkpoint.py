@@ -7,9 +7,11 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from unfreeze.callbacks import OnMessage
+from unfreeze.callbacks import OnMessage, ignore
+from unfreeze.config import read_pipeline_config
 from unfreeze.errors import CheckpointError, ConfigError, SavedModelError
 from unfreeze.export_record import ExportRecord, SlimmingRecord, find_exported_file, read_record
+from unfreeze.exporting.option_checks import allowed_detections
 from unfreeze.exporting.side_inputs import SideInput
 from unfreeze.model_paths import CONFIG, find_pipeline_config
 from unfreeze.verification import ExpectedWeight, Report, WorkerProcesses, expected_constant, verify_saved_model
@@ -136,10 +138,18 @@ def export_again(
         suppression=record.suppression or "kernel",
         kept_outputs=slimming.kept_outputs,
         score_threshold=slimming.score_threshold,
-        max_detections=slimming.max_detections,
+        max_detections=_recorded_limit(slimming, config, override),
         allow_unknown_fields=True,
         verify=False,
     ).saved_model
+
+
+def _recorded_limit(slimming: SlimmingRecord, config: Path, override: str) -> int | None:
+    """Returns the number of detections that was requested; None if it is above the config's, as 0.3.0 accepted it."""
+    if slimming.max_detections is None:
+        return None
+    read = read_pipeline_config(config, allow_unknown_fields=True, override=override, on_warning=ignore)
+    return slimming.max_detections if slimming.max_detections <= allowed_detections(read) else None
 
 
 def used_moving_averages(record: ExportRecord) -> bool:

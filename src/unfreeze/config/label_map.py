@@ -4,14 +4,13 @@ Source: research/object_detection/utils/label_map_util.py and protos/string_int_
 """
 
 import os
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from unfreeze.callbacks import OnMessage
 from unfreeze.config import messages
 from unfreeze.config.enum_names import enum_name
-from unfreeze.config.text import merge_text, read_text
+from unfreeze.config.text import merge_text, read_text, warn
 from unfreeze.errors import ConfigError
 from unfreeze.file_kinds import LABEL_MAP
 
@@ -93,17 +92,10 @@ def read_label_map(
         label = _label(item, where)
         first = labels.setdefault(label.id, label)
         if first.name == label.name and first != label:
-            _warn(f"{where}: '{label.name}' has id {label.id} a second time; the first item counts", on_warning)
+            warn(f"{where}: '{label.name}' has id {label.id} a second time; the first item counts", on_warning)
         elif first != label:
             raise ConfigError(f"{where}: '{first.name}' and '{label.name}' both have id {label.id}; ids must be unique")
     return LabelMap(labels)
-
-
-def _warn(message: str, on_warning: OnMessage | None) -> None:
-    if on_warning is None:
-        warnings.warn(message, stacklevel=3)
-    else:
-        on_warning(message)
 
 
 def _label(item: messages.StringIntLabelMapItem, where: str) -> Label:

@@ -80,11 +80,16 @@ def merge_text(
         raise ConfigError(_parse_error(error, scan, source)) from None
     for stray, count in _kinds(scan.strays):
         message_text = f"{source}:{stray.line}: {stray.problem}{_times(count)}; ignored"
-        if on_warning is None:
-            warnings.warn(message_text, stacklevel=4)
-        else:
-            on_warning(message_text)
+        warn(message_text, on_warning)
     return scan
+
+
+def warn(message: str, on_warning: OnMessage | None) -> None:
+    """Calls `on_warning`, or `warnings.warn` if it is None."""
+    if on_warning is None:
+        warnings.warn(message, stacklevel=5)
+    else:
+        on_warning(message)
 
 
 def _unknown_names(scan: Outline, source: str) -> str:

@@ -15,10 +15,9 @@ from tensorflow.core.protobuf import saved_model_pb2
 from unfreeze.exporting.job import CHECKPOINT, INFERENCE_GRAPH, META_GRAPH
 from unfreeze.savedmodel import Exportable, variable_key, write_saved_model
 from unfreeze.weights import Weights
-from unfreeze.weights.saving import write_checkpoint
+from unfreeze.weights.saving import write_checkpoint, write_state_file
 
 TF2_CHECKPOINT = "ckpt-0"
-STATE = 'model_checkpoint_path: "{name}"\nall_model_checkpoint_paths: "{name}"\n'
 
 
 def write_tf1_files(
@@ -34,7 +33,7 @@ def write_tf1_files(
     meta_graph = _meta_graph(exportable, weights, input_type)
     if checkpoint:
         write_checkpoint(weights, folder / CHECKPOINT, as_stored=True)
-        (folder / "checkpoint").write_text(STATE.format(name=CHECKPOINT))
+        write_state_file(folder, CHECKPOINT)
         (folder / META_GRAPH).write_bytes(meta_graph.SerializeToString())
     if graph:
         (folder / INFERENCE_GRAPH).write_text(text_format.MessageToString(meta_graph.graph_def))
@@ -45,7 +44,7 @@ def write_tf2_files(weights: Weights, folder: Path) -> None:
     checkpoint = folder / "checkpoint"
     checkpoint.mkdir()
     write_checkpoint(weights, checkpoint / TF2_CHECKPOINT, as_stored=True)
-    (checkpoint / "checkpoint").write_text(STATE.format(name=TF2_CHECKPOINT))
+    write_state_file(checkpoint, TF2_CHECKPOINT)
 
 
 def _meta_graph(exportable: Exportable, weights: Weights, input_type: str) -> Any:

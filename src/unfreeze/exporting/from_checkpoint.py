@@ -28,6 +28,7 @@ from unfreeze.export_record import (
 )
 from unfreeze.exporting.checkpoint_files import write_tf1_files, write_tf2_files
 from unfreeze.exporting.job import Exported, checkpoint_entries, checkpoint_export_job
+from unfreeze.exporting.option_checks import require_input_shape, require_max_detections
 from unfreeze.exporting.other_formats import write_formats
 from unfreeze.exporting.side_inputs import SideInput, with_side_inputs
 from unfreeze.exporting.sources import checkpoint_source, read_labels
@@ -98,6 +99,7 @@ def export_checkpoint(
     """
     slimming = Slimming(tuple(kept_outputs), score_threshold, max_detections)
     require_known_input_types(input_types)
+    require_input_shape(input_shape)
     servers = tuple(map(parse_server_version, runtimes))
     forms = Forms(suppression_form(suppression))
     others = other_formats(formats)
@@ -120,6 +122,7 @@ def export_checkpoint(
         workers=workers,
         on_progress=on_progress,
     )
+    require_max_detections(config, max_detections)
     labels = read_labels(label_map)
     labeled_config = with_keypoint_labels(config, config_path.parent, label_map, on_warning)
     with job.staged() as staged:
@@ -192,8 +195,9 @@ def export_checkpoint(
                 label_map=labels,
             )
             write_warmup(staged.saved_model, _warmed_up(types), exportable.detector.input_name)
-            if is_keras_model(config) and write_checkpoint:
-                write_tf2_files(bound, staged.folder)
+            if is_keras_model(config):
+                if write_checkpoint:
+                    write_tf2_files(bound, staged.folder)
             elif write_checkpoint or write_inference_graph:
                 trainable = Weights(opened, "trainable", moving_averages=config.eval_config.use_moving_averages)
                 detector = with_side_inputs(build_detector(labeled_config, trainable, forms), side_inputs, input_shape)

@@ -27,6 +27,7 @@ from unfreeze.savedmodel import (
     write_graph_saved_model,
 )
 from unfreeze.verification import ExpectedWeight, Report, WorkerProcesses
+from unfreeze.weights.saving import write_state_file
 
 
 def export_frozen_graph(
@@ -126,9 +127,7 @@ def _write_checkpoint(plan: GraphPlan, folder: Path) -> None:
     """Writes a TensorFlow 1 checkpoint with each variable under its name, as the Object Detection API restores it."""
     names = [parameter.name for parameter in plan.parameters.variables]
     save_tensors(str(folder / CHECKPOINT), {name: as_tensor(plan.value(name)) for name in names})
-    (folder / "checkpoint").write_text(
-        f'model_checkpoint_path: "{CHECKPOINT}"\nall_model_checkpoint_paths: "{CHECKPOINT}"\n'
-    )
+    write_state_file(folder, CHECKPOINT)
 
 
 def _unchanged_graph(plan: GraphPlan) -> Path | None:

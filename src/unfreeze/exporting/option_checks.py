@@ -32,29 +32,33 @@ def require_input_shape(shape: Sequence[int | None] | None) -> None:
         )
 
 
+def allowed_detections(config: PipelineConfig) -> int:
+    """Returns how many detections of an image a config allows."""
+    model = getattr(config.model, config.model.WhichOneof("model"))
+    if config.model.HasField("center_net"):
+        allowed: int = model.object_center_params.max_box_predictions
+        return allowed
+    return int(getattr(model, _post_processing(config)).batch_non_max_suppression.max_total_detections)
+
+
 def require_max_detections(config: PipelineConfig, max_detections: int | None) -> None:
     """Raises ConfigError if the config allows fewer detections: rows are only removed, never added."""
-    if max_detections is None:
+    allowed = allowed_detections(config)
+    if max_detections is None or max_detections <= allowed:
         return
     kind = config.model.WhichOneof("model")
-    model = getattr(config.model, kind)
     if kind == "center_net":
-        path, limit, override = "object_center_params", "max_box_predictions", f"max_box_predictions: {max_detections}"
-        allowed = model.object_center_params.max_box_predictions
+        limit, path = "max_box_predictions", [kind, "object_center_params"]
+        fields = f"{limit}: {max_detections}"
     else:
-        part = "post_processing" if kind == "ssd" else "second_stage_post_processing"
-        path, limit = f"{part} batch_non_max_suppression", "max_total_detections"
-        nms = getattr(model, part).batch_non_max_suppression
-        allowed = nms.max_total_detections
-        per_class = (
-            "" if nms.max_detections_per_class >= max_detections else f"max_detections_per_class: {max_detections} "
-        )
-        override = f"{per_class}max_total_detections: {max_detections}"
-    if max_detections > allowed:
-        nested = (
-            f"model {{ {kind} {{ {' { '.join(path.split())} {{ {override} {'} ' * (len(path.split()) + 2)}".rstrip()
-        )
-        raise ConfigError(
-            f"--max-detections {max_detections}: the config allows {allowed} ({limit}); pass fewer, or raise the limit "
-            f"with --config-override '{nested}'"
-        )
+        limit, path = "max_total_detections", [kind, _post_processing(config), "batch_non_max_suppression"]
+        fields = f"max_detections_per_class: {max_detections} {limit}: {max_detections}"
+    override = f"{' { '.join(['model', *path])} {{ {fields}{' }' * (len(path) + 1)}"
+    raise ConfigError(
+        f"--max-detections {max_detections}: the config allows {allowed} ({limit}); pass fewer, or raise the limit "
+        f"with --config-override '{override}'"
+    )
+
+
+def _post_processing(config: PipelineConfig) -> str:
+    return "post_processing" if config.model.HasField("ssd") else "second_stage_post_processing"

@@ -7,9 +7,9 @@ import struct
 import zipfile
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
+from unfreeze.flatbuffer import Table, root
 from unfreeze.inspection.description import Constants, Description
 from unfreeze.inspection.inspection import Field, field
 from unfreeze.verification.meta_graph import TensorInfo
@@ -42,60 +42,6 @@ UNSORTED_SEGMENT_MIN SIGN BITCAST BITWISE_XOR RIGHT_SHIFT
 OPERATIONS = tuple(NAMES.split())
 
 
-@dataclass(frozen=True)
-class Table:
-    """A table of a flatbuffer, at a byte of it. Reading beyond the end of the data raises struct.error."""
-
-    data: bytes
-    at: int
-
-    def number(self, index: int, kind: str, default: int = 0) -> int:
-        """Returns a number of a field, of a type of `struct`."""
-        place = self._place(index)
-        return _number(self.data, place, kind) if place else default
-
-    def text(self, index: int) -> str:
-        """Returns the text of a field; empty if it is absent."""
-        return self.content(index, 1).decode("utf-8")
-
-    def content(self, index: int, size: int) -> bytes:
-        """Returns the bytes of a vector or text, whose elements have `size` bytes; empty if it is absent."""
-        start, length = self._vector(index)
-        if start + length * size > len(self.data):
-            raise struct.error
-        return self.data[start : start + length * size]
-
-    def numbers(self, index: int) -> tuple[int, ...]:
-        """Returns the 32-bit numbers of a vector."""
-        return tuple(number for (number,) in struct.iter_unpack("<i", self.content(index, 4)))
-
-    def has(self, index: int) -> bool:
-        """Returns whether a field is set."""
-        return self._place(index) != 0
-
-    def tables(self, index: int) -> list[Table]:
-        """Returns the tables of a vector."""
-        start, length = self._vector(index)
-        places = range(start, start + 4 * length, 4)
-        return [Table(self.data, place + _number(self.data, place, "I")) for place in places]
-
-    def _vector(self, index: int) -> tuple[int, int]:
-        place = self._place(index)
-        if not place:
-            return 0, 0
-        start = place + _number(self.data, place, "I")
-        return start + 4, _number(self.data, start, "I")
-
-    def _place(self, index: int) -> int:
-        """Returns the byte of a field; 0 if it is absent."""
-        offsets = self.at - _number(self.data, self.at, "i")
-        slot = 4 + 2 * index
-        if slot >= _number(self.data, offsets, "H"):
-            return 0
-        offset = _number(self.data, offsets + slot, "H")
-        return self.at + offset if offset else 0
-
-
 def read_tflite(path: Path) -> Description:
     """Returns the description of a TFLite model; the names of its inputs and outputs are those of its signature.
 
@@ -111,7 +57,7 @@ def read_tflite(path: Path) -> Description:
 
 
 def _description(path: Path, data: bytes) -> Description:
-    model = Table(data, _number(data, 0, "I"))
+    model = root(data)
     codes = [_operation(code) for code in model.tables(1)]
     graphs = model.tables(2)
     if not graphs:
@@ -186,8 +132,3 @@ def _tensor(name: str, tensor: Table) -> TensorInfo:
     shape = tuple(None if size < 0 else size for size in sizes)
     is_known = bool(shape) or tensor.number(8, "b") != 0  # field 8: whether the rank is known
     return TensorInfo(name, DTYPES[dtype] if dtype < len(DTYPES) else f"dtype {dtype}", shape if is_known else None)
-
-
-def _number(data: bytes, at: int, kind: str) -> int:
-    number: int = struct.unpack_from(f"<{kind}", data, at)[0]
-    return number

@@ -10,12 +10,12 @@ from typing import Any
 from unfreeze.callbacks import OnMessage, ignore
 from unfreeze.errors import UnsupportedError, VerificationError
 from unfreeze.export_record import ExportRecord, read_record
-from unfreeze.model_paths import saved_model_folder
+from unfreeze.model_paths import saved_model_folder, saved_model_in
 from unfreeze.publishing.base_paths import open_base_path
 from unfreeze.publishing.labels import read_labels, write_labels
 from unfreeze.publishing.version_numbers import next_version
 from unfreeze.publishing.version_records import records_to_publish
-from unfreeze.runtimes import find_model_file, has_saved_model
+from unfreeze.runtimes import find_model_file
 from unfreeze.targets.deployable import require_deployable
 from unfreeze.targets.model_config import require_label
 from unfreeze.targets.server_versions import parse_server_version
@@ -101,7 +101,7 @@ def publish(
 def require_no_other_format(path: str | Path) -> None:
     """Raises UnsupportedError for a file of another runtime, and for an export that has such files only."""
     file = find_model_file(Path(path))
-    if file is None or has_saved_model(Path(path)):
+    if file is None or saved_model_in(Path(path)):
         return
     raise UnsupportedError(
         f"not supported: {file.path} is a file of {file.runtime.name}, and unfreeze publish takes SavedModels only, as "

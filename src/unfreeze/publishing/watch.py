@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 
 from unfreeze.callbacks import OnMessage, ignore
 from unfreeze.errors import CheckpointError, UnfreezeError
+from unfreeze.exporting.option_checks import require_input_shape
 from unfreeze.exporting.side_inputs import SideInput
 from unfreeze.input_types import require_known_input_types
 from unfreeze.publishing.base_paths import BasePath, open_base_path
@@ -110,6 +111,7 @@ def watch(
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: does not exist. Expected the folder that training writes its checkpoints to.")
     require_known_input_types(input_types)
+    require_input_shape(input_shape)
     for runtime in runtimes:
         parse_server_version(runtime)
     for label in labels:

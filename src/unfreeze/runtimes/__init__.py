@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Protocol, cast
 
-from unfreeze.model_paths import saved_model_folder
+from unfreeze.model_paths import saved_model_folder, saved_model_in
 from unfreeze.runtimes.loaded_file import LoadedFile
 from unfreeze.runtimes.model import Model, require_detections
 
@@ -96,7 +96,7 @@ def find_model(path: str | Path) -> ModelFile:
     for runtime in RUNTIMES:
         if runtime.suffix and is_file and file.suffix == runtime.suffix:
             return ModelFile(file, runtime)
-    if "://" not in str(path) and not has_saved_model(file) and (found := find_model_file(file)):
+    if "://" not in str(path) and not saved_model_in(file) and (found := find_model_file(file)):
         return found
     return ModelFile(saved_model_folder(path), RUNTIMES[0])
 
@@ -117,11 +117,6 @@ def load_model(file: ModelFile, threads: int | None = None) -> Model:
 def load_any_model(file: ModelFile, threads: int | None = None) -> Model:
     """Returns a model of images, a detector or another, ready to run; as `load_model`."""
     return cast(RuntimeModule, import_module(file.runtime.module)).load_model(file.path, threads)
-
-
-def has_saved_model(folder: Path) -> bool:
-    """Returns whether a folder is a SavedModel or has one in saved_model/, which comes before other files."""
-    return any((path / SAVED_MODEL).is_file() for path in (folder, folder / "saved_model"))
 
 
 def find_model_file(path: Path) -> ModelFile | None:

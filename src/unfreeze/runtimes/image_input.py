@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from unfreeze.errors import SavedModelError
-from unfreeze.runtimes.loaded_file import LoadedFile, Shape, library_message
+from unfreeze.formatting import first_line
+from unfreeze.runtimes.loaded_file import LoadedFile, Shape
 from unfreeze.runtimes.model import Outputs, name_list
 
 
@@ -50,7 +51,7 @@ class FileModel:
         try:
             results = [self.call(batch) for batch in self.input.batches(images)]
         except Exception as error:  # each runtime has its own errors
-            raise SavedModelError(f"{self.path}: the model failed: {library_message(error)}") from error
+            raise SavedModelError(f"{self.path}: the model failed: {first_line(error)}") from error
         return {name: np.concatenate([result[name] for result in results])[: len(images)] for name in results[0]}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -49,7 +50,10 @@ def load_file(path: Path, threads: int | None) -> LoadedFile:
     signatures = interpreter.get_signature_list()
     outputs = interpreter.get_output_details()
     if not signatures and len(outputs) == 4 and outputs[0]["name"] == POSTPROCESS:
-        return _postprocess_file(path, content, interpreter)
+        try:
+            return _postprocess_file(path, content, interpreter)
+        except (struct.error, IndexError) as error:  # its metadata is damaged, which LiteRT does not read
+            raise cannot_be_loaded(path, "LiteRT", error) from None
     if len(signatures) != 1:
         raise SavedModelError(f"{path}: must have one signature (found {name_list(signatures)})")
     runner = interpreter.get_signature_runner()

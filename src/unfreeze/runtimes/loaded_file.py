@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -15,7 +14,6 @@ from unfreeze.errors import MissingExtraError, SavedModelError
 from unfreeze.formatting import first_line
 from unfreeze.runtimes.model import Outputs
 
-OPENVINO_HEADINGS = re.compile(r"Exception from \S+:\d+:|Check '.*' failed at \S+:\d+:|While validating node ")
 Shape = tuple[int | None, ...]  # a dimension is None if it may have any length
 
 
@@ -33,7 +31,7 @@ class LoadedFile:
     """A loaded model file with all its inputs and outputs.
 
     `call` takes an array for each input, of its dtype and shape, and returns all outputs. Several threads may call it.
-    It raises the errors of its library.
+    It raises the errors of its library, which say in their first line what is wrong.
     """
 
     path: Path
@@ -55,11 +53,5 @@ def imported(module: str, path: Path, extra: str) -> ModuleType:
 
 def cannot_be_loaded(path: Path, library: str, error: Exception) -> SavedModelError:
     """Returns the error for a file that a runtime rejects."""
-    message = library_message(error).rstrip(".")
+    message = first_line(error).rstrip(".")
     return SavedModelError(f"{path} cannot be loaded by {library}: {message}. Copy or export it again.")
-
-
-def library_message(error: Exception, limit: int = 300) -> str:
-    """Returns the line of a library's error that says what is wrong; OpenVINO's begins with lines of its own source."""
-    lines = [line for line in str(error).splitlines() if not OPENVINO_HEADINGS.match(line)]
-    return first_line("\n".join(lines) or error, limit)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping
 from importlib import import_module
@@ -16,6 +17,7 @@ from unfreeze.runtimes.loaded_file import LoadedFile, TensorSpec, cannot_be_load
 from unfreeze.runtimes.model import Outputs
 
 CONVERTER = "openvino.tools.ovc"
+HEADINGS = re.compile(r"Exception from \S+:\d+:|Check '.*' failed at \S+:\d+:|While validating node ")
 
 
 def load_model(path: Path, threads: int | None) -> FileModel:
@@ -41,16 +43,25 @@ def load_file(path: Path, threads: int | None) -> LoadedFile:
     try:
         compiled = openvino.Core().compile_model(str(path), "CPU", settings)
     except Exception as error:
-        raise cannot_be_loaded(path, "OpenVINO", error) from None
+        raise cannot_be_loaded(path, "OpenVINO", without_headings(error)) from None
     inputs = tuple(map(tensor_spec, compiled.inputs))
     outputs = tuple(map(tensor_spec, compiled.outputs))
 
     def call(arrays: Mapping[str, np.ndarray]) -> Outputs:
         request = compiled.create_infer_request()  # one for each call, so that several threads can run the model
-        results = request.infer([arrays[spec.name] for spec in inputs])
+        try:
+            results = request.infer([arrays[spec.name] for spec in inputs])
+        except RuntimeError as error:
+            raise without_headings(error) from None
         return {spec.name: np.array(results[index]) for index, spec in enumerate(outputs)}
 
     return LoadedFile(path, inputs, outputs, call)
+
+
+def without_headings(error: Exception) -> RuntimeError:
+    """Returns an error of OpenVINO without the lines about its own source, so that the first line is the reason."""
+    lines = [line for line in str(error).splitlines() if not HEADINGS.match(line)]
+    return RuntimeError("\n".join(lines) or str(error))
 
 
 def require_intermediate_representation(path: Path) -> None:

@@ -11,8 +11,9 @@ from tensorflow.core.framework import tensor_shape_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 
 from unfreeze.errors import MissingExtraError, SavedModelError
+from unfreeze.formatting import first_line
 from unfreeze.runtimes import ModelFile, load_file
-from unfreeze.runtimes.loaded_file import LoadedFile, TensorSpec, library_message
+from unfreeze.runtimes.loaded_file import LoadedFile, TensorSpec
 from unfreeze.server.loaded import DEFAULT_SIGNATURE, MAX_MESSAGE_CHARS, Arrays, LoadedModel
 from unfreeze.server.status import StatusCode, StatusError, invalid
 
@@ -37,7 +38,7 @@ class ServedFile(LoadedModel):
         try:
             arrays = self.file.call(inputs)
         except Exception as error:  # each runtime has its own errors
-            message = f"{self.runtime}: {library_message(error, MAX_MESSAGE_CHARS)}"
+            message = f"{self.runtime}: {first_line(error, MAX_MESSAGE_CHARS)}"
             raise StatusError(StatusCode.UNKNOWN, message) from error
         return {name: arrays[name] for name in (outputs or arrays)}
 

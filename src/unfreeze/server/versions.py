@@ -14,6 +14,7 @@ from typing import Any
 from tensorflow_serving.apis import get_model_metadata_pb2
 
 from unfreeze.callbacks import OnMessage, ignore
+from unfreeze.model_paths import saved_model_in
 from unfreeze.runtimes import find_model_file
 from unfreeze.server.loaded import LoadedModel
 from unfreeze.server.loading import other_model_file, version_folder
@@ -272,9 +273,9 @@ def find_version_folders(base_path: Path, on_duplicate: OnMessage = ignore) -> d
         return {1: base_path} if find_model_file(base_path) else {}
     folders = {version: base_path / name for version, name in version_folders(names, on_duplicate).items()}
     if not folders:
-        for folder in (base_path, base_path / "saved_model"):
-            if (folder / SAVED_MODEL).is_file():
-                return {1: folder}
+        saved_model = saved_model_in(base_path)
+        if saved_model is not None:
+            return {1: saved_model}
         if find_model_file(base_path):
             return {1: base_path}
     return folders

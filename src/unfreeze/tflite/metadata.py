@@ -17,6 +17,8 @@ import flatbuffers
 import numpy as np
 from tensorflow.lite.python import schema_py_generated as schema
 
+from unfreeze import flatbuffer
+
 LABELS = "labels.txt"
 UNKNOWN = "???"  # as in the files of labels that come with models
 METADATA = b"TFLITE_METADATA"
@@ -137,9 +139,9 @@ def with_signature_metadata(model: bytes, shape: Sequence[int], names: Mapping[i
         shape: height, width and channels of the input.
         names: the names of the classes by id (from 1), as `detection_classes` has them.
     """
-    contents = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(model, 0))
-    by_tensor = {output.tensorIndex: output.name.decode() for output in contents.signatureDefs[0].outputs}
-    outputs = [output_of_signature(by_tensor[tensor]) for tensor in contents.subgraphs[0].outputs]
+    tables = flatbuffer.root(model)
+    by_tensor = {output.number(1, "I"): output.text(0) for output in tables.tables(7)[0].tables(1)}
+    outputs = [output_of_signature(by_tensor[tensor]) for tensor in tables.tables(2)[0].numbers(2)]
     metadata = detection_metadata(shape, [0.0], [1.0], outputs, has_labels=bool(names))
     return with_metadata(model, metadata, label_lines(names, first=0, last=max(names, default=0)) if names else ())
 

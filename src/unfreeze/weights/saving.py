@@ -12,7 +12,7 @@ from typing import Any
 import tensorflow as tf
 
 from unfreeze.weights.branches import Weights
-from unfreeze.weights.checkpoints import OBJECT_GRAPH, VALUE, CheckpointFormat, Generation
+from unfreeze.weights.checkpoints import OBJECT_GRAPH, STATE_FILE, VALUE, CheckpointFormat, Generation
 from unfreeze.weights.objects import MODEL
 from unfreeze.weights.training_state import MOVING_AVERAGE, training_state
 
@@ -48,6 +48,11 @@ def write_checkpoint(weights: Weights, prefix: Path, *, as_stored: bool = False)
         shape_and_slices=[""] * len(keys),
         tensors=[tf.convert_to_tensor(tensors[key]) for key in keys],
     )
+
+
+def write_state_file(folder: Path, name: str) -> None:
+    """Writes the file `checkpoint`, which names the newest checkpoint of a folder."""
+    (folder / STATE_FILE).write_text(f'model_checkpoint_path: "{name}"\nall_model_checkpoint_paths: "{name}"\n')
 
 
 def _without_slots(serialized: bytes, kept: Mapping[str, Any]) -> Any:
