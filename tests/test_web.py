@@ -129,14 +129,25 @@ def chromium() -> Iterator[Any]:
         browser.close()
 
 
+def listen_for_choosers(tab: Any) -> None:
+    """Has the browser report its file choosers from the start, rather than by `expect_file_chooser` alone.
+
+    That call asks for the reports and does not wait for the answer: a key that follows may arrive first, and then
+    headless Chromium cancels the chooser without a report.
+    """
+    tab.on("filechooser", lambda chooser: None)
+
+
 @pytest.fixture
 def page(chromium: Any) -> Iterator[Any]:
     """A tab. Errors in its console fail the test, except for failed requests, which some tests provoke."""
     context = chromium.new_context(viewport={"width": 1200, "height": 900})
     context.set_default_timeout(LONG_S * 1000)
     tab = context.new_page()
+    listen_for_choosers(tab)
     console_errors: list[str] = []
     tab.on("pageerror", lambda error: console_errors.append(str(error)))
+    tab.on("console", lambda message: print(f"console: {message.type}: {message.text}"))  # shown where a test fails
     tab.on("console", lambda message: console_errors.append(message.text) if message.type == "error" else None)
     yield tab
     context.close()
@@ -414,7 +425,7 @@ def test_keyboard_only(page: Any, running: Server) -> None:
     page.keyboard.press("Tab")
     assert focused() == "file"
     with page.expect_file_chooser() as chooser:
-        page.keyboard.press("Space")
+        page.keyboard.press("Enter")
     chooser.value.set_files([{"name": "a.png", "mimeType": "image/png", "buffer": encoded_image()}])
     says(page, "#summary", "half")
     for _ in range(2):
@@ -455,6 +466,7 @@ def test_photo_is_taken_on_a_phone(chromium: Any, running: Server) -> None:
     context = chromium.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
     try:
         phone = context.new_page()
+        listen_for_choosers(phone)
         visit(phone, running)
         with phone.expect_file_chooser() as chooser:
             phone.get_by_text("Take a photo").tap()
