@@ -125,7 +125,7 @@ class Variables:
 
     def fill(self, values: Callable[[str], np.ndarray]) -> None:
         _assign(self.variables, values)
-        self.initializer()
+        self._initialize()  # eagerly: tracing the function of a SavedModel would take five times as long
 
     @cached_property
     def creator(self) -> Any:
