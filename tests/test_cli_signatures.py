@@ -21,6 +21,7 @@ FUNCTIONS = {
     "package kserve": "package_kserve",
     "package sagemaker": "package_sagemaker",
     "package tensorflow-serving": "package_tensorflow_serving",
+    "package triton": "package_triton",
 }
 # How a result is printed is not a matter of the function.
 PRINTING = {"as_json", "quiet", "traceback", "log_level", "exit_code"}
@@ -30,7 +31,7 @@ COMMAND_ONLY = {
     },
 }
 # Functions, and objects that a command line cannot have.
-CALLBACKS = {"on_progress", "on_warning", "on_advance", "on_failure", "on_published"}
+CALLBACKS = {"on_progress", "on_warning", "on_advance", "on_failure", "on_published", "on_decision"}
 FUNCTION_ONLY = {
     "export": {
         "side_inputs",  # the typed form of --side-input-shapes, -names and -types

@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "comparison": {
         "config", "exporting", "graphs", "inspection", "model_paths", "runtimes", "verification", "weights",
     },
-    "publishing": {"exporting", "model_paths", "runtimes", "targets", "verification", "weights"},
+    "publishing": {"evaluation", "exporting", "model_paths", "runtimes", "targets", "verification", "weights"},
     "exporting": {
         "config", "detectors", "formats", "graphs", "inspection", "model_paths", "runtimes", "savedmodel", "targets",
         "tflite", "verification", "weights",
@@ -52,7 +52,7 @@ MAY_IMPORT = {
     "necks": {"ops"},
     "heads": {"ops"},
     "ops": set(),
-    "targets": {"model_paths", "prediction", "verification"},
+    "targets": {"model_paths", "prediction", "runtimes", "verification"},
     "verification": {"graphs", "images", "prediction", "runtimes"},
     "server": {"model_paths", "runtimes", "web"},
     "web": {"config"},

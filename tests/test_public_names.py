@@ -22,7 +22,7 @@ FUNCTIONS = [
         "package_kserve",
         "package_sagemaker",
     ),
-    *("package_tensorflow_serving", "predict", "predict_many", "prune", "publish", "rollback"),
+    *("package_tensorflow_serving", "package_triton", "predict", "predict_many", "prune", "publish", "rollback"),
     *("serve", "start_sagemaker", "start_server", "verify", "watch"),
 ]
 HEAVY = ("tensorflow", "numpy", "PIL", "google.protobuf", "rich")

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from unfreeze.targets.kserve import package_kserve
     from unfreeze.targets.sagemaker import package_sagemaker
     from unfreeze.targets.tensorflow_serving import package_tensorflow_serving
+    from unfreeze.targets.triton import package_triton
 
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "package_kserve",
     "package_sagemaker",
     "package_tensorflow_serving",
+    "package_triton",
     "predict",
     "predict_many",
     "prune",
@@ -72,6 +74,7 @@ PUBLIC = {
     "package_kserve": "unfreeze.targets.kserve",
     "package_sagemaker": "unfreeze.targets.sagemaker",
     "package_tensorflow_serving": "unfreeze.targets.tensorflow_serving",
+    "package_triton": "unfreeze.targets.triton",
     "predict": "unfreeze.prediction.predict",
     "predict_many": "unfreeze.prediction.predict_many",
     "prune": "unfreeze.publishing.prune",

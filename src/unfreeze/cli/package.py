@@ -1,4 +1,4 @@
-"""`unfreeze package tensorflow-serving`, `kserve` and `sagemaker`."""
+"""`unfreeze package tensorflow-serving`, `kserve`, `sagemaker` and `triton`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from unfreeze.cli.terminal import print_result, progress
 from unfreeze.targets.server_versions import parse_server_version
 
 if TYPE_CHECKING:
+    from unfreeze.callbacks import OnMessage
     from unfreeze.targets.packaged import Packaged
 
 
@@ -25,8 +26,11 @@ def package() -> None:
     """
 
 
-def packaging(target: str) -> Callable[[Callable[..., None]], click.Command]:
-    """Returns a decorator that makes a function a subcommand, with the arguments and options that all of them have."""
+def packaging(target: str, model: str = "saved_model") -> Callable[[Callable[..., None]], click.Command]:
+    """Returns a decorator that makes a function a subcommand, with the arguments and options that all of them have.
+
+    `model` is the name of the argument for the model.
+    """
     default_version = parse_server_version(target)
 
     def decorate(function: Callable[..., None]) -> click.Command:
@@ -58,7 +62,7 @@ def packaging(target: str) -> Callable[[Callable[..., None]], click.Command]:
                 metavar="NAME",
                 help="The name of the deployed model.",
             ),
-            click.argument("saved_model", type=PATH),
+            click.argument(model, type=PATH),
         ):
             function = parameter(function)
         decorated = command(target)(function)
@@ -68,10 +72,10 @@ def packaging(target: str) -> Callable[[Callable[..., None]], click.Command]:
     return decorate
 
 
-def run_packaging(write: Callable[[], Packaged], quiet: bool, as_json: bool) -> None:
-    """Writes a package and prints the result."""
-    with progress(quiet):
-        packaged = write()
+def run_packaging(write: Callable[[OnMessage], Packaged], quiet: bool, as_json: bool) -> None:
+    """Writes a package and prints the result; `write` receives the function that prints warnings."""
+    with progress(quiet) as (_, on_warning):
+        packaged = write(on_warning)
     print_result(packaged.to_dict(), str(packaged), as_json=as_json, quiet=quiet)
 
 
@@ -92,6 +96,22 @@ memory = option(
     metavar="AMOUNT",
     help="How much memory each server gets, in the notation of Kubernetes.",
 )
+gpus = option(
+    "--gpus",
+    section=Section.SERVER,
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="How many NVIDIA GPUs each server gets; with at least one, the container image is the one for GPUs.",
+)
+gpu_memory_fraction = option(
+    "--gpu-memory-fraction",
+    section=Section.SERVER,
+    type=click.FloatRange(0, 1, min_open=True),
+    metavar="PART",
+    help="The part of each GPU's memory that a server may use, such as 0.5. Default: all of it.",
+)
 version = option(
     "--version",
     section=Section.SERVER,
@@ -107,6 +127,8 @@ version = option(
 @version
 @cpus
 @memory
+@gpus
+@gpu_memory_fraction
 @option(
     "--batching/--no-batching",
     section=Section.SERVER,
@@ -121,7 +143,9 @@ def package_tensorflow_serving(saved_model: str, as_json: bool, quiet: bool, **s
     """
     from unfreeze.targets.tensorflow_serving import package_tensorflow_serving
 
-    run_packaging(lambda: package_tensorflow_serving(saved_model, **settings), quiet, as_json)
+    run_packaging(
+        lambda on_warning: package_tensorflow_serving(saved_model, **settings, on_warning=on_warning), quiet, as_json
+    )
 
 
 @packaging("kserve")
@@ -135,11 +159,13 @@ def package_tensorflow_serving(saved_model: str, as_json: bool, quiet: bool, **s
 )
 @cpus
 @memory
+@gpus
+@gpu_memory_fraction
 def package_kserve(saved_model: str, as_json: bool, quiet: bool, **settings: Any) -> None:
     """Write a KServe deployment: inference-service.yaml."""
     from unfreeze.targets.kserve import package_kserve
 
-    run_packaging(lambda: package_kserve(saved_model, **settings), quiet, as_json)
+    run_packaging(lambda on_warning: package_kserve(saved_model, **settings, on_warning=on_warning), quiet, as_json)
 
 
 @packaging("sagemaker")
@@ -180,7 +206,14 @@ def package_kserve(saved_model: str, as_json: bool, quiet: bool, **settings: Any
     default="ml.m5.xlarge",
     show_default=True,
     metavar="TYPE",
-    help="The instance type of the endpoint.",
+    help="The instance type of the endpoint; its processor decides which container image is used.",
+)
+@option(
+    "--multi-model-endpoint",
+    section=Section.SERVER,
+    metavar="ENDPOINT",
+    help="Add the model to this multi-model endpoint, which serves several models. Default: the model has an endpoint "
+    "of its own, NAME.",
 )
 def package_sagemaker(saved_model: str, as_json: bool, quiet: bool, **settings: Any) -> None:
     """Write an Amazon SageMaker deployment.
@@ -190,4 +223,44 @@ def package_sagemaker(saved_model: str, as_json: bool, quiet: bool, **settings: 
     """
     from unfreeze.targets.sagemaker import package_sagemaker
 
-    run_packaging(lambda: package_sagemaker(saved_model, **settings), quiet, as_json)
+    run_packaging(lambda on_warning: package_sagemaker(saved_model, **settings, on_warning=on_warning), quiet, as_json)
+
+
+@packaging("triton", model="model")
+@version
+@option(
+    "--signature",
+    section=Section.MODEL,
+    default="serving_default",
+    show_default=True,
+    metavar="NAME",
+    help="The signature of a SavedModel that is served.",
+)
+@options.label_map()
+@option(
+    "--max-batch-size",
+    section=Section.SERVER,
+    type=click.IntRange(0),
+    metavar="N",
+    help="How many images Triton may combine into one batch; 0 for none. Default: 8, if every input and output has a "
+    "batch dimension.",
+)
+@option(
+    "--instances",
+    section=Section.SERVER,
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="How many copies of the model run at once, on each GPU or on the CPU.",
+)
+@gpus
+@gpu_memory_fraction
+def package_triton(model: str, as_json: bool, quiet: bool, **settings: Any) -> None:
+    """Write a Triton deployment: a model repository with config.pbtxt, and compose.yaml.
+
+    MODEL is a SavedModel or an .onnx file.
+    """
+    from unfreeze.targets.triton import package_triton
+
+    run_packaging(lambda on_warning: package_triton(model, **settings, on_warning=on_warning), quiet, as_json)

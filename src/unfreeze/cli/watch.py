@@ -13,6 +13,7 @@ from unfreeze.cli.terminal import print_line, print_result, progress
 
 if TYPE_CHECKING:
     from unfreeze.errors import UnfreezeError
+    from unfreeze.publishing.map_gate import Decision
     from unfreeze.publishing.publish import Published
 
 
@@ -67,13 +68,40 @@ if TYPE_CHECKING:
     metavar="LABEL",
     help="A label that moves to each new version (repeatable).",
 )
+@option(
+    "--min-map",
+    section=Section.VERIFICATION,
+    type=click.FloatRange(0, 1),
+    metavar="MAP",
+    help="Publish only checkpoints with at least this mAP (COCO's) on --annotations.",
+)
+@option(
+    "--keep-best",
+    section=Section.VERIFICATION,
+    is_flag=True,
+    help="Publish only checkpoints with at least the mAP of the best one that was published.",
+)
+@option(
+    "--annotations",
+    section=Section.VERIFICATION,
+    type=PATH,
+    metavar="FILES",
+    help="A JSON file in COCO's format, or TFRecord files (a file or a quoted pattern), for --min-map and --keep-best.",
+)
+@option(
+    "--images",
+    section=Section.VERIFICATION,
+    type=PATH,
+    metavar="FOLDER",
+    help="The folder of the images that the JSON file names. Default: the folder of the JSON file.",
+)
 @options.runtimes
 @options.quiet
 def watch(training_folder: str, model_base_path: str, quiet: bool, **settings: Any) -> int:
     """Publish each new checkpoint of a running training.
 
     Each complete checkpoint in TRAINING_FOLDER is exported, verified, and published as the next version in
-    MODEL_BASE_PATH, until Ctrl-C.
+    MODEL_BASE_PATH, until Ctrl-C. With --min-map or --keep-best, only checkpoints that are good enough are published.
     """
     failures: list[str] = []
 
@@ -84,6 +112,9 @@ def watch(training_folder: str, model_base_path: str, quiet: bool, **settings: A
     def on_published(published: Published, step: int) -> None:
         print_result(None, f"step {step}: {published}", quiet=quiet)
 
+    def on_decision(decision: Decision) -> None:
+        print_result(None, str(decision), quiet=quiet)
+
     with progress(quiet) as (on_progress, on_warning):
         from unfreeze.publishing.watch import watch
 
@@ -93,6 +124,7 @@ def watch(training_folder: str, model_base_path: str, quiet: bool, **settings: A
             **settings,
             on_published=on_published,
             on_failure=on_failure,
+            on_decision=on_decision,
             on_progress=on_progress,
             on_warning=on_warning,
         )

@@ -9,19 +9,19 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from unfreeze.callbacks import OnMessage, ignore
-from unfreeze.errors import CheckpointError, UnfreezeError
+from unfreeze.errors import CheckpointError, ImageError, MissingExtraError, UnfreezeError
 from unfreeze.exporting.option_checks import require_input_shape
 from unfreeze.exporting.side_inputs import SideInput
 from unfreeze.input_types import require_known_input_types
 from unfreeze.publishing.base_paths import BasePath, open_base_path
+from unfreeze.publishing.file_stamps import FileStamps, checkpoint_stamps
+from unfreeze.publishing.map_gate import Decision, MapGate, open_gate
 from unfreeze.publishing.prune import prune
 from unfreeze.publishing.publish import Published, publish
 from unfreeze.publishing.version_records import export_records
 from unfreeze.targets.model_config import require_label
 from unfreeze.targets.server_versions import parse_server_version
 from unfreeze.weights import find_checkpoints, read_index
-
-FileStamps = tuple[tuple[str, int, int], ...]  # name, size and time of each file of a checkpoint
 
 
 def watch(
@@ -32,6 +32,10 @@ def watch(
     interval_s: float = 30,
     once: bool = False,
     labels: Sequence[str] = (),
+    min_map: float | None = None,
+    keep_best: bool = False,
+    annotations: str | Path | None = None,
+    images: str | Path | None = None,
     pipeline_config_path: str | Path | None = None,
     input_types: Sequence[str] = (),
     input_shape: Sequence[int | None] | None = None,
@@ -47,6 +51,7 @@ def watch(
     runtimes: Sequence[str] = (),
     on_published: Callable[[Published, int], None] = lambda published, step: None,
     on_failure: Callable[[Path, UnfreezeError], None] = lambda prefix, error: None,
+    on_decision: Callable[[Decision], None] = lambda decision: None,
     on_progress: OnMessage = ignore,
     on_warning: OnMessage = ignore,
 ) -> list[Published]:
@@ -62,20 +67,27 @@ def watch(
         keep: how many of the newest versions stay; those with a label stay too.
         interval_s: how often to look for new checkpoints, in seconds.
         once: publish the checkpoints that exist, and return.
+        min_map: publish only checkpoints with at least this mAP (COCO's, 0 to 1) on `annotations`.
+        keep_best: publish only checkpoints with at least the mAP of the best one that was published. The mAP of each
+            checkpoint is kept in watch.json in the model base path.
+        annotations: COCO's JSON, or TFRecord files (a file or a pattern), for `min_map` and `keep_best`.
+        images: the folder of the images that the JSON names; by default the folder of the JSON.
         labels: names by which clients request a version; they move to each new version.
         pipeline_config_path, input_types, input_shape, side_inputs, label_map, config_override, allow_unknown_fields,
             kept_outputs, score_threshold, max_detections, weights, suppression, runtimes: as for `export`.
         on_published: receives each published version and the step of its checkpoint.
         on_failure: receives the prefix of each checkpoint that failed, and the error.
+        on_decision: receives the mAP of each checkpoint that was evaluated, and whether it is published.
 
     Returns: the published versions, if `once` is true.
 
     Raises: CheckpointError if the training folder does not exist. SavedModelError if the export.json of a version
         cannot be read: then it is not known which steps are published, and an older step could become the newest
-        version.
+        version. ImageError, MissingExtraError if the annotations cannot be read, which are the same for every
+        checkpoint.
     """
 
-    def publish_checkpoint(prefix: Path) -> Published:
+    def publish_checkpoint(prefix: Path, step: int) -> Published | None:
         from unfreeze.exporting.from_checkpoint import export_checkpoint  # imports TensorFlow, which takes seconds
 
         with TemporaryDirectory(prefix="unfreeze-watch-") as work:
@@ -98,7 +110,13 @@ def watch(
                 on_progress=on_progress,
                 on_warning=on_warning,
             )
-            return publish(
+            decision = gate.decide(exported.saved_model, step, on_progress) if gate else None
+            if gate and decision:
+                on_decision(decision)
+                if not decision.publish:
+                    gate.record(prefix, decision)
+                    return None
+            published = publish(
                 exported.saved_model,
                 str(base),
                 labels=labels,
@@ -106,6 +124,9 @@ def watch(
                 on_progress=on_progress,
                 on_warning=on_warning,
             )
+            if gate and decision:
+                gate.record(prefix, decision)
+            return published
 
     folder = Path(training_folder)
     if not folder.is_dir():
@@ -117,18 +138,23 @@ def watch(
     for label in labels:
         require_label(label)
     base = open_base_path(model_base_path)
+    gate = open_gate(base, min_map=min_map, keep_best=keep_best, annotations=annotations, images=images)
     all_published: list[Published] = []
     failed: dict[Path, FileStamps] = {}
     while True:
-        for prefix, step in _new_checkpoints(folder, base, failed, on_progress)[-keep:]:
-            stamps = _file_stamps(prefix)
+        for prefix, step in _new_checkpoints(folder, base, gate, failed, on_progress)[-keep:]:
+            stamps = checkpoint_stamps(prefix)
             try:
-                published = publish_checkpoint(prefix)
+                published = publish_checkpoint(prefix, step)
+            except (ImageError, MissingExtraError):  # about the annotations, not about this checkpoint
+                raise
             except UnfreezeError as error:
                 failed[prefix] = stamps
                 on_failure(prefix, error)
                 continue
             gc.collect()  # a traced network is a reference cycle, and this process runs for days
+            if published is None:
+                continue
             all_published.append(published)
             on_published(published, step)
             prune(str(base), keep=keep)
@@ -139,15 +165,16 @@ def watch(
 
 
 def _new_checkpoints(
-    folder: Path, base: BasePath, failed: Mapping[Path, FileStamps], on_progress: OnMessage
+    folder: Path, base: BasePath, gate: MapGate | None, failed: Mapping[Path, FileStamps], on_progress: OnMessage
 ) -> list[tuple[Path, int]]:
-    """Returns prefix and step of the complete checkpoints that are newer than any published one, oldest first."""
-    newest = max(_published_steps(folder, base), default=-1)
+    """Returns prefix and step of the complete checkpoints that are newer than any decided one, oldest first."""
+    rejected = gate.rejected_steps(folder) if gate else ()
+    newest = max([*_published_steps(folder, base), *rejected], default=-1)
     checkpoints = []
     for candidate in find_checkpoints(folder):
         if candidate.step is None or candidate.step <= newest:
             continue
-        if failed.get(candidate.prefix) == _file_stamps(candidate.prefix):
+        if failed.get(candidate.prefix) == checkpoint_stamps(candidate.prefix):
             continue
         missing = candidate.missing or _index_problem(candidate.prefix)
         if missing:
@@ -173,15 +200,3 @@ def _index_problem(prefix: Path) -> str:
         return read_index(prefix).missing_data()
     except (CheckpointError, OSError) as error:
         return str(error)
-
-
-def _file_stamps(prefix: Path) -> FileStamps:
-    paths = sorted(path for path in prefix.parent.iterdir() if path.name.startswith(f"{prefix.name}."))
-    stamps = []
-    for path in paths:
-        try:
-            stat = path.stat()
-        except OSError:  # deleted meanwhile, as trainings do with their oldest checkpoints
-            continue
-        stamps.append((path.name, stat.st_size, stat.st_mtime_ns))
-    return tuple(stamps)

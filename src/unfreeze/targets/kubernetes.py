@@ -13,6 +13,7 @@ from jinja2 import Environment, StrictUndefined
 
 from unfreeze.errors import OutputError
 from unfreeze.onednn import ASSUME_FROZEN_WEIGHTS
+from unfreeze.targets.gpus import ALLOW_GROWTH, Gpus
 
 _NAME = re.compile(r"[a-z0-9](-*[a-z0-9]){0,49}", re.ASCII)
 _MEMORY = re.compile(r"\d+(\.\d+)?([KMGT]i?)?", re.ASCII)
@@ -40,19 +41,33 @@ def require_memory(memory: str) -> str:
     return memory
 
 
-def render_manifest(manifest: str, environment: Mapping[str, str], **values: object) -> str:
-    """Returns the text of data/MANIFEST.jinja with these values and with the server's environment variables.
+def memory_bytes(memory: str) -> int:
+    """Returns the bytes of an amount of memory in the notation of Kubernetes, such as 4Gi or 500M."""
+    number, suffix = re.fullmatch(r"([\d.]+)(.*)", memory).groups()  # type: ignore[union-attr]  # require_memory
+    base = 1024 if suffix.endswith("i") else 1000
+    return int(float(number) * base ** ("KMGT".index(suffix[0]) + 1 if suffix else 0))
+
+
+def render_manifest(manifest: str, environment: Mapping[str, str], gpus: Gpus, **values: object) -> str:
+    """Returns the text of data/MANIFEST.jinja with these values, the server's environment variables and its GPUs.
 
     Values are not escaped: they must have been checked.
     """
     template = (files("unfreeze.targets") / "data" / f"{manifest}.jinja").read_text("utf-8")
     jinja = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
-    comment = environment_comment(environment)
-    return jinja.from_string(template).render(environment=environment, environment_comment=comment, **values)
+    return jinja.from_string(template).render(
+        environment={**environment, **gpus.environment},
+        environment_comment=environment_comment(environment) + gpu_comment(gpus),
+        gpus=gpus.count,
+        gpu_flags=gpus.flags,
+        **values,
+    )
 
 
 def environment_comment(environment: Mapping[str, str]) -> list[str]:
-    """Returns the comment lines above the environment variables for oneDNN."""
+    """Returns the comment lines above the environment variables for oneDNN; none if there are no variables."""
+    if not environment:
+        return []
     if ASSUME_FROZEN_WEIGHTS in environment:
         return [
             "oneDNN keeps reordered weights for each version of the model, so a new version needs no restart.",
@@ -60,3 +75,10 @@ def environment_comment(environment: Mapping[str, str]) -> list[str]:
             "`unfreeze package` omits it for such a model.",
         ]
     return [f"{ASSUME_FROZEN_WEIGHTS} is not set, since weights of this model depend on the request."]
+
+
+def gpu_comment(gpus: Gpus) -> list[str]:
+    """Returns the comment line above the environment variable for GPUs; none without GPUs."""
+    if not gpus.environment:
+        return []
+    return [f"{ALLOW_GROWTH}: the server allocates GPU memory when it needs it, not all of it at the start."]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ from unfreeze.export_record import read_record
 from unfreeze.model_paths import saved_model_folder
 from unfreeze.onednn import server_environment
 from unfreeze.targets.deployable import require_deployable
+from unfreeze.targets.instance_types import Hardware
+from unfreeze.targets.platform_limits import ModelNumbers, model_numbers
 from unfreeze.targets.server_versions import ServerVersion, parse_server_version
 
 
@@ -19,13 +21,14 @@ from unfreeze.targets.server_versions import ServerVersion, parse_server_version
 class ServedModel:
     """A SavedModel that a server can load, with the server's environment variables for oneDNN.
 
-    `note` says why one of the variables is not set.
+    `note` says why one of the variables is not set. `numbers` are what the limits of platforms are compared with.
     """
 
     folder: Path
     server: ServerVersion
     environment: Mapping[str, str]
     note: str | None = None
+    numbers: ModelNumbers = field(default_factory=ModelNumbers, repr=False)
 
 
 @dataclass(frozen=True)
@@ -53,23 +56,28 @@ class Packaged:
         return f"{packaged}\n{self.model.note}" if self.model.note else packaged
 
 
-def read_served_model(saved_model: str | Path, server: str, *, target: str) -> ServedModel:
+def read_served_model(
+    saved_model: str | Path, server: str, *, target: str, hardware: Hardware = Hardware.CPU
+) -> ServedModel:
     """Returns a SavedModel that was checked against a server.
 
     Args:
         saved_model: the folder with saved_model.pb, or the folder of the export above it.
         server: `TARGET:VERSION`, `VERSION`, or `TARGET` for its default version.
         target: the server to package for, such as `kserve`.
+        hardware: the processor, for which the server must have a container image.
 
     Raises:
         UnsupportedError: the version of the server is not known.
         SavedModelError: there is no SavedModel, its files are not complete, or the server cannot load it.
     """
     folder = saved_model_folder(saved_model)
-    server_version = parse_server_version(server if server.startswith(target) else f"{target}:{server}")
-    require_deployable(folder, read_record(folder), [server_version])
+    server_version = parse_server_version(server if server.startswith(target) else f"{target}:{server}", hardware)
+    server_version.image(hardware=hardware)
+    record = read_record(folder)
+    require_deployable(folder, record, [server_version])
     environment, note = server_environment(folder)
-    return ServedModel(folder, server_version, environment, note)
+    return ServedModel(folder, server_version, environment, note, model_numbers(folder, record))
 
 
 def require_version_number(version: int) -> int:

@@ -1,7 +1,7 @@
 """Packages a model for SageMaker: model.tar.gz, the arguments of SageMaker's API as JSON, and deploy.py.
 
 Source: scripts/docker/tensorflow/inference/sagemaker of aws/deep-learning-containers for the layout of the archive
-(`NAME/1/…`, and `code/` at its root).
+(`NAME/1/…`, or `1/…` for a multi-model endpoint, and `code/` at its root).
 """
 
 from __future__ import annotations
@@ -10,28 +10,35 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from unfreeze.errors import OutputError, SavedModelError
+from unfreeze.callbacks import OnMessage, ignore
+from unfreeze.errors import OutputError, SavedModelError, UnsupportedError
+from unfreeze.onednn import ASSUME_FROZEN_WEIGHTS
 from unfreeze.prediction.class_names import find_label_map
 from unfreeze.staging import staged
-from unfreeze.targets.packaged import Packaged, read_served_model, require_version_number
+from unfreeze.targets.gpus import Gpus
+from unfreeze.targets.instance_types import Hardware, InstanceType, find_instance_type
+from unfreeze.targets.packaged import Packaged, ServedModel, read_served_model, require_version_number
+from unfreeze.targets.platform_limits import (
+    ASYNCHRONOUS,
+    MULTI_MODEL,
+    REAL_TIME,
+    SAFE_PART_OF_MEMORY,
+    SERVERLESS,
+    ModelNumbers,
+    exceeds,
+    findings,
+    memory_findings,
+)
 from unfreeze.targets.sagemaker_archive import ARCHIVE, InferenceSettings, model_archive
-from unfreeze.targets.sagemaker_documents import BUCKET, ROLE, Deployment, documents
+from unfreeze.targets.sagemaker_documents import BUCKET, FILES, ROLE, SERVERLESS_MEMORY_MB, Deployment, documents
 from unfreeze.verification.meta_graph import Signature, read_meta_graph
 
 TARGET = "sagemaker"
-ENTRIES = (
-    ARCHIVE,
-    "create-model.json",
-    "endpoint-config-real-time.json",
-    "endpoint-config-serverless.json",
-    "endpoint-config-async.json",
-    "endpoint.json",
-    "transform-job.json",
-    "deploy.py",
-)
+ENTRIES = (ARCHIVE, *FILES, "deploy.py")
 ENCODED_IMAGES = ("encoded_image_string_tensor",)  # signatures that take encoded images, and those that take pixels
 PIXELS = ("image_tensor", "float_image_tensor")
 REQUIRED_OUTPUTS = ("detection_boxes", "detection_scores", "detection_classes")
@@ -52,7 +59,9 @@ def package_sagemaker(
     role: str | None = None,
     bucket: str | None = None,
     instance_type: str = "ml.m5.xlarge",
+    multi_model_endpoint: str | None = None,
     overwrite: bool = False,
+    on_warning: OnMessage = ignore,
 ) -> Packaged:
     """Writes a model.tar.gz with code/inference.py, the arguments of SageMaker's API as JSON files, and deploy.py.
 
@@ -67,45 +76,74 @@ def package_sagemaker(
         region: the AWS region, whose container image is used.
         role: ARN of the role that SageMaker assumes; by default an argument of deploy.py.
         bucket: S3 bucket for the archive; by default an argument of deploy.py.
-        instance_type: the machine of an endpoint.
+        instance_type: the machine of an endpoint; its processor decides which container image is used.
+        multi_model_endpoint: the name of a multi-model endpoint that serves this model beside others; by default the
+            model has an endpoint of its own, by its name.
         overwrite: whether to replace existing files.
 
     Raises:
-        UnsupportedError, SavedModelError: the version of the server is not known, or it cannot serve the model.
+        UnsupportedError, SavedModelError: the version of the server or the instance type is not known, or it cannot
+            serve the model.
         OutputError: an argument is not valid, or the output exists or cannot be written.
     """
     require_sagemaker_name(name)
     require_region(region)
     require_version_number(version)
-    model = read_served_model(saved_model, server, target=TARGET)
+    machine = find_instance_type(instance_type)
+    if multi_model_endpoint is not None:
+        require_multi_model(multi_model_endpoint, machine)
+    model = read_served_model(saved_model, server, target=TARGET, hardware=machine.hardware)
     encoded_signature, pixel_signature = image_signatures(model.folder)
     settings = InferenceSettings(encoded_signature, pixel_signature, class_names(model.folder, label_map), min_score)
-    archive = model_archive(model.folder, f"{name}/{version}", settings)
-    image = model.server.image(region)
+    folder_in_archive = str(version) if multi_model_endpoint is not None else f"{name}/{version}"
+    archive = model_archive(model.folder, folder_in_archive, settings)
+    image = model.server.image(region, machine.hardware)
+    for warning in memory_findings(model.numbers, machine.memory_bytes or sys.maxsize, f"--instance-type {machine}"):
+        on_warning(warning)
     deployment = Deployment(
         name=name,
         image=image,
         archive_sha256=hashlib.sha256(archive).hexdigest(),
-        environment=model.environment,
+        environment=_environment(model, machine, shared=multi_model_endpoint is not None),
         role=role or ROLE,
         bucket=bucket or BUCKET,
         instance_type=instance_type,
+        serverless_memory_mb=None if machine.hardware is not Hardware.CPU else _serverless_memory_mb(model.numbers),
+        multi_model_endpoint=multi_model_endpoint,
     )
+    for warning in _warnings(model, machine, deployment, pixels=pixel_signature is not None):
+        on_warning(warning)
+    files = documents(deployment)
     with staged(Path(output_directory), ENTRIES, overwrite=overwrite) as folder:
         (folder / ARCHIVE).write_bytes(archive)
-        for file_name, document in documents(deployment).items():
+        for file_name, document in files.items():
             (folder / file_name).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
         shutil.copyfile(Path(__file__).with_name("sagemaker_deploy.py"), folder / "deploy.py")
-    return Packaged(Path(output_directory), tuple(sorted(ENTRIES)), image, model)
+    return Packaged(Path(output_directory), tuple(sorted({ARCHIVE, "deploy.py", *files})), image, model)
 
 
-def require_sagemaker_name(name: str) -> str:
+def require_multi_model(endpoint: str, machine: InstanceType) -> None:
+    """Raises OutputError if SageMaker does not accept the name, UnsupportedError if the machine has a GPU.
+
+    Source: docs.aws.amazon.com/sagemaker/latest/dg/multi-model-support.html for GPUs.
+    """
+    require_sagemaker_name(endpoint, "--multi-model-endpoint")
+    if machine.hardware is Hardware.GPU:
+        raise UnsupportedError(
+            f"not supported: --multi-model-endpoint with --instance-type {machine}. SageMaker serves multi-model "
+            "endpoints on GPUs by its Triton container only. Choose a CPU, such as ml.c6i.xlarge."
+        )
+
+
+def require_sagemaker_name(name: str, option: str = "--name") -> str:
     """Returns the name if SageMaker accepts it.
 
     Raises: OutputError if it does not.
     """
     if not _NAME.fullmatch(name):
-        raise OutputError(f"--name {name}: SageMaker accepts letters, digits and - between them, at most 50 characters")
+        raise OutputError(
+            f"{option} {name}: SageMaker accepts letters, digits and - between them, at most 50 characters"
+        )
     return name
 
 
@@ -143,6 +181,41 @@ def class_names(saved_model: Path, label_map: str | Path | None) -> dict[str, st
     """Returns the name of each class id, from a label map or by default from the one in the SavedModel's assets/."""
     labels = find_label_map(Path(label_map) if label_map is not None else None, saved_model)
     return {str(class_id): labels.text(class_id) for class_id in labels.names} if labels else {}
+
+
+def _environment(model: ServedModel, machine: InstanceType, *, shared: bool) -> dict[str, str]:
+    """Returns the variables of a container; one that several models share must not keep weights of one of them."""
+    gpus = Gpus(count=1) if machine.hardware is Hardware.GPU else Gpus()
+    environment = {**model.environment, **gpus.environment}
+    if shared:
+        environment.pop(ASSUME_FROZEN_WEIGHTS, None)
+    return environment
+
+
+def _serverless_memory_mb(numbers: ModelNumbers) -> int | None:
+    """Returns the memory of a serverless endpoint; None if the model can never run on one."""
+    if exceeds(numbers, SERVERLESS):
+        return None
+    usual, most = SERVERLESS_MEMORY_MB
+    return usual if numbers.weights_bytes <= SAFE_PART_OF_MEMORY * usual * 2**20 else most
+
+
+def _warnings(model: ServedModel, machine: InstanceType, deployment: Deployment, *, pixels: bool) -> Iterator[str]:
+    """Yields what of SageMaker a model or an instance type may be too large for."""
+    numbers = model.numbers
+    longer = "Raise ContainerStartupHealthCheckTimeoutInSeconds in the endpoint config."
+    if deployment.multi_model_endpoint is not None:
+        retry = "Clients repeat a request that fails with ModelNotReadyException."
+        yield from findings(numbers, {REAL_TIME: longer, MULTI_MODEL: retry}, pixels=pixels)
+        return
+    platforms = {REAL_TIME: longer, ASYNCHRONOUS: longer}
+    if deployment.serverless_memory_mb is not None:
+        platforms[SERVERLESS] = "Use a real-time endpoint."
+    elif machine.hardware is Hardware.CPU:
+        yield f"endpoint-config-serverless.json is not written: {exceeds(numbers, SERVERLESS)}"
+    yield from findings(numbers, platforms, pixels=pixels)
+    if not machine.batch_transform:
+        yield f"batch transform does not have {machine}. Choose another InstanceType in transform-job.json to use it."
 
 
 def _find_signature(signatures: Mapping[str, Signature], names: tuple[str, ...], dtype: str) -> str | None:

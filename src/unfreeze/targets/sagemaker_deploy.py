@@ -4,6 +4,8 @@
     python deploy.py --role ROLE_ARN --bucket BUCKET --yes    makes them
     python deploy.py ... --mode serverless | async | batch    instead of a real-time endpoint
 
+For a multi-model endpoint it uploads the model to the endpoint's prefix, and creates what does not exist yet.
+
 With --yes it needs boto3 and AWS credentials.
 """
 
@@ -60,6 +62,11 @@ def _parse_options() -> argparse.Namespace:
 
 def _read_document(name: str, options: argparse.Namespace) -> Any:
     """Returns the content of a JSON file beside this script, with the role and the bucket filled in."""
+    if not os.path.isfile(os.path.join(HERE, name)):
+        raise ValueError(
+            f"--mode {options.mode}: this package has no {name}, since the model or the kind of endpoint does not "
+            "allow this mode. Choose another mode, such as real-time."
+        )
     with open(os.path.join(HERE, name), encoding="utf-8") as file:
         text = file.read()
     for placeholder, flag, value in (
@@ -77,6 +84,8 @@ def _calls(options: argparse.Namespace) -> "list[Call]":
     """Returns the API calls in order."""
     model = _read_document("create-model.json", options)
     bucket, key = model["PrimaryContainer"]["ModelDataUrl"][len("s3://") :].split("/", 1)
+    if model["PrimaryContainer"].get("Mode") == "MultiModel":  # the key is the prefix of all models of the endpoint
+        key += _read_document("invoke-endpoint.json", options)["TargetModel"]
     archive = os.path.join(HERE, "model.tar.gz")
     calls = [
         Call("s3", "upload_file", {"Filename": archive, "Bucket": bucket, "Key": key}),
@@ -119,6 +128,8 @@ def _make(calls: "list[Call]", options: argparse.Namespace) -> None:
         print(f"waiting until {endpoint} is in service")
         clients["sagemaker"].get_waiter("endpoint_in_service").wait(EndpointName=endpoint)
     print(f"endpoint {endpoint}")
+    if calls[1].arguments["PrimaryContainer"].get("Mode") == "MultiModel":
+        print(f"model {_read_document('invoke-endpoint.json', options)['TargetModel']} (the TargetModel of requests)")
 
 
 def _existing(client: Any, method: str, arguments: "dict[str, Any]") -> Any:

@@ -1,7 +1,6 @@
 """The size of a server's response to one image, and what in it servers and clients reject.
 
-Source: util/json_tensor.cc of tensorflow/serving for the format of numbers; the limits of SageMaker are AWS's, the
-limit of gRPC is the default of its clients.
+Source: util/json_tensor.cc of tensorflow/serving for the format of numbers; platform_limits.py for the limits.
 """
 
 from __future__ import annotations
@@ -14,15 +13,13 @@ from typing import Any, Literal
 
 import numpy as np
 
+from unfreeze.targets.platform_limits import GRPC_CLIENT, LIMITS, REAL_TIME, SERVERLESS, Kind
+
 RAW_PREFIX = "raw_"
 SAMPLED_NUMBERS = 20_000  # numbers of each output from which the length of all is estimated
 NUMBER_BYTES = 13  # the usual length of a number in JSON: `0.123456789, `
-# Server or client: the largest response that it accepts, in bytes, and the format of the response.
-LIMITS: dict[str, tuple[int, Literal["json", "proto"]]] = {
-    "a serverless endpoint of SageMaker": (4 << 20, "json"),
-    "a real-time endpoint of SageMaker": (6 << 20, "json"),
-    "a gRPC client that does not raise grpc.max_receive_message_length": (4 << 20, "proto"),
-}
+# Server or client, and the format of the responses that it receives.
+RECEIVERS: dict[str, Literal["json", "proto"]] = {SERVERLESS: "json", REAL_TIME: "json", GRPC_CLIENT: "proto"}
 
 
 @dataclass(frozen=True)
@@ -93,7 +90,8 @@ def batch_findings(outputs: Mapping[str, Any], signature: str, images: int) -> l
 def size_findings(size: ResponseBytes) -> list[str]:
     """Returns a line for each server or client that does not accept a response of this size."""
     findings = []
-    for receiver, (limit, response_format) in LIMITS.items():
+    for receiver, response_format in RECEIVERS.items():
+        limit = next(int(row.most) for row in LIMITS if row.platform == receiver and row.kind is Kind.RESPONSE)
         if getattr(size, response_format) <= limit:
             continue
         fits_without_raw = getattr(size, f"{response_format}_without_raw") <= limit

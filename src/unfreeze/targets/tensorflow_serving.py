@@ -8,10 +8,13 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from unfreeze.callbacks import OnMessage, ignore
 from unfreeze.staging import staged
-from unfreeze.targets.kubernetes import render_manifest, require_kubernetes_name, require_memory
+from unfreeze.targets.gpus import require_gpus
+from unfreeze.targets.kubernetes import memory_bytes, render_manifest, require_kubernetes_name, require_memory
 from unfreeze.targets.model_config import MODELS_CONFIG, ModelConfig, format_model_config
 from unfreeze.targets.packaged import Packaged, read_served_model, require_version_number
+from unfreeze.targets.platform_limits import KUBERNETES, findings, memory_findings
 from unfreeze.verification.meta_graph import read_meta_graph
 
 TARGET = "tensorflow-serving"
@@ -28,6 +31,7 @@ MONITORING_CONFIG = """prometheus_config {
   path: "/monitoring/prometheus/metrics"
 }
 """
+STARTUP_ADVICE = "Raise failureThreshold of startupProbe there."
 
 
 def package_tensorflow_serving(
@@ -39,8 +43,11 @@ def package_tensorflow_serving(
     version: int = 1,
     cpus: int = 2,
     memory: str = "4Gi",
+    gpus: int = 0,
+    gpu_memory_fraction: float | None = None,
     batching: bool | None = None,
     overwrite: bool = False,
+    on_warning: OnMessage = ignore,
 ) -> Packaged:
     """Writes the model with TensorFlow Serving's config files, compose.yaml and kubernetes.yaml.
 
@@ -52,20 +59,28 @@ def package_tensorflow_serving(
         version: the version number of the model.
         cpus: how many CPUs each server gets.
         memory: how much memory each server gets, in the notation of Kubernetes.
+        gpus: how many NVIDIA GPUs each server gets; with at least one, the server is the image for GPUs.
+        gpu_memory_fraction: the part of each GPU's memory that a server may use, up to 1; by default all of it.
         batching: whether the server runs several requests in one batch; by default if all inputs of `serving_default`
             have one size.
         overwrite: whether to replace existing files.
 
     Raises:
         UnsupportedError, SavedModelError: the version of the server is not known, or it cannot load the model.
-        OutputError: an argument is not valid, or the output exists or cannot be written.
+        OutputError: an argument is not valid, the weights need more memory, or the output exists or cannot be written.
     """
     require_kubernetes_name(name)
     require_memory(memory)
     require_version_number(version)
-    model = read_served_model(saved_model, server, target=TARGET)
-    image = model.server.image()
-    flags = server_flags(batching=inputs_have_one_size(model.folder) if batching is None else batching)
+    gpu_settings = require_gpus(gpus, gpu_memory_fraction)
+    model = read_served_model(saved_model, server, target=TARGET, hardware=gpu_settings.hardware)
+    image = model.server.image(hardware=gpu_settings.hardware)
+    for warning in memory_findings(model.numbers, memory_bytes(memory), f"--memory {memory}"):
+        on_warning(warning)
+    for warning in findings(model.numbers, {KUBERNETES: STARTUP_ADVICE}, pixels=False):
+        on_warning(warning)
+    batches = inputs_have_one_size(model.folder) if batching is None else batching
+    flags = server_flags(batching=batches) + gpu_settings.flags
     configs = {
         MODELS_CONFIG: format_model_config(ModelConfig(name, f"/models/{name}")),
         "batching_parameters.txt": batching_parameters(cpus),
@@ -79,6 +94,7 @@ def package_tensorflow_serving(
             text = render_manifest(
                 manifest,
                 model.environment,
+                gpu_settings,
                 name=name,
                 image=image,
                 cpus=cpus,
