@@ -311,6 +311,149 @@ def test_kserve(model: Path, tmp_path: Path) -> None:
         package_kserve(model, tmp_path / "x", server="kserve:9.9")
 
 
+def test_gpus_of_tensorflow_serving(model: Path, tmp_path: Path) -> None:
+    yaml = pytest.importorskip("yaml")
+    packaged = package_tensorflow_serving(model, tmp_path, gpus=2, gpu_memory_fraction=0.4)
+    assert packaged.image == "tensorflow/serving:2.19.1-gpu"
+    compose = yaml.safe_load((tmp_path / "compose.yaml").read_text())["services"]["serving"]
+    assert compose["image"] == packaged.image
+    assert compose["command"][-1] == "--per_process_gpu_memory_fraction=0.4"
+    assert compose["environment"]["TF_FORCE_GPU_ALLOW_GROWTH"] == "true"
+    [device] = compose["deploy"]["resources"]["reservations"]["devices"]
+    assert device == {"driver": "nvidia", "count": 2, "capabilities": ["gpu"]}
+    objects = {item["kind"]: item for item in yaml.safe_load_all((tmp_path / "kubernetes.yaml").read_text())}
+    pod = objects["Deployment"]["spec"]["template"]["spec"]
+    [container] = pod["containers"]
+    assert container["image"] == packaged.image
+    assert container["resources"]["limits"] == {"memory": "4Gi", "nvidia.com/gpu": "2"}
+    assert {"name": "TF_FORCE_GPU_ALLOW_GROWTH", "value": "true"} in container["env"]
+    assert "--per_process_gpu_memory_fraction=0.4" in container["args"]
+    assert [toleration["key"] for toleration in pod["tolerations"]] == ["nvidia.com/gpu"]
+
+
+def test_gpus_of_kserve(model: Path, tmp_path: Path) -> None:
+    yaml = pytest.importorskip("yaml")
+    package_kserve(model, tmp_path, server="2.19", gpus=1, gpu_memory_fraction=0.5)
+    predictor = yaml.safe_load((tmp_path / "inference-service.yaml").read_text())["spec"]["predictor"]
+    spec = predictor["model"]
+    assert spec["runtimeVersion"] == "2.19.1-gpu"
+    assert spec["args"] == ["--per_process_gpu_memory_fraction=0.5"]
+    assert spec["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert {"name": "TF_FORCE_GPU_ALLOW_GROWTH", "value": "true"} in spec["env"]
+    assert predictor["tolerations"][0]["key"] == "nvidia.com/gpu"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"gpus": -1}, "--gpus -1: must be 0 or more"),
+        ({"gpus": 1, "gpu_memory_fraction": 1.5}, r"--gpu-memory-fraction 1\.5: must be above 0 and at most 1"),
+        ({"gpu_memory_fraction": 0.5}, r"--gpu-memory-fraction 0\.5: has no effect without --gpus"),
+        ({"memory": "1"}, r"--memory 1: the weights of the model .* do not fit into this memory"),
+    ],
+)
+def test_gpus_and_memory_that_are_not_valid(model: Path, tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    for package in (package_tensorflow_serving, package_kserve):
+        with pytest.raises(OutputError, match=message):
+            package(model, tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_instance_type_decides_the_image(model: Path, tmp_path: Path) -> None:
+    warnings: list[str] = []
+    packaged = package_sagemaker(model, tmp_path, instance_type="ml.g4dn.xlarge", on_warning=warnings.append)
+    container = document(packaged, "create-model.json")["PrimaryContainer"]
+    assert container["Image"].endswith("tensorflow-inference:2.19.0-gpu")
+    assert container["Environment"]["TF_FORCE_GPU_ALLOW_GROWTH"] == "true"
+    assert "endpoint-config-serverless.json" not in packaged.files
+    assert not (tmp_path / "endpoint-config-serverless.json").exists()
+    assert warnings == []
+    missing = run(packaged, {}, "--role", "arn:aws:iam::1:role/r", "--bucket", "b", "--mode", "serverless")
+    assert missing.returncode == 1
+    assert "--mode serverless: this package has no endpoint-config-serverless.json" in missing.stderr
+
+    graviton = package_sagemaker(
+        model, tmp_path, instance_type="ml.c7g.large", overwrite=True, on_warning=warnings.append
+    )
+    assert "tensorflow-inference-graviton:2.16.1-cpu" in graviton.image
+    assert warnings == [
+        "batch transform does not have ml.c7g.large. Choose another InstanceType in transform-job.json to use it."
+    ]
+    for name, message in (("ml.inf1.xlarge", "Inferentia"), ("ml.m5", "not a known instance type")):
+        with pytest.raises(UnsupportedError, match=message):
+            package_sagemaker(model, tmp_path / "x", instance_type=name)
+
+
+@pytest.fixture(scope="module")
+def multi_model(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Packaged:
+    folder = tmp_path_factory.mktemp("multi-model")
+    return package_sagemaker(model, folder, name="digits", multi_model_endpoint="detectors", overwrite=True)
+
+
+def test_archive_for_a_multi_model_endpoint(multi_model: Packaged) -> None:
+    with tarfile.open(multi_model.folder / "model.tar.gz") as tar:
+        names = tar.getnames()
+    assert {name.split("/")[0] for name in names} == {"1", "code"}
+    assert "1/saved_model.pb" in names
+
+
+def test_documents_for_a_multi_model_endpoint(model: Path, multi_model: Packaged, tmp_path: Path) -> None:
+    botocore = pytest.importorskip("botocore.session")
+    from botocore.validate import validate_parameters
+
+    assert set(multi_model.files) == {
+        *("model.tar.gz", "deploy.py", "create-model.json", "endpoint-config-real-time.json", "endpoint.json"),
+        "invoke-endpoint.json",
+    }
+    created = document(multi_model, "create-model.json")
+    container = created["PrimaryContainer"]
+    assert (container["Mode"], container["ModelDataUrl"]) == ("MultiModel", "s3://${BUCKET}/detectors/models/")
+    assert container["Environment"] == {"TF_ENABLE_ONEDNN_OPTS": "1"}  # the other variable depends on the model
+    assert document(multi_model, "endpoint.json")["EndpointName"] == "detectors"
+    invocation = document(multi_model, "invoke-endpoint.json")
+    target = invocation["TargetModel"]
+    session = botocore.get_session()
+    runtime = session.get_service_model("sagemaker-runtime").operation_model("InvokeEndpoint")
+    validate_parameters({**invocation, "Body": b""}, runtime.input_shape)
+    client = session.get_service_model("sagemaker")
+    config = document(multi_model, "endpoint-config-real-time.json")
+    validate_parameters(config, client.operation_model("CreateEndpointConfig").input_shape)
+
+    # Another model of the same endpoint has another archive, and everything else is the same.
+    other = package_sagemaker(model, tmp_path, name="letters", min_score=0.1, multi_model_endpoint="detectors")
+    assert document(other, "create-model.json") == created
+    assert document(other, "endpoint-config-real-time.json") == config
+    assert document(other, "invoke-endpoint.json")["TargetModel"] != target
+    assert target.startswith("digits-")
+    assert target.endswith(".tar.gz")
+
+
+def test_multi_model_endpoint_that_is_not_possible(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match=r"with --instance-type ml\.g5\.xlarge.* by its Triton container only"):
+        package_sagemaker(model, tmp_path / "out", multi_model_endpoint="all", instance_type="ml.g5.xlarge")
+    with pytest.raises(OutputError, match="--multi-model-endpoint a b: SageMaker accepts"):
+        package_sagemaker(model, tmp_path / "out", multi_model_endpoint="a b")
+    assert not (tmp_path / "out").exists()
+
+
+def test_deploy_adds_a_model_to_a_multi_model_endpoint(multi_model: Packaged, aws: dict[str, str]) -> None:
+    boto3 = pytest.importorskip("boto3")
+    access = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing", "region_name": "us-east-1"}
+    s3 = boto3.client("s3", endpoint_url=aws["AWS_ENDPOINT_URL"], **access)
+    s3.create_bucket(Bucket="shared")
+    done = run(multi_model, aws, "--role", "arn:aws:iam::123456789012:role/r", "--bucket", "shared", "--yes")
+    assert done.returncode == 0, done.stderr
+    target = document(multi_model, "invoke-endpoint.json")["TargetModel"]
+    assert done.stdout.splitlines()[-2:] == [
+        "endpoint detectors",
+        f"model {target} (the TargetModel of requests)",
+    ]
+    body = s3.get_object(Bucket="shared", Key=f"detectors/models/{target}")["Body"].read()
+    assert body == (multi_model.folder / "model.tar.gz").read_bytes()
+    serverless = run(multi_model, aws, "--role", "r", "--bucket", "shared", "--mode", "serverless")
+    assert "this package has no endpoint-config-serverless.json" in serverless.stderr
+
+
 @pytest.fixture(scope="module")
 def aws() -> Iterator[dict[str, str]]:
     with moto_server() as environment:

@@ -53,8 +53,8 @@ def test_request_of_pixels_is_compared_with_the_payload_limits() -> None:
     platforms = dict.fromkeys((REAL_TIME, SERVERLESS, ASYNCHRONOUS), "")
     [line] = findings(ModelNumbers(image_size=(512, 640)), platforms, pixels=True)
     assert line == (
-        "an image of 512 x 640 pixels as JSON numbers has about 5.1 MB; the limit of a serverless endpoint of SageMaker "
-        "is 4.2 MB. Send JPEG or PNG files instead."
+        "an image of 512 x 640 pixels as JSON numbers has about 5.1 MB; the limit of a serverless endpoint of "
+        "SageMaker is 4.2 MB. Send JPEG or PNG files instead."
     )
     assert len(list(findings(ModelNumbers(image_size=(1024, 1024)), platforms, pixels=True))) == 2
     assert list(findings(ModelNumbers(image_size=(1024, 1024)), platforms, pixels=False)) == []

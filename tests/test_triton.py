@@ -189,7 +189,7 @@ def test_files_and_options_that_triton_does_not_take(saved_model: Path, tmp_path
         UnsupportedError, match="is a file of TFLite, and unfreeze package triton takes SavedModels and"
     ):
         package_triton(file, tmp_path / "out")
-    with pytest.raises(OutputError, match="--gpu-memory-fraction 0.5: has no effect without --gpus"):
+    with pytest.raises(OutputError, match=r"--gpu-memory-fraction 0\.5: has no effect without --gpus"):
         package_triton(saved_model, tmp_path / "out", gpu_memory_fraction=0.5)
     with pytest.raises(OutputError, match="--instances 0: must be at least 1"):
         package_triton(saved_model, tmp_path / "out", instances=0)

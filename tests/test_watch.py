@@ -13,8 +13,9 @@ import pytest
 import tensorflow as tf
 
 from unfreeze import cli
-from unfreeze.errors import CheckpointError, ConfigError
-from unfreeze.export_record import parse_record
+from unfreeze.errors import CheckpointError, ConfigError, ImageError, SavedModelError, UnfreezeError
+from unfreeze.evaluation.evaluate import Evaluation, Scores
+from unfreeze.export_record import parse_record, read_record
 from unfreeze.exporting import from_checkpoint as exporting
 from unfreeze.publishing.rollback import rollback
 from unfreeze.publishing.watch import watch
@@ -166,6 +167,143 @@ def test_unreadable_record_of_a_version_is_reported(
 def test_missing_training_folder(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="Expected the folder that training writes its checkpoints to"):
         watch(tmp_path / "absent", tmp_path / "base", once=True)
+
+
+class Evaluations:
+    """Replaces the evaluation: the mAP of each step, and the steps that were evaluated."""
+
+    def __init__(self, mean_aps: dict[int, float]) -> None:
+        self.mean_aps = mean_aps
+        self.steps: list[int] = []
+
+    def __call__(self, model: Path, annotations: str | Path, **options: Any) -> Evaluation:
+        record = read_record(model)
+        assert record is not None
+        assert record.checkpoint is not None
+        step = record.checkpoint.step
+        assert step is not None
+        self.steps.append(step)
+        scores = (Scores(str(model), {"bbox": {"AP": self.mean_aps[step]}}),)
+        return Evaluation(str(annotations), 3, 5, scores)
+
+
+@pytest.fixture
+def evaluations(monkeypatch: pytest.MonkeyPatch) -> Evaluations:
+    evaluations = Evaluations({})
+    monkeypatch.setattr("unfreeze.evaluation.evaluate.evaluate", evaluations)
+    return evaluations
+
+
+@pytest.fixture
+def annotations(tmp_path: Path) -> Path:
+    path = tmp_path / "annotations.json"
+    path.write_text("{}")
+    return path
+
+
+def test_only_checkpoints_with_the_least_map_are_published(
+    exports: Exports, evaluations: Evaluations, annotations: Path, tmp_path: Path
+) -> None:
+    run, base = tmp_path / "run", tmp_path / "base"
+    evaluations.mean_aps = {100: 0.3, 200: 0.6, 300: 0.5, 400: 0.1}
+    for step in evaluations.mean_aps:
+        write_checkpoint(run, step)
+    decisions: list[str] = []
+
+    def look(min_map: float) -> None:
+        watch(
+            run, base, once=True, keep=4, min_map=min_map, annotations=annotations,
+            on_decision=lambda decision: decisions.append(str(decision)),
+        )  # fmt: skip
+
+    look(0.5)
+    assert versions(base) == {"1": 200, "2": 300}
+    assert decisions == [
+        "step 100 is not published: mAP 0.3000 is below 0.5 (--min-map)",
+        "step 200: mAP 0.6000, at least 0.5 (--min-map)",
+        "step 300: mAP 0.5000, at least 0.5 (--min-map)",
+        "step 400 is not published: mAP 0.1000 is below 0.5 (--min-map)",
+    ]
+    look(0.5)  # after a restart, the state file has the mAP of step 400
+    assert exports.steps == [100, 200, 300, 400]
+    look(0.1)
+    assert versions(base) == {"1": 200, "2": 300, "3": 400}
+
+
+def test_only_the_best_checkpoints_so_far_are_published(
+    exports: Exports, evaluations: Evaluations, annotations: Path, tmp_path: Path
+) -> None:
+    run, base = tmp_path / "run", tmp_path / "base"
+    evaluations.mean_aps = {100: 0.4, 200: 0.7, 300: 0.6, 400: 0.7, 500: 0.5}
+    decisions: list[str] = []
+    for step in (100, 200, 300, 400):
+        write_checkpoint(run, step)
+        watch(  # each time as after a restart
+            run, base, once=True, keep=1, keep_best=True, annotations=annotations,
+            on_decision=lambda decision: decisions.append(str(decision)),
+        )  # fmt: skip
+    assert versions(base) == {"3": 400}
+    assert decisions == [
+        "step 100: mAP 0.4000, the first one that is evaluated (--keep-best)",
+        "step 200: mAP 0.7000, at least 0.4000 of step 100, the best so far (--keep-best)",
+        "step 300 is not published: mAP 0.6000 is below 0.7000 of step 200, the best so far (--keep-best)",
+        "step 400: mAP 0.7000, at least 0.7000 of step 200, the best so far (--keep-best)",
+    ]
+    annotations.write_text("other annotations: an mAP on them cannot be compared")
+    write_checkpoint(run, 500)
+    watch(run, base, once=True, keep_best=True, annotations=annotations)
+    assert versions(base) == {"3": 400, "4": 500}
+
+
+def test_decisions_are_printed(
+    exports: Exports, evaluations: Evaluations, annotations: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluations.mean_aps = {100: 0.25}
+    write_checkpoint(tmp_path / "run", 100)
+    arguments = ["watch", str(tmp_path / "run"), str(tmp_path / "base"), "--once", "--annotations", str(annotations)]
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*arguments, "--min-map", "0.5"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == "step 100 is not published: mAP 0.2500 is below 0.5 (--min-map)\n"
+    assert versions(tmp_path / "base") == {}
+
+
+def test_annotations_that_cannot_be_used_stop_the_watch(
+    exports: Exports, evaluations: Evaluations, annotations: Path, tmp_path: Path
+) -> None:
+    evaluations.mean_aps = {100: float("nan")}
+    write_checkpoint(tmp_path / "run", 100)
+    with pytest.raises(ImageError, match="mAP is not defined, since no image has an object"):
+        watch(tmp_path / "run", tmp_path / "base", min_map=0.5, annotations=annotations)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"min_map": 0.5}, ConfigError, "--min-map: needs --annotations"),
+        ({"keep_best": True}, ConfigError, "--keep-best: needs --annotations"),
+        ({"annotations": "a.json"}, ConfigError, r"--annotations a\.json: has no effect without --min-map or"),
+        ({"images": "folder"}, ConfigError, "--images folder: has no effect without"),
+        ({"min_map": 50, "annotations": "a"}, ConfigError, "--min-map 50: must be between 0 and 1"),
+        ({"min_map": 0.5, "annotations": "no/such*.record"}, ImageError, r"no/such\*\.record: does not exist"),
+    ],
+)
+def test_options_that_do_not_fit_together(
+    tmp_path: Path, options: dict[str, Any], error: type[UnfreezeError], message: str
+) -> None:
+    (tmp_path / "run").mkdir()
+    with pytest.raises(error, match=message):
+        watch(tmp_path / "run", tmp_path / "base", once=True, **options)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"schema_version": 9}', '{"schema_version": 1, "checkpoints": [{}]}'])
+def test_unreadable_state_file_is_reported(annotations: Path, tmp_path: Path, content: str) -> None:
+    run, base = tmp_path / "run", tmp_path / "base"
+    run.mkdir()
+    base.mkdir()
+    (base / "watch.json").write_text(content)
+    with pytest.raises(SavedModelError, match=r"watch\.json: is not a state file of unfreeze watch"):
+        watch(run, base, once=True, keep_best=True, annotations=annotations)
 
 
 @pytest.mark.slow

@@ -100,8 +100,8 @@ def package_triton(
         on_warning(BACKEND_REMOVED)
     else:
         raise UnsupportedError(
-            f"not supported: {file.path} is a file of {file.runtime.name}, and unfreeze package triton takes SavedModels "
-            "and ONNX files. Export with --format onnx."
+            f"not supported: {file.path} is a file of {file.runtime.name}, and unfreeze package triton takes "
+            "SavedModels and ONNX files. Export with --format onnx."
         )
     config = TritonModel(
         name=name,
