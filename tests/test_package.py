@@ -355,7 +355,7 @@ def test_gpus_of_kserve(model: Path, tmp_path: Path) -> None:
 def test_gpus_and_memory_that_are_not_valid(model: Path, tmp_path: Path, options: dict[str, Any], message: str) -> None:
     for package in (package_tensorflow_serving, package_kserve):
         with pytest.raises(OutputError, match=message):
-            package(model, tmp_path / "out", **options)
+            package(model, tmp_path / "out", server="2.19", **options)
     assert not (tmp_path / "out").exists()
 
 
