@@ -17,6 +17,8 @@ import tensorflow as tf
 import unfreeze
 from unfreeze import cli
 from unfreeze.child_process import ModuleError
+from unfreeze.comparison.diff_files import model_layers
+from unfreeze.comparison.layers import LayerDifference, compare_layers
 from unfreeze.config import parse_pipeline_config, with_keypoint_labels
 from unfreeze.detectors import Forms, build_detector
 from unfreeze.detectors.raw_outputs import with_raw_outputs
@@ -63,6 +65,14 @@ def test_every_file_has_the_detections_of_the_saved_model(exported: Path) -> Non
         outputs = load_model(find_model(exported / chosen.file)).run(images)
         comparison = compare_detections(outputs, expected)
         assert comparison.ok, (chosen.name, comparison.problems)
+
+
+@pytest.mark.parametrize("name", [*(row.file for row in FORMATS.values()), "saved_model"])
+def test_every_file_has_the_folded_layers_of_the_frozen_graph(name: str, exported: Path) -> None:
+    """The frozen graph is one of the Object Detection API, with batch normalization beside the weights."""
+    layers = model_layers(DIGITS / "frozen_inference_graph.pb")
+    difference = compare_layers(layers, model_layers(exported / name))
+    assert difference == LayerDifference(count=47, equal=91)
 
 
 def test_an_unfrozen_export_is_the_source_of_other_formats(exported: Path, tmp_path: Path) -> None:

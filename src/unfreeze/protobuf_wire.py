@@ -60,6 +60,14 @@ def entries(message: bytes | memoryview, number: int) -> Iterator[tuple[str, mem
         yield text(entry, 1), ([memoryview(b""), *parts(entry, 2)])[-1]
 
 
+def varints(packed: bytes | memoryview) -> Iterator[int]:
+    """Yields the numbers of a packed field."""
+    data, at = memoryview(packed), 0
+    while at < len(data):
+        number, at = _varint(data, at, len(data))
+        yield number
+
+
 def without(message: bytes | memoryview, numbers: set[int]) -> bytes:
     """Returns the message without some of its fields, which is a valid message too."""
     data, kept, at = memoryview(message), [], 0

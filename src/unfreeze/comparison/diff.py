@@ -14,13 +14,15 @@ from unfreeze.comparison.diff_files import (
     OutputDifference,
     compare_outputs,
     interface_differences,
+    model_layers,
     summarize_model_file,
 )
-from unfreeze.comparison.summary import ModelSummary, StoredTensor
+from unfreeze.comparison.layers import LayerDifference, compare_layers
+from unfreeze.comparison.summary import ModelSummary, StoredTensor, WeightChange
 from unfreeze.comparison.verify import find_other_model
 from unfreeze.comparison.verify_files import OtherModel
-from unfreeze.errors import UnsupportedError
-from unfreeze.formatting import aligned, amount
+from unfreeze.errors import UnfreezeError, UnsupportedError
+from unfreeze.formatting import aligned, amount, first_line, megabytes
 from unfreeze.inspection.model_files import OTHER_RUNTIMES
 from unfreeze.verification.sample_inputs import require_images
 from unfreeze.weights import MOVING_AVERAGE
@@ -28,21 +30,6 @@ from unfreeze.weights import MOVING_AVERAGE
 T = TypeVar("T")
 
 SHOWN = 10  # lines of each list in the text; the JSON has all
-
-
-@dataclass(frozen=True)
-class WeightChange:
-    """The change of a weight: the largest difference of an element, and the norm of the difference.
-
-    `relative` is that norm divided by the norm of the old value.
-    """
-
-    name: str
-    largest: float
-    relative: float
-
-    def __str__(self) -> str:
-        return f"{self.relative:8.2%}  {self.largest:9.3g}  {self.name}"
 
 
 @dataclass(frozen=True)
@@ -55,7 +42,9 @@ class ModelDifference:
         reshaped: name -> old and new shape and data type, where these differ.
         only_old, only_new: weights that only one of the models has.
         signatures, operations, settings: name -> old and new value, where these differ; None if there is none.
-        weights_compared: whether both models have their weights by name; files of other runtimes do not.
+        layers: number of layers whose folded weights were compared, by shape and value; None where weights were
+            compared by name. A layer has a kernel, and most have a bias.
+        not_compared: why weights were not compared; empty if they were.
         outputs: whether both return the same for images, if they were run.
     """
 
@@ -69,7 +58,8 @@ class ModelDifference:
     signatures: Mapping[str, tuple[str | None, str | None]]
     operations: Mapping[str, tuple[int, int]]
     settings: Mapping[str, tuple[str | None, str | None]]
-    weights_compared: bool = True
+    layers: int | None = None
+    not_compared: str = ""
     outputs: OutputDifference | None = None
 
     @property
@@ -86,13 +76,15 @@ class ModelDifference:
             "new": {"path": str(self.new.path), "kind": self.new.kind},
             "same": self.same,
             "weights": {
-                "compared": self.weights_compared,
+                "compared": not self.not_compared,
+                "layers": self.layers,
                 "equal": self.equal,
                 "moved": [asdict(change) for change in self.moved],
                 "reshaped": _old_and_new(self.reshaped),
                 "only_old": list(self.only_old),
                 "only_new": list(self.only_new),
             },
+            "size_bytes": {"old": self.old.size_bytes, "new": self.new.size_bytes},
             "signatures": _old_and_new(self.signatures),
             "operations": _old_and_new(self.operations),
             "settings": _old_and_new(self.settings),
@@ -105,25 +97,40 @@ class ModelDifference:
     def _lines(self) -> Iterator[str]:
         yield f"old: {self.old.path}: {self.old.kind}"
         yield f"new: {self.new.path}: {self.new.kind}"
-        if self.same and self.weights_compared and self.outputs is None:
+        if self.same and self.layers is None and not self.not_compared and self.outputs is None:
             yield f"  no difference: {amount(self.equal, 'weight')} equal byte for byte"
             return
         yield from aligned([(title, text) for title, text in self._rows() if text])
 
     def _rows(self) -> Iterator[tuple[str, str]]:
         heading = ["relative    largest  weight"] if self.moved else []
-        if self.weights_compared:
-            yield "weights", f"{self.equal:,} equal byte for byte, {len(self.moved):,} moved"
+        if self.not_compared:
+            yield "weights", f"not compared: {self.not_compared}"
+        elif self.layers is not None:
+            counts = f"{self.equal:,} equal but for rounding, {len(self.moved):,} moved"
+            yield "weights", f"folded, of {amount(self.layers, 'layer')}: {counts}"
         else:
-            yield "weights", "not compared: files of other runtimes have folded weights under other names"
+            yield "weights", f"{self.equal:,} equal byte for byte, {len(self.moved):,} moved"
         yield "", _first_lines(heading + [str(change) for change in self.moved])
         yield "other shape", _first_lines(_change_lines(self.reshaped))
         yield "only in old", _first_lines(list(self.only_old))
         yield "only in new", _first_lines(list(self.only_new))
+        yield "size", self._sizes()
         yield "signatures", "\n".join(_change_lines(self.signatures))
         yield "settings", "\n".join(_change_lines(self.settings))
-        yield "operations", _first_lines(_change_lines(self.operations))
+        yield "operations", _first_lines([*self._operation_counts(), *_change_lines(self.operations)])
         yield "outputs", self.outputs.detail if self.outputs else ""
+
+    def _sizes(self) -> str:
+        old, new = self.old.size_bytes, self.new.size_bytes
+        return "" if old is None or new is None else f"{megabytes(old)} -> {megabytes(new)} ({new / old:.0%})"
+
+    def _operation_counts(self) -> list[str]:
+        """Returns how many operations both have, if they are of different kinds, with other names for each."""
+        old, new = self.old.operations, self.new.operations
+        if old is None or new is None or self.old.kind == self.new.kind:
+            return []
+        return [f"{old.total():,} of {len(old)} kinds -> {new.total():,} of {len(new)} kinds"]
 
 
 def diff(
@@ -134,7 +141,8 @@ def diff(
     Checkpoints, SavedModels and frozen graphs are compared by the names of their weights. Operations and signatures are
     compared if both have a graph, settings if both have a pipeline.config beside them or thresholds in their graph.
 
-    If one of them is an ONNX, OpenVINO or TFLite file, both are run on images instead, and weights are not compared.
+    If one of them is an ONNX, OpenVINO or TFLite file, both are run on images, and their folded weights are compared
+    layer by layer: layers of one shape belong together if their values are near.
 
     Args:
         images: images to run the models on, also if neither is such a file; by default a generated image for such
@@ -154,20 +162,36 @@ def diff(
         return replace(difference, outputs=compare_outputs(*_runnable(models, old, new), images, on_progress))
     before, after = _runnable(models, old, new)
     old_summary, new_summary = summarize_model_file(before), summarize_model_file(after)
+    layers, not_compared = _compare_layers(before, after, on_progress)
     return ModelDifference(
         old=old_summary,
         new=new_summary,
-        equal=0,
-        moved=(),
+        equal=layers.equal,
+        moved=layers.moved,
         reshaped={},
-        only_old=(),
-        only_new=(),
+        only_old=layers.only_old,
+        only_new=layers.only_new,
         signatures=interface_differences(before, after),
         operations=_operations_of_one(old_summary, new_summary) if old_summary.kind == new_summary.kind else {},
         settings=_changes(old_summary.settings, new_summary.settings),
-        weights_compared=False,
+        layers=None if not_compared else layers.count,
+        not_compared=not_compared,
         outputs=compare_outputs(before, after, images, on_progress),
     )
+
+
+def _compare_layers(old: OtherModel, new: OtherModel, on_progress: OnMessage) -> tuple[LayerDifference, str]:
+    """Returns the differences between the layers of two models, and why they cannot be compared, or an empty text."""
+    sides = []
+    for model in (old, new):
+        on_progress(f"reading the weights of {model.name}")
+        try:
+            sides.append(model_layers(model.path))
+        except (UnfreezeError, ValueError, OSError) as error:
+            return LayerDifference(), f"{model.name}: {first_line(error)}"
+        if not sides[-1]:
+            return LayerDifference(), f"{model.name} has no layer whose weights are constants"
+    return compare_layers(*sides), ""
 
 
 def _runnable(

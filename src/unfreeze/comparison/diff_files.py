@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from unfreeze.callbacks import OnMessage
+from unfreeze.comparison.layers import read_file_layers
+from unfreeze.comparison.operation_graph import Layer
 from unfreeze.comparison.summary import ModelSummary, read_settings
 from unfreeze.comparison.verify_files import OtherModel, batch_size, image_shape, image_size
 from unfreeze.export_record import find_exported_file
@@ -48,24 +51,46 @@ class Interface:
 
 
 def summarize_model_file(model: OtherModel) -> ModelSummary:
-    """Returns the summary of a model, without its weights: converters fold and rename them.
+    """Returns the summary of a model, without its weights, which `model_layers` reads.
 
     Raises: SavedModelError if it cannot be read.
     """
     path = model.path
     kind = find_model(path).runtime.name
     if path.is_dir():
-        return ModelSummary(path, kind, {}, settings=read_settings(path.parent / CONFIG))
+        size_bytes = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        return ModelSummary(path, kind, {}, settings=read_settings(path.parent / CONFIG), size_bytes=size_bytes)
     exported = find_exported_file(path)
     folder = exported.folder if exported else path.parent
     is_other = path.suffix in OTHER_RUNTIMES
+    description = read_model_file(path)
     return ModelSummary(
         path,
         f"{kind} model" if is_other else kind,
         {},
-        operations=read_model_file(path).operations if is_other else None,
+        operations=description.operations,
         settings=read_settings(folder / CONFIG),
+        size_bytes=sum(file.stat().st_size for file in description.files),
     )
+
+
+def model_layers(path: Path) -> list[Layer]:
+    """Returns the layers of a model that can be run, with their weights folded.
+
+    Raises: ValueError or OSError if it cannot be read. UnfreezeError if it is no graph, or a SavedModel with variables
+    and without the pipeline.config of its export, by which the weights are folded.
+    """
+    if path.suffix in OTHER_RUNTIMES:
+        return read_file_layers(path)
+    from unfreeze.comparison.tensorflow_operations import read_operations  # here, since it imports TensorFlow
+    from unfreeze.graphs import read_frozen_graph
+
+    if not (path / "variables" / "variables.index").is_file():
+        return read_operations(read_frozen_graph(path)).layers()
+    from unfreeze.exporting.folded_graph import write_folded_graph
+
+    with tempfile.TemporaryDirectory(prefix="unfreeze-") as scratch:
+        return read_operations(read_frozen_graph(write_folded_graph(path, Path(scratch)))).layers()
 
 
 def interface_differences(old: OtherModel, new: OtherModel) -> dict[str, tuple[str | None, str | None]]:

@@ -36,7 +36,8 @@ class ModelSummary:
     """The comparable parts of a checkpoint, SavedModel or frozen graph (`kind`).
 
     `operations` counts those of a graph; it is None for a checkpoint, which has no graph. `settings` are fields of a
-    pipeline.config by path, `thresholds` those of the non-maximum suppression in a graph.
+    pipeline.config by path, `thresholds` those of the non-maximum suppression in a graph. `size_bytes` is that of
+    the files of a model that can be run.
     """
 
     path: Path
@@ -46,6 +47,22 @@ class ModelSummary:
     operations: Counter[str] | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
     thresholds: Mapping[str, str] = field(default_factory=dict)
+    size_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class WeightChange:
+    """The change of a weight: the largest difference of an element, and the norm of the difference.
+
+    `relative` is that norm divided by the norm of the old value.
+    """
+
+    name: str
+    largest: float
+    relative: float
+
+    def __str__(self) -> str:
+        return f"{self.relative:8.2%}  {self.largest:9.3g}  {self.name}"
 
 
 def read_settings(config: Path) -> dict[str, str]:
