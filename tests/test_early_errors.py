@@ -150,7 +150,6 @@ CASES = [
     ("package sagemaker model --region moon", "moon"),
 ]
 NOT_INSTALLED = [
-    ("pycocotools", "evaluate frozen.pb coco.json", "pip install"),
     ("uvicorn", "serve versions", "pip install 'unfreeze[serve]'"),
     ("uvicorn", "demo --serve", "pip install 'unfreeze[serve]'"),
     ("fsspec", "predict model s3://bucket/images", "pip install"),

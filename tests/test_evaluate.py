@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ from click.testing import CliRunner
 from PIL import Image
 
 from unfreeze import cli
-from unfreeze.errors import ImageError, SavedModelError
+from unfreeze.errors import ConfigError, ImageError, SavedModelError
 from unfreeze.evaluation.annotations import read_annotations
-from unfreeze.evaluation.coco import coco_metrics, coco_results
-from unfreeze.evaluation.evaluate import Evaluation, evaluate
+from unfreeze.evaluation.coco import coco_metrics
+from unfreeze.evaluation.evaluate import evaluate
+from unfreeze.evaluation.evaluation import Evaluation
+from unfreeze.evaluation.tables import DetectionColumns, truth_of
 from unfreeze.exporting.export import export
 
 DIGITS = Path(__file__).parents[1] / "examples" / "digits"
@@ -95,18 +98,18 @@ def write_tfrecords(path: Path, dataset: dict[str, Any]) -> Path:
 
 def recorded_metrics(annotations: Path) -> dict[str, float]:
     """Returns the metrics of the recorded outputs of the OD API's frozen graph."""
-    truth = read_annotations(annotations, {}, images=DIGITS / "scenes")
+    source = read_annotations(annotations, {}, images=DIGITS / "scenes")
     recorded = np.load(DIGITS / "answers.npz")
-    results = []
-    for image in truth.dataset["images"]:
+    columns = DetectionColumns({number: number - 1 for number in NAMES}, masks=False)
+    for index, image in enumerate(source.dataset["images"]):
         key = Path(image["file_name"]).stem.removeprefix("scene_")
         outputs = {
             name: np.squeeze(recorded[f"{key}/{name}"])
             for name in ("detection_boxes", "detection_scores", "detection_classes", "num_detections")
         }
-        size = (image["height"], image["width"])
-        results += [{**result, "image_id": image["id"]} for result in coco_results(outputs, size, False)]
-    return dict(coco_metrics(truth, results)["bbox"])
+        columns.add(index, (image["height"], image["width"]), outputs)
+    truth = truth_of(source, set(NAMES), masks=False)
+    return coco_metrics(columns.detections(), truth.objects, truth.classes).summary()
 
 
 def bbox_metrics(evaluation: Evaluation, model: int = 0) -> list[float]:
@@ -163,13 +166,11 @@ def test_invalid_annotations_and_models_are_reported(exported: Path, annotations
         ImageError, match=r"no such image \(12 of 12 are missing\)\. Pass the folder of the images with --images"
     ):
         evaluate(exported, annotations)
-    with pytest.raises(ImageError, match="neither COCO's JSON nor a complete TFRecord file"):
-        evaluate(exported, DIGITS / "label_map.pbtxt")
-    (tmp_path / "list.json").write_text('{"images": 3}')
-    with pytest.raises(ImageError, match="not COCO's JSON of images, annotations and categories"):
-        evaluate(exported, tmp_path / "list.json")
-    with pytest.raises(ImageError, match=r"nowhere\.json: no such file"):
-        evaluate(exported, tmp_path / "nowhere.json")
+    (tmp_path / "half.record").write_bytes(b"\x07\0\0\0\0\0\0\0 no record")
+    with pytest.raises(ImageError, match=r"half\.record: not a complete TFRecord file"):
+        evaluate(exported, tmp_path / "half.record")
+    with pytest.raises(ConfigError, match="--metrics voc: not a set of metrics. Choose from coco, pascal_voc"):
+        evaluate(exported, annotations, metrics="voc")
     with pytest.raises(SavedModelError, match="does not exist"):
         evaluate(tmp_path / "nowhere", annotations, images=DIGITS / "scenes")
 
@@ -179,8 +180,34 @@ def test_command_prints_text_and_json(exported: Path, annotations: Path) -> None
     result = CliRunner().invoke(cli.unfreeze, arguments)
     assert result.exit_code == 0, result.output
     assert "AP at IoU 0.5 " in result.output
+    assert "threshold  precision  recall     F1" in result.output
     evaluation = json.loads(CliRunner().invoke(cli.unfreeze, [*arguments, "--json"]).stdout)
     assert evaluation["images"] == len(SCENES)
     assert evaluation["objects"] == len(truth()["annotations"])
     assert evaluation["models"][0]["metrics"]["bbox"]["AP"] > 0.3
     assert evaluation["models"][0]["metrics"]["bbox"]["AP large"] is None
+
+
+def test_corrupt_and_missing_images_are_named_and_do_not_count(
+    exported: Path, annotations: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "scenes"
+    shutil.copytree(DIGITS / "scenes", folder)
+    complete = SCENES[3].read_bytes()
+    (folder / SCENES[3].name).write_bytes(complete[: len(complete) // 2])
+    (folder / SCENES[5].name).unlink()
+    arguments = ["evaluate", str(exported), str(annotations), "--images", str(folder)]
+    result = CliRunner().invoke(cli.unfreeze, [*arguments, "--metrics", "pascal_voc", "--json"])
+    assert result.exit_code == 2
+    evaluation = json.loads(result.stdout)
+    assert evaluation["images"] == len(SCENES) - 2
+    assert [image["image"] for image in evaluation["skipped"]] == [SCENES[5].name, SCENES[3].name]
+    assert list(evaluation["models"][0]["metrics"]["bbox"]) == ["AP at IoU 0.5"]
+    [line] = [line for line in result.stderr.splitlines() if "not evaluated" in line]
+    assert line.startswith("warning: 2 images not evaluated: ")
+    assert SCENES[3].name in line
+    (folder / SCENES[5].name).write_bytes(SCENES[5].read_bytes())
+    strict = CliRunner().invoke(cli.unfreeze, [*arguments, "--strict"])
+    assert strict.exit_code == 2
+    assert f"error: {SCENES[3].name}: TensorFlow cannot decode the image" in strict.stderr
+    assert strict.stdout == ""

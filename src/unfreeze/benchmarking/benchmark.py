@@ -16,7 +16,6 @@ from unfreeze.benchmarking.results import Benchmark, ModelResult
 from unfreeze.callbacks import OnMessage, ignore
 from unfreeze.errors import ConfigError, ImageError, SavedModelError
 from unfreeze.evaluation.annotations import read_annotations
-from unfreeze.evaluation.coco import require_pycocotools
 from unfreeze.formatting import amount
 from unfreeze.images import find_sources, is_video, read_image
 from unfreeze.prediction.class_names import find_label_map
@@ -116,7 +115,6 @@ def _require_chart_path(path: Path, overwrite: bool) -> None:
 
 def _require_annotations(annotations: str | Path, images: str | Path | None) -> None:
     """Raises an error for annotations that are missing or, if they are JSON, cannot be read, without TensorFlow."""
-    require_pycocotools()
     if Path(annotations).suffix.lower() == ".json" or not glob.glob(str(annotations)):
         read_annotations(annotations, {}, images=images)
 

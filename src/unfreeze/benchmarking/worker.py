@@ -68,11 +68,10 @@ class Worker:
 
 
 def _mean_average_precision(request: EvaluateRequest) -> float:
-    from unfreeze.evaluation.coco import METRICS
     from unfreeze.evaluation.evaluate import evaluate
 
     evaluation = evaluate(request.file.path, request.annotations, images=request.images, label_map=request.label_map)
-    return float(evaluation.scores[0].metrics["bbox"][next(iter(METRICS))])
+    return evaluation.scores[0].mean_average_precision
 
 
 def _now() -> Cost:

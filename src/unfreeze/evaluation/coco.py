@@ -1,121 +1,158 @@
-"""Detections in COCO's results format, and the twelve metrics that pycocotools computes from them."""
+"""COCO's twelve metrics, for all classes and for each, equal to those of pycocotools.
+
+pycocotools matches the detections of each image and class in Python loops, which takes as long as running a fast
+detector. Here the detections of all images are matched at once, in rounds: the best of each image and class first.
+
+Source: COCOeval of pycocotools (evaluateImg, accumulate, summarize); object_detection/metrics/coco_evaluation.py.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import io
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
 from unfreeze.errors import MissingExtraError
-from unfreeze.evaluation.annotations import Annotations
-from unfreeze.images import WHOLE_IMAGE, Detection
-from unfreeze.images.detections import Box
-from unfreeze.runtimes.model import Outputs
+from unfreeze.evaluation.boxes import Detections, Objects, group_keys, overlapping_pairs, ranks
+from unfreeze.evaluation.curves import Curve
+from unfreeze.evaluation.matching import Matches, greedy_matches
 
-# In pycocotools' order, which names them only where it prints them.
 METRICS = (
     "AP", "AP at IoU 0.5", "AP at IoU 0.75", "AP small", "AP medium", "AP large",
     "AR at 1", "AR at 10", "AR at 100", "AR small", "AR medium", "AR large",
 )  # fmt: skip
-MATCH_IOU = 0.5  # above it, two models detected the same object
+IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
+RECALLS = np.linspace(0.0, 1.0, 101)
+MAX_DETECTIONS = (1, 10, 100)  # of an image and class
+AREAS = ((0.0, 1e10), (0.0, 32.0**2), (32.0**2, 96.0**2), (96.0**2, 1e10))  # all, small, medium, large; in pixels
+ALL, SMALL, MEDIUM, LARGE = range(len(AREAS))
 
-Result = dict[str, Any]  # one detection in COCO's results format
-Metrics = Mapping[str, Mapping[str, float]]  # "bbox" or "segm" -> name of METRICS -> value, NaN if undefined
+UNMATCHED, MATCHED, MATCHED_IGNORED = 0, 1, 2
 
-
-def coco_results(outputs: Outputs, size: tuple[int, int], masks: bool) -> Iterator[Result]:
-    """Yields the detections of an image of `size` (height, width), without `image_id`."""
-    height, width = size
-    count = int(outputs.get("num_detections", len(outputs["detection_scores"])))
-    for i in range(count):
-        ymin, xmin, ymax, xmax = map(float, outputs["detection_boxes"][i])
-        result = {
-            "category_id": round(float(outputs["detection_classes"][i])),
-            "bbox": [xmin * width, ymin * height, (xmax - xmin) * width, (ymax - ymin) * height],
-            "score": float(outputs["detection_scores"][i]),
-        }
-        if masks and "detection_masks" in outputs:
-            result["segmentation"] = _encode_mask(outputs["detection_masks"][i], (ymin, xmin, ymax, xmax), size)
-        yield result
-
-
-def _encode_mask(mask: np.ndarray, box: Box, size: tuple[int, int]) -> Result:
-    """Returns a mask over a box, or over the whole image, as COCO's compressed run lengths."""
-    from pycocotools import mask as coco_mask
-
-    detection = Detection(0, "", 0.0, box, mask, WHOLE_IMAGE if mask.shape == size else box)
-    return dict(coco_mask.encode(np.asfortranarray(detection.mask_px(size[1], size[0]).astype(np.uint8))))
+Metrics = Mapping[str, Mapping[str, float]]  # "bbox" or "segm" -> name of a metric -> value, NaN if undefined
 
 
 def require_pycocotools() -> None:
-    """Raises MissingExtraError if pycocotools is not installed."""
+    """Raises MissingExtraError if pycocotools, which decodes and compares masks, is not installed."""
     try:
-        import pycocotools.cocoeval  # noqa: F401
+        import pycocotools.mask  # noqa: F401
     except ImportError:
-        raise MissingExtraError("evaluate needs pycocotools: pip install 'unfreeze[evaluate]'") from None
+        raise MissingExtraError("evaluating masks needs pycocotools: pip install 'unfreeze[evaluate]'") from None
 
 
-def coco_metrics(annotations: Annotations, results: list[Result]) -> Metrics:
-    """Returns the metrics of results, by kind of match: boxes, and masks if both sides have them."""
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
+@dataclass(frozen=True)
+class CocoMetrics:
+    """The precision and recall of each class at each IoU threshold and size; -1 for classes without objects."""
 
-    kinds = ["bbox", *(["segm"] if annotations.has_masks and results and "segmentation" in results[0] else [])]
-    if not results:
-        return {kind: dict.fromkeys(METRICS, 0.0) for kind in kinds}
-    metrics = {}
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-        dataset = COCO()
-        dataset.dataset = {"info": {}, **annotations.dataset}
-        dataset.createIndex()
-        for kind in kinds:
-            # loadRes takes the areas from masks if there are any, but boxes are to have the areas of boxes.
-            of_kind = results if kind == "segm" else list(map(without_segmentation, results))
-            evaluation = COCOeval(dataset, dataset.loadRes(of_kind), kind)
-            evaluation.evaluate()
-            evaluation.accumulate()
-            evaluation.summarize()
-            metrics[kind] = {
-                name: float(value) if value >= 0 else float("nan")
-                for name, value in zip(METRICS, evaluation.stats, strict=True)
-            }
-    return metrics
+    precision: np.ndarray  # [IoU threshold, recall, class, area]
+    recall: np.ndarray  # [IoU threshold, class, area, MAX_DETECTIONS]
+    curves: tuple[Curve | None, ...]  # of each class, at IoU 0.5
+
+    def summary(self, class_index: int | None = None) -> dict[str, float]:
+        """Returns the twelve metrics over all classes, or of one class; NaN if undefined."""
+        classes = slice(None) if class_index is None else slice(class_index, class_index + 1)
+        precision, recall = self.precision[:, :, classes], self.recall[:, classes]
+        values = (
+            precision[..., ALL], precision[0, ..., ALL], precision[5, ..., ALL],
+            precision[..., SMALL], precision[..., MEDIUM], precision[..., LARGE],
+            *(recall[..., ALL, number] for number in range(len(MAX_DETECTIONS))),
+            recall[..., SMALL, -1], recall[..., MEDIUM, -1], recall[..., LARGE, -1],
+        )  # fmt: skip
+        return {name: _mean_of_defined(value) for name, value in zip(METRICS, values, strict=True)}
 
 
-def without_segmentation(result: Result) -> Result:
-    """Returns a result without its mask."""
-    return {name: value for name, value in result.items() if name != "segmentation"}
+def _mean_of_defined(values: np.ndarray) -> float:
+    defined = values[values > -1]
+    return float(defined.mean()) if defined.size else float("nan")
 
 
-def difference(ours: Sequence[Result], theirs: Sequence[Result]) -> float:
-    """Returns how far the detections of two models differ on an image.
+def coco_metrics(detections: Detections, objects: Objects, classes: int, *, masks: bool = False) -> CocoMetrics:
+    """Returns the metrics of the detections of all images, by boxes or by masks.
 
-    It is the sum of the scores of what only one detected, and of the score differences of what both detected.
+    The rows of `objects` of one image are in the order of the annotations, those of `detections` in any order.
     """
-    unmatched, total = list(theirs), 0.0
-    for result in sorted(ours, key=by_score, reverse=True):
-        same_class = [candidate for candidate in unmatched if candidate["category_id"] == result["category_id"]]
-        best = max(same_class, key=lambda candidate: _iou(candidate["bbox"], result["bbox"]), default=None)
-        if best is None or _iou(best["bbox"], result["bbox"]) < MATCH_IOU:
-            total += by_score(result)
-            continue
-        unmatched.remove(best)
-        total += abs(by_score(best) - by_score(result))
-    return total + sum(map(by_score, unmatched))
+    ordered = _best_of_each_image(detections, classes)
+    pairs = overlapping_pairs(
+        ordered, objects, objects.is_crowd, min_overlap=IOU_THRESHOLDS[0], classes=classes, masks=masks
+    )
+    low, high = (np.array(edges)[:, None] for edges in zip(*AREAS, strict=True))
+    is_ignored = objects.is_crowd | (objects.areas < low) | (objects.areas > high)  # [A, M]
+    keys = group_keys(ordered, classes)
+    matches = greedy_matches(pairs, keys, IOU_THRESHOLDS, is_ignored=is_ignored, is_shared=objects.is_crowd)
+    states = _states(matches, is_ignored, len(ordered))
+    areas = _areas(ordered, masks)
+    is_outside = (areas < low) | (areas > high)  # [A, N]
+    return _accumulate(ordered, objects, classes, states, is_ignored, is_outside)
 
 
-def by_score(result: Result) -> float:
-    """Returns the score of a result, as a key to sort by."""
-    return float(result["score"])
+def _best_of_each_image(detections: Detections, classes: int) -> Detections:
+    """Returns the detections ordered by image and class, the highest scores first, at most 100 of each."""
+    keys = group_keys(detections, classes)
+    order = np.lexsort((-detections.scores, keys))
+    return detections[order[ranks(keys[order]) < MAX_DETECTIONS[-1]]]
 
 
-def _iou(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """Returns the intersection over union of two boxes (left, top, width, height)."""
-    width = min(ours[0] + ours[2], theirs[0] + theirs[2]) - max(ours[0], theirs[0])
-    height = min(ours[1] + ours[3], theirs[1] + theirs[3]) - max(ours[1], theirs[1])
-    shared = max(width, 0.0) * max(height, 0.0)
-    union = ours[2] * ours[3] + theirs[2] * theirs[3] - shared
-    return shared / union if union > 0 else 0.0
+def _areas(detections: Detections, masks: bool) -> np.ndarray:
+    if not masks:
+        boxes: np.ndarray = detections.boxes[:, 2] * detections.boxes[:, 3]
+        return boxes
+    from pycocotools import mask as coco_mask
+
+    return np.asarray(coco_mask.area(detections.masks), np.float64) if detections.masks else np.zeros(0)
+
+
+def _states(matches: Matches, is_ignored: np.ndarray, count: int) -> np.ndarray:
+    """Returns `[A, T, N]` for each detection: unmatched, matched to an object, or to one that is ignored."""
+    states = np.full((*matches.objects.shape[:2], count), UNMATCHED, np.int8)
+    area, threshold, column = np.nonzero(matches.objects >= 0)
+    chosen = matches.objects[area, threshold, column]
+    ignored = is_ignored[area, chosen]
+    states[area, threshold, matches.rows[column]] = np.where(ignored, MATCHED_IGNORED, MATCHED)
+    return states
+
+
+def _accumulate(
+    detections: Detections,
+    objects: Objects,
+    classes: int,
+    states: np.ndarray,
+    is_ignored: np.ndarray,
+    is_outside: np.ndarray,
+) -> CocoMetrics:
+    """Returns precision and recall over all images, from the matches of each detection."""
+    rank = ranks(group_keys(detections, classes))
+    precision = -np.ones((len(IOU_THRESHOLDS), len(RECALLS), classes, len(AREAS)))
+    recall = -np.ones((len(IOU_THRESHOLDS), classes, len(AREAS), len(MAX_DETECTIONS)))
+    curves: list[Curve | None] = [None] * classes
+    by_class = np.lexsort((-detections.scores, detections.classes))
+    first, last = (
+        np.searchsorted(detections.classes[by_class], np.arange(classes), side) for side in ("left", "right")
+    )
+    for index in range(classes):
+        rows = by_class[first[index] : last[index]]
+        positives = (~is_ignored[:, objects.classes == index]).sum(axis=1)
+        for area in np.flatnonzero(positives).tolist():
+            state = states[area][:, rows]
+            is_true = state == MATCHED
+            is_false = (state == UNMATCHED) & ~is_outside[area, rows]
+            for number, most in enumerate(MAX_DETECTIONS):
+                recall[:, index, area, number] = is_true[:, rank[rows] < most].sum(axis=1) / positives[area]
+            precision[:, :, index, area] = _interpolated(is_true, is_false, positives[area])
+            if area == ALL:
+                counted = is_true[0] | is_false[0]
+                curves[index] = Curve.of(detections.scores[rows][counted], is_true[0][counted], positives[area])
+    return CocoMetrics(precision, recall, tuple(curves))
+
+
+def _interpolated(is_true: np.ndarray, is_false: np.ndarray, positives: int) -> np.ndarray:
+    """Returns `[T, R]`: the highest precision at each recall or above it, 0 where the recall is not reached."""
+    precision = np.zeros((len(is_true), len(RECALLS)))
+    trues, falses = np.cumsum(is_true, axis=1, dtype=float), np.cumsum(is_false, axis=1, dtype=float)
+    recalls = trues / positives
+    precisions = trues / (trues + falses + np.spacing(1))
+    precisions = np.maximum.accumulate(precisions[:, ::-1], axis=1)[:, ::-1]
+    for row, (reached, values) in enumerate(zip(recalls, precisions, strict=True)):
+        at = np.searchsorted(reached, RECALLS, side="left")
+        precision[row, at < len(values)] = values[at[at < len(values)]]
+    return precision

@@ -1,89 +1,42 @@
-"""Computes COCO's mean average precision of a model, alone or beside another, such as the one it was exported from."""
+"""Computes the mean average precision of a model, alone or beside another, and what the model gets wrong."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from unfreeze.callbacks import OnMessage, ignore
-from unfreeze.config import LabelMap
-from unfreeze.evaluation.annotations import Annotations, read_annotations
-from unfreeze.evaluation.coco import (
-    METRICS,
-    Metrics,
-    Result,
-    coco_metrics,
-    coco_results,
-    difference,
-    require_pycocotools,
-)
+from unfreeze.errors import ConfigError, ImageError
+from unfreeze.evaluation.annotations import Annotations, Example, SkippedImage, read_annotations
+from unfreeze.evaluation.boxes import Detections
+from unfreeze.evaluation.class_matching import match_classes
+from unfreeze.evaluation.coco import CocoMetrics, Metrics, coco_metrics, require_pycocotools
+from unfreeze.evaluation.error_analysis import find_errors, is_regular
+from unfreeze.evaluation.evaluation import ClassScores, Evaluation, Scores
 from unfreeze.evaluation.inference import run_on_examples
-from unfreeze.formatting import aligned, amount
+from unfreeze.evaluation.metric_sets import METRIC_SETS, MetricSet
+from unfreeze.evaluation.model_comparison import ImageDifference, differences
+from unfreeze.evaluation.od_api_metrics import (
+    OPEN_IMAGES,
+    OPEN_IMAGES_CHALLENGE,
+    PASCAL_VOC,
+    AveragePrecisions,
+    average_precisions,
+)
+from unfreeze.evaluation.tables import DetectionColumns, Truth, truth_of
 from unfreeze.prediction.class_names import find_label_map
 from unfreeze.runtimes import ModelFile, find_model, load_model
 
-MAX_SHOWN = 10  # images on which the models differ, in the text report
 MIN_DIFFERENCE = 1e-3  # a smaller sum of score differences in an image is floating-point noise
-
-
-@dataclass(frozen=True)
-class Scores:
-    """The metrics of one model: boxes ("bbox"), and masks ("segm") if there are any; NaN if undefined."""
-
-    model: str
-    metrics: Metrics
-
-
-@dataclass(frozen=True)
-class ImageDifference:
-    """An image on which two models differ, and by what sum of scores."""
-
-    image: str
-    difference: float
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """The metrics of one model, or of two and the images on which they differ, the largest difference first."""
-
-    annotations: str  # the path
-    images: int
-    objects: int
-    scores: tuple[Scores, ...]
-    differing: tuple[ImageDifference, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns the evaluation as JSON, with null for undefined metrics."""
-        return {
-            "annotations": self.annotations,
-            "images": self.images,
-            "objects": self.objects,
-            "models": [{"model": scores.model, "metrics": _metrics_as_json(scores.metrics)} for scores in self.scores],
-            "differing": [{"image": image.image, "score": image.difference} for image in self.differing],
-        }
-
-    def __str__(self) -> str:
-        return "\n".join(self._lines())
-
-    def _lines(self) -> Iterator[str]:
-        yield f"{self.annotations}: {amount(self.images, 'image')}, {amount(self.objects, 'object')}"
-        for number, scores in enumerate(self.scores, start=1):
-            yield f"  {number}: {scores.model}" if len(self.scores) > 1 else f"  {scores.model}"
-        for kind in self.scores[0].metrics:
-            yield f"  {'boxes' if kind == 'bbox' else 'masks'}"
-            rows = [
-                (name, "  ".join(_format_metric(scores.metrics.get(kind, {}).get(name)) for scores in self.scores))
-                for name in METRICS
-            ]
-            yield from (f"  {line}" for line in aligned(rows))
-        if len(self.scores) > 1:
-            yield "  images that differ most" if self.differing else "  no image differs"
-            rows = [(image.image, f"{image.difference:.2f}") for image in self.differing[:MAX_SHOWN]]
-            yield from (f"  {line}" for line in aligned(rows))
+PROTOCOLS = {
+    MetricSet.PASCAL_VOC: PASCAL_VOC,
+    MetricSet.OPEN_IMAGES: OPEN_IMAGES,
+    MetricSet.OPEN_IMAGES_CHALLENGE: OPEN_IMAGES_CHALLENGE,
+}
 
 
 def evaluate(
@@ -93,91 +46,157 @@ def evaluate(
     against: str | Path | None = None,
     images: str | Path | None = None,
     label_map: str | Path | None = None,
+    metrics: MetricSet | str | None = None,
     batch_size: int = 8,
     limit: int | None = None,
+    strict: bool = False,
     on_progress: OnMessage | None = None,
+    on_warning: OnMessage | None = None,
 ) -> Evaluation:
-    """Runs a model on annotated images, and returns the metrics of COCO (pycocotools).
+    """Runs a model on annotated images, and returns its metrics and errors.
 
     Images are decoded as the Object Detection API's evaluation decodes them: by TensorFlow, which ignores EXIF.
 
     Args:
-        model: a SavedModel folder or the export's folder above it, or a frozen graph (.pb).
-        annotations: COCO's JSON, or the TFRecord files of the training (a file or a pattern).
+        model: a SavedModel folder or the export's folder above it, a frozen graph (.pb), or a file of another runtime.
+        annotations: COCO's JSON, the TFRecord files of the training (a file or a pattern), a folder of Pascal VOC's XML
+            files, or Open Images' CSV files (a file, a pattern or a folder).
         against: another model to evaluate on the same images.
-        images: the folder of the JSON's images; by default the JSON's own.
-        label_map: class id -> name; by default the one in the SavedModel's assets/. If its names are those of the
+        images: the folder of the images; by default where the annotations say, or beside them.
+        label_map: class id -> name; by default the one in the SavedModel's assets/. If it has names of the
             annotations, classes are matched by name, else by id.
+        metrics: coco, pascal_voc, open_images or open_images_challenge; by default that of the annotations' format.
         batch_size: how many images of one size go into one call of the model.
         limit: evaluate only this many images.
+        strict: raise an error for the first image that is missing or unreadable, and for classes that the label map
+            lacks. Otherwise they do not count, and the result names them.
+        on_warning: receives a line for the images and the classes that do not count.
 
     Raises: SavedModelError, ImageError, ConfigError, MissingExtraError.
     """
-    on_progress = on_progress or ignore
-    require_pycocotools()
-    models = [(str(path), find_model(path)) for path in (model, against) if path is not None]
-    labels = find_label_map(Path(label_map) if label_map is not None else None, models[0][1].path)
+    on_progress, on_warning = on_progress or ignore, on_warning or ignore
+    started = time.perf_counter()
+    chosen = parse_metric_set(metrics) if metrics is not None else None
+    files = [(str(path), find_model(path)) for path in (model, against) if path is not None]
+    labels = find_label_map(Path(label_map) if label_map is not None else None, files[0][1].path)
     on_progress(f"reading {annotations}")
-    truth = read_annotations(annotations, labels.display_names if labels else {}, images=images, limit=limit)
-    categories = _categories_by_class(labels, truth)
-    results: list[list[Result]] = []
-    scores = []
-    for path, file in models:
+    source = read_annotations(
+        annotations, labels.display_names if labels else {}, images=images, limit=limit, strict=strict
+    )
+    metric_set = chosen or source.metrics
+    matching = match_classes(labels, source, strict=strict)
+    if metric_set is MetricSet.COCO and source.has_masks:
+        require_pycocotools()
+    run = InferenceRun(source, matching.categories, metric_set, batch_size, strict, on_progress)
+    detections = []
+    for path, file in files:
         on_progress(f"loading {path}")
-        results.append(list(_results_of(file, truth, categories, batch_size, on_progress)))
-        on_progress(f"computing the metrics of {path}")
-        scores.append(Scores(path, coco_metrics(truth, results[-1])))
-    differing = _differing_images(truth, *results) if len(results) == 2 else ()
-    image_count, object_count = len(truth.dataset["images"]), len(truth.dataset["annotations"])
-    return Evaluation(truth.path, image_count, object_count, tuple(scores), tuple(differing))
+        detections.append(run.detections_of(file))
+    on_progress("computing the metrics")
+    truth = truth_of(source, set(matching.categories.values()), masks=run.masks, without=run.unreadable)
+    evaluation = Evaluation(
+        annotations=source.path,
+        images=len(truth.image_ids) - len(run.unreadable),
+        objects=len(truth.objects),
+        scores=tuple(
+            scores_of(path, table, truth, metric_set, masks=run.masks)
+            for (path, _), table in zip(files, detections, strict=True)
+        ),
+        differing=tuple(_differing_images(source, truth, *detections)) if len(detections) == 2 else (),
+        metrics=metric_set,
+        skipped=(*source.skipped, *run.unreadable.values()),
+        unknown_classes=matching.unknown,
+        seconds=time.perf_counter() - started,
+        inference_s=run.seconds,
+    )
+    for line in evaluation.warnings():
+        on_warning(line)
+    return evaluation
 
 
-def _categories_by_class(labels: LabelMap | None, truth: Annotations) -> Mapping[int, int]:
-    """Returns the category of the annotations for each class id of the model; empty to match by id.
-
-    Classes are matched by name if the label map has every name of the annotations.
-    """
-    categories = {category["name"]: category["id"] for category in truth.dataset["categories"]}
-    for names in (labels.names, labels.display_names) if labels else ():
-        if set(categories) <= set(names.values()):
-            return {class_id: categories[name] for class_id, name in names.items() if name in categories}
-    return {}
+def parse_metric_set(name: MetricSet | str) -> MetricSet:
+    """Returns the metric set of a name. Raises: ConfigError."""
+    try:
+        return MetricSet(name)
+    except ValueError:
+        raise ConfigError(f"--metrics {name}: not a set of metrics. Choose from {', '.join(METRIC_SETS)}.") from None
 
 
-def _results_of(
-    file: ModelFile, truth: Annotations, categories: Mapping[int, int], batch_size: int, on_progress: OnMessage
-) -> Iterator[Result]:
-    """Yields every detection of a model whose class is a category of the annotations."""
-    category_ids = {category["id"] for category in truth.dataset["categories"]}
-    total = len(truth.dataset["images"])
-    examples = run_on_examples(load_model(file), truth.examples(), batch_size)
-    for number, example in enumerate(examples, start=1):
-        on_progress(f"{file.path}: image {number:,} of {total:,}")
-        for result in coco_results(example.outputs, example.size, truth.has_masks):
-            class_id = result["category_id"]
-            category = categories.get(class_id) if categories else class_id
-            if category in category_ids:
-                yield {**result, "image_id": example.example.image_id, "category_id": category}
+@dataclass
+class InferenceRun:
+    """The runs of models on annotated images: images that cannot be read are collected, and time is measured."""
+
+    annotations: Annotations
+    categories: Mapping[int, int]
+    metrics: MetricSet
+    batch_size: int
+    strict: bool
+    on_progress: OnMessage
+    unreadable: dict[int, SkippedImage] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @property
+    def masks(self) -> bool:
+        """Returns whether masks are evaluated, if the model has them."""
+        return self.metrics is MetricSet.COCO and self.annotations.has_masks
+
+    def detections_of(self, file: ModelFile) -> Detections:
+        """Returns every detection of a model whose class is a category of the annotations."""
+        images = sorted(image["id"] for image in self.annotations.dataset["images"])
+        index = {image_id: number for number, image_id in enumerate(images)}
+        class_ids = sorted(set(self.categories.values()))
+        class_index = {class_id: class_ids.index(category) for class_id, category in self.categories.items()}
+        columns = DetectionColumns(class_index, self.masks)
+        examples = run_on_examples(load_model(file), self.annotations.examples(), self.batch_size, self.skip)
+        for number, example in enumerate(examples, start=1):
+            self.on_progress(f"{file.path}: image {number:,} of {len(images):,}")
+            self.seconds += example.seconds
+            columns.add(index[example.example.image_id], example.size, example.outputs)
+        if len(self.unreadable) == len(images):
+            raise ImageError(f"{self.annotations.path}: none of its {len(images)} images can be decoded. Check them.")
+        return columns.detections()
+
+    def skip(self, example: Example, error: ImageError) -> None:
+        """Notes an image that cannot be read. Raises: ImageError with `strict`."""
+        if self.strict:
+            raise error
+        self.unreadable[example.image_id] = SkippedImage(example.name, str(error))
 
 
-def _differing_images(truth: Annotations, ours: list[Result], theirs: list[Result]) -> list[ImageDifference]:
+def scores_of(model: str, detections: Detections, truth: Truth, metric_set: MetricSet, *, masks: bool) -> Scores:
+    """Returns the metrics of a model and what it gets wrong, from its detections."""
+    boxes: CocoMetrics | AveragePrecisions
+    metrics: Metrics
+    if metric_set is MetricSet.COCO:
+        boxes = coco_metrics(detections, truth.objects, truth.classes)
+        metrics = {"bbox": boxes.summary()}
+        if masks and detections.masks is not None:
+            of_masks = coco_metrics(detections, truth.objects, truth.classes, masks=True)
+            metrics = {**metrics, "segm": of_masks.summary()}
+    else:
+        protocol = PROTOCOLS[metric_set]
+        boxes = average_precisions(detections, truth.objects, truth.classes, protocol, truth.labels)
+        metrics = {"bbox": boxes.summary()}
+    points = tuple(curve.best_point() if curve is not None else None for curve in boxes.curves)
+    findings = find_errors(detections, truth.objects, points)
+    counts = np.bincount(truth.objects.classes[is_regular(truth.objects)], minlength=truth.classes)
+    classes = tuple(
+        ClassScores(name, int(counts[index]), boxes.summary(index), points[index], boxes.curves[index])
+        for index, name in enumerate(truth.class_names)
+        if counts[index] or boxes.curves[index] is not None
+    )
+    return Scores(model, metrics, classes, findings.confusion(truth.classes), findings)
+
+
+def _differing_images(
+    source: Annotations, truth: Truth, ours: Detections, theirs: Detections
+) -> Sequence[ImageDifference]:
     """Returns the images on which two models differ, the largest difference first."""
-    images = truth.dataset["images"]
-    by_image: dict[int, tuple[list[Result], list[Result]]] = {image["id"]: ([], []) for image in images}
-    for side, results in enumerate((ours, theirs)):
-        for result in results:
-            by_image[result["image_id"]][side].append(result)
-    differences = [ImageDifference(image["file_name"], difference(*by_image[image["id"]])) for image in images]
-    differing = [image for image in differences if image.difference > MIN_DIFFERENCE]
-    return sorted(differing, key=lambda image: -image.difference)
-
-
-def _metrics_as_json(metrics: Metrics) -> dict[str, dict[str, float | None]]:
-    return {
-        kind: {name: None if np.isnan(value) else value for name, value in values.items()}
-        for kind, values in metrics.items()
-    }
-
-
-def _format_metric(value: float | None) -> str:
-    return "    -" if value is None or np.isnan(value) else f"{value:.3f}"
+    names = {image["id"]: image["file_name"] for image in source.dataset["images"]}
+    values = differences(ours, theirs, len(truth.image_ids), truth.classes)
+    order = np.argsort(-values, kind="stable")
+    return [
+        ImageDifference(names[int(truth.image_ids[index])], float(values[index]))
+        for index in order
+        if values[index] > MIN_DIFFERENCE
+    ]

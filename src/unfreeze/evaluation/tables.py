@@ -1,0 +1,152 @@
+"""Turns annotations and the outputs of a model into columns."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from unfreeze.evaluation.annotations import Annotations
+from unfreeze.evaluation.boxes import Detections, Mask, Objects
+from unfreeze.images import WHOLE_IMAGE, Detection
+from unfreeze.images.detections import Box
+from unfreeze.runtimes.model import Outputs
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The annotations as columns, with what their indexes of images and classes mean."""
+
+    objects: Objects
+    image_ids: np.ndarray  # [I] rising, as pycocotools orders images
+    class_ids: np.ndarray  # [K] rising: the categories of the annotations
+    class_names: tuple[str, ...]
+    labels: np.ndarray  # [V] keys (`group_keys`) of the image-level labels
+
+    @property
+    def classes(self) -> int:
+        """How many classes there are."""
+        return len(self.class_ids)
+
+
+def truth_of(
+    annotations: Annotations, class_ids: Collection[int], *, masks: bool, without: Collection[int] = ()
+) -> Truth:
+    """Returns the annotated objects of some categories as columns, without the images of some ids.
+
+    With `masks`, the segmentations are decoded, which needs pycocotools.
+    """
+    dataset = annotations.dataset
+    images = sorted(image["id"] for image in dataset["images"])
+    wanted = [category for category in dataset["categories"] if category["id"] in class_ids]
+    categories = sorted(wanted, key=lambda category: category["id"])
+    image_index = {image_id: index for index, image_id in enumerate(images)}
+    class_index = {category["id"]: index for index, category in enumerate(categories)}
+    rows = [
+        entry
+        for entry in dataset["annotations"]
+        if entry["image_id"] not in without and entry["category_id"] in class_index
+    ]
+    boxes = np.array([entry["bbox"] for entry in rows], np.float64).reshape(-1, 4)
+    areas = [entry.get("area", box[2] * box[3]) for entry, box in zip(rows, boxes.tolist(), strict=True)]
+    labels = [
+        image_index[image_id] * len(categories) + class_index[category]
+        for image_id, verified in annotations.image_labels.items()
+        for category in verified
+        if category in class_index
+    ]
+    return Truth(
+        Objects(
+            np.array([image_index[entry["image_id"]] for entry in rows], np.int64),
+            np.array([class_index[entry["category_id"]] for entry in rows], np.int64),
+            boxes,
+            np.array(areas, np.float64),
+            is_crowd=_flags(rows, "iscrowd"),
+            is_difficult=_flags(rows, "difficult"),
+            is_group_of=_flags(rows, "group_of"),
+            masks=_masks(dataset["images"], rows) if masks else None,
+        ),
+        np.array(images),
+        np.array([category["id"] for category in categories], np.int64),
+        tuple(str(category["name"]) for category in categories),
+        np.array(labels, np.int64),
+    )
+
+
+def _flags(rows: list[dict[str, Any]], name: str) -> np.ndarray:
+    return np.array([bool(entry.get(name)) for entry in rows], bool)
+
+
+def _masks(images: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[Mask]:
+    """Returns the segmentations, polygons or run lengths, as compressed run lengths."""
+    from pycocotools import mask as coco_mask
+
+    sizes = {image["id"]: (image["height"], image["width"]) for image in images}
+    masks: list[Mask] = []
+    for entry in rows:
+        segmentation, (height, width) = entry["segmentation"], sizes[entry["image_id"]]
+        if isinstance(segmentation, list):
+            segmentation = coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
+        elif isinstance(segmentation["counts"], list):
+            segmentation = coco_mask.frPyObjects(segmentation, height, width)
+        masks.append(segmentation)
+    return masks
+
+
+@dataclass
+class DetectionColumns:
+    """Collects the detections of one image after another.
+
+    `class_index` maps a class id of the model to a class of the annotations; detections of other classes do not count.
+    """
+
+    class_index: Mapping[int, int]
+    masks: bool
+    images: list[np.ndarray] = field(default_factory=list)
+    classes: list[np.ndarray] = field(default_factory=list)
+    boxes: list[np.ndarray] = field(default_factory=list)
+    scores: list[np.ndarray] = field(default_factory=list)
+    encoded: list[Mask] = field(default_factory=list)
+
+    def add(self, image: int, size: tuple[int, int], outputs: Outputs) -> None:
+        """Adds the detections of an image of `size` (height, width)."""
+        height, width = size
+        count = int(outputs.get("num_detections", len(outputs["detection_scores"])))
+        class_ids = np.rint(outputs["detection_classes"][:count]).astype(np.int64).tolist()
+        classes = np.array([self.class_index.get(class_id, -1) for class_id in class_ids], np.int64)
+        rows = np.flatnonzero(classes >= 0)
+        corners = np.asarray(outputs["detection_boxes"], np.float64)[rows]
+        ymin, xmin, ymax, xmax = corners.T
+        self.images.append(np.full(len(rows), image))
+        self.classes.append(classes[rows])
+        self.boxes.append(
+            np.stack([xmin * width, ymin * height, (xmax - xmin) * width, (ymax - ymin) * height], axis=1)
+        )
+        self.scores.append(np.asarray(outputs["detection_scores"], np.float64)[rows])
+        if self.masks and "detection_masks" in outputs:
+            for row, box in zip(rows.tolist(), corners.tolist(), strict=True):
+                self.encoded.append(encode_mask(outputs["detection_masks"][row], tuple(box), size))
+        else:
+            self.masks = False
+
+    def detections(self) -> Detections:
+        """Returns all detections that were added; those with a box or score that is not finite do not count."""
+        table = Detections(
+            np.concatenate([np.zeros(0, np.int64), *self.images]),
+            np.concatenate([np.zeros(0, np.int64), *self.classes]),
+            np.concatenate([np.zeros((0, 4)), *self.boxes]),
+            np.concatenate([np.zeros(0), *self.scores]),
+            self.encoded if self.masks else None,
+        )
+        is_finite = np.isfinite(table.scores) & np.isfinite(table.boxes).all(axis=1)
+        return table if is_finite.all() else table[np.flatnonzero(is_finite)]
+
+
+def encode_mask(mask: np.ndarray, box: Box, size: tuple[int, int]) -> Mask:
+    """Returns a mask over a box, or over the whole image, as COCO's compressed run lengths."""
+    from pycocotools import mask as coco_mask
+
+    detection = Detection(0, "", 0.0, box, mask, WHOLE_IMAGE if mask.shape == size else box)
+    return dict(coco_mask.encode(np.asfortranarray(detection.mask_px(size[1], size[0]).astype(np.uint8))))
