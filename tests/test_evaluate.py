@@ -169,7 +169,7 @@ def test_invalid_annotations_and_models_are_reported(exported: Path, annotations
     (tmp_path / "half.record").write_bytes(b"\x07\0\0\0\0\0\0\0 no record")
     with pytest.raises(ImageError, match=r"half\.record: not a complete TFRecord file"):
         evaluate(exported, tmp_path / "half.record")
-    with pytest.raises(ConfigError, match="--metrics voc: not a set of metrics. Choose from coco, pascal_voc"):
+    with pytest.raises(ConfigError, match=r"--metrics voc: not a set of metrics\. Choose from coco, pascal_voc"):
         evaluate(exported, annotations, metrics="voc")
     with pytest.raises(SavedModelError, match="does not exist"):
         evaluate(tmp_path / "nowhere", annotations, images=DIGITS / "scenes")

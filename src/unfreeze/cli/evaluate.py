@@ -61,6 +61,21 @@ from unfreeze.onednn import enable_for_command
     metavar="N",
     help="How many images of one size to run at once.",
 )
+@option(
+    "--report",
+    "report_path",
+    section=Section.OUTPUT,
+    type=PATH,
+    metavar="FILE.html",
+    help="Also write an HTML page: metrics of each class, charts, and the images with the most errors.",
+)
+@option(
+    "--output-directory",
+    section=Section.OUTPUT,
+    type=PATH,
+    help="Also write to this folder: the page, the charts (PNG), drawings of the errors, the result as JSON and CSV.",
+)
+@options.overwrite
 @options.as_json
 @options.quiet
 def evaluate(model: str, annotations: str, as_json: bool, quiet: bool, **settings: Any) -> int:

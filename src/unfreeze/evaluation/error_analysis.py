@@ -15,7 +15,7 @@ DEFAULT_THRESHOLD = 0.5  # of a class of which no detection is right
 
 @dataclass(frozen=True)
 class Findings:
-    """The detections above the thresholds, and what each found, with classes disregarded."""
+    """The detections above the thresholds, and what each found."""
 
     detections: Detections
     objects: Objects
@@ -67,7 +67,8 @@ def is_regular(objects: Objects) -> np.ndarray:
 def find_errors(detections: Detections, objects: Objects, points: tuple[OperatingPoint | None, ...]) -> Findings:
     """Returns what the detections at the best score thresholds (`points` of each class) find.
 
-    The pairs that overlap most are matched first, whatever their classes.
+    Detections are matched with objects of their class first, the highest scores first, as for precision and recall;
+    what is left over is matched with other classes, the largest overlaps first.
     """
     thresholds = np.array([point.threshold if point else DEFAULT_THRESHOLD for point in points])
     kept = detections[np.flatnonzero(detections.scores >= thresholds[detections.classes])]
@@ -75,11 +76,11 @@ def find_errors(detections: Detections, objects: Objects, points: tuple[Operatin
     pairs = overlapping_pairs(kept, objects, regions, min_overlap=MATCHING_IOU)
     regular = is_regular(objects)
     object_of, found_by = np.full(len(kept), -1), np.full(len(objects), -1)
-    order = np.lexsort((-kept.scores[pairs.detections], -pairs.overlaps))
+    same_class = kept.classes[pairs.detections] == objects.classes[pairs.objects]
+    order = np.lexsort((-pairs.overlaps, np.where(same_class, -kept.scores[pairs.detections], 0.0), ~same_class))
     for row, column in zip(pairs.detections[order].tolist(), pairs.objects[order].tolist(), strict=True):
         if regular[column] and object_of[row] < 0 and found_by[column] < 0:
             object_of[row], found_by[column] = column, row
     is_counted = np.ones(len(kept), bool)
-    same_class = kept.classes[pairs.detections] == objects.classes[pairs.objects]
     is_counted[pairs.detections[~regular[pairs.objects] & same_class]] = False
     return Findings(kept, objects, object_of, found_by, is_counted)

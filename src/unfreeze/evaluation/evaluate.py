@@ -30,6 +30,7 @@ from unfreeze.evaluation.od_api_metrics import (
 from unfreeze.evaluation.tables import DetectionColumns, Truth, truth_of
 from unfreeze.prediction.class_names import find_label_map
 from unfreeze.runtimes import ModelFile, find_model, load_model
+from unfreeze.staging import require_absent, require_writable_file
 
 MIN_DIFFERENCE = 1e-3  # a smaller sum of score differences in an image is floating-point noise
 PROTOCOLS = {
@@ -50,6 +51,9 @@ def evaluate(
     batch_size: int = 8,
     limit: int | None = None,
     strict: bool = False,
+    report_path: str | Path | None = None,
+    output_directory: str | Path | None = None,
+    overwrite: bool = False,
     on_progress: OnMessage | None = None,
     on_warning: OnMessage | None = None,
 ) -> Evaluation:
@@ -70,13 +74,17 @@ def evaluate(
         limit: evaluate only this many images.
         strict: raise an error for the first image that is missing or unreadable, and for classes that the label map
             lacks. Otherwise they do not count, and the result names them.
+        report_path: also write a self-contained HTML page with charts, and the images with the most errors.
+        output_directory: also write the page, the charts, drawings of the errors, and the result as JSON and CSV.
+        overwrite: replace files of an earlier evaluation.
         on_warning: receives a line for the images and the classes that do not count.
 
-    Raises: SavedModelError, ImageError, ConfigError, MissingExtraError.
+    Raises: SavedModelError, ImageError, ConfigError, OutputError, MissingExtraError.
     """
     on_progress, on_warning = on_progress or ignore, on_warning or ignore
     started = time.perf_counter()
     chosen = parse_metric_set(metrics) if metrics is not None else None
+    output = Output.checked(report_path, output_directory, overwrite=overwrite)
     files = [(str(path), find_model(path)) for path in (model, against) if path is not None]
     labels = find_label_map(Path(label_map) if label_map is not None else None, files[0][1].path)
     on_progress(f"reading {annotations}")
@@ -109,9 +117,46 @@ def evaluate(
         seconds=time.perf_counter() - started,
         inference_s=run.seconds,
     )
+    if output:
+        on_progress("writing the report")
+        output.write(evaluation, truth, source)
     for line in evaluation.warnings():
         on_warning(line)
     return evaluation
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where the report of an evaluation is written."""
+
+    report: Path | None
+    folder: Path | None
+    overwrite: bool
+
+    @classmethod
+    def checked(cls, report: str | Path | None, folder: str | Path | None, *, overwrite: bool) -> Output | None:
+        """Returns where to write, or None for nowhere. Raises: OutputError before hours of inference are lost."""
+        from unfreeze.evaluation.report import ENTRIES
+
+        if report is not None:
+            require_writable_file(Path(report), "--report", overwrite=overwrite)
+        if folder is not None:
+            require_absent(Path(folder), ENTRIES, overwrite=overwrite)
+        if report is None and folder is None:
+            return None
+        return cls(Path(report) if report else None, Path(folder) if folder else None, overwrite)
+
+    def write(self, evaluation: Evaluation, truth: Truth, source: Annotations) -> None:
+        """Writes the report. Raises: OutputError."""
+        from unfreeze.evaluation.report import model_pages, write_files, write_report
+
+        file_names = {image["id"]: str(image["file_name"]) for image in source.dataset["images"]}
+        names = [file_names[int(image_id)] for image_id in truth.image_ids]
+        pages = model_pages(evaluation, truth, source)
+        if self.folder is not None:
+            write_files(self.folder, evaluation, pages, names, overwrite=self.overwrite)
+        if self.report is not None:
+            write_report(self.report, evaluation, pages, names)
 
 
 def parse_metric_set(name: MetricSet | str) -> MetricSet:
@@ -185,7 +230,7 @@ def scores_of(model: str, detections: Detections, truth: Truth, metric_set: Metr
         for index, name in enumerate(truth.class_names)
         if counts[index] or boxes.curves[index] is not None
     )
-    return Scores(model, metrics, classes, findings.confusion(truth.classes), findings)
+    return Scores(model, metrics, classes, findings.confusion(truth.classes), truth.class_names, findings)
 
 
 def _differing_images(

@@ -55,6 +55,7 @@ class Scores:
     metrics: Mapping[str, Mapping[str, float]]
     classes: tuple[ClassScores, ...] = ()
     confusion: np.ndarray = field(default_factory=lambda: np.zeros((1, 1), np.int64))
+    class_names: tuple[str, ...] = ()  # of the rows of `confusion`
     findings: Findings | None = None
 
     @property
@@ -68,7 +69,7 @@ class Scores:
             "model": self.model,
             "metrics": {kind: _as_json(values) for kind, values in self.metrics.items()},
             "classes": [scores.to_dict() for scores in self.classes],
-            "confusion": self.confusion.tolist(),
+            "confusion": {"classes": list(self.class_names), "counts": self.confusion.tolist()},
         }
 
 

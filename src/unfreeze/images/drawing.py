@@ -2,7 +2,7 @@
 
 import colorsys
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -11,6 +11,7 @@ from unfreeze.images.detections import Detection
 
 Color = tuple[int, int, int]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+ColorOf = Callable[[Detection], Color]
 Rectangle = tuple[int, int, int, int]  # left, top, right, bottom; right and bottom are exclusive
 
 WHITE = (255, 255, 255)
@@ -22,19 +23,35 @@ SMALLEST_FONT = 10
 WIDE_FONTS = ("NotoSansCJK-Regular.ttc", "Arial Unicode.ttf", "msyh.ttc", "DejaVuSans.ttf")
 
 
-def draw_detections(image: Image.Image, detections: Sequence[Detection], magnify: int = 1) -> Image.Image:
-    """Returns a copy of the RGB image, `magnify` times larger, with the detections drawn on it."""
+def draw_detections(
+    image: Image.Image,
+    detections: Sequence[Detection],
+    magnify: int = 1,
+    *,
+    color: ColorOf | None = None,
+    show_scores: bool = True,
+) -> Image.Image:
+    """Returns a copy of the RGB image, `magnify` times larger, with the detections drawn on it.
+
+    `color` returns the color of a detection; by default that of its class.
+    """
+    color = color or class_color
     size = (image.width * magnify, image.height * magnify)
     drawn = image.resize(size, Image.Resampling.BICUBIC) if magnify > 1 else image.copy()
     best_first = sorted(detections, key=lambda detection: -detection.score)
     for detection in reversed(best_first):
-        draw_mask(drawn, detection)
+        draw_mask(drawn, detection, color(detection))
     for detection in reversed(best_first):
-        draw_box(drawn, detection)
-        draw_keypoints(drawn, detection)
-    for label in reversed(list(place_labels(drawn, best_first))):
+        draw_box(drawn, detection, color(detection))
+        draw_keypoints(drawn, detection, color(detection))
+    for label in reversed(list(place_labels(drawn, best_first, color, show_scores))):
         draw_label(drawn, *label)
     return drawn
+
+
+def class_color(detection: Detection) -> Color:
+    """Returns the color of the class of a detection."""
+    return color_of(detection.class_id)
 
 
 def color_of(class_id: int) -> Color:
@@ -62,35 +79,33 @@ def rectangle_of(image: Image.Image, detection: Detection) -> Rectangle:
     return left, top, max(round(right), left + 1), max(round(bottom), top + 1)
 
 
-def draw_mask(image: Image.Image, detection: Detection) -> None:
-    """Fills the object with the color of its class, half transparent."""
+def draw_mask(image: Image.Image, detection: Detection, color: Color) -> None:
+    """Fills the object with the color, half transparent."""
     if detection.mask is None:
         return
     opacity = np.where(detection.mask_px(image.width, image.height), round(255 * MASK_OPACITY), 0)
-    image.paste(color_of(detection.class_id), (0, 0, *image.size), Image.fromarray(opacity.astype(np.uint8)))
+    image.paste(color, (0, 0, *image.size), Image.fromarray(opacity.astype(np.uint8)))
 
 
-def draw_box(image: Image.Image, detection: Detection) -> None:
-    """Draws the box in the color of its class."""
+def draw_box(image: Image.Image, detection: Detection, color: Color) -> None:
+    """Draws the box in that color."""
     left, top, right, bottom = rectangle_of(image, detection)
-    ImageDraw.Draw(image).rectangle(
-        (left, top, right - 1, bottom - 1), outline=color_of(detection.class_id), width=line_width(image)
-    )
+    ImageDraw.Draw(image).rectangle((left, top, right - 1, bottom - 1), outline=color, width=line_width(image))
 
 
-def draw_keypoints(image: Image.Image, detection: Detection) -> None:
+def draw_keypoints(image: Image.Image, detection: Detection, color: Color) -> None:
     """Draws the keypoints inside the image with a high enough score, as dots with a white edge."""
     pen = ImageDraw.Draw(image)
     radius = 1.5 * line_width(image) + 0.5
     for y, x, score in detection.keypoints:
         if score >= KEYPOINT_MIN_SCORE and 0 <= y <= 1 and 0 <= x <= 1:
             x_px, y_px = x * image.width, y * image.height
-            for reach, fill in ((radius + line_width(image) / 2, WHITE), (radius, color_of(detection.class_id))):
+            for reach, fill in ((radius + line_width(image) / 2, WHITE), (radius, color)):
                 pen.ellipse((x_px - reach, y_px - reach, x_px + reach, y_px + reach), fill=fill)
 
 
 def place_labels(
-    image: Image.Image, best_first: Sequence[Detection]
+    image: Image.Image, best_first: Sequence[Detection], color: ColorOf, show_scores: bool
 ) -> Iterator[tuple[str, Font, Rectangle, int, Color]]:
     """Yields a place for each label: inside the image, at its box, covering as little as possible of earlier labels."""
     size = max(SMALLEST_FONT, round(0.025 * math.sqrt(image.width * image.height)))
@@ -98,7 +113,7 @@ def place_labels(
     for detection in best_first:
         font = font_for(detection.name, size)
         padding = max(2, size // 4)
-        text = label_text(detection, font, image.width - 2 * padding)
+        text = label_text(detection, font, image.width - 2 * padding, show_scores)
         height = sum(font.getmetrics()) + padding if isinstance(font, ImageFont.FreeTypeFont) else size + padding
         if not text or height > image.height:
             continue
@@ -109,14 +124,14 @@ def place_labels(
         ]
         best = min(places, key=lambda place: sum(overlap(place, other) for other in taken))
         taken.append(best)
-        yield text, font, best, padding, color_of(detection.class_id)
+        yield text, font, best, padding, color(detection)
 
 
-def label_text(detection: Detection, font: Font, width: int) -> str:
+def label_text(detection: Detection, font: Font, width: int, show_score: bool = True) -> str:
     """Returns the name and the score, shortened to `width` pixels in that font; empty if nothing fits."""
-    percent = f"{detection.score:.0%}"
+    percent = f"{detection.score:.0%}" if show_score else ""
     names = [detection.name, *(f"{detection.name[:end]}..." for end in range(len(detection.name) - 1, 0, -1))]
-    for text in [*(f"{name} {percent}" for name in names), percent]:
+    for text in [*(f"{name} {percent}".rstrip() for name in names), percent]:
         if font.getlength(text) <= width:
             return text
     return ""
