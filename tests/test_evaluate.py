@@ -189,25 +189,33 @@ def test_command_prints_text_and_json(exported: Path, annotations: Path) -> None
 
 
 def test_corrupt_and_missing_images_are_named_and_do_not_count(
-    exported: Path, annotations: Path, tmp_path: Path
+    exported: Path, annotations: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "scenes"
     shutil.copytree(DIGITS / "scenes", folder)
     complete = SCENES[3].read_bytes()
     (folder / SCENES[3].name).write_bytes(complete[: len(complete) // 2])
     (folder / SCENES[5].name).unlink()
-    arguments = ["evaluate", str(exported), str(annotations), "--images", str(folder)]
-    result = CliRunner().invoke(cli.unfreeze, [*arguments, "--metrics", "pascal_voc", "--json"])
-    assert result.exit_code == 2
-    evaluation = json.loads(result.stdout)
+    arguments = ["evaluate", str(exported), str(annotations), "--images", str(folder), "--metrics", "pascal_voc"]
+    output = ["--output-directory", str(tmp_path / "out"), "--report", str(tmp_path / "report.html")]
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*arguments, *output, "--json"])
+    assert ended.value.code == 2
+    printed = capsys.readouterr()
+    evaluation = json.loads(printed.out)
     assert evaluation["images"] == len(SCENES) - 2
     assert [image["image"] for image in evaluation["skipped"]] == [SCENES[5].name, SCENES[3].name]
     assert list(evaluation["models"][0]["metrics"]["bbox"]) == ["AP at IoU 0.5"]
-    [line] = [line for line in result.stderr.splitlines() if "not evaluated" in line]
+    [line] = [line for line in printed.err.splitlines() if "not evaluated" in line]
     assert line.startswith("warning: 2 images not evaluated: ")
     assert SCENES[3].name in line
+    assert json.loads((tmp_path / "out" / "evaluation.json").read_text()) == evaluation
+    assert (tmp_path / "out" / "report.html").read_text() == (tmp_path / "report.html").read_text()
+
     (folder / SCENES[5].name).write_bytes(SCENES[5].read_bytes())
-    strict = CliRunner().invoke(cli.unfreeze, [*arguments, "--strict"])
-    assert strict.exit_code == 2
-    assert f"error: {SCENES[3].name}: TensorFlow cannot decode the image" in strict.stderr
-    assert strict.stdout == ""
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*arguments, "--strict"])
+    assert ended.value.code == 2
+    printed = capsys.readouterr()
+    assert f"error: {SCENES[3].name}: TensorFlow cannot decode the image" in printed.err
+    assert printed.out == ""

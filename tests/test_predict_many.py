@@ -260,7 +260,7 @@ def test_coco_results_can_be_read_by_pycocotools(model: Path, images: Path, tmp_
 
     predict(model, images, **options)
     numbered = json.loads((tmp_path / "out" / "coco_images.json").read_text())
-    assert [(image["id"], image["file_name"]) for image in numbered] == list(enumerate(names, start=1))
+    assert [(image["id"], image["file_name"]) for image in numbered["images"]] == list(enumerate(names, start=1))
     (tmp_path / "truth.json").write_text(json.dumps({**truth, "images": entries[1:]}))
     with pytest.raises(ConfigError, match=r"0/0000\.png is not among the images"):
         predict(model, images, **options, annotations=tmp_path / "truth.json")

@@ -52,6 +52,20 @@ from unfreeze.onednn import enable_for_command
     help="Many images: how many of one size to run at once. Default: 2 on a CPU, 16 on a GPU.",
 )
 @option(
+    "--tile-size",
+    section=Section.MODEL,
+    type=click.IntRange(1),
+    metavar="PIXELS",
+    help="Run images that are larger in tiles of this size, and as a whole, and merge the detections.",
+)
+@option(
+    "--tile-overlap",
+    section=Section.MODEL,
+    type=click.FloatRange(0, 1, max_open=True),
+    metavar="SHARE",
+    help="How much of a tile overlaps the next. Default: 0.2.",
+)
+@option(
     "--output-directory",
     section=Section.OUTPUT,
     type=PATH,
@@ -79,7 +93,7 @@ from unfreeze.onednn import enable_for_command
     section=Section.OUTPUT,
     type=Names(),
     metavar="NAME,…",
-    help="Many images: the result files to write: jsonl (default), parquet, coco, drawn, or all.",
+    help="Many images: the result files to write: jsonl (default), csv, parquet, coco, drawn, crops, or all.",
 )
 @options.as_json
 @option(

@@ -151,7 +151,7 @@ class Output:
         from unfreeze.evaluation.report import model_pages, write_files, write_report
 
         file_names = {image["id"]: str(image["file_name"]) for image in source.dataset["images"]}
-        names = [file_names[int(image_id)] for image_id in truth.image_ids]
+        names = [file_names[image_id] for image_id in truth.image_ids.tolist()]
         pages = model_pages(evaluation, truth, source)
         if self.folder is not None:
             write_files(self.folder, evaluation, pages, names, overwrite=self.overwrite)
@@ -241,7 +241,7 @@ def _differing_images(
     values = differences(ours, theirs, len(truth.image_ids), truth.classes)
     order = np.argsort(-values, kind="stable")
     return [
-        ImageDifference(names[int(truth.image_ids[index])], float(values[index]))
+        ImageDifference(names[truth.image_ids[index].item()], float(values[index]))
         for index in order
         if values[index] > MIN_DIFFERENCE
     ]

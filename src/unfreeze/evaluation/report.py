@@ -78,7 +78,7 @@ def model_pages(evaluation: Evaluation, truth: Truth, source: Annotations) -> li
 
 def image_loader(source: Annotations, truth: Truth) -> LoadImages:
     """Returns a function that reads images by their indexes, with the pixels that the model got."""
-    index_of = {int(image_id): index for index, image_id in enumerate(truth.image_ids)}
+    index_of = {image_id: index for index, image_id in enumerate(truth.image_ids.tolist())}
 
     def load(indexes: Sequence[int]) -> Iterator[tuple[int, Image.Image]]:
         wanted = set(indexes)

@@ -84,8 +84,9 @@ def remote_run(address: str, min_score: float) -> Run:
 
 
 def local_file(source: Source) -> Path | None:
-    """Returns the image file of a source; None for URLs and for frames of videos."""
-    return None if "://" in source.location or is_video(source.location) else Path(source.location)
+    """Returns the image file of a source; None for URLs, frames of videos and parts of images."""
+    is_file = source.location and "://" not in source.location and not is_video(source.location)
+    return Path(source.location) if is_file else None
 
 
 def available_cores() -> int:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -19,6 +20,7 @@ from PIL import Image
 from unfreeze.errors import ImageError, SavedModelError, UnfreezeError
 from unfreeze.images import (
     JPEG_SUFFIXES,
+    Detection,
     Frame,
     Source,
     draw_detections,
@@ -26,12 +28,14 @@ from unfreeze.images import (
     read_frames,
     read_source,
 )
+from unfreeze.images.drawing import rectangle_of
 from unfreeze.images.sources import file_system
 from unfreeze.prediction.backends import Backend
 from unfreeze.prediction.class_names import Names, names_in_outputs
 from unfreeze.prediction.detections import parse_detections
 from unfreeze.prediction.shards import Shard
 from unfreeze.prediction.store import Store
+from unfreeze.prediction.tiles import Tiling, detect
 from unfreeze.runtimes.model import Outputs
 
 OPEN_SIZES = 4  # batches of different sizes that wait for more images
@@ -48,6 +52,8 @@ class PredictOptions:
     video_step: int = 1
     draw: bool = False
     magnify: int = 1
+    crops: bool = False
+    tiling: Tiling | None = None
 
 
 @dataclass(frozen=True)
@@ -125,6 +131,8 @@ class ShardRunner:
         if batch[0].image is None:
             return [failure(batch[0], batch[0].error)]
         try:
+            if self.options.tiling is not None:
+                return [self.result_of_tiles(item) for item in batch]
             outputs = self.backend.run([item.source for item in batch], [item.image for item in batch if item.image])
             return [self.result_of(item, output) for item, output in zip(batch, outputs, strict=True)]
         except SavedModelError as error:
@@ -132,12 +140,28 @@ class ShardRunner:
                 return [failure(batch[0], error)]
             return [result for item in batch for result in self.run_batch([item])]
 
+    def result_of_tiles(self, item: Item) -> Result:
+        """Returns the result of an image that is run in tiles."""
+        assert item.image is not None
+        options = self.options
+        detections = detect(self.backend, item.source, item.image, self.names, options.min_score, options.tiling)
+        return self.result_of_detections(item, detections)
+
     def result_of(self, item: Item, outputs: Outputs) -> Result:
-        """Returns the result of an image, and writes the image with its detections if the options say so."""
+        """Returns the result of an image from the outputs of the model."""
+        assert item.image is not None
+        names = self.names or names_in_outputs(outputs)
+        return self.result_of_detections(
+            item, tuple(parse_detections(outputs, item.image, names, self.options.min_score))
+        )
+
+    def result_of_detections(self, item: Item, detections: tuple[Detection, ...]) -> Result:
+        """Returns the result of an image, and writes its drawing and its crops if the options say so."""
         image = item.image
         assert image is not None
-        names = self.names or names_in_outputs(outputs)
-        detections = tuple(parse_detections(outputs, image, names, self.options.min_score))
+        if self.options.crops:
+            for path, crop in crops_of(item, image, detections):
+                self.store.write(path, [encode_image(crop, PurePosixPath(path).suffix)])
         if self.options.draw:
             path = drawn_path(item)
             drawn = draw_detections(image, detections, self.options.magnify)
@@ -233,6 +257,16 @@ def failure(item: Item, error: UnfreezeError | None) -> Result:
 def json_line(record: dict[str, Any]) -> bytes:
     """Returns a record as one line of JSON."""
     return json.dumps(record, ensure_ascii=False).encode("utf-8", "surrogateescape") + b"\n"
+
+
+def crops_of(item: Item, image: Image.Image, detections: Sequence[Detection]) -> Iterator[tuple[str, Image.Image]]:
+    """Yields the part of the image inside each box, and its path: crops/CLASS/IMAGE_NUMBER.jpg or .png."""
+    path = PurePosixPath(drawn_path(item))
+    for number, detection in enumerate(detections):
+        left, top, right, bottom = rectangle_of(image, detection)
+        folder = re.sub(r"[^\w .+-]", "_", detection.name).strip(" .") or f"class {detection.class_id}"
+        name = f"{path.stem}_{number:03d}{path.suffix}"
+        yield f"crops/{folder}/{path.with_name(name)}", image.crop((left, top, right, bottom))
 
 
 def drawn_path(item: Item) -> str:

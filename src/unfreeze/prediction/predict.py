@@ -24,10 +24,9 @@ from unfreeze.images import (
 )
 from unfreeze.prediction.addresses import is_address
 from unfreeze.prediction.backends import open_backend, resolve_model
-from unfreeze.prediction.class_names import names_in_outputs
-from unfreeze.prediction.detections import parse_detections
 from unfreeze.prediction.predict_many import Engine, PredictionRun, predict_many
 from unfreeze.prediction.results import ResultFormat
+from unfreeze.prediction.tiles import Tiling, detect
 
 OnFailure = Callable[[str, UnfreezeError], None]  # receives the path of an image and its error
 
@@ -90,6 +89,8 @@ def predict(
     annotations: str | Path | None = None,
     batch_size: int | None = None,
     video_step: int | None = None,
+    tile_size: int | None = None,
+    tile_overlap: float | None = None,
     engine: Engine | None = None,
     address: str | None = None,
     actors: int | None = None,
@@ -116,6 +117,8 @@ def predict(
         min_score: drop detections that score less.
         draw: write images with boxes, names and scores; by default for image files only.
         magnify: draw on an image this many times larger; what is returned stays in the image's own size.
+        tile_size: run images that are larger than this in tiles of so many pixels, and as a whole.
+        tile_overlap: the share of a tile that overlaps the next; by default 0.2.
         overwrite: replace drawings, or the results of an earlier run.
         on_failure: receives an image that failed, and the other images are still run; without it, the first error is
             raised. `predict_many` reports failures in its result instead.
@@ -139,6 +142,8 @@ def predict(
             magnify=magnify,
             batch_size=batch_size,
             video_step=video_step or 1,
+            tile_size=tile_size,
+            tile_overlap=tile_overlap,
             overwrite=overwrite,
             engine=engine or "threads",
             address=address,
@@ -157,6 +162,8 @@ def predict(
         min_score=min_score,
         draw=draw is not False,
         magnify=magnify,
+        tile_size=tile_size,
+        tile_overlap=tile_overlap,
         overwrite=overwrite,
         on_progress=on_progress,
         on_advance=on_advance,
@@ -173,6 +180,8 @@ def predict_files(
     min_score: float = 0.5,
     draw: bool = True,
     magnify: int = 1,
+    tile_size: int | None = None,
+    tile_overlap: float | None = None,
     overwrite: bool = False,
     on_progress: OnMessage | None = None,
     on_advance: OnAdvance | None = None,
@@ -183,6 +192,7 @@ def predict_files(
     Images that do not exist or are no images are reported before the model is loaded, which takes seconds.
     """
     on_progress = on_progress or ignore
+    tiling = Tiling.of(tile_size, tile_overlap)
     location, names = resolve_model(model, label_map)
     predictions = Predictions()
 
@@ -211,8 +221,7 @@ def predict_files(
         on_progress(f"image {number} of {len(paths)}: {path}")
         with failures_of(path):
             image = read_image(path)
-            [outputs] = backend.run([Source(str(path), str(path))], [image])
-            detections = tuple(parse_detections(outputs, image, names or names_in_outputs(outputs), min_score))
+            detections = detect(backend, Source(str(path), str(path)), image, names, min_score, tiling)
             if draw:
                 write_image(draw_detections(image, detections, magnify), target)
             predictions.append(Prediction(path, image.width, image.height, detections, target if draw else None))

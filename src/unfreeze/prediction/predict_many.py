@@ -13,17 +13,20 @@ from typing import Any, Literal, get_args
 
 from unfreeze.callbacks import OnAdvance, OnMessage, ignore
 from unfreeze.errors import ConfigError
+from unfreeze.formatting import first_few
 from unfreeze.images import find_sources
 from unfreeze.prediction.addresses import is_address
 from unfreeze.prediction.backends import available_cores, open_backend, resolve_model
 from unfreeze.prediction.batches import PredictOptions, ShardRunner
 from unfreeze.prediction.class_names import Names
 from unfreeze.prediction.cluster import Cluster, run_on_ray
-from unfreeze.prediction.results import ResultFormat, check_formats, read_image_ids, write_results
+from unfreeze.prediction.results import ResultFormat, check_formats, read_coco_ids, write_results
 from unfreeze.prediction.shards import Record, Settings, Shard, plan_shards, unfinished_shards, write_part
 from unfreeze.prediction.store import Store, open_store
+from unfreeze.prediction.tiles import Tiling
 
 Engine = Literal["threads", "ray"]
+MAX_NAMED = 5  # classes in a warning
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,8 @@ def predict_many(
     magnify: int = 1,
     batch_size: int | None = None,
     video_step: int = 1,
+    tile_size: int | None = None,
+    tile_overlap: float | None = None,
     overwrite: bool = False,
     engine: Engine = "threads",
     address: str | None = None,
@@ -82,13 +87,15 @@ def predict_many(
         model: a SavedModel, a frozen graph, or the address of a server, as for `predict`.
         images: paths, folders, patterns, lists (.txt), URLs, videos.
         output_directory: a folder or a URL for the results and the state of the run.
-        formats: jsonl, parquet, coco, drawn; or all.
+        formats: jsonl, csv, parquet, coco, drawn, crops; or all.
         label_map: names of the classes; by default the label map in the SavedModel's assets/, else "class 17".
         annotations: COCO's JSON with the ids of the images, for COCO results.
         min_score: drop detections that score less.
         magnify: draw on an image this many times larger.
         batch_size: images of one size in one call of the model; by default 2, on a GPU 16.
         video_step: use every N-th frame of a video.
+        tile_size: run images that are larger than this in tiles of so many pixels, and as a whole.
+        tile_overlap: the share of a tile that overlaps the next; by default 0.2.
         overwrite: remove the results and the state of an earlier run first.
         engine: threads of this process, or ray.
         address: the address of a Ray cluster; by default RAY_ADDRESS, else a cluster of this machine alone.
@@ -105,9 +112,17 @@ def predict_many(
         raise ConfigError(f"{engine!r} is not an engine. Choose {' or '.join(get_args(Engine))}.")
     on_progress, on_warning = on_progress or ignore, on_warning or ignore
     chosen_formats = check_formats([formats] if isinstance(formats, str) else formats)
-    image_ids = read_image_ids(annotations) if annotations is not None else None
-    options = PredictOptions(min_score, batch_size, video_step, "drawn" in chosen_formats, magnify)
+    tiling = Tiling.of(tile_size, tile_overlap)
+    options = PredictOptions(
+        min_score, batch_size, video_step, "drawn" in chosen_formats, magnify, "crops" in chosen_formats, tiling
+    )
     location, names = resolve_model(model, label_map)
+    ids = read_coco_ids(annotations, names) if annotations is not None else None
+    if ids is not None and ids.unknown_classes:
+        on_warning(
+            f"{annotations} has no category {first_few(ids.unknown_classes, MAX_NAMED)}: "
+            "detections of these classes are not in coco_results.json"
+        )
     store = open_store(output_directory)
     on_progress("looking for images")
     inputs = [os.fspath(image) for image in ([images] if isinstance(images, (str, os.PathLike)) else images)]
@@ -123,7 +138,7 @@ def predict_many(
         else:
             run_in_threads(unfinished, location, names, options, store, progress.advance)
     on_progress("writing the results")
-    results = write_results(store, shards, chosen_formats, image_ids)
+    results = write_results(store, shards, chosen_formats, names, ids)
     return PredictionRun(
         str(output_directory), results.images, results.detections, results.failures, results.first_failures,
         resumed=progress.resumed, seconds=round(time.monotonic() - started, 3), files=results.files,
@@ -147,8 +162,11 @@ class Progress:
 
 
 def settings_of(model: str, names: Names, options: PredictOptions) -> Settings:
-    """Returns what the results depend on: only runs with the same settings may share an output directory."""
-    return {
+    """Returns what the results depend on: only runs with the same settings may share an output directory.
+
+    Options that an earlier version did not have are there only if they are used.
+    """
+    settings: dict[str, str | float | bool] = {
         "model": model if is_address(model) else fingerprint(Path(model)),
         "names": hashlib.sha256(repr(sorted(names.items())).encode()).hexdigest()[:16],
         "min_score": options.min_score,
@@ -156,6 +174,11 @@ def settings_of(model: str, names: Names, options: PredictOptions) -> Settings:
         "drawn": options.draw,
         "magnify": options.magnify if options.draw else 1,
     }
+    if options.crops:
+        settings["crops"] = True
+    if options.tiling is not None:
+        settings |= {"tile_size": options.tiling.size, "tile_overlap": options.tiling.overlap}
+    return settings
 
 
 def fingerprint(model: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,16 +12,33 @@ from pathlib import Path
 from typing import IO, Any, Literal, get_args
 
 from unfreeze.errors import ConfigError, MissingExtraError
+from unfreeze.prediction.class_names import Names
 from unfreeze.prediction.shards import Record, Shard, read_records
 from unfreeze.prediction.store import Store
 
-ResultFormat = Literal["jsonl", "parquet", "coco", "drawn", "all"]
+ResultFormat = Literal["jsonl", "csv", "parquet", "coco", "drawn", "crops", "all"]
 FORMATS: tuple[str, ...] = tuple(name for name in get_args(ResultFormat) if name != "all")
 PARQUET_ROWS = 1024  # rows in memory before they are written
 MAX_SHOWN = 5  # failures that are reported one by one
 
-ImageIds = Mapping[str, int]  # file_name -> id of COCO's annotations
+COLUMNS = (
+    *("image", "frame", "time_s", "width", "height"),
+    *("class_id", "name", "score", "xmin", "ymin", "xmax", "ymax"),
+)  # of predictions.csv; the box is in pixels
+
 WriteRecord = Callable[[Record, bytes], None]  # receives a record and its line of JSON
+
+
+@dataclass(frozen=True)
+class CocoIds:
+    """The ids of COCO's annotations.
+
+    `categories` maps the classes of the model to categories by name; None if no name is shared, and ids are the same.
+    """
+
+    images: Mapping[str, int]  # file_name -> id
+    categories: Mapping[int, int] | None = None
+    unknown_classes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -46,13 +64,13 @@ def check_formats(formats: Sequence[str]) -> tuple[str, ...]:
 
 
 def write_results(
-    store: Store, shards: Sequence[Shard], formats: Sequence[str], image_ids: ImageIds | None
+    store: Store, shards: Sequence[Shard], formats: Sequence[str], names: Names, ids: CocoIds | None
 ) -> RunResults:
     """Writes the result files from the parts."""
     images = detections = failures = 0
     first_failures: list[Record] = []
     with ExitStack() as files:
-        writers = record_writers(store, files, formats, image_ids)
+        writers = record_writers(store, files, formats, names, ids)
         failures_file = files.enter_context(store.writing("failures.jsonl"))
         for record, line in read_records(store, shards):
             if "error" in record:
@@ -66,30 +84,33 @@ def write_results(
                 write(record, line)
     if not failures:
         store.remove("failures.jsonl")
-    written = [name for result_format in formats for name in file_names(result_format, image_ids)]
-    names = (*written, *(["failures.jsonl"] if failures else []))
-    return RunResults(images, detections, failures, tuple(first_failures), names)
+    written = [name for result_format in formats for name in file_names(result_format, ids)]
+    file_list = (*written, *(["failures.jsonl"] if failures else []))
+    return RunResults(images, detections, failures, tuple(first_failures), file_list)
 
 
 def record_writers(
-    store: Store, files: ExitStack, formats: Sequence[str], image_ids: ImageIds | None
+    store: Store, files: ExitStack, formats: Sequence[str], names: Names, ids: CocoIds | None
 ) -> list[WriteRecord]:
-    """Returns a function for each format that writes one record; images are drawn while shards run."""
+    """Returns a function for each format that writes one record; images are drawn and cropped while shards run."""
     writers: dict[str, Callable[[], WriteRecord]] = {
         "jsonl": lambda: json_lines_writer(store, files),
+        "csv": lambda: csv_writer(store, files),
         "parquet": lambda: parquet_writer(store, files),
-        "coco": lambda: coco_writer(store, files, image_ids),
+        "coco": lambda: coco_writer(store, files, names, ids),
     }
     return [writers[name]() for name in formats if name in writers]
 
 
-def file_names(result_format: str, image_ids: ImageIds | None) -> list[str]:
+def file_names(result_format: str, ids: CocoIds | None) -> list[str]:
     """Returns the files of a format."""
     return {
         "jsonl": ["predictions.jsonl"],
+        "csv": ["predictions.csv"],
         "parquet": ["predictions.parquet"],
-        "coco": ["coco_results.json", *([] if image_ids is not None else ["coco_images.json"])],
+        "coco": ["coco_results.json", *([] if ids is not None else ["coco_images.json"])],
         "drawn": ["drawn/"],
+        "crops": ["crops/"],
     }[result_format]
 
 
@@ -100,6 +121,26 @@ def json_lines_writer(store: Store, files: ExitStack) -> WriteRecord:
     def write(record: Record, line: bytes) -> None:
         file.write(line)
 
+    return write
+
+
+def csv_writer(store: Store, files: ExitStack) -> WriteRecord:
+    """Returns a function that writes records to predictions.csv: a row for each detection."""
+    file = files.enter_context(store.writing("predictions.csv"))
+
+    def write_row(row: Sequence[object]) -> None:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerow(row)
+        file.write(text.getvalue().encode("utf-8", "surrogateescape"))
+
+    def write(record: Record, line: bytes) -> None:
+        image = [record.get(name, "") for name in COLUMNS[:5]]
+        for detection in record["detections"]:
+            ymin, xmin, ymax, xmax = detection["box_px"]
+            own = [detection["class_id"], detection["name"], detection["score"]]
+            write_row([*image, *own, xmin, ymin, xmax, ymax])
+
+    write_row(COLUMNS)
     return write
 
 
@@ -163,43 +204,70 @@ def parquet_schema(arrow: Any) -> Any:
     )
 
 
-def read_image_ids(annotations: str | Path) -> ImageIds:
-    """Returns the id of each file_name of COCO's annotations. Raises: ConfigError."""
+def read_coco_ids(annotations: str | Path, names: Names) -> CocoIds:
+    """Returns the ids of the images and categories of COCO's annotations. Raises: ConfigError."""
     try:
-        images = json.loads(Path(annotations).read_text(encoding="utf-8"))["images"]
-        return {image["file_name"]: image["id"] for image in images}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        document = json.loads(Path(annotations).read_text(encoding="utf-8"))
+        images = {image["file_name"]: image["id"] for image in document["images"]}
+        categories = {category["name"]: category["id"] for category in document.get("categories", ())}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
             f"{annotations} cannot be read as COCO annotations, whose images have file_name and id: {error}"
         ) from None
+    by_name = {class_id: categories[name] for class_id, name in names.items() if name in categories}
+    if not by_name:
+        return CocoIds(images)
+    unknown = tuple(name for class_id, name in names.items() if class_id not in by_name)
+    return CocoIds(images, by_name, unknown)
 
 
-def coco_writer(store: Store, files: ExitStack, image_ids: ImageIds | None) -> WriteRecord:
+def coco_writer(store: Store, files: ExitStack, names: Names, ids: CocoIds | None) -> WriteRecord:
     """Returns a function that writes records to coco_results.json.
 
-    Without `image_ids`, images are numbered from 1, and coco_images.json lists their numbers.
+    Without `ids`, images are numbered from 1, and coco_images.json lists their numbers and the categories, as a dataset
+    that pycocotools reads.
     """
     write_result = json_array_writer(files, files.enter_context(store.writing("coco_results.json")))
-    write_image = None
-    if image_ids is None:
-        write_image = json_array_writer(files, files.enter_context(store.writing("coco_images.json")))
+    write_image = coco_images_writer(store, files, names) if ids is None else None
+    categories = ids.categories if ids is not None else None
     number = 0
 
     def write(record: Record, line: bytes) -> None:
         nonlocal number
         number += 1
         if write_image is not None:
-            copied = ("frame", "time_s", "width", "height")
-            fields = {name: record[name] for name in copied if name in record}
-            write_image({"id": number, "file_name": record["image"], **fields})
-        image_id = number if image_ids is None else image_id_of(record["image"], image_ids)
+            write_image(number, record)
+        image_id = number if ids is None else image_id_of(record["image"], ids.images)
         for result in coco_results(record):
-            write_result({"image_id": image_id, **result})
+            category = result["category_id"] if categories is None else categories.get(result["category_id"])
+            if category is not None:
+                write_result({"image_id": image_id, **result, "category_id": category})
 
     return write
 
 
-def image_id_of(name: str, image_ids: ImageIds) -> int:
+def coco_images_writer(store: Store, files: ExitStack, names: Names) -> Callable[[int, Record], None]:
+    """Returns a function that writes images, with their numbers, to coco_images.json."""
+    file = files.enter_context(store.writing("coco_images.json"))
+    categories = dict(names)
+
+    def finish(kind: object, error: object, traceback: object) -> None:
+        entries = [{"id": class_id, "name": name} for class_id, name in sorted(categories.items())]
+        file.write(b',\n"categories": ' + json.dumps(entries, ensure_ascii=False).encode() + b"}\n")
+
+    file.write(b'{"info": {}, "annotations": [],\n"images": ')
+    files.push(finish)  # after the array of images has ended
+    write_entry = json_array_writer(files, file)
+
+    def write(number: int, record: Record) -> None:
+        fields: Record = {name: record[name] for name in ("frame", "time_s", "width", "height") if name in record}
+        write_entry({"id": number, "file_name": record["image"], **fields})
+        categories.update({detection["class_id"]: detection["name"] for detection in record["detections"]})
+
+    return write
+
+
+def image_id_of(name: str, image_ids: Mapping[str, int]) -> int:
     """Returns the id of an image by its name or the end of it: annotations may have a.jpg or val/a.jpg."""
     parts = name.split("/")
     for start in range(len(parts)):

@@ -27,7 +27,7 @@ SETTINGS = "plan/settings.json"
 SHARD_SIZE = 64  # images; a kill costs at most this many per worker, and a remote store one request for this many
 END_BYTES = 64
 RESULTS = (
-    *("predictions.jsonl", "predictions.parquet", "coco_results.json", "coco_images.json"),
+    *("predictions.jsonl", "predictions.csv", "predictions.parquet", "coco_results.json", "coco_images.json"),
     "failures.jsonl",
 )
 START_OVER = "Pass another --output-directory, or --overwrite to start over."
@@ -95,8 +95,8 @@ def check_settings(store: Store, settings: Settings) -> None:
         stored = json.loads(store.read(SETTINGS))
     except ValueError:
         raise OutputError(f"{store.path(SETTINGS)} is incomplete. {START_OVER}") from None
-    changed = [name for name, value in settings.items() if stored.get(name) != value]
-    changes = [f"{name} {stored.get(name)}, now {settings[name]}" for name in changed]
+    changed = [name for name in {**stored, **settings} if stored.get(name) != settings.get(name)]
+    changes = [f"{name} {stored.get(name)}, now {settings.get(name)}" for name in changed]
     if changes:
         raise OutputError(f"{store.url} has results of other settings ({'; '.join(changes)}). {START_OVER}")
 
