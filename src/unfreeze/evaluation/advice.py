@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from unfreeze.evaluation.evaluation import ClassScores, Scores
 from unfreeze.formatting import amount
+
+if TYPE_CHECKING:
+    from unfreeze.evaluation.evaluation import ClassScores, Scores
 
 WEAK = 0.6  # a class or size is weak if its AP is below this share of the others'
 MIN_CONFUSED = 3  # objects, and
@@ -43,7 +46,7 @@ def _about_weak_classes(scores: Scores) -> Iterator[str]:
         return
     value, weakest = min(values, key=lambda pair: pair[0])
     if value < WEAK * scores.mean_average_precision:
-        few = ", which are few to measure it" if weakest.objects < FEW_OBJECTS else ""
+        few = " (few to measure it by)" if weakest.objects < FEW_OBJECTS else ""
         yield f"{weakest.name} has the lowest AP, {value:.3f}, with {amount(weakest.objects, 'object')} here{few}."
 
 

@@ -127,7 +127,7 @@ def confusion_chart(names: Sequence[str], counts: np.ndarray) -> Image.Image:
     is_part = len(rows) < len(names)
     shown = [*rows, len(names)]
     matrix = counts[np.ix_(shown, shown)]
-    row_names = [*(shortened(names[row], 180) for row in rows), "no object"]
+    row_names = [*(shortened(names[row], 180) for row in rows), "unmatched"]
     column_names = [*row_names[:-1], "missed"]
     cell = max(16, min(46, 760 // len(shown)))
     left = max(map(text_width, row_names)) + 58

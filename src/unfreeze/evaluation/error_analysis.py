@@ -42,7 +42,7 @@ class Findings:
         return wrong
 
     def confusion(self, classes: int) -> np.ndarray:
-        """Returns `[K + 1, K + 1]` counts: the annotated class, last: no object, by the detected one, last: missed."""
+        """Returns `[K + 1, K + 1]` counts: the annotated class, last: unmatched, by the detected one, last: missed."""
         counts = np.zeros((classes + 1, classes + 1), np.int64)
         rows = np.flatnonzero(self.object_of >= 0)
         np.add.at(counts, (self.objects.classes[self.object_of[rows]], self.detections.classes[rows]), 1)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from unfreeze.evaluation.advice import advice
 from unfreeze.evaluation.annotations import SkippedImage
 from unfreeze.evaluation.class_matching import UnknownClass, unknown_classes_line
 from unfreeze.evaluation.curves import Curve, OperatingPoint
@@ -48,7 +49,7 @@ class ClassScores:
 class Scores:
     """The metrics of one model: boxes ("bbox"), and masks ("segm") if there are any; NaN if undefined.
 
-    `confusion` is `[K + 1, K + 1]`: the annotated class, last: no object, by the detected one, last: missed.
+    `confusion` is `[K + 1, K + 1]`: the annotated class, last: unmatched, by the detected one, last: missed.
     """
 
     model: str
@@ -132,6 +133,9 @@ class Evaluation:
         for scores in self.scores:
             yield "  classes" + (f" of {scores.model}" if len(self.scores) > 1 else "")
             yield from (f"    {line}" for line in class_table(scores.classes))
+            lines = list(advice(scores))
+            yield from ["  what to look at first"] * bool(lines)
+            yield from (f"    {line}" for line in lines)
         if len(self.scores) > 1:
             yield "  images that differ most" if self.differing else "  no image differs"
             rows = [(image.image, f"{image.difference:.2f}") for image in self.differing[:MAX_SHOWN]]
