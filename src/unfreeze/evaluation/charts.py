@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -60,7 +61,12 @@ class Canvas:
 
 def chart_font(text: str, size: int) -> Font:
     """Returns the font of a text in a chart."""
-    return font_for(text, size * SCALE)
+    return font_for(text, size * SCALE) if not text.isascii() else _ascii_font(size * SCALE)
+
+
+@cache
+def _ascii_font(size: int) -> Font:
+    return font_for("", size)
 
 
 def text_width(text: str, size: int = TEXT) -> float:
@@ -113,7 +119,7 @@ def _draw_curve(canvas: Canvas, scores: ClassScores, color: Color, frame: tuple[
     recall, precision = scores.curve.recall, scores.curve.precision
     if len(recall) == 0:
         return
-    kept = np.unique(np.linspace(0, len(recall) - 1, min(len(recall), 2000)).round().astype(int))
+    kept = np.unique(np.linspace(0, len(recall) - 1, min(len(recall), 500)).round().astype(int))
     points = [(0.0, float(precision[0])), *zip(recall[kept].tolist(), precision[kept].tolist(), strict=True)]
     canvas.line([(left + size * x, top + size * (1 - y)) for x, y in points], color, width)
 

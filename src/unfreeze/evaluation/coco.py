@@ -121,34 +121,35 @@ def _accumulate(
     is_outside: np.ndarray,
 ) -> CocoMetrics:
     """Returns precision and recall over all images, from the matches of each detection."""
-    rank = ranks(group_keys(detections, classes))
+    by_class = np.lexsort((-detections.scores, detections.classes))
+    rank = ranks(group_keys(detections, classes))[by_class]
+    states, is_outside, scores = states[:, :, by_class], is_outside[:, by_class], detections.scores[by_class]
+    sorted_classes, numbers = detections.classes[by_class], np.arange(classes)
+    ends = np.searchsorted(sorted_classes, numbers, "right")
+    starts = np.searchsorted(sorted_classes, numbers, "left")
     precision = -np.ones((len(IOU_THRESHOLDS), len(RECALLS), classes, len(AREAS)))
     recall = -np.ones((len(IOU_THRESHOLDS), classes, len(AREAS), len(MAX_DETECTIONS)))
     curves: list[Curve | None] = [None] * classes
-    by_class = np.lexsort((-detections.scores, detections.classes))
-    first, last = (
-        np.searchsorted(detections.classes[by_class], np.arange(classes), side) for side in ("left", "right")
-    )
-    for index in range(classes):
-        rows = by_class[first[index] : last[index]]
+    for index, rows in enumerate(map(slice, starts.tolist(), ends.tolist())):
         positives = (~is_ignored[:, objects.classes == index]).sum(axis=1)
         for area in np.flatnonzero(positives).tolist():
-            state = states[area][:, rows]
+            state = states[area, :, rows]
             is_true = state == MATCHED
             is_false = (state == UNMATCHED) & ~is_outside[area, rows]
             for number, most in enumerate(MAX_DETECTIONS):
-                recall[:, index, area, number] = is_true[:, rank[rows] < most].sum(axis=1) / positives[area]
+                found = is_true if most == MAX_DETECTIONS[-1] else is_true & (rank[rows] < most)
+                recall[:, index, area, number] = found.sum(axis=1) / positives[area]
             precision[:, :, index, area] = _interpolated(is_true, is_false, positives[area])
             if area == ALL:
                 counted = is_true[0] | is_false[0]
-                curves[index] = Curve.of(detections.scores[rows][counted], is_true[0][counted], positives[area])
+                curves[index] = Curve.of(scores[rows][counted], is_true[0][counted], positives[area])
     return CocoMetrics(precision, recall, tuple(curves))
 
 
 def _interpolated(is_true: np.ndarray, is_false: np.ndarray, positives: int) -> np.ndarray:
     """Returns `[T, R]`: the highest precision at each recall or above it, 0 where the recall is not reached."""
     precision = np.zeros((len(is_true), len(RECALLS)))
-    trues, falses = np.cumsum(is_true, axis=1, dtype=float), np.cumsum(is_false, axis=1, dtype=float)
+    trues, falses = np.cumsum(is_true, axis=1, dtype=np.int32), np.cumsum(is_false, axis=1, dtype=np.int32)
     recalls = trues / positives
     precisions = trues / (trues + falses + np.spacing(1))
     precisions = np.maximum.accumulate(precisions[:, ::-1], axis=1)[:, ::-1]

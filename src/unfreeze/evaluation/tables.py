@@ -104,44 +104,48 @@ class DetectionColumns:
 
     class_index: Mapping[int, int]
     masks: bool
-    images: list[np.ndarray] = field(default_factory=list)
-    classes: list[np.ndarray] = field(default_factory=list)
+    images: list[int] = field(default_factory=list)
+    sizes: list[tuple[int, int]] = field(default_factory=list)  # height, width
+    class_ids: list[np.ndarray] = field(default_factory=list)
     boxes: list[np.ndarray] = field(default_factory=list)
     scores: list[np.ndarray] = field(default_factory=list)
     encoded: list[Mask] = field(default_factory=list)
 
     def add(self, image: int, size: tuple[int, int], outputs: Outputs) -> None:
         """Adds the detections of an image of `size` (height, width)."""
-        height, width = size
         count = int(outputs.get("num_detections", len(outputs["detection_scores"])))
-        class_ids = np.rint(outputs["detection_classes"][:count]).astype(np.int64).tolist()
-        classes = np.array([self.class_index.get(class_id, -1) for class_id in class_ids], np.int64)
-        rows = np.flatnonzero(classes >= 0)
-        corners = np.asarray(outputs["detection_boxes"], np.float64)[rows]
-        ymin, xmin, ymax, xmax = corners.T
-        self.images.append(np.full(len(rows), image))
-        self.classes.append(classes[rows])
-        self.boxes.append(
-            np.stack([xmin * width, ymin * height, (xmax - xmin) * width, (ymax - ymin) * height], axis=1)
-        )
-        self.scores.append(np.asarray(outputs["detection_scores"], np.float64)[rows])
-        if self.masks and "detection_masks" in outputs:
-            for row, box in zip(rows.tolist(), corners.tolist(), strict=True):
-                self.encoded.append(encode_mask(outputs["detection_masks"][row], tuple(box), size))
-        else:
-            self.masks = False
+        self.images.append(image)
+        self.sizes.append(size)
+        self.class_ids.append(np.array(outputs["detection_classes"][:count]))
+        self.boxes.append(np.array(outputs["detection_boxes"][:count]))
+        self.scores.append(np.array(outputs["detection_scores"][:count]))
+        self.masks = self.masks and "detection_masks" in outputs
+        if self.masks:
+            for mask, box in zip(outputs["detection_masks"][:count], self.boxes[-1].tolist(), strict=True):
+                self.encoded.append(encode_mask(mask, tuple(box), size))
 
     def detections(self) -> Detections:
         """Returns all detections that were added; those with a box or score that is not finite do not count."""
+        counts = [len(scores) for scores in self.scores]
+        height, width = np.repeat(np.array(self.sizes, float).reshape(-1, 2), counts, axis=0).T
+        class_ids = np.rint(np.nan_to_num(np.concatenate([np.zeros(0), *self.class_ids]), nan=-1)).astype(np.int64)
+        ymin, xmin, ymax, xmax = np.concatenate([np.zeros((0, 4)), *self.boxes]).T
         table = Detections(
-            np.concatenate([np.zeros(0, np.int64), *self.images]),
-            np.concatenate([np.zeros(0, np.int64), *self.classes]),
-            np.concatenate([np.zeros((0, 4)), *self.boxes]),
+            np.repeat(np.array(self.images, np.int64), counts),
+            self._classes_of(class_ids),
+            np.stack([xmin * width, ymin * height, (xmax - xmin) * width, (ymax - ymin) * height], axis=1),
             np.concatenate([np.zeros(0), *self.scores]),
             self.encoded if self.masks else None,
         )
-        is_finite = np.isfinite(table.scores) & np.isfinite(table.boxes).all(axis=1)
-        return table if is_finite.all() else table[np.flatnonzero(is_finite)]
+        counted = (table.classes >= 0) & np.isfinite(table.scores) & np.isfinite(table.boxes).all(axis=1)
+        return table[np.flatnonzero(counted)]
+
+    def _classes_of(self, class_ids: np.ndarray) -> np.ndarray:
+        """Returns the class of each class id, -1 for none."""
+        known, positions = np.unique(class_ids, return_inverse=True)
+        classes = np.array([self.class_index.get(class_id, -1) for class_id in known.tolist()], np.int64)
+        of_ids: np.ndarray = classes[positions]
+        return of_ids
 
 
 def encode_mask(mask: np.ndarray, box: Box, size: tuple[int, int]) -> Mask:
