@@ -353,4 +353,4 @@ def test_folders_patterns_and_lists_are_expanded(images: Path, tmp_path: Path, m
 
 def test_unknown_format_is_rejected(model: Path, images: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="'xml' is not a result format"):
-        predict(model, images, output_directory=tmp_path / "out", formats=["csv"])
+        predict(model, images, output_directory=tmp_path / "out", formats=["xml"])
