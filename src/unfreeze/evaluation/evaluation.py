@@ -131,6 +131,8 @@ class Evaluation:
             ]
             yield from (f"  {line}" for line in aligned(rows))
         for scores in self.scores:
+            if not scores.classes:
+                continue
             yield "  classes" + (f" of {scores.model}" if len(self.scores) > 1 else "")
             yield from (f"    {line}" for line in class_table(scores.classes))
             lines = list(advice(scores))
