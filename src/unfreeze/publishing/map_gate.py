@@ -66,7 +66,9 @@ class MapGate:
         from unfreeze.evaluation.evaluate import evaluate  # imports TensorFlow, which takes seconds
 
         evaluation = evaluate(saved_model, self.annotations, images=self.images, on_progress=on_progress)
-        mean_ap = evaluation.scores[0].metrics["bbox"]["AP"]
+        if evaluation.skipped:  # the mAP of fewer images cannot be compared
+            raise ImageError(f"{self.annotations}: {next(evaluation.warnings())}. Add or replace the images.")
+        mean_ap = evaluation.scores[0].mean_average_precision
         if not mean_ap >= 0:  # NaN
             raise ImageError(
                 f"{self.annotations}: mAP is not defined, since no image has an object. Pass annotations with objects."
