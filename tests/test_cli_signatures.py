@@ -62,7 +62,7 @@ def test_command_and_function_have_the_same_parameters(name: str) -> None:
 # `serve` has two functions, since a SageMaker archive decides itself most of what the options of a server are about: in
 # one function, these arguments would have no effect beside an archive.
 SERVE_ONLY = {"model_base_path_flag"}  # the same as the argument MODEL_BASE_PATH
-SAGEMAKER_ONLY = {"sagemaker", "sagemaker_port"}
+SAGEMAKER_ONLY = {"sagemaker", "sagemaker_port", "multi_model"}
 SAGEMAKER_NAMES = {"archive": "model_base_path", "port": "sagemaker_port"}  # where the two differ
 
 

@@ -115,12 +115,12 @@ class Command(click.Command):
                     formatter.write_dl(records)
 
 
-def command(name: str) -> Callable[[Callable[..., int | None]], Command]:
+def command(name: str, cls: type[Command] = Command) -> Callable[[Callable[..., int | None]], Command]:
     """Returns a decorator that makes a function a command, with the options that every command has."""
 
     def decorate(function: Callable[..., int | None]) -> Command:
         decorated = log_level(traceback(function))
-        return click.command(name, cls=Command, context_settings=CONTEXT_SETTINGS)(decorated)
+        return click.command(name, cls=cls, context_settings=CONTEXT_SETTINGS)(decorated)
 
     return decorate
 

@@ -8,18 +8,30 @@ import click
 from click.core import ParameterSource
 
 from unfreeze.cli import options
-from unfreeze.cli.options import PATH, Section, Switch, command, option
+from unfreeze.cli.model_server_flags import UNSUPPORTED_FLAGS
+from unfreeze.cli.options import PATH, Command, Section, Switch, command, option
 from unfreeze.cli.terminal import log_to_stderr, print_result, progress
 from unfreeze.onednn import enable_for_command
 
 PORT = click.IntRange(0, 65535)
 SAGEMAKER_OPTIONS = {
-    "host", "sagemaker", "sagemaker_port", "model_base_path", "model_base_path_flag", "quiet", "enable_model_warmup",
-    "rest_api_timeout_in_ms", "max_queued_requests", "max_request_bytes", "max_image_pixels",
+    "host", "sagemaker", "sagemaker_port", "multi_model", "model_base_path", "model_base_path_flag", "quiet",
+    "enable_model_warmup", "rest_api_timeout_in_ms", "max_queued_requests", "max_request_bytes", "max_image_pixels",
 }  # fmt: skip
 
 
-@command("serve")
+class ServeCommand(Command):
+    """The command, which rejects flags of tensorflow_model_server that it does not have with what to do instead."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        for arg in args:
+            flag = arg.partition("=")[0].lstrip("-").replace("-", "_")
+            if arg.startswith("--") and flag in UNSUPPORTED_FLAGS:
+                raise click.UsageError(f"--{flag} is not supported. {UNSUPPORTED_FLAGS[flag]}", ctx)
+        return super().parse_args(ctx, args)
+
+
+@command("serve", cls=ServeCommand)
 @click.argument("model_base_path", type=PATH, required=False)
 @option(
     "--model-base-path",
@@ -151,6 +163,55 @@ SAGEMAKER_OPTIONS = {
     "/monitoring/prometheus/metrics of the REST port.",
 )
 @option(
+    "--ssl-config-file",
+    section=Section.SERVER,
+    type=PATH,
+    help="An SSLConfig message in text format: the key and certificate for gRPC with TLS.",
+)
+@option(
+    "--rest-api-enable-cors-support",
+    section=Section.SERVER,
+    cls=Switch,
+    default=False,
+    show_default=True,
+    help="Let pages of other origins send REST requests from a browser.",
+)
+@option(
+    "--tensorflow-intra-op-parallelism",
+    section=Section.SERVER,
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="How many threads one TensorFlow operation may use; 0 leaves it to TensorFlow.",
+)
+@option(
+    "--tensorflow-inter-op-parallelism",
+    section=Section.SERVER,
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="How many TensorFlow operations may run at the same time; 0 leaves it to TensorFlow.",
+)
+@option(
+    "--per-process-gpu-memory-fraction",
+    section=Section.SERVER,
+    type=click.FloatRange(0, 1),
+    default=0,
+    show_default=True,
+    metavar="FRACTION",
+    help="The part of a GPU's memory that TensorFlow may take, from 0 to 1; 0 means all.",
+)
+@option(
+    "--gpu-memory-growth",
+    section=Section.SERVER,
+    cls=Switch,
+    default=False,
+    show_default=True,
+    help="Take the memory of a GPU as needed, rather than all of it at the start.",
+)
+@option(
     "--max-queued-requests",
     section=Section.SERVER,
     type=click.IntRange(1),
@@ -194,7 +255,16 @@ SAGEMAKER_OPTIONS = {
     show_default=True,
     envvar="SAGEMAKER_BIND_TO_PORT",
     metavar="PORT",
-    help="The port of /ping and /invocations, with --sagemaker.",
+    help="The port of /ping, /invocations and /models, with --sagemaker.",
+)
+@option(
+    "--multi-model",
+    section=Section.SERVER,
+    cls=Switch,
+    default=False,
+    show_default=True,
+    envvar="SAGEMAKER_MULTI_MODEL",
+    help="With --sagemaker: serve a multi-model endpoint. POST /models loads the models; there is no MODEL_BASE_PATH.",
 )
 @options.quiet
 def serve(
@@ -204,6 +274,7 @@ def serve(
     rest_api_port: int,
     sagemaker: bool,
     sagemaker_port: int,
+    multi_model: bool,
     quiet: bool,
     **settings: Any,
 ) -> None:
@@ -221,9 +292,13 @@ def serve(
         raise click.UsageError(f"--rest-api-port cannot be the same as --port; received {port} for both")
     base_path = model_base_path or model_base_path_flag
     if sagemaker:
-        if not base_path:
+        if not base_path and not multi_model:
             raise click.UsageError("--sagemaker needs a model.tar.gz, or a folder unpacked from one")
+        if base_path and multi_model:
+            raise click.UsageError("--multi-model takes no MODEL_BASE_PATH: POST /models loads the models")
         settings = for_sagemaker(click.get_current_context(), settings)
+    elif multi_model and is_given("multi_model"):
+        raise click.UsageError("--multi-model has an effect with --sagemaker only")
     else:
         settings |= {"port": port or None, "rest_api_port": rest_api_port or None}
     enable_for_command()
@@ -233,7 +308,9 @@ def serve(
 
         running: Any
         if sagemaker:
-            running = start_sagemaker(base_path or "", port=sagemaker_port, on_warning=on_warning, **settings)
+            running = start_sagemaker(
+                base_path, multi_model=multi_model, port=sagemaker_port, on_warning=on_warning, **settings
+            )
         else:
             running = start_server(base_path, **settings)
     if not quiet:
@@ -247,8 +324,14 @@ def for_sagemaker(context: click.Context, settings: dict[str, Any]) -> dict[str,
 
     Raises: click.UsageError if another option was given.
     """
-    given = [name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
-    wrong = [f"--{name.replace('_', '-')}" for name in given if name not in SAGEMAKER_OPTIONS]
+    wrong = [
+        f"--{name.replace('_', '-')}" for name in context.params if is_given(name) and name not in SAGEMAKER_OPTIONS
+    ]
     if wrong:
         raise click.UsageError(f"{', '.join(wrong)}: not with --sagemaker, where the archive decides what is served")
     return {name: value for name, value in settings.items() if name in SAGEMAKER_OPTIONS}
+
+
+def is_given(name: str) -> bool:
+    """Returns whether the command line has an option, rather than its default or an environment variable."""
+    return click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE

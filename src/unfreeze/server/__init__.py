@@ -11,7 +11,7 @@ from unfreeze.errors import MissingExtraError
 # Looked up, not imported: tensorflow_serving imports TensorFlow, and a missing package is reported before that.
 _missing = [
     package
-    for package in ("starlette", "uvicorn", "h11", "orjson", "grpc", "requests", "tensorflow_serving")
+    for package in ("starlette", "uvicorn", "h11", "orjson", "grpc", "requests", "tensorflow_serving", "google_crc32c")
     if find_spec(package) is None
 ]
 if _missing:

@@ -57,7 +57,7 @@ class Batcher:
         self.changed = threading.Condition()
         self.closing = False
         self.threads = [
-            threading.Thread(target=self._work, name=f"batch-{number}", daemon=True)
+            threading.Thread(target=self._work, name=f"{settings.thread_pool_name}-{number}", daemon=True)
             for number in range(settings.num_batch_threads)
         ]
         for thread in self.threads:

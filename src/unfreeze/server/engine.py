@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from unfreeze.server.admission import AdmissionControl
 from unfreeze.server.batching import Batcher
@@ -17,6 +17,7 @@ from unfreeze.server.image_headers import check_image_sizes
 from unfreeze.server.loaded import Arrays, LoadedModel
 from unfreeze.server.loading import load
 from unfreeze.server.metrics import Metric, Metrics
+from unfreeze.server.request_log import RequestLogs
 from unfreeze.server.settings import Settings, read_models, with_labels
 from unfreeze.server.status import StatusCode, StatusError, deadline_exceeded
 from unfreeze.server.versions import Models
@@ -47,6 +48,7 @@ class Engine:
             load_retry_interval_s=settings.load_retry_interval_micros / 1e6,
             labels_for_unavailable=settings.allow_version_labels_for_unavailable_models or settings.follow_labels,
         )
+        self.request_logs = RequestLogs(self.metrics)
         self.batcher = Batcher(settings.batching, self._count_batch) if settings.batching else None
         self.run_slots = threading.BoundedSemaphore(settings.num_run_threads)
         self.config = settings.models
@@ -58,19 +60,33 @@ class Engine:
         self.metrics.add_gauge(
             Metric.REJECTED, "counter", "Requests rejected by admission control.", lambda: self.admission.rejected
         )
+        self.metrics.add_gauge(
+            Metric.REQUEST_LOG_SECONDS, "counter", "CPU time of writing request logs.",
+            lambda: self.request_logs.seconds,
+        )  # fmt: skip
 
     def start(self) -> None:
         """Loads the models of the config, then watches for new versions in a thread."""
-        self.models.apply(self._current_config())
+        self.apply(self._current_config())
         self.watcher.start()
 
+    def apply(self, config: ModelServerConfig) -> None:
+        """Serves exactly the models of a config, and logs their requests as it says.
+
+        Raises: StatusError FAILED_PRECONDITION if a label names a version that is not available.
+        """
+        with self.models.changing:
+            self.request_logs.apply(config)
+            self.models.apply(config)
+
     def stop(self) -> None:
-        """Ends the watch, and the batches that wait."""
+        """Ends the watch and the batches that wait, and closes the request logs."""
         self.stopping.set()
         if self.watcher.is_alive():
             self.watcher.join()
         if self.batcher:
             self.batcher.close()
+        self.request_logs.stop()
 
     def run(
         self,
@@ -118,7 +134,7 @@ class Engine:
             status = error.code
             raise
         finally:
-            self.metrics.count_request(label, status.name)
+            self.metrics.count(Metric.REQUEST_COUNT, model_name=label, status=status.name)
 
     @contextmanager
     def _timed(self, metric: Metric, **labels: str) -> Iterator[None]:
@@ -137,7 +153,7 @@ class Engine:
     def _count_batch(self, rows: int) -> None:
         self.metrics.observe(Metric.BATCH_SIZE, rows)
 
-    def _current_config(self) -> Any:
+    def _current_config(self) -> ModelServerConfig:
         """Returns the config of the settings, with the labels of the files beside the versions."""
         settings = self.settings
         self.config = with_labels(settings.models) if settings.follow_labels else settings.models
@@ -153,7 +169,7 @@ class Engine:
             try:
                 if config_poll_s > 0 and time.monotonic() >= next_config:
                     next_config = time.monotonic() + config_poll_s
-                    self.models.apply(read_models(self.settings.model_config_file or ""))
+                    self.apply(read_models(self.settings.model_config_file or ""))
                 elif poll_s > 0:
                     self._poll()
             except Exception as error:  # a file that is broken does not stop the models that are loaded
@@ -162,6 +178,6 @@ class Engine:
     def _poll(self) -> None:
         before = self.config
         if self.settings.follow_labels and self._current_config() != before:
-            self.models.apply(self.config)
+            self.apply(self.config)
         else:
             self.models.poll()

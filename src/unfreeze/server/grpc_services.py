@@ -18,11 +18,12 @@ from tensorflow_serving.apis import (
     regression_pb2,
 )
 
-from unfreeze.errors import UnfreezeError
+from unfreeze.errors import ConfigError, UnfreezeError
 from unfreeze.server import inference
 from unfreeze.server.engine import Engine, Entrypoint
 from unfreeze.server.loaded import LoadedModel
-from unfreeze.server.settings import checked_models
+from unfreeze.server.request_log import LogField
+from unfreeze.server.settings import Ssl, checked_models
 from unfreeze.server.status import StatusCode, StatusError, invalid, not_found
 from unfreeze.server.versions import Version
 
@@ -56,6 +57,40 @@ def grpc_server(engine: Engine, is_serving: Callable[[], bool]) -> grpc.Server:
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(engine), server)
     server.add_generic_rpc_handlers((health_handler(is_serving),))
     return server
+
+
+def add_port(server: grpc.Server, address: str, ssl: Ssl | None) -> int:
+    """Binds a server to an address, with TLS if there is a key, and returns the port.
+
+    Raises: ConfigError if the key or a certificate is not valid, RuntimeError if the address cannot be bound.
+    """
+    port: int
+    if ssl is None:
+        port = server.add_insecure_port(address)
+        return port
+    credentials = grpc.ssl_server_credentials(
+        [(ssl.server_key.encode(), ssl.server_cert.encode())], ssl.custom_ca.encode() or None, ssl.client_verify
+    )
+    try:
+        port = server.add_secure_port(address, credentials)
+    except RuntimeError:
+        require_valid(credentials)
+        raise
+    return port
+
+
+def require_valid(credentials: grpc.ServerCredentials) -> None:
+    """Raises ConfigError if no server can use the credentials: gRPC has one error for these and for ports."""
+    server = grpc.server(ThreadPoolExecutor(1))
+    try:
+        server.add_secure_port("127.0.0.1:0", credentials)
+    except RuntimeError as error:
+        raise ConfigError(
+            "--ssl-config-file: gRPC does not accept server_key, server_cert and custom_ca. Each must be the text of a "
+            "PEM file, and the key that of the certificate."
+        ) from error
+    finally:
+        server.stop(None)
 
 
 def health_handler(is_serving: Callable[[], bool]) -> grpc.GenericRpcHandler:
@@ -121,7 +156,8 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
                         model, signature, inputs, outputs, name=name, deadline=deadline
                     ),
                 )
-            fill_model_spec(message, name, version)
+            inference.fill_model_spec(message, name, version.number)
+            self.engine.request_logs.log_messages(LogField[api.upper()], request, message)
             return message
 
         return respond(context, response)
@@ -136,7 +172,7 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
                 raise invalid(f"Metadata field {field} is not supported")
         version = find_version(self.engine, request)
         response = get_model_metadata_pb2.GetModelMetadataResponse()
-        fill_model_spec(response, request.model_spec.name, version)
+        inference.fill_model_spec(response, request.model_spec.name, version.number)
         response.metadata["signature_def"].Pack(version.signature_def_map())
         return response
 
@@ -159,7 +195,7 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         """Replaces the served models by those of a config, and responds when they are loaded."""
         response = model_management_pb2.ReloadConfigResponse()
         try:
-            self.engine.models.apply(checked_models(request.config, "the request"))
+            self.engine.apply(checked_models(request.config, "the request"))
         except UnfreezeError as error:
             response.status.error_code = StatusCode.INVALID_ARGUMENT.number
             response.status.error_message = str(error)
@@ -204,12 +240,6 @@ def model_spec(request: Any) -> tuple[str, int | None, str | None]:
         spec.version.value if choice == "version" else None,
         spec.version_label if choice == "version_label" else None,
     )
-
-
-def fill_model_spec(response: Any, name: str, version: Version) -> None:
-    """Writes the name and version of the model that responds."""
-    response.model_spec.name = name
-    response.model_spec.version.value = version.number
 
 
 def find_version(engine: Engine, request: Any) -> Version:

@@ -158,6 +158,12 @@ def regress(model: LoadedModel, request: Any, run: RunSignature = run_at_once) -
     return response
 
 
+def fill_model_spec(response: Any, name: str, version: int) -> None:
+    """Writes the name and version of the model that responds."""
+    response.model_spec.name = name
+    response.model_spec.version.value = version
+
+
 def find_signature(model: LoadedModel, request: Any, method: Method) -> tuple[str, Any]:
     """Returns the name and the SignatureDef that a request names. Raises: StatusError if its method is another one."""
     signature = request.model_spec.signature_name or DEFAULT_SIGNATURE

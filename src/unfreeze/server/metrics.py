@@ -15,15 +15,24 @@ class Metric(str, Enum):
     """The name of each metric."""
 
     REQUEST_COUNT = ":tensorflow:serving:request_count"
+    REQUEST_LOG_COUNT = ":tensorflow:serving:request_log_count"
     REQUEST_LATENCY = ":tensorflow:serving:request_latency"
     RUNTIME_LATENCY = ":tensorflow:serving:runtime_latency"
     BATCH_SIZE = "unfreeze_batch_size"
     REJECTED = "unfreeze_requests_refused"
     WAITING = "unfreeze_requests_waiting"
+    REQUEST_LOG_SECONDS = "unfreeze_request_log_cpu_seconds"
 
 
 LATENCY_BOUNDS = tuple(10 * 1.8**power for power in range(33))  # microseconds, to about 20 minutes
 SIZE_BOUNDS = tuple(float(2**power) for power in range(11))
+
+# Metric -> help text; None for those for which TensorFlow Serving has none.
+COUNTERS = {
+    Metric.REQUEST_COUNT: None,
+    Metric.REQUEST_LOG_COUNT: "The total number of requests logged from the model server sliced down by model_name and "
+    "status code.",
+}
 
 # Metric -> (help text, upper bounds of the buckets).
 HISTOGRAMS = {
@@ -43,7 +52,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.counts: dict[Labels, int] = defaultdict(int)
+        self.counts: dict[tuple[Metric, Labels], int] = defaultdict(int)
         # The count of each bucket, with one bucket above all bounds, then the sum of the values.
         self.histograms: dict[tuple[Metric, Labels], list[float]] = {}
         self.gauges: dict[Metric, tuple[str, str, Callable[[], float]]] = {}
@@ -52,10 +61,10 @@ class Metrics:
         """Adds a number that is read each time the page is requested."""
         self.gauges[metric] = (kind, help_text, value)
 
-    def count_request(self, model: str, status: str) -> None:
-        """Counts a request of a model by its status."""
+    def count(self, metric: Metric, **labels: str) -> None:
+        """Adds one to a counter."""
         with self.lock:
-            self.counts[(("model_name", model), ("status", status))] += 1
+            self.counts[metric, tuple(labels.items())] += 1
 
     def observe(self, metric: Metric, value: float, **labels: str) -> None:
         """Adds a value to a histogram."""
@@ -70,9 +79,12 @@ class Metrics:
         with self.lock:
             counts = dict(self.counts)
             histograms = {key: list(row) for key, row in self.histograms.items()}
-        count_name = Metric.REQUEST_COUNT.value
-        lines = [f"# TYPE {count_name} counter"]
-        lines += [f"{count_name}{braces(labels)} {count}" for labels, count in counts.items()]
+        lines = []
+        for metric, text in COUNTERS.items():
+            lines += [f"# HELP {metric.value} {text}"] if text else []
+            lines.append(f"# TYPE {metric.value} counter")
+            rows = [(labels, count) for (of, labels), count in counts.items() if of is metric]
+            lines += [f"{metric.value}{braces(labels)} {count}" for labels, count in rows]
         for metric, (help_text, bounds) in HISTOGRAMS.items():
             lines += [f"# HELP {metric.value} {help_text}", f"# TYPE {metric.value} histogram"]
             for (_, labels), row in ((key, row) for key, row in histograms.items() if key[0] is metric):

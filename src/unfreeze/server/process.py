@@ -15,7 +15,7 @@ from starlette.routing import BaseRoute
 
 from unfreeze.errors import OutputError, SavedModelError
 from unfreeze.server.engine import Engine
-from unfreeze.server.grpc_services import grpc_server
+from unfreeze.server.grpc_services import add_port, grpc_server
 from unfreeze.server.http_connections import connection_class
 from unfreeze.server.rest import rest_app
 from unfreeze.server.settings import Settings
@@ -148,7 +148,7 @@ class Server:
         if self.rest_port:
             lines += [f"REST http://{self.settings.host}:{self.rest_port}/v1/models/{model.name}" for model in served]
         if self.grpc_port:
-            lines.append(f"gRPC {self.settings.host}:{self.grpc_port}")
+            lines.append(f"gRPC {self.settings.host}:{self.grpc_port}{' with TLS' if self.settings.ssl else ''}")
         return "\n".join(lines)
 
     def serving(self) -> bool:
@@ -162,7 +162,7 @@ class Server:
         host = f"[{self.settings.host}]" if ":" in self.settings.host else self.settings.host
         self.grpc = grpc_server(self.engine, self.serving)
         try:
-            self.grpc_port = self.grpc.add_insecure_port(f"{host}:{self.settings.port}")
+            self.grpc_port = add_port(self.grpc, f"{host}:{self.settings.port}", self.settings.ssl)
         except RuntimeError as error:
             raise cannot_listen("--port", self.settings.host, self.settings.port, error) from error
 

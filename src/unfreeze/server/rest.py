@@ -14,14 +14,17 @@ from urllib.parse import unquote
 
 from google.protobuf import json_format
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
-from tensorflow_serving.apis import classification_pb2, regression_pb2
+from tensorflow_serving.apis import classification_pb2, model_pb2, regression_pb2
 
 from unfreeze.server import inference, json_examples, json_tensors
 from unfreeze.server.engine import Engine, Entrypoint
-from unfreeze.server.loaded import LoadedModel, check_inputs
+from unfreeze.server.loaded import DEFAULT_SIGNATURE, check_inputs
+from unfreeze.server.request_log import LogField
 from unfreeze.server.request_workers import RequestWorkers
 from unfreeze.server.status import StatusCode, StatusError, invalid, not_found
 from unfreeze.server.versions import State, Version
@@ -64,7 +67,9 @@ def rest_app(engine: Engine, extra_routes: list[BaseRoute] | None = None) -> Sta
     if engine.settings.metrics_path:
         routes.append(Route(engine.settings.metrics_path, rest.metrics))
     routes.append(Route("/{path:path}", rest.respond, methods=HTTP_METHODS))
-    return Starlette(routes=routes)
+    # As in http_server.cc, which allows any origin too. Starlette responds to the browser's request for permission.
+    cors = Middleware(CORSMiddleware, allow_origins=["*"], allow_methods=["*"], allow_headers=["*"])
+    return Starlette(routes=routes, middleware=[cors] if engine.settings.cors else None)
 
 
 class Rest:
@@ -168,27 +173,35 @@ def infer(engine: Engine, target: Target, body: bytes, deadline: float) -> bytes
 
 def predict(engine: Engine, target: Target, body: bytes, deadline: float) -> bytes:
     """Returns the body of the response to a predict request."""
-    model = find_model(engine, target)
+    version = find_version(engine, target)
+    model = version.loaded_model()
     document = json_tensors.read_document(body)
     may_have_booleans = b"true" in body or b"false" in body
     signature, form, inputs = json_tensors.read_predict(document, model, may_have_booleans)
     del document  # an image as nested lists is many times larger than its array
     check_inputs(model.signature_def(signature), inputs)
     outputs = engine.run(model, signature, inputs, (), name=target.model, deadline=deadline)
+    engine.request_logs.log_arrays(model_spec(target, signature), version.number, inputs, outputs)
     return json_tensors.write_predict(outputs, form)
 
 
 def classify(engine: Engine, target: Target, body: bytes, deadline: float) -> bytes:
     """Returns the body of the response to a classify request."""
     request = json_examples.read_request(body, classification_pb2.ClassificationRequest())
-    response = inference.classify(find_model(engine, target), request, runner(engine, target, deadline))
+    version = find_version(engine, target)
+    response = inference.classify(version.loaded_model(), request, runner(engine, target, deadline))
+    inference.fill_model_spec(response, target.model, version.number)
+    engine.request_logs.log_messages(LogField.CLASSIFY, request, response)
     return json_examples.write_classes(response)
 
 
 def regress(engine: Engine, target: Target, body: bytes, deadline: float) -> bytes:
     """Returns the body of the response to a regress request."""
     request = json_examples.read_request(body, regression_pb2.RegressionRequest())
-    response = inference.regress(find_model(engine, target), request, runner(engine, target, deadline))
+    version = find_version(engine, target)
+    response = inference.regress(version.loaded_model(), request, runner(engine, target, deadline))
+    inference.fill_model_spec(response, target.model, version.number)
+    engine.request_logs.log_messages(LogField.REGRESS, request, response)
     return json_examples.write_values(response)
 
 
@@ -199,9 +212,19 @@ INFERENCES: dict[Method, Callable[[Engine, Target, bytes, float], bytes]] = {
 }
 
 
-def find_model(engine: Engine, target: Target) -> LoadedModel:
-    """Returns the model that a path names. Raises: StatusError if it is not loaded."""
-    return engine.models.find(target.model, target.version, target.label).loaded_model()
+def find_version(engine: Engine, target: Target) -> Version:
+    """Returns the version that a path names. Raises: StatusError if it is not loaded."""
+    return engine.models.find(target.model, target.version, target.label)
+
+
+def model_spec(target: Target, signature: str) -> model_pb2.ModelSpec:
+    """Returns what a path and its request name, as the message of gRPC requests."""
+    spec = model_pb2.ModelSpec(name=target.model, signature_name=signature or DEFAULT_SIGNATURE)
+    if target.version is not None:
+        spec.version.value = target.version
+    elif target.label is not None:
+        spec.version_label = target.label
+    return spec
 
 
 def runner(engine: Engine, target: Target, deadline: float) -> inference.RunSignature:

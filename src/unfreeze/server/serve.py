@@ -15,6 +15,7 @@ from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 from unfreeze.callbacks import OnMessage, ignore
 from unfreeze.errors import ArchiveError, ConfigError, SavedModelError, UnsupportedError
 from unfreeze.runtimes import FILE_RUNTIMES, find_model_file
+from unfreeze.server.runtime_options import RuntimeOptions
 from unfreeze.server.settings import (
     METRICS_PATH,
     Batching,
@@ -22,6 +23,7 @@ from unfreeze.server.settings import (
     read_batching,
     read_metrics_path,
     read_models,
+    read_ssl,
     single_model,
 )
 
@@ -53,6 +55,12 @@ def serve(
     enable_batching: bool = False,
     batching_parameters_file: str | Path | None = None,
     monitoring_config_file: str | Path | None = None,
+    ssl_config_file: str | Path | None = None,
+    rest_api_enable_cors_support: bool = False,
+    tensorflow_intra_op_parallelism: int = 0,
+    tensorflow_inter_op_parallelism: int = 0,
+    per_process_gpu_memory_fraction: float = 0.0,
+    gpu_memory_growth: bool = False,
     max_queued_requests: int = 64,
     max_request_bytes: int = 64 * 2**20,
     max_image_pixels: int = 64_000_000,
@@ -80,6 +88,12 @@ def start_server(
     enable_batching: bool = False,
     batching_parameters_file: str | Path | None = None,
     monitoring_config_file: str | Path | None = None,
+    ssl_config_file: str | Path | None = None,
+    rest_api_enable_cors_support: bool = False,
+    tensorflow_intra_op_parallelism: int = 0,
+    tensorflow_inter_op_parallelism: int = 0,
+    per_process_gpu_memory_fraction: float = 0.0,
+    gpu_memory_growth: bool = False,
     max_queued_requests: int = 64,
     max_request_bytes: int = 64 * 2**20,
     max_image_pixels: int = 64_000_000,
@@ -104,6 +118,12 @@ def start_server(
         enable_batching: whether to answer requests that wait at the same time with one call of the model.
         batching_parameters_file: a BatchingParameters message in text format.
         monitoring_config_file: a MonitoringConfig message in text format: the path of the metrics, if any.
+        ssl_config_file: an SSLConfig message in text format, with the key and certificate for gRPC with TLS.
+        rest_api_enable_cors_support: whether pages of other origins may send REST requests from a browser.
+        tensorflow_intra_op_parallelism: the number of threads of one TensorFlow operation; 0 leaves it to TensorFlow.
+        tensorflow_inter_op_parallelism: the number of TensorFlow operations that run at the same time; 0 as above.
+        per_process_gpu_memory_fraction: the part of a GPU's memory that TensorFlow may take, up to 1; 0 means all.
+        gpu_memory_growth: whether TensorFlow takes the memory of a GPU as needed, rather than all of it at the start.
         max_queued_requests: how many requests may be in flight; further ones are rejected.
         max_request_bytes: the size of the largest request that is accepted, in bytes.
         max_image_pixels: the size of the largest encoded image that is accepted, in pixels.
@@ -126,10 +146,19 @@ def start_server(
         rest_api_timeout_in_ms=rest_api_timeout_in_ms,
         batching=batching_parameters(enable_batching, batching_parameters_file),
         metrics_path=read_metrics_path(monitoring_config_file) if monitoring_config_file else METRICS_PATH,
+        ssl=read_ssl(ssl_config_file) if ssl_config_file else None,
+        cors=rest_api_enable_cors_support,
         max_queued_requests=max_queued_requests,
         max_request_bytes=max_request_bytes,
         max_image_pixels=max_image_pixels,
     )
+    runtime = RuntimeOptions(
+        intra_op_threads=tensorflow_intra_op_parallelism,
+        inter_op_threads=tensorflow_inter_op_parallelism,
+        gpu_memory_fraction=per_process_gpu_memory_fraction,
+        gpu_memory_growth=gpu_memory_growth,
+    )
+    runtime.apply()
     from unfreeze.server.process import Server  # imports TensorFlow
     from unfreeze.server.rest import alive
     from unfreeze.web import routes
@@ -141,8 +170,9 @@ def start_server(
 
 
 def start_sagemaker(
-    archive: str | Path,
+    archive: str | Path | None = None,
     *,
+    multi_model: bool = False,
     host: str = "127.0.0.1",
     port: int = 8080,
     enable_model_warmup: bool = True,
@@ -158,8 +188,9 @@ def start_sagemaker(
 
     Args:
         archive: the model.tar.gz, or the folder.
+        multi_model: whether to serve a multi-model endpoint, without an archive: `POST /models` loads the models.
         host: the address to listen on.
-        port: the port of /ping and /invocations; 0 means any free port.
+        port: the port of /ping, /invocations and /models; 0 means any free port.
         enable_model_warmup: whether to replay the warm-up requests of each version before it is available.
         rest_api_timeout_in_ms: the deadline of a request.
         max_queued_requests: how many requests may be in flight; further ones are rejected.
@@ -169,7 +200,11 @@ def start_sagemaker(
 
     Raises: an UnfreezeError if the server cannot start.
     """
-    if not Path(archive).exists():
+    if multi_model and archive:
+        raise ConfigError("--multi-model takes no archive. POST /models loads the models.")
+    if not multi_model and not archive:
+        raise ConfigError("there is no archive to serve. Pass a model.tar.gz, or --multi-model.")
+    if archive and not Path(archive).exists():
         raise ArchiveError(f"{archive} does not exist. Pass a model.tar.gz, or a folder unpacked from one.")
     from unfreeze.server.sagemaker import SageMakerServer  # imports TensorFlow
 

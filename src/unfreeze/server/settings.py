@@ -1,11 +1,13 @@
 """The settings of the server, and the files in text proto format that TensorFlow Serving reads some of them from."""
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from google.protobuf import text_format
+from tensorflow_serving.config.logging_config_pb2 import LoggingConfig
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from unfreeze.errors import ConfigError, UnsupportedError
@@ -14,6 +16,12 @@ from unfreeze.protobuf_pool import MessageTable, pool_of_table
 LABELS_FILE = "models.config"  # beside the versions of a model, as `unfreeze publish` writes it
 METRICS_PATH = "/monitoring/prometheus/metrics"
 PLATFORM = "tensorflow"
+TENSORFLOW_MODEL_TYPE = 1  # of the deprecated enum ModelType
+LOG_TYPE = "tfrecord"
+PEM_START = "-----BEGIN "
+MAX_QUOTED_CHARS = 40
+# What text_format puts before its message: line, column, and the whole line of the file, which may be long.
+QUOTED_LINE = re.compile(r"^\d+:\d+ : (?:'.*': )?", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -27,6 +35,17 @@ class Batching:
     allowed_batch_sizes: tuple[int, ...] = ()
     pad_variable_length_inputs: bool = False
     enable_large_batch_splitting: bool = False
+    thread_pool_name: str = "batch"
+
+
+@dataclass(frozen=True)
+class Ssl:
+    """TensorFlow Serving's SSLConfig: the texts of PEM files. Source: config/ssl_config.proto."""
+
+    server_key: str
+    server_cert: str
+    custom_ca: str = ""
+    client_verify: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,6 +67,8 @@ class Settings:
     rest_api_timeout_in_ms: int = 30_000
     batching: Batching | None = None
     metrics_path: str | None = METRICS_PATH
+    ssl: Ssl | None = None  # of gRPC
+    cors: bool = False  # of REST
     max_queued_requests: int = 64
     max_request_bytes: int = 64 * 2**20
     max_image_pixels: int = 64_000_000
@@ -108,7 +129,50 @@ def checked_models(config: ModelServerConfig, origin: str) -> ModelServerConfig:
             raise UnsupportedError(
                 f"not supported yet: model_platform {model.model_platform!r} in {origin}. Use {PLATFORM!r}."
             )
+        if model.model_type not in (0, TENSORFLOW_MODEL_TYPE):
+            raise UnsupportedError(
+                f"not supported yet: model_type {model.model_type} in {origin}. Use model_platform: {PLATFORM!r}."
+            )
+        if model.HasField("logging_config"):
+            check_logging(model.logging_config, f"{origin}: logging_config of model {model.name}")
     return config
+
+
+def check_logging(config: LoggingConfig, origin: str) -> None:
+    """Checks the logging_config of a model, and that its files can be written.
+
+    Raises: ConfigError if it is not valid, UnsupportedError for what this server does not have.
+    """
+    collector, sampling = config.log_collector_config, config.sampling_config
+    if config.HasField("custom_logging_config"):
+        raise UnsupportedError(f"{origin}: custom_logging_config is not supported. Remove it.")
+    if collector.type not in ("", LOG_TYPE):
+        raise UnsupportedError(
+            f"{origin}: log_collector_config.type {collector.type!r} is not supported. Remove it: this server writes "
+            f"{LOG_TYPE} files."
+        )
+    for field in ("per_task_sampling_configs", "attributes"):
+        if getattr(sampling, field):
+            raise UnsupportedError(f"{origin}: sampling_config.{field} is not supported. Remove it.")
+    if not config.HasField("sampling_config") or not 0 <= sampling.sampling_rate <= 1:
+        found = sampling.sampling_rate if config.HasField("sampling_config") else "none"
+        raise ConfigError(f"{origin}: sampling_config.sampling_rate must be from 0 to 1 (found: {found}).")
+    prefix = collector.filename_prefix
+    if "://" in prefix:
+        raise UnsupportedError(f"{origin}: filename_prefix {prefix} is not supported. Use a path of this machine.")
+    path = Path(prefix)
+    if not prefix or prefix.endswith("/"):
+        raise ConfigError(
+            f"{origin}: filename_prefix must be a folder and the start of file names, such as /logs/requests "
+            f"(found: {prefix!r})."
+        )
+    if not path.parent.is_dir():
+        raise ConfigError(f"{origin}: the folder of filename_prefix does not exist ({path.parent}). Create it.")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise ConfigError(
+            f"{origin}: the folder of filename_prefix cannot be written to ({path.parent}). Change its permissions, or "
+            "choose another folder."
+        )
 
 
 def read_batching(path: str | os.PathLike[str]) -> Batching:
@@ -123,7 +187,7 @@ def read_batching(path: str | os.PathLike[str]) -> Batching:
             values[field.name] = tuple(value)
         elif field.name in Batching.__dataclass_fields__:
             values[field.name] = value.value if field.message_type else value
-        elif field.name != "thread_pool_name":  # only a name in TensorFlow's own traces
+        else:
             raise UnsupportedError(f"not supported yet: {field.name} in {path}. Remove it.")
     return checked_batching(Batching(**values), path)
 
@@ -156,6 +220,25 @@ def read_metrics_path(path: str | os.PathLike[str]) -> str | None:
     return metrics_path if prometheus.enable else None
 
 
+def read_ssl(path: str | os.PathLike[str]) -> Ssl:
+    """Reads the file of --ssl_config_file.
+
+    Raises: ConfigError if it cannot be read, if it has no key and certificate, or paths in place of PEM texts.
+    """
+    message = read_text_proto(path, SCHEMA.message_class("SSLConfig")())
+    ssl = Ssl(message.server_key, message.server_cert, message.custom_ca, message.client_verify)
+    required = {"server_key": ssl.server_key, "server_cert": ssl.server_cert}
+    if ssl.custom_ca or ssl.client_verify:
+        required["custom_ca"] = ssl.custom_ca
+    for name, text in required.items():
+        if PEM_START not in text:
+            found = f"{text[:MAX_QUOTED_CHARS]!r}" if text else "none"
+            raise ConfigError(
+                f"{os.fspath(path)}: {name} must be the text of a PEM file, with \\n as line ends (found: {found})."
+            )
+    return ssl
+
+
 def read_text_proto(path: str | os.PathLike[str], message: Any) -> Any:
     """Fills a message from a file in text format and returns it. Raises: ConfigError."""
     try:
@@ -165,11 +248,16 @@ def read_text_proto(path: str | os.PathLike[str], message: Any) -> Any:
     try:
         return text_format.Parse(text, message)
     except text_format.ParseError as error:
-        raise ConfigError(f"{os.fspath(path)} is not a {message.DESCRIPTOR.name} in text format: {error}") from error
+        line = f"line {error.GetLine()}: " if error.GetLine() else ""
+        reason = QUOTED_LINE.sub("", str(error))
+        raise ConfigError(
+            f"{os.fspath(path)} is not a {message.DESCRIPTOR.name} in text format: {line}{reason.rstrip('.')}."
+        ) from error
 
 
 # The messages that tensorflow-serving-api does not have. Fields: name, number, type.
-# Source: servables/tensorflow/session_bundle_config.proto, config/monitoring_config.proto.
+# Source: servables/tensorflow/session_bundle_config.proto, config/monitoring_config.proto,
+# config/ssl_config.proto.
 MESSAGES: MessageTable = {
     "Int64Value": [("value", 1, "int64")],
     "BoolValue": [("value", 1, "bool")],
@@ -184,6 +272,12 @@ MESSAGES: MessageTable = {
         ("pad_variable_length_inputs", 7, "bool"),
         ("enable_large_batch_splitting", 8, "BoolValue"),
         ("max_execution_batch_size", 9, "Int64Value"),
+    ],
+    "SSLConfig": [
+        ("server_key", 1, "string"),
+        ("server_cert", 2, "string"),
+        ("custom_ca", 3, "string"),
+        ("client_verify", 4, "bool"),
     ],
     "PrometheusConfig": [("enable", 1, "bool"), ("path", 2, "string")],
     "MonitoringConfig": [("prometheus_config", 1, "PrometheusConfig")],
