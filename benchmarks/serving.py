@@ -8,6 +8,10 @@ each side, which does not include the clients.
 
 The direct side sets TF_ENABLE_ONEDNN_OPTS and TF_ONEDNN_ASSUME_FROZEN_WEIGHTS as the command `unfreeze serve` does,
 unless you set them; a line of the output says how they were set.
+
+    python benchmarks/serving.py SAVED_MODEL_FOLDER IMAGE --request-log [--rounds 5]
+
+measures the server with and without a log of every request instead, in turns.
 """
 
 import argparse
@@ -21,6 +25,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from onednn_settings import onednn_variables
@@ -39,6 +44,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1, help="Images per request.")
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="Batch threads on each side.")
+    parser.add_argument("--request-log", action="store_true", help="Compare the server with and without a request log.")
+    parser.add_argument("--rounds", type=int, default=5, help="Measurements of each, with --request-log.")
     parser.add_argument("--part", choices=["direct", "clients"], help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -46,6 +53,8 @@ def main() -> None:
         print(json.dumps(direct(options)))
     elif options.part == "clients":
         print(json.dumps(clients(options)))
+    elif options.request_log:
+        report_request_log(options)
     else:
         report(options)
 
@@ -60,6 +69,24 @@ def report(options: argparse.Namespace) -> None:
     ratio = (alone["cpu_s"] / alone["images"]) / (served["cpu_s"] / served["images"])
     print(f"ratio of throughput, by CPU time without the clients: {ratio:.3f}")
     print(f"served / direct, clients on the same cores: {rate(served) / rate(alone):.3f}; failed: {served['failed']}")
+
+
+def report_request_log(options: argparse.Namespace) -> None:
+    """Prints the throughput and CPU time without and with a log of every request, each the median of the rounds."""
+    without, logging = [], []
+    for _ in range(options.rounds):
+        without.append(with_server(options))
+        logging.append(with_server(options, log_requests=True))
+    rates, cpu_ms = [], []
+    for name, sides in (("no log", without), ("request log", logging)):
+        rates.append(median(map(rate, sides)))
+        cpu_ms.append(median(side["cpu_s"] / side["images"] * 1000 for side in sides))
+        failed = sum(side["failed"] for side in sides)
+        spread = ", ".join(f"{rate(side):.1f}" for side in sides)
+        print(
+            f"{name:12} {rates[-1]:8.1f} images/s {cpu_ms[-1]:8.2f} ms CPU per image; failed: {failed}; all: {spread}"
+        )
+    print(f"throughput with the log: {rates[1] / rates[0]:.3f}; CPU time: {cpu_ms[1] / cpu_ms[0]:.3f}")
 
 
 def rate(side: dict[str, Any]) -> float:
@@ -108,7 +135,7 @@ def run_threads(count: int, work: Any, seconds: float) -> None:
         thread.join()
 
 
-def with_server(options: argparse.Namespace) -> dict[str, Any]:
+def with_server(options: argparse.Namespace, log_requests: bool = False) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         shutil.copytree(options.saved_model, Path(folder) / "model" / "1")
         parameters = Path(folder) / "batching.txt"
@@ -124,7 +151,13 @@ def with_server(options: argparse.Namespace) -> dict[str, Any]:
             "--enable-batching",
             f"--batching-parameters-file={parameters}",
         ]
-        command = [sys.executable, "-m", "unfreeze", "serve", str(Path(folder) / "model"), "--model-name=m", *flags]
+        models = Path(folder) / "models.txt"
+        log = f'log_collector_config {{ filename_prefix: "{folder}/requests" }} sampling_config {{ sampling_rate: 1 }}'
+        models.write_text(
+            f'model_config_list {{ config {{ name: "m" base_path: "{folder}/model" '
+            f"{f'logging_config {{ {log} }}' if log_requests else ''} }} }}"
+        )
+        command = [sys.executable, "-m", "unfreeze", "serve", f"--model-config-file={models}", *flags]
         server = subprocess.Popen(command)
         try:
             return part(options, "clients", "--port", str(port)) | {"server": server.pid}

@@ -16,7 +16,7 @@ from tensorflow_serving.apis import predict_pb2, prediction_log_pb2, prediction_
 
 from unfreeze.server.loading import load
 from unfreeze.server.process import Server
-from unfreeze.server.request_log import ModelLog, RequestLogs
+from unfreeze.server.request_log import ModelLog
 from unfreeze.server.tfrecord_files import RecordFile
 from unfreeze.server.warmup import warm_up
 
@@ -55,7 +55,8 @@ def folder(half: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pat
         assert predict(running, {"instances": [1.0, 2.0]})[0] == 200
         assert predict(running, {"inputs": {"x": 4.0}}, "/v1/models/half/versions/1:predict")[0] == 200
         assert predict(running, {"instances": ["text"]})[0] == 400
-        assert send_request(running, "POST", "/v1/models/half:regress", {"examples": [{"x": 6.0}]})[0] == 200 or True
+        examples = {"signature_name": "tensorflow/serving/regress", "examples": [{"x": 6.0}]}
+        assert send_request(running, "POST", "/v1/models/half:regress", examples)[0] == 200
         request = predict_pb2.PredictRequest()
         request.model_spec.name = "half"
         request.inputs["x"].CopyFrom(tf.make_tensor_proto([8.0]))
@@ -63,6 +64,7 @@ def folder(half: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pat
         with grpc.insecure_channel(f"127.0.0.1:{running.grpc_port}") as channel:
             prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(request)
         wait_until(lambda: metric(running, "OK") == "4", "four requests are logged")
+        assert f"requests of half are logged: {folder}/requests-half-*.tfrecord" in str(running)
         assert [path.suffix for path in folder.iterdir()] == [".partial"]
     return folder
 
@@ -121,7 +123,7 @@ def test_full_disk_ends_the_log_with_one_warning(
     with serving(logged_config(half, tmp_path / "a"), port=None) as running:
         for value in range(4):
             assert predict(running, {"instances": [float(value)]}) == (200, {"predictions": [value / 2 + 2.0]})
-        wait_until(lambda: metric(running, "UNAVAILABLE"), "a request is counted as not written")
+        wait_until(lambda: metric(running, "UNAVAILABLE") == "3", "three requests are counted as not written")
     [warning] = [record.getMessage() for record in caplog.records]
     assert "requests of model half are no longer logged: No space left on device" in warning
     assert len(logs_in(tmp_path)) == 1
@@ -168,4 +170,3 @@ def test_sampling_rate_is_the_part_that_is_logged(half: Path, tmp_path: Path, mo
     log = ModelLog(config.model_config_list.config[0])
     monkeypatch.setattr("random.random", iter([0.0, 0.24, 0.25, 0.99]).__next__)
     assert [log.sampled() for _ in range(4)] == [True, True, False, False]
-    assert RequestLogs(None)._sampled("half") is None  # type: ignore[arg-type]

@@ -149,6 +149,9 @@ class Server:
             lines += [f"REST http://{self.settings.host}:{self.rest_port}/v1/models/{model.name}" for model in served]
         if self.grpc_port:
             lines.append(f"gRPC {self.settings.host}:{self.grpc_port}{' with TLS' if self.settings.ssl else ''}")
+        lines += [
+            f"requests of {log.model} are logged: {log.pattern}" for log in self.engine.request_logs.logs.values()
+        ]
         return "\n".join(lines)
 
     def serving(self) -> bool:

@@ -11,6 +11,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -60,9 +61,14 @@ class ModelLog:
         self.failed = False  # after the first error, nothing more is written
         self.recover()
 
+    @property
+    def pattern(self) -> str:
+        """Returns the pattern of the names of the files."""
+        return f"{self.folder / self.stem}-*{SUFFIX}"
+
     def sampled(self) -> bool:
         """Decides whether to log a request."""
-        return not self.failed and random.random() < self.rate
+        return random.random() < self.rate
 
     def append(self, record: bytes) -> bool:
         """Appends a PredictionLog to the current file, and returns whether that was possible."""
@@ -76,6 +82,8 @@ class ModelLog:
             self.file.append(record)
         except OSError as error:
             self.failed = True
+            with suppress(OSError):
+                self.close()
             LOG.warning(
                 "requests of model %s are no longer logged: %s in %s. Free space, or change filename_prefix in its "
                 "logging_config, and restart the server.",
@@ -163,7 +171,12 @@ class RequestLogs:
     def _sampled(self, model: str) -> ModelLog | None:
         """Returns the log to which a request to a model goes; None if this request is not logged."""
         log = self.logs.get(model)
-        return log if log is not None and log.sampled() else None
+        if log is None or not log.sampled():
+            return None
+        if log.failed:
+            self._count(log, StatusCode.UNAVAILABLE)
+            return None
+        return log
 
     def _add(self, log: ModelLog, responding: model_pb2.ModelSpec, fill: Fill, size_bytes: int) -> None:
         """Hands a request and its response to the thread that writes; drops them if too many bytes wait for it.

@@ -37,7 +37,7 @@ class RecordFile:
         self.records = 0
         self.size_bytes = 0
         self._file = os.open(
-            self.partial_path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0), 0o644
+            self.partial_path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o644
         )
         if fcntl:
             lock(self._file)  # so that another server with this prefix does not recover it
