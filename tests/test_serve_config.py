@@ -1,7 +1,10 @@
 """The config files and flags of tensorflow_model_server: each field and each flag is honored, or rejected by name."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -97,6 +100,34 @@ def test_runtime_options_out_of_range_are_rejected() -> None:
     ]:
         with pytest.raises(ConfigError, match=message):
             options.apply()
+
+
+APPLY = """
+import logging
+logging.basicConfig(format="%(message)s")
+from unfreeze.errors import ConfigError
+from unfreeze.server.runtime_options import RuntimeOptions
+import tensorflow as tf
+from tensorflow.python.eager import context
+RuntimeOptions(1, 2, gpu_memory_fraction=0.25, gpu_memory_growth=True).apply()
+tf.constant(1) + 1
+config = context.context().config
+print(config.intra_op_parallelism_threads, config.inter_op_parallelism_threads)
+print(config.gpu_options.per_process_gpu_memory_fraction)
+try:
+    RuntimeOptions(gpu_memory_fraction=0.5).apply()
+except ConfigError as error:
+    print(error)
+"""
+
+
+def test_runtime_options_are_those_of_tensorflow() -> None:
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([sys.executable, "-c", APPLY], capture_output=True, text=True, env=environment)
+    threads, fraction, error = done.stdout.splitlines()
+    assert (threads, fraction) == ("1 2", "0.25")
+    assert error.startswith("threads and GPU memory of TensorFlow cannot be changed after it has run an operation")
+    assert "TensorFlow finds no GPU: the options of its memory have no effect" in done.stderr
 
 
 def serve_options() -> set[str]:

@@ -1,6 +1,8 @@
 """The gRPC services, with third-party clients: TensorFlow Serving's stubs, and ovmsclient."""
 
+import http.client
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +24,10 @@ from tensorflow_serving.apis import (
     regression_pb2,
 )
 
-from unfreeze.errors import SavedModelError
+from unfreeze.errors import ConfigError, SavedModelError
 from unfreeze.server.inference import to_array
 from unfreeze.server.process import Server
+from unfreeze.server.settings import Ssl
 from unfreeze.server.status import StatusCode, StatusError
 
 
@@ -344,3 +347,43 @@ def shape_or_code(tensor: tensor_pb2.TensorProto) -> tuple[int, ...] | StatusCod
         return to_array("x", tensor, 1 << 20).shape
     except StatusError as error:
         return error.code
+
+
+TLS = Path(__file__).parent / "data" / "tls"
+SSL = Ssl((TLS / "key.pem").read_text(), (TLS / "cert.pem").read_text())
+
+
+def test_tls_for_grpc_and_cors_for_rest(folder: Path) -> None:
+    with serving(config_of(half=folder / "half"), ssl=SSL, cors=True) as running:
+        assert f"gRPC 127.0.0.1:{running.grpc_port} with TLS" in str(running)
+        trusted = grpc.ssl_channel_credentials((TLS / "cert.pem").read_bytes())
+        with grpc.secure_channel(f"localhost:{running.grpc_port}", trusted) as channel:
+            response = predict(channel, half_request(1.0), wait_for_ready=True)
+            assert tf.make_ndarray(response.outputs["y"]).tolist() == [3.5]
+
+        connection = http.client.HTTPConnection("127.0.0.1", running.rest_port or 0, timeout=LONG_S)
+        headers = {"Origin": "https://example.com", "Access-Control-Request-Method": "POST"}
+        connection.request("OPTIONS", "/v1/models/half:predict", headers=headers)
+        assert connection.getresponse().getheader("Access-Control-Allow-Origin") == "*"
+        connection.close()
+
+
+def test_client_without_a_certificate_is_rejected_if_one_is_required(folder: Path) -> None:
+    ssl = replace(SSL, custom_ca=SSL.server_cert, client_verify=True)
+    certificate = (TLS / "cert.pem").read_bytes()
+    with serving(config_of(half=folder / "half"), ssl=ssl, rest_api_port=None) as running:
+        address = f"localhost:{running.grpc_port}"
+        own = (SSL.server_key.encode(), SSL.server_cert.encode())
+        with grpc.secure_channel(address, grpc.ssl_channel_credentials(certificate, *own)) as channel:
+            assert predict(channel, half_request(1.0), wait_for_ready=True).outputs
+        with grpc.secure_channel(address, grpc.ssl_channel_credentials(certificate)) as channel:
+            with pytest.raises(grpc.RpcError) as rejected:
+                predict(channel, half_request(1.0))
+            assert rejected.value.code() is grpc.StatusCode.UNAVAILABLE  # type: ignore[attr-defined]
+
+
+def test_key_that_is_not_valid_is_rejected(folder: Path) -> None:
+    broken = replace(SSL, server_key="-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n")
+    with pytest.raises(ConfigError, match="--ssl-config-file: gRPC does not accept server_key"):  # noqa: SIM117
+        with serving(config_of(half=folder / "half"), ssl=broken):
+            pass

@@ -44,11 +44,13 @@ class RuntimeOptions:
 
     def _apply(self) -> None:
         import tensorflow as tf
+        from tensorflow.python.framework import ops
 
         if self.gpu_memory_fraction:
             config = tf.compat.v1.ConfigProto()
             config.gpu_options.per_process_gpu_memory_fraction = self.gpu_memory_fraction
-            tf.compat.v1.enable_eager_execution(config)
+            # TensorFlow's public interface has a limit in megabytes only, and not together with growth.
+            ops.enable_eager_execution_internal(config)
         tf.config.threading.set_intra_op_parallelism_threads(self.intra_op_threads)
         tf.config.threading.set_inter_op_parallelism_threads(self.inter_op_threads)
         gpus = tf.config.list_physical_devices("GPU")
