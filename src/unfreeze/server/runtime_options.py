@@ -36,7 +36,7 @@ class RuntimeOptions:
             return
         try:
             self._apply()
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError, AttributeError) as error:  # the last one: TensorFlow's message fails itself
             raise ConfigError(
                 "threads and GPU memory of TensorFlow cannot be changed after it has run an operation in this process. "
                 "Start the server in a new process."
