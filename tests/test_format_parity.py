@@ -21,6 +21,7 @@ from unfreeze.formats.frozen_file import FrozenFile
 from unfreeze.runtimes.process import run_in_process
 from unfreeze.savedmodel import trace
 from unfreeze.weights import Weights, open_checkpoint
+from unfreeze.weights.bindings import STAND_INS
 
 EVERY_RUNTIME = ("onnx", "openvino", "tflite")
 WITHOUT_TFLITE = ("onnx", "openvino")
@@ -59,14 +60,14 @@ def test_converted_files_return_the_recorded_detections(case: parity.Case, tmp_p
     golden = reference.golden(case.name, case.generation)
     prefix = reference.write_checkpoint(golden, tmp_path)
     config = with_keypoint_labels(parse_pipeline_config(golden.config), reference.HERE / "data")
-    weights = Weights(open_checkpoint(prefix), "constants", moving_averages=config.eval_config.use_moving_averages)
+    weights = Weights(open_checkpoint(prefix), STAND_INS, moving_averages=config.eval_config.use_moving_averages)
     exportable = trace(build_detector(config, weights, PORTABLE))
 
     @cache
     def frozen(shape: tuple[int | None, ...]) -> FrozenFile:
         folder = tmp_path / f"images of {shape[1]}, {shape[2]}"
         folder.mkdir()
-        return freeze(exportable, shape, folder)
+        return freeze(exportable, shape, folder, weights.constants)
 
     @cache
     def converted(name: str, shape: tuple[int | None, ...]) -> Path:

@@ -43,7 +43,7 @@ MAY_IMPORT = {
     "inspection": {
         "config", "detectors", "graphs", "model_paths", "runtimes", "savedmodel", "targets", "verification", "weights",
     },
-    "formats": {"savedmodel", "tflite"},
+    "formats": {"savedmodel", "tflite", "weights"},
     "tflite": {"config", "detectors", "graphs"},
     "loaded_detector": {"config", "detectors", "model_paths", "savedmodel", "weights"},
     "savedmodel": {"detectors", "graphs", "ops", "weights"},

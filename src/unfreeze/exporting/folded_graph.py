@@ -12,6 +12,7 @@ from unfreeze.formats.frozen import freeze
 from unfreeze.model_paths import find_config_of_export
 from unfreeze.savedmodel import trace
 from unfreeze.weights import Weights, open_export
+from unfreeze.weights.bindings import STAND_INS
 
 
 def write_folded_graph(saved_model: Path, folder: Path) -> Path:
@@ -21,8 +22,8 @@ def write_folded_graph(saved_model: Path, folder: Path) -> Path:
     """
     config_path = find_config_of_export(saved_model, None)
     config = read_pipeline_config(config_path)
-    weights = Weights(open_export(saved_model, generation(config)), "constants")
+    weights = Weights(open_export(saved_model, generation(config)), STAND_INS)
     labeled = with_keypoint_labels(config, config_path.parent, None, lambda warning: None)
     exportable = trace(build_detector(labeled, weights, PORTABLE))
     weights.require_fit(likely_causes(config))
-    return freeze(exportable, (None, None, None, 3), folder).path
+    return freeze(exportable, (None, None, None, 3), folder, weights.constants).path

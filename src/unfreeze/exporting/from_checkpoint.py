@@ -55,6 +55,7 @@ from unfreeze.targets.server_versions import parse_server_version, require_known
 from unfreeze.targets.warmup import write_warmup
 from unfreeze.verification import ExpectedWeight, WorkerProcesses, expected_constant
 from unfreeze.weights import Checkpoint, CheckpointFormat, Weights, open_checkpoint, open_export
+from unfreeze.weights.bindings import STAND_INS
 
 OVERRIDE = "override_base_feature_extractor_hyperparams"
 ALWAYS_OVERRIDE = ("ssd_inception_v2", "ssd_inception_v3")  # extractors without hyperparameters of their own
@@ -134,18 +135,21 @@ def export_checkpoint(
             side_inputs=side_inputs,
         )
         if others:
-            constants = Weights(opened, "constants", moving_averages=config.eval_config.use_moving_averages)
 
-            def require_fit() -> None:
-                constants.require_fit(likely_causes(config))
+            def new_weights(binding: str) -> Weights:
+                return Weights(opened, binding, moving_averages=config.eval_config.use_moving_averages)
 
+            def require_fit(weights: Weights) -> None:
+                weights.require_fit(likely_causes(config))
+
+            constants = new_weights("constants" if postprocessing == TFLITE_OP else STAND_INS)
             names = labels[1] if labels else {}
             with staged.writing():
                 if postprocessing == TFLITE_OP:
                     written = write_tflite_detection(
                         config,
                         build_detector(labeled_config, constants, PORTABLE),
-                        require_fit,
+                        partial(require_fit, constants),
                         staged.folder,
                         slimming=slimming,
                         names=names,
@@ -155,7 +159,9 @@ def export_checkpoint(
                 else:
                     written = write_formats(
                         others,
-                        lambda form: slimmed(build_detector(labeled_config, constants, form), slimming),
+                        constants,
+                        new_weights("variables"),
+                        lambda bound, form: slimmed(build_detector(labeled_config, bound, form), slimming),
                         require_fit,
                         staged.folder,
                         input_types=input_types,

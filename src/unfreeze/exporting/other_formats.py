@@ -26,6 +26,7 @@ from unfreeze.tflite.metadata import with_signature_metadata
 from unfreeze.verification import Status, compare_detections, sample_images
 from unfreeze.verification.model_file import check_batch, check_runtime, run_file
 from unfreeze.verification.sample_inputs import SampleInput
+from unfreeze.weights import Weights
 
 IMAGE_SIZE = (240, 320)  # of the images that a file is verified on, if its input has no fixed size
 FROZEN_GRAPH_INPUT = "image_tensor"  # as in the Object Detection API's frozen graphs of both generations
@@ -36,8 +37,10 @@ Outputs = Mapping[str, np.ndarray]
 
 def write_formats(
     formats: Sequence[Format],
-    detector: Callable[[Forms], Detector],
-    require_fit: Callable[[], None],
+    stand_ins: Weights,
+    variables: Weights,
+    detector: Callable[[Weights, Forms], Detector],
+    require_fit: Callable[[Weights], None],
     folder: Path,
     *,
     input_types: Sequence[str],
@@ -53,7 +56,9 @@ def write_formats(
     Args:
         postprocessing: FULL or NONE.
         names: class names by id, for the metadata of formats that have it.
-        detector: builds the detector in a form, with weights that are constants.
+        stand_ins: the weights of the files.
+        variables: the same weights, to run the detector in TensorFlow.
+        detector: builds the detector in a form.
         require_fit: called once a detector is traced; raises an error if the checkpoint does not fit the config.
         verify: run each file by its runtime, and compare its outputs with those of the detector in TensorFlow.
 
@@ -63,7 +68,7 @@ def write_formats(
         ConfigError: the format needs a fixed size, and the config does not fix one.
     """
     input_type = _input_type(input_types, formats)
-    untraced = detector(Forms())
+    untraced = detector(stand_ins, Forms())
     if untraced.side_inputs:
         raise UnsupportedError(
             f"--format {formats[0].name}: this model takes side inputs ({', '.join(untraced.side_inputs)}), which only "
@@ -71,19 +76,29 @@ def write_formats(
         )
     shapes = {chosen.name: _shape(chosen, untraced, input_shape) for chosen in formats}
 
-    @cache
-    def traced(forms: Forms) -> Exportable:
-        built = detector(forms)
+    def traced(weights: Weights, forms: Forms) -> Exportable:
+        built = detector(weights, forms)
         exportable = trace(with_raw_outputs(built) if postprocessing == NONE else built)
-        require_fit()
+        require_fit(weights)
+        return exportable
+
+    @cache
+    def written(portable: bool) -> Exportable:
+        return traced(stand_ins, PORTABLE if portable else Forms())
+
+    @cache
+    def expected_from() -> Exportable:
+        exportable = traced(variables, Forms())
+        variables.fill()
         return exportable
 
     @cache
     def frozen(portable: bool, shape: Shape) -> FrozenFile:
         return freeze(
-            traced(PORTABLE if portable else Forms()),
+            written(portable),
             shape,
             Path(tempfile.mkdtemp(dir=scratch)),
+            stand_ins.constants,
             input_type=input_type,
             input_name=None if portable else FROZEN_GRAPH_INPUT,
             lower_control_flow=not portable,
@@ -93,7 +108,7 @@ def write_formats(
     def expected(shape: Shape) -> tuple[np.ndarray, Outputs]:
         images = sample_images(shape[1] or IMAGE_SIZE[0], shape[2] or IMAGE_SIZE[1])
         pixels = tf.constant(images if input_type == IMAGE_TENSOR else images.astype(np.float32))
-        exportable = traced(Forms())
+        exportable = expected_from()
         outputs = exportable.detect(*exportable.detector.preprocess(pixels))
         return images, {name: value.numpy() for name, value in outputs.items()}
 

@@ -67,7 +67,7 @@ def write_tflite_detection(
     require_fit()
     on_progress(f"writing {FORMAT.file}")
     with tempfile.TemporaryDirectory(prefix="unfreeze-") as scratch:
-        source = write_frozen_file(graph, {INPUT: INPUT}, dict(zip(OUTPUTS, OUTPUTS, strict=True)), Path(scratch))
+        source = write_frozen_file(graph, {INPUT: INPUT}, dict(zip(OUTPUTS, OUTPUTS, strict=True)), Path(scratch), {})
         path = convert(FORMAT, source, folder)
         shape = [int(length or 0) for length in detector.preprocessed_shape]
         metadata = detection_metadata(shape, *normalization(ssd), POSTPROCESS_OUTPUTS, has_labels=bool(names))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import (  # no public name for it
     convert_variables_to_constants_v2,
@@ -19,6 +20,7 @@ def freeze(
     exportable: Exportable,
     input_shape: Sequence[int | None] | None,
     folder: Path,
+    weights: Mapping[str, np.ndarray],
     *,
     input_type: str = "image_tensor",
     input_name: str | None = None,
@@ -27,8 +29,9 @@ def freeze(
     """Writes the graph of a detector into a folder.
 
     Args:
-        exportable: a traced detector of `weights="constants"`.
+        exportable: a traced detector whose weights are constants, or stand-ins for them.
         input_shape: (images, height, width, channels); None leaves a dimension open.
+        weights: the values of the stand-ins, by name.
         input_type: `image_tensor` or `float_image_tensor`.
         input_name: the node of the images; by default the name of the SavedModel's input.
         lower_control_flow: write loops and branches as operations of TensorFlow 1, not as functions: functions of two
@@ -54,6 +57,5 @@ def freeze(
         )
         outputs = {name: tf.identity(result, name).name for name, result in zip(names, results, strict=True)}
     graph_def = tf.compat.v1.graph_util.extract_sub_graph(graph.as_graph_def(), names)
-    return write_frozen_file(
-        graph_def, {name: placeholder.name for name, placeholder in placeholders.items()}, outputs, folder
-    )
+    inputs_by_name = {name: placeholder.name for name, placeholder in placeholders.items()}
+    return write_frozen_file(graph_def, inputs_by_name, outputs, folder, weights)

@@ -6,7 +6,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
 
 GRAPH, TENSORS = "graph.pb", "tensors.json"
 
@@ -27,10 +30,19 @@ class FrozenFile:
 
 
 def write_frozen_file(
-    graph_def: Any, inputs: Mapping[str, str], outputs: Mapping[str, str], folder: Path
+    graph_def: Any,
+    inputs: Mapping[str, str],
+    outputs: Mapping[str, str],
+    folder: Path,
+    weights: Mapping[str, np.ndarray],
 ) -> FrozenFile:
-    """Writes a frozen detector into a folder. Raises: ValueError: the graph is larger than 2 GB."""
-    (folder / GRAPH).write_bytes(graph_def.SerializeToString(deterministic=True))
+    """Writes a frozen detector into a folder; `weights` has the values of its stand-ins.
+
+    Raises: ValueError: the graph is larger than 2 GB.
+    """
+    from unfreeze.weights.stand_ins import write_graph
+
+    write_graph(graph_def, weights, folder / GRAPH)
     (folder / TENSORS).write_text(json.dumps({"inputs": dict(inputs), "outputs": dict(outputs)}), encoding="utf-8")
     return FrozenFile(folder / GRAPH, inputs, outputs)
 

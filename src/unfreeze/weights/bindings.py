@@ -1,9 +1,10 @@
-"""The three bindings: what a network receives as a weight, and when batch normalization is folded.
+"""The bindings: what a network receives as a weight, and when batch normalization is folded.
 
 | binding | a weight is | derived tensors are computed |
 |---|---|---|
 | `variables` | a variable | once, when the model is loaded, by the initializer of the SavedModel |
 | `constants` | a constant of the graph | now, in this process |
+| `stand-ins` | a constant that is put into the graph when it is written | now, in this process |
 | `trainable` | a trainable variable, if it was one in the checkpoint | in the graph, at each call |
 
 A derived tensor depends on weights only, such as a kernel with its batch normalization folded in. In a frozen graph the
@@ -14,9 +15,9 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,6 +25,7 @@ import tensorflow as tf
 from tensorflow.python.ops.resource_variable_ops import UninitializedVariable  # no public name for it
 
 from unfreeze.errors import UnsupportedError
+from unfreeze.weights.stand_ins import is_large, stand_in
 
 # The shared_name with which TensorFlow creates a new resource in each execution (core/framework/resource_handle.h).
 ANONYMOUS = "cd2c89b7-88b7-44c8-ad83-06c2a9158347"
@@ -161,19 +163,36 @@ class Constant:
     """An array that becomes one constant node in each graph that uses it."""
 
     name: str
-    array: np.ndarray
+    sizes: tuple[int, ...]
+    read: Callable[[], np.ndarray]
     node: Callable[[Constant], tf.Tensor]
 
     @property
     def shape(self) -> tf.TensorShape:
-        return tf.TensorShape(self.array.shape)
+        return tf.TensorShape(self.sizes)
 
     def __tf_tensor__(self, dtype: Any = None, name: str | None = None) -> tf.Tensor:
-        tensor = tf.constant(self.array) if tf.executing_eagerly() else self.node(self)
+        tensor = tf.constant(self.read()) if tf.executing_eagerly() else self.node(self)
         return tensor if dtype in (None, tensor.dtype) else tf.cast(tensor, dtype)
 
     def __mul__(self, other: Any) -> tf.Tensor:
         return tf.convert_to_tensor(self) * other
+
+
+class Arrays(Mapping[str, np.ndarray]):
+    """Arrays by name, each read when it is needed and not kept."""
+
+    def __init__(self, readers: Mapping[str, Callable[[], np.ndarray]]) -> None:
+        self._readers = readers
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._readers[name]()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._readers)
+
+    def __len__(self) -> int:
+        return len(self._readers)
 
 
 class Constants:
@@ -186,12 +205,12 @@ class Constants:
         self._nodes: weakref.WeakKeyDictionary[tf.Graph, dict[str, tf.Tensor]] = weakref.WeakKeyDictionary()
 
     @property
-    def in_graph(self) -> dict[str, np.ndarray]:
+    def in_graph(self) -> Mapping[str, np.ndarray]:
         """The weights and derived tensors that are nodes of a graph, by name; without weights that are only folded."""
-        return {name: constant.array for name, constant in self._constants.items() if name in self._used}
+        return Arrays({name: constant.read for name, constant in self._constants.items() if name in self._used})
 
     def weight(self, source: WeightSource) -> Constant:
-        return self._add(source.name, source.read())
+        return self._add(source.name, source.shape, source.read)
 
     def derived(self, compute: Compute, shapes: Mapping[str, Sequence[int]]) -> list[Any]:
         names = [f"{name} (derived)" for name in shapes]  # a derived tensor may have the name of its weight
@@ -199,7 +218,7 @@ class Constants:
             with tf.init_scope():
                 computed = [tf.convert_to_tensor(value).numpy() for value in compute()]
             for name, array in zip(names, computed, strict=True):
-                self._add(name, array)
+                self._add(name, array.shape, partial(_itself, array))
         return [self._constants[name] for name in names]
 
     def normalization(self, parameters: Normalization) -> Callable[[], ScaleAndOffset]:
@@ -208,8 +227,8 @@ class Constants:
     def fill(self, values: Callable[[str], np.ndarray]) -> None:
         """Does nothing: constants have their values."""
 
-    def _add(self, name: str, array: np.ndarray) -> Constant:
-        self._constants[name] = Constant(name, array, self._node)
+    def _add(self, name: str, sizes: tuple[int, ...], read: Callable[[], np.ndarray]) -> Constant:
+        self._constants[name] = Constant(name, sizes, read, self._node)
         return self._constants[name]
 
     def _node(self, constant: Constant) -> tf.Tensor:
@@ -217,8 +236,22 @@ class Constants:
         nodes = self._nodes.setdefault(tf.compat.v1.get_default_graph(), {})
         if constant.name not in nodes:
             self._used.add(constant.name)
-            nodes[constant.name] = tf.constant(constant.array)
+            nodes[constant.name] = self._new_node(constant)
         return nodes[constant.name]
+
+    def _new_node(self, constant: Constant) -> tf.Tensor:
+        return tf.constant(constant.read())
+
+
+class StandIns(Constants):
+    """Constants that are not in the graph before it is written, to a file that another runtime's converter reads.
+
+    TensorFlow copies a graph some thirty times while it is traced, inlined and imported. See
+    `unfreeze.weights.stand_ins`. Run in this process, the network returns NaN.
+    """
+
+    def _new_node(self, constant: Constant) -> tf.Tensor:
+        return stand_in(constant.name, constant.sizes) if is_large(constant.sizes) else super()._new_node(constant)
 
 
 class Trainable:
@@ -252,11 +285,17 @@ BINDINGS: dict[str, Callable[[], Binding]] = {
 }
 
 
+STAND_INS = "stand-ins"  # not a choice of users
+INTERNAL = {STAND_INS: StandIns}
+
+
 def make_binding(name: str) -> Binding:
-    """Returns the binding of a name in `BINDINGS`.
+    """Returns the binding of a name in `BINDINGS`, or of `STAND_INS`.
 
     Raises: UnsupportedError if there is no binding of that name.
     """
+    if name in INTERNAL:
+        return INTERNAL[name]()
     if name not in BINDINGS:
         raise UnsupportedError(f"--weights {name} is not supported; choose one of {', '.join(BINDINGS)}")
     return BINDINGS[name]()
@@ -265,6 +304,10 @@ def make_binding(name: str) -> Binding:
 def _variable(source: WeightSource, *, trainable: bool) -> tf.Variable:
     """Returns a variable without a value: an export copies weights from file to file and needs none in memory."""
     return UninitializedVariable(trainable=trainable, name=source.name, shape=source.shape, dtype=source.dtype)
+
+
+def _itself(array: np.ndarray) -> np.ndarray:
+    return array
 
 
 def _assign(variables: Mapping[str, tf.Variable], values: Callable[[str], np.ndarray]) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -129,7 +129,7 @@ class Weights:
         return self._bound[name]
 
     @property
-    def constants(self) -> dict[str, np.ndarray]:
+    def constants(self) -> Mapping[str, np.ndarray]:
         """The arrays that the traced graphs contain instead of variables, by name; see `Constants.in_graph`."""
         return self.binding.in_graph if isinstance(self.binding, Constants) else {}
 
