@@ -121,6 +121,8 @@ def test_files_are_written_together_and_not_over_others(
         Output.checked(None, tmp_path, overwrite=False)
     with pytest.raises(OutputError, match="the file exists already"):
         Output.checked(tmp_path / "report.html", None, overwrite=False)
+    with pytest.raises(OutputError, match=r"report\.html is not a writable folder"):
+        Output.checked(None, tmp_path / "report.html" / "new", overwrite=False)
     write_report(tmp_path / "report.html", evaluation, [page], names)
     with pytest.raises(OutputError, match=r"--report .*: cannot be written"):
         write_report(tmp_path / "none" / "report.html", evaluation, [page], names)

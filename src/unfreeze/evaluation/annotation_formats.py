@@ -51,7 +51,9 @@ def is_open_images_header(head: bytes) -> bool:
 
 def not_annotations(path: Path, found: str | None = None) -> ImageError:
     """Returns the error to raise for a file of another format; it names the format if it is known."""
-    return ImageError(f"{path}: no annotations ({found or describe(path)} was found; {SUPPORTED}). {ADVICE}")
+    kind = kind_of_bytes(_head(path)) if found is None else None
+    advice = f"{kind.advice[0].upper()}{kind.advice[1:]}." if kind and kind.advice else ADVICE
+    return ImageError(f"{path}: no annotations ({found or describe(path)} was found; {SUPPORTED}). {advice}")
 
 
 def describe(path: Path) -> str:

@@ -123,9 +123,48 @@ def with_readable_images(
     if skipped and (strict or not present):
         raise ImageError(
             f"{skipped[0].reason} ({len(skipped)} of {len(paths)} are missing). "
-            f"Pass the folder of the images with --images; it was {folder}."
+            f"Pass the folder of the images with --images; {folder} was searched."
         )
     return present, skipped
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """The images of annotations that can be read: COCO's entries, numbered from 1, with their files."""
+
+    entries: list[dict[str, Any]]
+    paths: list[Path]
+    numbers: list[int]  # which of all images each is
+    skipped: tuple[SkippedImage, ...]
+
+    @classmethod
+    def read(cls, paths: Sequence[Path], folder: Path, strict: bool) -> ImageFiles:
+        """Returns the images of a folder with their sizes; skips those that are missing or unreadable.
+
+        Raises: ImageError if all are missing, or with `strict` for the first that is skipped.
+        """
+        present, skipped = with_readable_images([(path.name, path) for path in paths], folder, strict)
+        files = cls([], [], [], ())
+        for number in present:
+            try:
+                width, height = image_size(paths[number], str(paths[number]))
+            except ImageError as error:
+                if strict:
+                    raise
+                skipped.append(SkippedImage(paths[number].name, str(error)))
+                continue
+            entry = {"id": len(files.paths) + 1, "width": width, "height": height, "file_name": paths[number].name}
+            files.entries.append(entry)
+            files.paths.append(paths[number])
+            files.numbers.append(number)
+        if not files.paths:
+            raise ImageError(f"{folder}: none of the {len(paths)} images can be read ({skipped[0].reason}).")
+        return cls(files.entries, files.paths, files.numbers, tuple(skipped))
+
+    def examples(self) -> Iterator[Example]:
+        """Yields the images."""
+        for entry, path in zip(self.entries, self.paths, strict=True):
+            yield Example(entry["id"], entry["file_name"], path.read_bytes)
 
 
 def decode_image(encoded: bytes, name: str) -> np.ndarray:

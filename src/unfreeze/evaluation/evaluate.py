@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from unfreeze.callbacks import OnMessage, ignore
-from unfreeze.errors import ConfigError, ImageError
+from unfreeze.errors import ConfigError, ImageError, OutputError
 from unfreeze.evaluation.annotations import Annotations, Example, SkippedImage, read_annotations
 from unfreeze.evaluation.boxes import Detections
 from unfreeze.evaluation.class_matching import match_classes
@@ -142,6 +143,9 @@ class Output:
             require_writable_file(Path(report), "--report", overwrite=overwrite)
         if folder is not None:
             require_absent(Path(folder), ENTRIES, overwrite=overwrite)
+            existing = next(path for path in (Path(folder), *Path(folder).absolute().parents) if path.exists())
+            if not existing.is_dir() or not os.access(existing, os.W_OK):
+                raise OutputError(f"--output-directory {folder}: {existing} is not a writable folder. Choose another.")
         if report is None and folder is None:
             return None
         return cls(Path(report) if report else None, Path(folder) if folder else None, overwrite)

@@ -14,10 +14,11 @@ from typing import Any
 
 from unfreeze.errors import ImageError
 from unfreeze.evaluation.annotation_formats import is_open_images_header, not_annotations, read_json
-from unfreeze.evaluation.annotations import Annotations, Example, SkippedImage, image_size, with_readable_images
+from unfreeze.evaluation.annotations import Annotations, ImageFiles
 from unfreeze.evaluation.metric_sets import MetricSet
 
 EDGES = ("XMin", "YMin", "XMax", "YMax")
+SUFFIXES = {".jpg", ".jpeg", ".png"}
 
 
 @dataclass
@@ -49,11 +50,28 @@ class Hierarchy:
         return hierarchy
 
 
+@dataclass(frozen=True)
+class LabeledBox:
+    """A row of the boxes; the edges are normalized."""
+
+    label: str
+    edges: tuple[float, float, float, float]  # EDGES
+    is_group_of: bool
+
+    def annotation(self, width: int, height: int) -> dict[str, Any]:
+        """Returns the box as COCO's annotation, without ids, in an image of that size."""
+        left, top, right, bottom = (
+            edge * size for edge, size in zip(self.edges, (width, height, width, height), strict=True)
+        )
+        box = [left, top, right - left, bottom - top]
+        return {"bbox": box, "area": box[2] * box[3], "group_of": int(self.is_group_of)}
+
+
 @dataclass
 class Tables:
     """The rows of all files: boxes and image-level labels, by image."""
 
-    boxes: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    boxes: dict[str, list[LabeledBox]] = field(default_factory=dict)
     labels: dict[str, set[str]] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)  # label such as /m/01g317 -> class name
     hierarchy: Hierarchy = field(default_factory=Hierarchy)
@@ -66,58 +84,36 @@ def read(path: str, files: Sequence[Path], images: Path | None, limit: int | Non
     """
     tables = _read_tables(files)
     folder = images or files[0].parent
+    if not folder.is_dir():
+        raise ImageError(f"{folder}: no such folder. Pass the folder of the images with --images.")
     image_ids = list(dict.fromkeys([*tables.boxes, *tables.labels]))[:limit]
-    existing = {file.stem: file for file in sorted(folder.iterdir())} if folder.is_dir() else {}
+    existing = {file.stem: file for file in sorted(folder.iterdir()) if file.suffix.lower() in SUFFIXES}
     paths = [existing.get(image_id, folder / f"{image_id}.jpg") for image_id in image_ids]
-    paths = [folder / f"{path.stem}.jpg" if path.suffix.lower() == ".csv" else path for path in paths]
-    present, skipped = with_readable_images([(image.name, image) for image in paths], folder, strict)
-    kept = [image_ids[number] for number in present]
-    used = {box["label"] for image_id in kept for box in tables.boxes.get(image_id, ())}
+    image_files = ImageFiles.read(paths, folder, strict)
+    kept = [image_ids[number] for number in image_files.numbers]
+    used = {box.label for image_id in kept for box in tables.boxes.get(image_id, ())}
     used |= {label for image_id in kept for label in tables.labels.get(image_id, ())}
     category_ids = {label: number for number, label in enumerate(sorted(used), start=1)}
-    entries: list[dict[str, Any]] = []
     objects: list[dict[str, Any]] = []
-    sources: list[Path] = []
     image_labels: dict[int, frozenset[int]] = {}
-    for number in present:
-        try:
-            width, height = image_size(paths[number], str(paths[number]))
-        except ImageError as error:
-            if strict:
-                raise
-            skipped.append(SkippedImage(paths[number].name, str(error)))
-            continue
-        entries.append({"id": len(entries) + 1, "width": width, "height": height, "file_name": paths[number].name})
-        sources.append(paths[number])
-        labels = tables.labels.get(image_ids[number], set())
-        image_labels[len(entries)] = frozenset(category_ids[label] for label in labels)
-        for box in tables.boxes.get(image_ids[number], ()):
-            left, top, right, bottom = (
-                edge * size for edge, size in zip(box["edges"], (width, height) * 2, strict=True)
-            )
-            annotation = {
-                "category_id": category_ids[box["label"]],
-                "bbox": [left, top, right - left, bottom - top],
-                "area": (right - left) * (bottom - top),
-                "group_of": box["group_of"],
-            }
-            objects.append({"id": len(objects) + 1, "image_id": len(entries), **annotation})
-
-    def examples() -> Iterator[Example]:
-        pairs = zip(entries, sources, strict=True)
-        return (Example(entry["id"], entry["file_name"], source.read_bytes) for entry, source in pairs)
-
+    for entry, image_id in zip(image_files.entries, kept, strict=True):
+        labels = tables.labels.get(image_id, set())
+        image_labels[entry["id"]] = frozenset(category_ids[label] for label in labels)
+        for box in tables.boxes.get(image_id, ()):
+            annotation = box.annotation(entry["width"], entry["height"])
+            ids = {"id": len(objects) + 1, "image_id": entry["id"], "category_id": category_ids[box.label]}
+            objects.append({**ids, **annotation})
     categories = [
         {"id": number, "name": tables.names.get(label, label), "label": label} for label, number in category_ids.items()
     ]
     return Annotations(
         path,
-        {"images": entries, "annotations": objects, "categories": categories},
-        examples,
+        {"images": image_files.entries, "annotations": objects, "categories": categories},
+        image_files.examples,
         metrics=MetricSet.OPEN_IMAGES_CHALLENGE if tables.labels else MetricSet.OPEN_IMAGES,
         has_class_ids=False,
         image_labels=image_labels if tables.labels else {},
-        skipped=tuple(skipped),
+        skipped=image_files.skipped,
     )
 
 
@@ -156,10 +152,10 @@ def _add_row(file: Path, row: Mapping[str, str | None], tables: Tables) -> None:
     image_id, label = row["ImageID"] or "", row["LabelName"] or ""
     try:
         if row.get("XMin"):
-            edges = [float(row[edge] or "") for edge in EDGES]
-            group_of = int(float(row.get("IsGroupOf") or 0) > 0)
+            left, top, right, bottom = (float(row[edge] or "") for edge in EDGES)
+            is_group_of = float(row.get("IsGroupOf") or 0) > 0
             for name in (label, *sorted(tables.hierarchy.above.get(label, ()))):
-                box = {"label": name, "edges": edges, "group_of": group_of}
+                box = LabeledBox(name, (left, top, right, bottom), is_group_of)
                 tables.boxes.setdefault(image_id, []).append(box)
             return
         confidence = row.get("ConfidenceImageLabel") or row.get("Confidence")

@@ -5,14 +5,14 @@ Source: object_detection/dataset_tools/create_pascal_tf_record.py (which element
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 from unfreeze.errors import ImageError
 from unfreeze.evaluation.annotation_formats import not_annotations
-from unfreeze.evaluation.annotations import Annotations, Example, SkippedImage, image_size, with_readable_images
+from unfreeze.evaluation.annotations import Annotations, ImageFiles
 from unfreeze.evaluation.metric_sets import MetricSet
 
 IMAGE_FOLDER = "JPEGImages"  # beside the folder of the XML files
@@ -31,36 +31,24 @@ def read(path: str, files: Sequence[Path], images: Path | None, limit: int | Non
     folder = images or (beside if beside.is_dir() else files[0].parent)
     roots = [_parse(file) for file in files]
     paths = [_image_path(root, file, folder) for root, file in zip(roots, files, strict=True)]
-    present, skipped = with_readable_images([(image.name, image) for image in paths], folder, strict)
+    image_files = ImageFiles.read(paths, folder, strict)
     names = sorted(
-        {_text(file, node, "name") for root, file in zip(roots, files, strict=True) for node in _objects(root)}
+        {_text(file, node, "name") for file, root in zip(files, roots, strict=True) for node in _objects(root)}
     )
     category_ids = {name: number for number, name in enumerate(names, start=1)}
-    entries: list[dict[str, Any]] = []
     objects: list[dict[str, Any]] = []
-    sources: list[Path] = []
-    for number in present:
-        try:
-            width, height = image_size(paths[number], str(paths[number]))
-        except ImageError as error:
-            if strict:
-                raise
-            skipped.append(SkippedImage(paths[number].name, str(error)))
-            continue
-        entries.append({"id": len(entries) + 1, "width": width, "height": height, "file_name": paths[number].name})
-        sources.append(paths[number])
+    for entry, number in zip(image_files.entries, image_files.numbers, strict=True):
         for node in _objects(roots[number]):
             annotation = _annotation(files[number], node, category_ids)
-            objects.append({"id": len(objects) + 1, "image_id": len(entries), **annotation})
-
-    def examples() -> Iterator[Example]:
-        pairs = zip(entries, sources, strict=True)
-        return (Example(entry["id"], entry["file_name"], source.read_bytes) for entry, source in pairs)
-
+            objects.append({"id": len(objects) + 1, "image_id": entry["id"], **annotation})
     categories = [{"id": number, "name": name} for name, number in category_ids.items()]
-    dataset = {"images": entries, "annotations": objects, "categories": categories}
     return Annotations(
-        path, dataset, examples, metrics=MetricSet.PASCAL_VOC, has_class_ids=False, skipped=tuple(skipped)
+        path,
+        {"images": image_files.entries, "annotations": objects, "categories": categories},
+        image_files.examples,
+        metrics=MetricSet.PASCAL_VOC,
+        has_class_ids=False,
+        skipped=image_files.skipped,
     )
 
 
