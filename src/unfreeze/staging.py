@@ -46,6 +46,18 @@ def require_writable_file(path: Path, option: str, *, overwrite: bool) -> None:
         raise OutputError(f"{option} {path}: the folder {path.parent} is not writable. Choose another one.")
 
 
+def write_page(path: Path, page: str, option: str) -> None:
+    """Writes a text file atomically. Raises: OutputError, which names the option, if it cannot be written."""
+    temporary = path.with_name(f".unfreeze-{os.getpid()}-{path.name}")
+    try:
+        temporary.write_text(page, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        reason = error.strerror or error
+        raise OutputError(f"{option} {path}: cannot be written: {reason}. Choose another path.") from None
+
+
 @contextlib.contextmanager
 def staged(
     target: Path, entries: Sequence[str], *, overwrite: bool, advice: str = "choose another --output-directory"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from unfreeze.errors import ImageError, OutputError
+from unfreeze.errors import ImageError
 from unfreeze.evaluation.advice import advice
 from unfreeze.evaluation.annotations import Annotations, decode_image
 from unfreeze.evaluation.charts import confusion_chart, precision_recall_chart
@@ -26,7 +25,7 @@ from unfreeze.evaluation.coco import METRICS
 from unfreeze.evaluation.error_images import ErrorImage, LoadImages, error_count, error_images
 from unfreeze.evaluation.evaluation import Evaluation, Scores, format_metric
 from unfreeze.evaluation.tables import Truth
-from unfreeze.staging import staged
+from unfreeze.staging import staged, write_page
 from unfreeze.version import __version__
 
 if TYPE_CHECKING:
@@ -98,16 +97,7 @@ def image_loader(source: Annotations, truth: Truth) -> LoadImages:
 
 def write_report(path: Path, evaluation: Evaluation, pages: Sequence[ModelPage], names: Sequence[str]) -> None:
     """Writes the HTML page atomically; `names` are those of the images. Raises: OutputError."""
-    page = html_report(evaluation, pages, names)
-    temporary = path.with_name(f".unfreeze-{os.getpid()}-{path.name}")
-    try:
-        temporary.write_text(page, encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OutputError(
-            f"--report {path}: cannot be written: {error.strerror or error}. Choose another path."
-        ) from None
+    write_page(path, html_report(evaluation, pages, names), "--report")
 
 
 def write_files(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from unfreeze.errors import OutputError
 from unfreeze.export_record import ExportRecord, WeightRecord
 from unfreeze.formatting import megabytes
 from unfreeze.images import Detection, draw_detections
 from unfreeze.prediction.class_names import Names, class_names
 from unfreeze.prediction.detections import parse_detections
+from unfreeze.staging import write_page
 from unfreeze.verification.report import ImageResult, Kind, Report, Status
 from unfreeze.verification.weight_digests import CONSTANT, VALUE
 from unfreeze.version import __version__
@@ -49,15 +48,7 @@ def write_html_report(path: Path, report: Report, record: ExportRecord | None, *
     Raises: OutputError if it cannot be written.
     """
     page = html_report(report, record, class_names(None, _saved_model(report)), place)
-    staged = path.with_name(f".unfreeze-{os.getpid()}-{path.name}")
-    try:
-        staged.write_text(page, encoding="utf-8")
-        os.replace(staged, path)
-    except OSError as error:
-        staged.unlink(missing_ok=True)
-        raise OutputError(
-            f"--report {path}: cannot be written: {error.strerror or error}. Choose another path."
-        ) from None
+    write_page(path, page, "--report")
 
 
 def html_report(report: Report, record: ExportRecord | None, names: Names, place: Path) -> str:
