@@ -23,6 +23,7 @@ from clouds import moto_server
 from unfreeze.errors import OutputError, SavedModelError, UnsupportedError
 from unfreeze.targets.kserve import package_kserve
 from unfreeze.targets.packaged import Packaged
+from unfreeze.targets.platform_limits import ModelNumbers
 from unfreeze.targets.sagemaker import package_sagemaker
 from unfreeze.targets.tensorflow_serving import package_tensorflow_serving
 
@@ -382,6 +383,33 @@ def test_instance_type_decides_the_image(model: Path, tmp_path: Path) -> None:
     for name, message in (("ml.inf1.xlarge", "Inferentia"), ("ml.m5", "not a known instance type")):
         with pytest.raises(UnsupportedError, match=message):
             package_sagemaker(model, tmp_path / "x", instance_type=name)
+
+
+def test_limits_of_sagemaker_are_compared_with_the_model(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = ModelNumbers(files_bytes=7 << 30, weights_bytes=7 << 30, image_size=(1024, 1024), load_s=50)
+    monkeypatch.setattr("unfreeze.targets.packaged.model_numbers", lambda folder, record: numbers)
+    warnings: list[str] = []
+    packaged = package_sagemaker(model, tmp_path / "out", instance_type="ml.c5.xlarge", on_warning=warnings.append)
+    assert "endpoint-config-serverless.json" not in packaged.files
+    beginnings = (
+        "--instance-type ml.c5.xlarge: the weights of the model (7516.2 MB) take more than half of this memory",
+        "endpoint-config-serverless.json is not written. The files of the model need 7516.2 MB",
+        "an image of 1024 x 1024 pixels as JSON numbers has about 16.5 MB; the limit of a real-time endpoint",
+    )
+    assert len(warnings) == len(beginnings)
+    for warning, beginning in zip(warnings, beginnings, strict=True):
+        assert warning.startswith(beginning)
+    with pytest.raises(OutputError, match=r"--instance-type ml\.t2\.medium: the weights of the model .* do not fit"):
+        package_sagemaker(model, tmp_path / "none", instance_type="ml.t2.medium")
+    assert not (tmp_path / "none").exists()
+
+    shared: list[str] = []
+    package_sagemaker(model, tmp_path / "shared", multi_model_endpoint="all", on_warning=shared.append)
+    assert [
+        line for line in shared if "first request to a model of a multi-model endpoint is 60 s. Clients repeat" in line
+    ]
 
 
 @pytest.fixture(scope="module")

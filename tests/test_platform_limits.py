@@ -61,6 +61,13 @@ def test_request_of_pixels_is_compared_with_the_payload_limits() -> None:
     assert list(findings(ModelNumbers(image_size=None), platforms, pixels=True)) == []
 
 
+def test_response_with_every_detection_is_compared_with_the_payload_limits() -> None:
+    platforms = dict.fromkeys((REAL_TIME, SERVERLESS), "")
+    [line] = findings(ModelNumbers(), platforms, pixels=True, response_bytes=5 << 20)
+    assert line.startswith("a response with every detection of an image has about 5.2 MB; the limit of a serverless")
+    assert list(findings(ModelNumbers(), platforms, pixels=True, response_bytes=1000)) == []
+
+
 def test_measured_time_to_load_is_compared_with_the_time_to_start() -> None:
     platforms = {REAL_TIME: "Raise it.", SERVERLESS: "Use another."}
     [line] = findings(ModelNumbers(load_s=100), platforms, pixels=True)
@@ -74,10 +81,12 @@ def test_measured_time_to_load_is_compared_with_the_time_to_start() -> None:
 def test_model_that_never_fits_a_serverless_endpoint() -> None:
     assert exceeds(ModelNumbers(files_bytes=GIB, weights_bytes=GIB), SERVERLESS) is None
     disk = exceeds(ModelNumbers(files_bytes=5 * GIB, weights_bytes=GIB), SERVERLESS)
-    assert disk == "the files of the model: 5368.7 MB; the limit of a serverless endpoint of SageMaker is 5368.7 MB"
+    assert (
+        disk == "The files of the model need 5368.7 MB; the limit of a serverless endpoint of SageMaker is 5368.7 MB."
+    )
     memory = exceeds(ModelNumbers(files_bytes=GIB, weights_bytes=7 * GIB), SERVERLESS)
     assert memory is not None
-    assert memory.startswith("the weights in memory: 7516.2 MB")
+    assert memory.startswith("The weights in memory need 7516.2 MB")
 
 
 def test_numbers_of_a_model(tmp_path: Path) -> None:

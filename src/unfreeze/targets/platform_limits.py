@@ -24,8 +24,8 @@ class Kind(Enum):
     REQUEST = "a request"
     RESPONSE = "a response"
     START = "the start of a server"
-    DISK = "the files of the model"
-    MEMORY = "the weights in memory"
+    DISK = "The files of the model"
+    MEMORY = "The weights in memory"
 
 
 @dataclass(frozen=True)
@@ -122,19 +122,27 @@ def memory_findings(numbers: ModelNumbers, memory_bytes: int, where: str) -> Ite
         )
 
 
-def findings(numbers: ModelNumbers, platforms: Mapping[str, str], *, pixels: bool) -> Iterator[str]:
+def findings(
+    numbers: ModelNumbers, platforms: Mapping[str, str], *, pixels: bool, response_bytes: int | None = None
+) -> Iterator[str]:
     """Yields a warning for each limit that a model may exceed.
 
     Args:
         numbers: the numbers of the model.
         platforms: the platforms of LIMITS to check, and for each what to do if the time to start is too short.
         pixels: whether requests may have pixels as JSON numbers.
+        response_bytes: the size of the largest response to one image; None if it is not known.
     """
     for limit in LIMITS:
         if limit.platform not in platforms:
             continue
         if limit.kind is Kind.REQUEST and pixels and numbers.image_size is not None:
             yield from _request_finding(numbers, numbers.image_size, limit)
+        if limit.kind is Kind.RESPONSE and response_bytes is not None and response_bytes > limit.most:
+            yield (
+                f"a response with every detection of an image has about {megabytes(response_bytes)}; the limit of "
+                f"{limit.platform} is {megabytes(int(limit.most))}. Export with --max-detections, or raise --min-score."
+            )
         if limit.kind is Kind.START and numbers.load_s is not None:
             yield from _start_finding(numbers.load_s, limit, platforms[limit.platform])
 
@@ -145,8 +153,8 @@ def exceeds(numbers: ModelNumbers, platform: str) -> str | None:
     for limit in LIMITS:
         if limit.platform == platform and limit.kind in values and values[limit.kind] >= limit.most:
             return (
-                f"{limit.kind.value}: {megabytes(values[limit.kind])}; the limit of {platform} is "
-                f"{megabytes(int(limit.most))}"
+                f"{limit.kind.value} need {megabytes(values[limit.kind])}; the limit of {platform} is "
+                f"{megabytes(int(limit.most))}."
             )
     return None
 

@@ -10,31 +10,23 @@ import hashlib
 import json
 import re
 import shutil
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from unfreeze.callbacks import OnMessage, ignore
 from unfreeze.errors import OutputError, SavedModelError, UnsupportedError
-from unfreeze.onednn import ASSUME_FROZEN_WEIGHTS
 from unfreeze.prediction.class_names import find_label_map
 from unfreeze.staging import staged
-from unfreeze.targets.gpus import Gpus
 from unfreeze.targets.instance_types import Hardware, InstanceType, find_instance_type
-from unfreeze.targets.packaged import Packaged, ServedModel, read_served_model, require_version_number
-from unfreeze.targets.platform_limits import (
-    ASYNCHRONOUS,
-    MULTI_MODEL,
-    REAL_TIME,
-    SAFE_PART_OF_MEMORY,
-    SERVERLESS,
-    ModelNumbers,
-    exceeds,
-    findings,
-    memory_findings,
-)
+from unfreeze.targets.packaged import Packaged, read_served_model, require_version_number
 from unfreeze.targets.sagemaker_archive import ARCHIVE, InferenceSettings, model_archive
-from unfreeze.targets.sagemaker_documents import BUCKET, FILES, ROLE, SERVERLESS_MEMORY_MB, Deployment, documents
+from unfreeze.targets.sagemaker_documents import BUCKET, FILES, ROLE, Deployment, documents
+from unfreeze.targets.sagemaker_limits import (
+    ImageSignatures,
+    container_environment,
+    sagemaker_findings,
+    serverless_memory_mb,
+)
 from unfreeze.verification.meta_graph import Signature, read_meta_graph
 
 TARGET = "sagemaker"
@@ -93,26 +85,25 @@ def package_sagemaker(
     if multi_model_endpoint is not None:
         require_multi_model(multi_model_endpoint, machine)
     model = read_served_model(saved_model, server, target=TARGET, hardware=machine.hardware)
-    encoded_signature, pixel_signature = image_signatures(model.folder)
-    settings = InferenceSettings(encoded_signature, pixel_signature, class_names(model.folder, label_map), min_score)
+    signatures = image_signatures(model.folder)
+    names = class_names(model.folder, label_map)
+    settings = InferenceSettings(signatures.encoded, signatures.pixels, names, min_score)
     folder_in_archive = str(version) if multi_model_endpoint is not None else f"{name}/{version}"
     archive = model_archive(model.folder, folder_in_archive, settings)
     image = model.server.image(region, machine.hardware)
-    for warning in memory_findings(model.numbers, machine.memory_bytes or sys.maxsize, f"--instance-type {machine}"):
+    for warning in sagemaker_findings(model, machine, signatures, multi_model=multi_model_endpoint is not None):
         on_warning(warning)
     deployment = Deployment(
         name=name,
         image=image,
         archive_sha256=hashlib.sha256(archive).hexdigest(),
-        environment=_environment(model, machine, shared=multi_model_endpoint is not None),
+        environment=container_environment(model, machine, shared=multi_model_endpoint is not None),
         role=role or ROLE,
         bucket=bucket or BUCKET,
         instance_type=instance_type,
-        serverless_memory_mb=None if machine.hardware is not Hardware.CPU else _serverless_memory_mb(model.numbers),
+        serverless_memory_mb=serverless_memory_mb(model.numbers, machine),
         multi_model_endpoint=multi_model_endpoint,
     )
-    for warning in _warnings(model, machine, deployment, pixels=pixel_signature is not None):
-        on_warning(warning)
     files = documents(deployment)
     with staged(Path(output_directory), ENTRIES, overwrite=overwrite) as folder:
         (folder / ARCHIVE).write_bytes(archive)
@@ -157,8 +148,8 @@ def require_region(region: str) -> str:
     return region
 
 
-def image_signatures(saved_model: Path) -> tuple[str, str | None]:
-    """Returns the signature that takes encoded images, and the one that takes pixels, None if there is none.
+def image_signatures(saved_model: Path) -> ImageSignatures:
+    """Returns the signatures of a SavedModel that take images.
 
     Raises: SavedModelError if no signature takes encoded images, or its outputs are not detections.
     """
@@ -174,48 +165,13 @@ def image_signatures(saved_model: Path) -> tuple[str, str | None]:
         raise SavedModelError(
             f"{saved_model}: signature {encoded} has no output {', '.join(missing)}. Export with these outputs."
         )
-    return encoded, _find_signature(signatures, PIXELS, "uint8")
+    return ImageSignatures(encoded, _find_signature(signatures, PIXELS, "uint8"), signatures[encoded].outputs)
 
 
 def class_names(saved_model: Path, label_map: str | Path | None) -> dict[str, str]:
     """Returns the name of each class id, from a label map or by default from the one in the SavedModel's assets/."""
     labels = find_label_map(Path(label_map) if label_map is not None else None, saved_model)
     return {str(class_id): labels.text(class_id) for class_id in labels.names} if labels else {}
-
-
-def _environment(model: ServedModel, machine: InstanceType, *, shared: bool) -> dict[str, str]:
-    """Returns the variables of a container; one that several models share must not keep weights of one of them."""
-    gpus = Gpus(count=1) if machine.hardware is Hardware.GPU else Gpus()
-    environment = {**model.environment, **gpus.environment}
-    if shared:
-        environment.pop(ASSUME_FROZEN_WEIGHTS, None)
-    return environment
-
-
-def _serverless_memory_mb(numbers: ModelNumbers) -> int | None:
-    """Returns the memory of a serverless endpoint; None if the model can never run on one."""
-    if exceeds(numbers, SERVERLESS):
-        return None
-    usual, most = SERVERLESS_MEMORY_MB
-    return usual if numbers.weights_bytes <= SAFE_PART_OF_MEMORY * usual * 2**20 else most
-
-
-def _warnings(model: ServedModel, machine: InstanceType, deployment: Deployment, *, pixels: bool) -> Iterator[str]:
-    """Yields what of SageMaker a model or an instance type may be too large for."""
-    numbers = model.numbers
-    longer = "Raise ContainerStartupHealthCheckTimeoutInSeconds in the endpoint config."
-    if deployment.multi_model_endpoint is not None:
-        retry = "Clients repeat a request that fails with ModelNotReadyException."
-        yield from findings(numbers, {REAL_TIME: longer, MULTI_MODEL: retry}, pixels=pixels)
-        return
-    platforms = {REAL_TIME: longer, ASYNCHRONOUS: longer}
-    if deployment.serverless_memory_mb is not None:
-        platforms[SERVERLESS] = "Use a real-time endpoint."
-    elif machine.hardware is Hardware.CPU:
-        yield f"endpoint-config-serverless.json is not written: {exceeds(numbers, SERVERLESS)}"
-    yield from findings(numbers, platforms, pixels=pixels)
-    if not machine.batch_transform:
-        yield f"batch transform does not have {machine}. Choose another InstanceType in transform-job.json to use it."
 
 
 def _find_signature(signatures: Mapping[str, Signature], names: tuple[str, ...], dtype: str) -> str | None:
