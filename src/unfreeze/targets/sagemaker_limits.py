@@ -34,7 +34,7 @@ RETURNED_OUTPUTS = (
 
 @dataclass(frozen=True)
 class ImageSignatures:
-    """The signature that takes encoded images, with its outputs, and the one that takes pixels (None: there is none)."""
+    """The signature that takes encoded images, with its outputs, and the one that takes pixels, if there is one."""
 
     encoded: str
     pixels: str | None
