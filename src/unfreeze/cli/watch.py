@@ -86,14 +86,15 @@ if TYPE_CHECKING:
     section=Section.VERIFICATION,
     type=PATH,
     metavar="FILES",
-    help="A JSON file in COCO's format, or TFRecord files (a file or a quoted pattern), for --min-map and --keep-best.",
+    help="The annotations for --min-map and --keep-best, in a format of unfreeze evaluate, such as a JSON file in "
+    "COCO's format, or TFRecord files (a file or a quoted pattern).",
 )
 @option(
     "--images",
     section=Section.VERIFICATION,
     type=PATH,
     metavar="FOLDER",
-    help="The folder of the images that the JSON file names. Default: the folder of the JSON file.",
+    help="The folder of the annotated images. Default: where the annotations say, or beside them.",
 )
 @options.runtimes
 @options.quiet

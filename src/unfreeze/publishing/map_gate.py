@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -19,14 +20,17 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True)
 class EvaluatedCheckpoint:
-    """A checkpoint that was evaluated, on which annotations, its mAP, and whether it was published."""
+    """A checkpoint that was evaluated, its mAP, and whether it was published.
+
+    `annotations` identifies the annotations: the SHA-256 of the stamps of their files.
+    """
 
     prefix: str
     step: int
     mean_ap: float
     published: bool
     files: FileStamps
-    annotations: FileStamps
+    annotations: str
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,9 @@ class MapGate:
         """
         from unfreeze.evaluation.evaluate import evaluate  # imports TensorFlow, which takes seconds
 
-        evaluation = evaluate(saved_model, self.annotations, images=self.images, on_progress=on_progress)
+        evaluation = evaluate(
+            saved_model, self.annotations, images=self.images, metrics="coco", on_progress=on_progress
+        )
         if evaluation.skipped:  # the mAP of fewer images cannot be compared
             raise ImageError(f"{self.annotations}: {next(evaluation.warnings())}. Add or replace the images.")
         mean_ap = evaluation.scores[0].mean_average_precision
@@ -83,7 +89,7 @@ class MapGate:
             mean_ap=decision.mean_ap,
             published=decision.publish,
             files=checkpoint_stamps(prefix),
-            annotations=self._annotation_stamps(),
+            annotations=self._annotations_digest(),
         )
         with self.base.locked():
             others = [other for other in _read_state(self.base) if other.prefix != checkpoint.prefix]
@@ -120,11 +126,11 @@ class MapGate:
 
     def _comparable(self) -> list[EvaluatedCheckpoint]:
         """Returns the checkpoints that were evaluated on these annotations."""
-        stamps = self._annotation_stamps()
-        return [checkpoint for checkpoint in _read_state(self.base) if checkpoint.annotations == stamps]
+        digest = self._annotations_digest()
+        return [checkpoint for checkpoint in _read_state(self.base) if checkpoint.annotations == digest]
 
-    def _annotation_stamps(self) -> FileStamps:
-        return file_stamps(_matching_files(self.annotations))
+    def _annotations_digest(self) -> str:
+        return hashlib.sha256(json.dumps(file_stamps(_matching_files(self.annotations))).encode()).hexdigest()
 
 
 def open_gate(
@@ -150,17 +156,20 @@ def open_gate(
         raise ConfigError(f"--min-map {min_map:g}: must be between 0 and 1")
     if annotations is None:
         option = "--keep-best" if min_map is None else "--min-map"
-        raise ConfigError(f"{option}: needs --annotations, a JSON file in COCO's format or the TFRecord files.")
+        raise ConfigError(f"{option}: needs --annotations, as unfreeze evaluate takes them, such as COCO's JSON.")
     if not _matching_files(annotations):
         raise ImageError(
-            f"{annotations}: does not exist. Pass a JSON file in COCO's format, or TFRecord files (file or pattern)."
+            f"{annotations}: does not exist. Pass annotations as unfreeze evaluate takes them, such as COCO's JSON."
         )
     return MapGate(base, annotations, images, min_map, keep_best)
 
 
-def _matching_files(pattern: str | Path) -> list[Path]:
-    path = Path(pattern)
-    return [path] if path.is_file() else [Path(name) for name in glob.glob(str(pattern))]
+def _matching_files(annotations: str | Path) -> list[Path]:
+    """Returns the file at a path, the files in a folder, or those that a pattern matches."""
+    path = Path(annotations)
+    if path.is_dir():
+        return [file for file in path.rglob("*") if file.is_file()]
+    return [path] if path.is_file() else [Path(name) for name in glob.glob(str(annotations))]
 
 
 def _read_state(base: BasePath) -> list[EvaluatedCheckpoint]:
@@ -182,7 +191,7 @@ def _read_state(base: BasePath) -> list[EvaluatedCheckpoint]:
                 mean_ap=float(row["mean_ap"]),
                 published=bool(row["published"]),
                 files=_to_stamps(row["files"]),
-                annotations=_to_stamps(row["annotations"]),
+                annotations=str(row["annotations"]),
             )
             for row in content["checkpoints"]
         ]

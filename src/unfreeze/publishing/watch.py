@@ -70,8 +70,8 @@ def watch(
         min_map: publish only checkpoints with at least this mAP (COCO's, 0 to 1) on `annotations`.
         keep_best: publish only checkpoints with at least the mAP of the best one that was published. The mAP of each
             checkpoint is kept in watch.json in the model base path.
-        annotations: COCO's JSON, or TFRecord files (a file or a pattern), for `min_map` and `keep_best`.
-        images: the folder of the images that the JSON names; by default the folder of the JSON.
+        annotations: annotations for `min_map` and `keep_best`, of any format that `evaluate` takes.
+        images: the folder of the annotated images; by default where the annotations say, or beside them.
         labels: names by which clients request a version; they move to each new version.
         pipeline_config_path, input_types, input_shape, side_inputs, label_map, config_override, allow_unknown_fields,
             kept_outputs, score_threshold, max_detections, weights, suppression, runtimes: as for `export`.
