@@ -11,9 +11,10 @@ from PIL import Image
 
 from unfreeze.config import LabelMap, read_label_map
 from unfreeze.errors import ConfigError, ImageError
-from unfreeze.evaluation.annotations import Annotations, read_annotations
+from unfreeze.evaluation.annotations import Annotations, ClassKey, read_annotations
 from unfreeze.evaluation.class_matching import match_classes
 from unfreeze.evaluation.metric_sets import MetricSet
+from unfreeze.evaluation.tables import truth_of
 
 VOC = """<annotation><filename>{name}.png</filename><size><width>1</width><height>1</height></size>
 <object><name>dog</name><difficult>1</difficult><bndbox><xmin>2</xmin><ymin>4</ymin><xmax>12</xmax><ymax>9</ymax></bndbox></object>
@@ -101,6 +102,9 @@ def test_open_images_folder_has_image_labels_class_names_and_hierarchy(open_imag
         *(("a.png", "/m/animal"), ("a.png", "Dog")),
         *(("b.png", "/m/animal"), ("b.png", "Cat")),
     ]
+    truth = truth_of(annotations, set(names), masks=False)
+    verified = {(label // truth.classes, truth.class_names[label % truth.classes]) for label in truth.labels.tolist()}
+    assert verified == {(0, "/m/animal"), (0, "Dog"), (0, "Cat")}
     # Neither dog nor cat can be where there is no animal: the labels below a negative label are verified too.
     assert {names[category] for category in annotations.image_labels[1]} == {"/m/animal", "Dog", "Cat"}
     assert annotations.metrics is MetricSet.OPEN_IMAGES_CHALLENGE
@@ -221,3 +225,14 @@ def test_pascal_voc_needs_a_label_map(tmp_path: Path) -> None:
         match_classes(None, annotations, strict=False)
     with pytest.raises(ConfigError, match="the label map has none of them"):
         match_classes(label_map(tmp_path, "fish"), annotations, strict=False)
+
+
+def test_classes_of_tfrecords_are_matched_by_id(tmp_path: Path) -> None:
+    """Their ids are those of the label map, even if two of its names are the same."""
+    categories = [{"id": 1, "name": "cat"}, {"id": 2, "name": "cat"}, {"id": 9, "name": "class 9"}]
+    objects = [{"id": number, "image_id": 7, "category_id": class_id} for number, class_id in enumerate((1, 2, 9))]
+    dataset = {**COCO, "annotations": objects, "categories": categories}
+    annotations = Annotations("a.record", dataset, lambda: iter(()), class_key=ClassKey.ID)
+    matching = match_classes(label_map(tmp_path, "cat", "cat"), annotations, strict=False)
+    assert matching.categories == {1: 1, 2: 2}
+    assert [item.name for item in matching.unknown] == ["class 9"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from PIL import Image
 
 from unfreeze.errors import ConfigError
 from unfreeze.images import WHOLE_IMAGE, Detection, Source
-from unfreeze.prediction.backends import Backend
+from unfreeze.prediction.backends import Backend, local_file
 from unfreeze.prediction.tiles import TileDetection, Tiling, detect, in_image, merged
 from unfreeze.runtimes.model import Outputs
 
@@ -86,6 +87,8 @@ def test_small_objects_of_a_large_image_are_found_in_tiles() -> None:
     def run(sources: Sequence[Source], images: Sequence[Image.Image]) -> list[Outputs]:
         calls.append((len(images), images[0].size))
         assert all(part.size == images[0].size for part in images)
+        files = {local_file(source) for source in sources}  # a server gets a tile as pixels, not the file of the image
+        assert files == ({Path("/large.png")} if images[0].size == image.size else {None})
         return bright_spots(sources, images)
 
     source = Source("large.png", "/large.png")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,14 @@ class SkippedImage:
     reason: str
 
 
+class ClassKey(Enum):
+    """By what the classes of annotations are matched with those of a model."""
+
+    ID = auto()  # the ids are those of the model's label map
+    NAME = auto()  # the annotations have no ids of their own
+    NAME_OR_ID = auto()
+
+
 @dataclass(frozen=True)
 class Annotations:
     """Annotated images.
@@ -49,7 +58,7 @@ class Annotations:
     dataset: dict[str, Any]
     examples: Callable[[], Iterator[Example]]
     metrics: MetricSet = MetricSet.COCO  # what is usual for these annotations
-    has_class_ids: bool = True  # False if classes are named only
+    class_key: ClassKey = ClassKey.NAME_OR_ID
     image_labels: Mapping[int, frozenset[int]] = field(default_factory=dict)  # image id -> verified categories
     skipped: tuple[SkippedImage, ...] = ()
 

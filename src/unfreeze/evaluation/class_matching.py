@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from unfreeze.config import LabelMap
 from unfreeze.errors import ConfigError
-from unfreeze.evaluation.annotations import Annotations
+from unfreeze.evaluation.annotations import Annotations, ClassKey
 from unfreeze.formatting import amount, first_few
 
 MAX_NAMED = 5
@@ -31,15 +31,15 @@ class ClassMatching:
 
 
 def match_classes(labels: LabelMap | None, annotations: Annotations, *, strict: bool) -> ClassMatching:
-    """Returns the matching by name if the label map has names of the annotations, else by id.
+    """Returns the matching by name if the label map has names of the annotations, else by id; TFRecords by id only.
 
     Raises: ConfigError if the annotations have no ids and no name matches, or with `strict` if a class has no match.
     """
     dataset = annotations.dataset
     counts = Counter(annotation["category_id"] for annotation in dataset["annotations"])
     ids = {category["id"]: category["id"] for category in dataset["categories"]}
-    by_name = _by_name(labels, annotations)
-    if by_name is None and not annotations.has_class_ids:
+    by_name = _by_name(labels, annotations) if annotations.class_key is not ClassKey.ID else None
+    if by_name is None and annotations.class_key is ClassKey.NAME:
         names = first_few(sorted(category["name"] for category in dataset["categories"]), MAX_NAMED)
         raise ConfigError(
             f"{annotations.path}: the classes ({names}) are matched by name, but "

@@ -14,7 +14,7 @@ from typing import Any
 
 from unfreeze.errors import ImageError
 from unfreeze.evaluation.annotation_formats import is_open_images_header, not_annotations, read_json
-from unfreeze.evaluation.annotations import Annotations, ImageFiles
+from unfreeze.evaluation.annotations import Annotations, ClassKey, ImageFiles
 from unfreeze.evaluation.metric_sets import MetricSet
 
 EDGES = ("XMin", "YMin", "XMax", "YMax")
@@ -111,7 +111,7 @@ def read(path: str, files: Sequence[Path], images: Path | None, limit: int | Non
         {"images": image_files.entries, "annotations": objects, "categories": categories},
         image_files.examples,
         metrics=MetricSet.OPEN_IMAGES_CHALLENGE if tables.labels else MetricSet.OPEN_IMAGES,
-        has_class_ids=False,
+        class_key=ClassKey.NAME,
         image_labels=image_labels if tables.labels else {},
         skipped=image_files.skipped,
     )

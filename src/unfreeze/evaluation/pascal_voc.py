@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 from unfreeze.errors import ImageError
 from unfreeze.evaluation.annotation_formats import not_annotations
-from unfreeze.evaluation.annotations import Annotations, ImageFiles
+from unfreeze.evaluation.annotations import Annotations, ClassKey, ImageFiles
 from unfreeze.evaluation.metric_sets import MetricSet
 
 IMAGE_FOLDER = "JPEGImages"  # beside the folder of the XML files
@@ -47,7 +47,7 @@ def read(path: str, files: Sequence[Path], images: Path | None, limit: int | Non
         {"images": image_files.entries, "annotations": objects, "categories": categories},
         image_files.examples,
         metrics=MetricSet.PASCAL_VOC,
-        has_class_ids=False,
+        class_key=ClassKey.NAME,
         skipped=image_files.skipped,
     )
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf.message import DecodeError
 
 from unfreeze.errors import ImageError
-from unfreeze.evaluation.annotations import EXPECTED, Annotations, Example, SkippedImage, image_size
+from unfreeze.evaluation.annotations import EXPECTED, Annotations, ClassKey, Example, SkippedImage, image_size
 from unfreeze.formatting import first_line
 
 if TYPE_CHECKING:
@@ -57,7 +57,9 @@ def read(path: str, files: Sequence[Path], names: Mapping[int, str], limit: int 
                 yield Example(number, name, lambda encoded=encoded: encoded)  # type: ignore[misc]
 
     dataset = {"images": images, "annotations": objects, "categories": categories}
-    return Annotations(path, dataset, examples, image_labels=image_labels, skipped=tuple(skipped))
+    return Annotations(
+        path, dataset, examples, class_key=ClassKey.ID, image_labels=image_labels, skipped=tuple(skipped)
+    )
 
 
 def _read_examples(files: Sequence[Path], limit: int | None) -> Iterator[tuple[str, bytes, Features]]:
