@@ -46,7 +46,7 @@ def digits() -> tuple[Evaluation, Truth]:
         names = ("detection_boxes", "detection_scores", "detection_classes", "num_detections")
         columns.add(index, (160, 160), {name: np.squeeze(recorded[f"{index:02d}/{name}"]) for name in names})
     truth = truth_of(source, set(range(1, 11)), masks=False)
-    scores = scores_of("digits", columns.detections(), truth, MetricSet.COCO, masks=False)
+    scores = scores_of("digits", columns.detections(), truth, MetricSet.COCO)
     return Evaluation("annotations.json", 12, 32, (scores,)), truth
 
 

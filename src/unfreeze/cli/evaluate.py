@@ -49,8 +49,9 @@ from unfreeze.onednn import enable_for_command
     "--metrics",
     section=Section.MODEL,
     type=click.Choice(METRIC_SETS),
-    help="What to compute: COCO's metrics, or the mAP at IoU 0.5 of Pascal VOC, of Open Images, or of the Open Images "
-    "Challenge. Default: by the format of the annotations.",
+    metavar="NAME",
+    help="coco: COCO's metrics. pascal_voc, open_images, open_images_challenge: the mAP at IoU 0.5 as these have it. "
+    "Default: by the format of the annotations.",
 )
 @option(
     "--batch-size",

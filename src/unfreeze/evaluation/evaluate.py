@@ -94,22 +94,24 @@ def evaluate(
     )
     metric_set = chosen or source.metrics
     matching = match_classes(labels, source, strict=strict)
-    if metric_set is MetricSet.COCO and source.has_masks:
-        require_pycocotools()
     run = InferenceRun(source, matching.categories, metric_set, batch_size, strict, on_progress)
     detections = []
     for path, file in files:
         on_progress(f"loading {path}")
         detections.append(run.detections_of(file))
     on_progress("computing the metrics")
-    truth = truth_of(source, set(matching.categories.values()), masks=run.masks, without=run.unreadable)
+    truth = truth_of(
+        source,
+        set(matching.categories.values()),
+        masks=any(table.masks is not None for table in detections),
+        without=run.unreadable,
+    )
     evaluation = Evaluation(
         annotations=source.path,
         images=len(truth.image_ids) - len(run.unreadable),
         objects=len(truth.objects),
         scores=tuple(
-            scores_of(path, table, truth, metric_set, masks=run.masks)
-            for (path, _), table in zip(files, detections, strict=True)
+            scores_of(path, table, truth, metric_set) for (path, _), table in zip(files, detections, strict=True)
         ),
         differing=tuple(_differing_images(source, truth, *detections)) if len(detections) == 2 else (),
         metrics=metric_set,
@@ -184,19 +186,20 @@ class InferenceRun:
     unreadable: dict[int, SkippedImage] = field(default_factory=dict)
     seconds: float = 0.0
 
-    @property
-    def masks(self) -> bool:
-        """Returns whether masks are evaluated, if the model has them."""
-        return self.metrics is MetricSet.COCO and self.annotations.has_masks
-
     def detections_of(self, file: ModelFile) -> Detections:
         """Returns every detection of a model whose class is a category of the annotations."""
         images = sorted(image["id"] for image in self.annotations.dataset["images"])
         index = {image_id: number for number, image_id in enumerate(images)}
         class_ids = sorted(set(self.categories.values()))
         class_index = {class_id: class_ids.index(category) for class_id, category in self.categories.items()}
-        columns = DetectionColumns(class_index, self.masks)
-        examples = run_on_examples(load_model(file), self.annotations.examples(), self.batch_size, self.skip)
+        model = load_model(file)
+        masks = (
+            self.metrics is MetricSet.COCO and self.annotations.has_masks and "detection_masks" in model.output_names
+        )
+        if masks:
+            require_pycocotools()
+        columns = DetectionColumns(class_index, masks)
+        examples = run_on_examples(model, self.annotations.examples(), self.batch_size, self.skip)
         for number, example in enumerate(examples, start=1):
             self.on_progress(f"{file.path}: image {number:,} of {len(images):,}")
             self.seconds += example.seconds
@@ -212,14 +215,17 @@ class InferenceRun:
         self.unreadable[example.image_id] = SkippedImage(example.name, str(error))
 
 
-def scores_of(model: str, detections: Detections, truth: Truth, metric_set: MetricSet, *, masks: bool) -> Scores:
-    """Returns the metrics of a model and what it gets wrong, from its detections."""
+def scores_of(model: str, detections: Detections, truth: Truth, metric_set: MetricSet) -> Scores:
+    """Returns the metrics of a model and what it gets wrong, from its detections.
+
+    Masks are evaluated if both the detections and the objects have them.
+    """
     boxes: CocoMetrics | AveragePrecisions
     metrics: Metrics
     if metric_set is MetricSet.COCO:
         boxes = coco_metrics(detections, truth.objects, truth.classes)
         metrics = {"bbox": boxes.summary()}
-        if masks and detections.masks is not None:
+        if detections.masks is not None and truth.objects.masks is not None:
             of_masks = coco_metrics(detections, truth.objects, truth.classes, masks=True)
             metrics = {**metrics, "segm": of_masks.summary()}
     else:
