@@ -16,7 +16,7 @@ from PIL import Image
 
 from unfreeze.errors import OutputError
 from unfreeze.evaluation.advice import advice
-from unfreeze.evaluation.annotations import SkippedImage, read_annotations
+from unfreeze.evaluation.annotations import Annotations, SkippedImage, read_annotations
 from unfreeze.evaluation.charts import MAX_CLASSES, confusion_chart, precision_recall_chart, worst_classes
 from unfreeze.evaluation.class_matching import UnknownClass
 from unfreeze.evaluation.curves import Curve, OperatingPoint
@@ -183,3 +183,28 @@ def test_csv_without_classes_has_a_heading() -> None:
     empty = Evaluation("a.json", 1, 0, (scores({"AP": float("nan")}, [], np.zeros((1, 1), int)),))
     assert class_csv(empty) == "model,class,objects,threshold,precision,recall,F1\n"
     assert str(empty).splitlines()[1:] == ["  model", "  boxes", "    AP      -"]
+
+
+def test_polygons_and_run_lengths_are_compared_with_masks_over_boxes() -> None:
+    coco_mask = pytest.importorskip("pycocotools.mask")
+    pixels = np.zeros((60, 80), np.uint8, order="F")
+    pixels[10:30, 40:70] = 1
+    encoded = coco_mask.encode(pixels)
+    inside = np.flatnonzero(np.diff(np.concatenate([[0], pixels.flatten(order="F"), [0]])))
+    counts = np.diff(np.concatenate([[0], inside, [pixels.size]])).tolist()
+    segmentations = [[[40, 10, 70, 10, 70, 30, 40, 30]], {"size": [60, 80], "counts": counts}, encoded]
+    objects = [
+        {"id": n, "image_id": n, "category_id": 1, "bbox": [40, 10, 30, 20], "area": 600, "segmentation": segmentation}
+        for n, segmentation in enumerate(segmentations, start=1)
+    ]
+    images = [{"id": n, "file_name": f"{n}.png", "width": 80, "height": 60} for n in (1, 2, 3)]
+    dataset = {"images": images, "annotations": objects, "categories": [{"id": 1, "name": "box"}]}
+    source = Annotations("a.json", dataset, lambda: iter(()))
+    truth = truth_of(source, {1}, masks=True)
+    columns = DetectionColumns({1: 0}, masks=True)
+    box = np.array([[10 / 60, 40 / 80, 30 / 60, 70 / 80]], np.float32)
+    for index, mask in enumerate((np.ones([1, 15, 15]), np.ones([1, 15, 15]), pixels[np.newaxis])):
+        outputs = {"detection_boxes": box, "detection_scores": np.array([0.9]), "detection_classes": np.array([1.0])}
+        columns.add(index, (60, 80), {**outputs, "detection_masks": mask.astype(np.float32)})
+    metrics = scores_of("model", columns.detections(), truth, MetricSet.COCO).metrics
+    assert metrics["segm"]["AP"] == metrics["bbox"]["AP"] == pytest.approx(1.0)
