@@ -37,8 +37,8 @@ MAY_IMPORT = {
     },
     "publishing": {"evaluation", "exporting", "model_paths", "runtimes", "targets", "verification", "weights"},
     "exporting": {
-        "config", "detectors", "formats", "graphs", "inspection", "model_paths", "runtimes", "savedmodel", "targets",
-        "tflite", "verification", "weights",
+        "config", "detectors", "evaluation", "formats", "graphs", "images", "inspection", "model_paths", "prediction",
+        "runtimes", "savedmodel", "targets", "tflite", "verification", "weights",
     },
     "inspection": {
         "config", "detectors", "graphs", "model_paths", "runtimes", "savedmodel", "targets", "verification", "weights",

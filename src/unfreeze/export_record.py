@@ -129,10 +129,47 @@ class WeightRecord:
 
 
 @dataclass(frozen=True)
+class CalibrationRecord:
+    """The images on which the ranges of an int8 network were measured, and how many of them."""
+
+    source: str
+    images: int
+
+
+@dataclass(frozen=True)
+class AgreementRecord:
+    """How many clear detections of the float model a file of lower precision has too (detection_agreement.py).
+
+    The file counts as verified if their share is at least `min_share`. `source` is what the images are.
+    """
+
+    matched: int
+    detections: int
+    share: float
+    min_share: float
+    images: int
+    source: str
+    rule: str
+
+
+@dataclass(frozen=True)
+class AccuracyRecord:
+    """COCO's mAP of boxes of the float model and of a file on annotated images, and the difference."""
+
+    annotations: str
+    images: int
+    float_map: float
+    file_map: float
+    loss: float
+    max_loss: float | None = None
+
+
+@dataclass(frozen=True)
 class FormatRecord:
     """A file for another runtime, and the result of running it; `verified` is None if it was not run.
 
-    `file` and the keys of `files` are relative to the folder of export.json.
+    `file` and the keys of `files` are relative to the folder of export.json. `precision` is that of the network:
+    `float32`, `float16`, `int8` or `int8 weights`.
     """
 
     file: str
@@ -141,6 +178,10 @@ class FormatRecord:
     files: Mapping[str, FileDigest] = field(default_factory=dict)
     verified: bool | None = None
     detail: str = ""
+    precision: str = "float32"
+    calibration: CalibrationRecord | None = None
+    agreement: AgreementRecord | None = None
+    accuracy: AccuracyRecord | None = None
 
 
 @dataclass(frozen=True)

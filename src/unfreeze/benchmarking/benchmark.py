@@ -10,7 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from unfreeze.benchmarking.measurement import Subject, compare_with_first, evaluate_subject, measure_batch
+from unfreeze.benchmarking.measurement import (
+    Subject,
+    compare_scores,
+    compare_with_first,
+    evaluate_subject,
+    measure_batch,
+)
 from unfreeze.benchmarking.requests import EvaluateRequest
 from unfreeze.benchmarking.results import Benchmark, ModelResult
 from unfreeze.callbacks import OnMessage, ignore
@@ -85,6 +91,7 @@ def benchmark(
         for subject in subjects:
             on_progress(f"evaluating {subject.result.model}")
             evaluate_subject(subject, EvaluateRequest(subject.file, os.path.abspath(annotations), folder, labels))
+        compare_scores(subjects)
     done = Benchmark(description, batches, threads, tuple(subject.result for subject in subjects))
     if chart is not None:
         from unfreeze.benchmarking.chart import write_chart

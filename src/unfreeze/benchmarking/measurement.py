@@ -17,6 +17,7 @@ from unfreeze.benchmarking.results import Agreement, ModelResult, Timing
 from unfreeze.callbacks import OnMessage
 from unfreeze.runtimes import ModelFile
 from unfreeze.runtimes.model import Outputs
+from unfreeze.verification.detection_agreement import detection_agreement
 from unfreeze.verification.output_comparison import compare_detections
 
 WARM_UPS, MIN_ROUNDS = 3, 10
@@ -108,16 +109,26 @@ def compare_with_first(subjects: Sequence[Subject]) -> None:
         subject.result.agreement = agreement(measured[0].detections, subject.detections)
 
 
+def compare_scores(subjects: Sequence[Subject]) -> None:
+    """Records how much mAP each model loses against the first one that has a mAP."""
+    scored = [subject.result for subject in subjects if subject.result.mean_average_precision is not None]
+    for result in scored[1:]:
+        result.map_loss = (scored[0].mean_average_precision or 0) - (result.mean_average_precision or 0)
+
+
 def agreement(firsts: Sequence[Outputs], others: Sequence[Outputs]) -> Agreement:
     """Returns how the detections of two models for the same images agree."""
     comparisons = [
         compare_detections(with_count(first), with_count(other)) for first, other in zip(firsts, others, strict=True)
     ]
+    clear = detection_agreement(zip(firsts, others, strict=True))
     return Agreement(
         matched=sum(comparison.matched for comparison in comparisons),
         detections=sum(comparison.detections for comparison in comparisons),
         box=max(comparison.largest(BOXES) for comparison in comparisons),
         score=max(comparison.largest(SCORES) for comparison in comparisons),
+        clear_matched=clear.matched,
+        clear=clear.detections,
     )
 
 

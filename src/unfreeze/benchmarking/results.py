@@ -85,15 +85,23 @@ class Timing:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How many detections of the first model another one has too, and the largest differences of pairs."""
+    """How many detections of the first model another one has too, and the largest differences of pairs.
+
+    `clear_matched` of the `clear` detections match by a rule that holds across precisions (detection_agreement.py).
+    """
 
     matched: int
     detections: int
     box: float
     score: float
+    clear_matched: int = 0
+    clear: int = 0
 
     def __str__(self) -> str:
-        return f"{self.matched} of {self.detections}, box {self.box:.0e}, score {self.score:.0e}"
+        differences = f"{self.matched} of {self.detections}, box {self.box:.0e}, score {self.score:.0e}"
+        if self.matched == self.detections or not self.clear:
+            return differences
+        return f"{differences}; {self.clear_matched} of {self.clear} clear ones"
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the agreement as JSON."""
@@ -102,6 +110,8 @@ class Agreement:
             "detections": self.detections,
             "largest_box_difference": self.box if math.isfinite(self.box) else None,
             "largest_score_difference": self.score if math.isfinite(self.score) else None,
+            "clear_matched": self.clear_matched,
+            "clear_detections": self.clear,
         }
 
 
@@ -120,6 +130,7 @@ class ModelResult:
     timings: tuple[Timing, ...] = ()
     agreement: Agreement | None = None  # None for the first model
     mean_average_precision: float | None = None
+    map_loss: float | None = None  # None for the first model
 
     @property
     def status(self) -> str:
@@ -154,6 +165,7 @@ class ModelResult:
             "timings": [timing.to_dict() for timing in self.timings],
             "agreement": self.agreement.to_dict() if self.agreement else None,
             "mAP": None if score is None or math.isnan(score) else score,
+            "mAP_loss": None if self.map_loss is None or math.isnan(self.map_loss) else self.map_loss,
         }
 
 
@@ -223,8 +235,13 @@ class Benchmark:
                     "-" if result.peak_bytes is None else megabytes(result.peak_bytes),
                 )
                 agreement = str(result.agreement or "-") if is_first else ""
-                score = [_number(result.mean_average_precision, ".3f") if is_first else ""] if with_score else []
+                score = [_score_cell(result) if is_first else ""] if with_score else []
                 yield (*(about if is_first else [""] * len(about)), *_timing_cells(result, batch), agreement, *score)
+
+
+def _score_cell(result: ModelResult) -> str:
+    loss = _number(result.map_loss, ".3f")
+    return _number(result.mean_average_precision, ".3f") + ("" if loss == "-" else f" (loss {loss})")
 
 
 def _timing_cells(result: ModelResult, batch: int) -> tuple[str, ...]:

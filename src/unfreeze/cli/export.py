@@ -189,6 +189,66 @@ if TYPE_CHECKING:
     "--format tflite, the operation TFLite_Detection_PostProcess, which Coral, MediaPipe and the Task library expect.",
 )
 @option(
+    "--half",
+    section=Section.PRECISION,
+    is_flag=True,
+    help="For onnx, openvino and tflite: weights in float16, which halves the file.",
+)
+@option(
+    "--int8",
+    section=Section.PRECISION,
+    is_flag=True,
+    help="For onnx, openvino and tflite: the network computes in int8; post-processing stays in float32. Needs "
+    "--calibration-images, unless the training was quantization-aware.",
+)
+@option(
+    "--int8-weights",
+    section=Section.PRECISION,
+    is_flag=True,
+    help="For tflite: weights in int8, activations in float32 (dynamic range quantization). Needs no images.",
+)
+@option(
+    "--calibration-images",
+    section=Section.PRECISION,
+    type=PATH,
+    metavar="PATH",
+    help="A folder of images or a TFRecord file, on which --int8 measures the ranges of the network's values.",
+)
+@option(
+    "--calibration-count",
+    section=Section.PRECISION,
+    type=click.IntRange(1),
+    metavar="N",
+    help="How many calibration images to use. Default: 200.",
+)
+@option(
+    "--edgetpu",
+    section=Section.PRECISION,
+    is_flag=True,
+    help="For --int8 --format tflite --postprocessing tflite_op or none: the file takes uint8, and is compiled for the "
+    "Edge TPU if edgetpu_compiler is installed.",
+)
+@option(
+    "--annotations",
+    section=Section.PRECISION,
+    metavar="FILE",
+    help="COCO's JSON or TFRecord files: measure the mAP of the float model and of each file, and the loss.",
+)
+@option(
+    "--images",
+    section=Section.PRECISION,
+    type=PATH,
+    metavar="FOLDER",
+    help="The folder of the images that the JSON names. Default: the folder of the JSON.",
+)
+@option(
+    "--max-map-loss",
+    section=Section.PRECISION,
+    type=click.FloatRange(0, 1),
+    metavar="LOSS",
+    help="Fail (exit code 1) if a file loses more mAP than this, such as 0.01. Needs --annotations.",
+)
+@option(
     "--output-directory",
     section=Section.OUTPUT,
     type=PATH,

@@ -23,6 +23,7 @@ class Section(Enum):
     INPUT = "Input"
     OUTPUT = "Output"
     MODEL = "Model"
+    PRECISION = "Precision"
     VERSIONS = "Versions"
     SERVER = "Server"
     CLUSTER = "Ray cluster"

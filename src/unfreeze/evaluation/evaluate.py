@@ -30,7 +30,8 @@ from unfreeze.evaluation.od_api_metrics import (
 )
 from unfreeze.evaluation.tables import DetectionColumns, Truth, truth_of
 from unfreeze.prediction.class_names import find_label_map
-from unfreeze.runtimes import ModelFile, find_model, load_model
+from unfreeze.runtimes import find_model, load_model
+from unfreeze.runtimes.model import Model
 from unfreeze.staging import require_absent, require_writable_file
 
 MIN_DIFFERENCE = 1e-3  # a smaller sum of score differences in an image is floating-point noise
@@ -98,7 +99,7 @@ def evaluate(
     detections = []
     for path, file in files:
         on_progress(f"loading {path}")
-        detections.append(run.detections_of(file))
+        detections.append(run.detections_of(load_model(file)))
     on_progress("computing the metrics")
     truth = truth_of(
         source,
@@ -186,13 +187,12 @@ class InferenceRun:
     unreadable: dict[int, SkippedImage] = field(default_factory=dict)
     seconds: float = 0.0
 
-    def detections_of(self, file: ModelFile) -> Detections:
+    def detections_of(self, model: Model) -> Detections:
         """Returns every detection of a model whose class is a category of the annotations."""
         images = sorted(image["id"] for image in self.annotations.dataset["images"])
         index = {image_id: number for number, image_id in enumerate(images)}
         class_ids = sorted(set(self.categories.values()))
         class_index = {class_id: class_ids.index(category) for class_id, category in self.categories.items()}
-        model = load_model(file)
         masks = (
             self.metrics is MetricSet.COCO and self.annotations.has_masks and "detection_masks" in model.output_names
         )
@@ -201,7 +201,7 @@ class InferenceRun:
         columns = DetectionColumns(class_index, masks)
         examples = run_on_examples(model, self.annotations.examples(), self.batch_size, self.skip)
         for number, example in enumerate(examples, start=1):
-            self.on_progress(f"{file.path}: image {number:,} of {len(images):,}")
+            self.on_progress(f"{model.title}: image {number:,} of {len(images):,}")
             self.seconds += example.seconds
             columns.add(index[example.example.image_id], example.size, example.outputs)
         if len(self.unreadable) == len(images):

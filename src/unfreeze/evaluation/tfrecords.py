@@ -62,6 +62,11 @@ def read(path: str, files: Sequence[Path], names: Mapping[int, str], limit: int 
     )
 
 
+def read_images(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Yields the name and the image file of each record of a TFRecord file. Raises: ImageError if it is not one."""
+    return ((name, encoded) for name, encoded, _ in _read_examples([path], None))
+
+
 def _read_examples(files: Sequence[Path], limit: int | None) -> Iterator[tuple[str, bytes, Features]]:
     """Yields the name, the image file and all features of each record."""
     import tensorflow as tf

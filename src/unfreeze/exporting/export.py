@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING
 from unfreeze.callbacks import OnMessage, ignore
 from unfreeze.config import is_keras_model, read_pipeline_config
 from unfreeze.errors import UnfreezeError, UnsupportedError
+from unfreeze.exporting.edgetpu import edgetpu_entries
 from unfreeze.exporting.job import checkpoint_entries, checkpoint_export_job, graph_export_job
 from unfreeze.exporting.option_checks import require_input_shape, require_max_detections
+from unfreeze.exporting.precision_options import precision_options, require_calibration
 from unfreeze.exporting.side_inputs import SideInput, parse_side_inputs
 from unfreeze.exporting.sources import Source, find_source, read_labels
 from unfreeze.exporting.tflite_scripts import require_tflite_model
@@ -61,6 +63,15 @@ def export(
     formats: Sequence[str] = (SAVED_MODEL,),
     opset: int | None = None,
     postprocessing: str = FULL,
+    half: bool = False,
+    int8: bool = False,
+    int8_weights: bool = False,
+    calibration_images: str | Path | None = None,
+    calibration_count: int | None = None,
+    edgetpu: bool = False,
+    annotations: str | Path | None = None,
+    images: str | Path | None = None,
+    max_map_loss: float | None = None,
     overwrite: bool = False,
     verify: bool = True,
     report_path: str | Path | None = None,
@@ -104,6 +115,17 @@ def export(
         opset: the version of ONNX's operations.
         postprocessing: not for saved_model: `full` (detections), `none` (boxes and scores before suppression, and the
             anchors), or for tflite `tflite_op` (the operation TFLite_Detection_PostProcess and its four outputs).
+        half: for onnx, openvino and tflite: weights in float16.
+        int8: for onnx, openvino and tflite: the network computes in int8, with the ranges of `calibration_images`, or
+            with those of a quantization-aware training.
+        int8_weights: for tflite: weights in int8, with activations in float32 (dynamic range quantization).
+        calibration_images: a folder of images or a TFRecord file.
+        calibration_count: how many of them to use; by default 200.
+        edgetpu: for tflite with postprocessing `none` or `tflite_op`: the input is uint8, and edgetpu_compiler compiles
+            the file if it is installed.
+        annotations: measures the mAP of the float model and of each file on COCO's JSON or on TFRecord files.
+        images: the folder of the JSON's images; by default the JSON's own.
+        max_map_loss: the largest mAP that a file may lose.
         overwrite: replace an existing export.
         verify: load, run and compare the result before it is in place.
         report_path: an HTML file about the export and its checks, also written if a check fails.
@@ -136,13 +158,26 @@ def export(
             postprocessing,
             formats,
             {
-                "--input-type": postprocessing == TFLITE_OP and bool(input_types),
-                "--input-shape": postprocessing == TFLITE_OP and input_shape is not None,
+                "--input-type": (postprocessing == TFLITE_OP or edgetpu) and bool(input_types),
+                "--input-shape": (postprocessing == TFLITE_OP or edgetpu) and input_shape is not None,
                 "--kept-outputs": bool(kept_outputs),
                 "--score-threshold": postprocessing == NONE and score_threshold is not None,
                 "--max-detections": postprocessing == NONE and max_detections is not None,
             },
         )
+    precision = precision_options(
+        formats=formats,
+        postprocessing=postprocessing,
+        half=half,
+        int8=int8,
+        int8_weights=int8_weights,
+        edgetpu=edgetpu,
+        calibration_images=calibration_images,
+        calibration_count=calibration_count,
+        annotations=annotations,
+        images=images,
+        max_map_loss=max_map_loss,
+    )
     if others:
         is_alone = SAVED_MODEL not in formats
         _reject(
@@ -158,7 +193,10 @@ def export(
                 "--for": is_alone and bool(runtimes),
                 "--weights": is_alone and weights != "variables",
                 "--suppression": is_alone and suppression != "kernel",
-                "--label-map": is_alone and label_map is not None and not any(row.has_metadata for row in others),
+                "--label-map": is_alone
+                and label_map is not None
+                and annotations is None
+                and not any(row.has_metadata for row in others),
                 "--report": is_alone and report_path is not None,
                 "--write-checkpoint": is_alone and write_checkpoint,
                 "--write-inference-graph": is_alone and write_inference_graph,
@@ -246,6 +284,7 @@ def export(
         on_warning=ignore,
     )
     require_max_detections(pipeline_config, max_detections)
+    require_calibration(precision, formats, pipeline_config)
     if postprocessing == TFLITE_OP:
         require_tflite_model(pipeline_config, ["ssd"], "--postprocessing tflite_op")
     _reject(
@@ -255,9 +294,12 @@ def export(
     checkpoint_export_job(
         located.prefix,
         formats=formats,
-        checkpoint_entries=checkpoint_entries(
-            pipeline_config, write_checkpoint=write_checkpoint, write_inference_graph=write_inference_graph
-        ),
+        checkpoint_entries=[
+            *checkpoint_entries(
+                pipeline_config, write_checkpoint=write_checkpoint, write_inference_graph=write_inference_graph
+            ),
+            *edgetpu_entries(precision),
+        ],
         output_directory=output_directory,
         overwrite=overwrite,
         verify=verify,
@@ -287,6 +329,7 @@ def export(
             formats=formats,
             opset=opset,
             postprocessing=postprocessing,
+            precision=precision,
             write_checkpoint=write_checkpoint,
             write_inference_graph=write_inference_graph,
             verify=verify,

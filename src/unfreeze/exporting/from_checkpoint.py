@@ -12,6 +12,7 @@ from unfreeze.config import (
     PipelineConfig,
     format_pipeline_config,
     is_keras_model,
+    read_label_map,
     read_pipeline_config,
     with_keypoint_labels,
 )
@@ -27,9 +28,12 @@ from unfreeze.export_record import (
     file_digest,
 )
 from unfreeze.exporting.checkpoint_files import write_tf1_files, write_tf2_files
+from unfreeze.exporting.edgetpu import compiled_for_edgetpu, edgetpu_entries
 from unfreeze.exporting.job import Exported, checkpoint_entries, checkpoint_export_job
 from unfreeze.exporting.option_checks import require_input_shape, require_max_detections
 from unfreeze.exporting.other_formats import write_formats
+from unfreeze.exporting.precision_checks import PrecisionChecks
+from unfreeze.exporting.precision_options import FLOAT, PrecisionOptions
 from unfreeze.exporting.side_inputs import SideInput, with_side_inputs
 from unfreeze.exporting.sources import checkpoint_source, read_labels
 from unfreeze.exporting.tflite_detection import write_tflite_detection
@@ -83,6 +87,7 @@ def export_checkpoint(
     formats: Sequence[str] = (SAVED_MODEL_FORMAT,),
     opset: int | None = None,
     postprocessing: str = FULL,
+    precision: PrecisionOptions = FLOAT,
     write_checkpoint: bool = False,
     write_inference_graph: bool = False,
     verify: bool = True,
@@ -93,7 +98,8 @@ def export_checkpoint(
 ) -> Exported:
     """Exports a checkpoint as a SavedModel, and verifies it before it is in place.
 
-    The arguments are those of `unfreeze.export` (exporting/export.py), which calls this.
+    The arguments are those of `unfreeze.export` (exporting/export.py), which calls this; `precision` has all options
+    about precision.
 
     Raises:
         UnfreezeError: one of its subclasses (errors.py); nothing is left behind. VerificationError: a check failed.
@@ -113,9 +119,10 @@ def export_checkpoint(
     job = checkpoint_export_job(
         opened.prefix,
         formats=formats,
-        checkpoint_entries=checkpoint_entries(
-            config, write_checkpoint=write_checkpoint, write_inference_graph=write_inference_graph
-        ),
+        checkpoint_entries=[
+            *checkpoint_entries(config, write_checkpoint=write_checkpoint, write_inference_graph=write_inference_graph),
+            *edgetpu_entries(precision),
+        ],
         output_directory=output_directory,
         overwrite=overwrite,
         verify=verify,
@@ -144,6 +151,7 @@ def export_checkpoint(
 
             constants = new_weights("constants" if postprocessing == TFLITE_OP else STAND_INS)
             names = labels[1] if labels else {}
+            checks = PrecisionChecks(precision, None if label_map is None else read_label_map(label_map), on_progress)
             with staged.writing():
                 if postprocessing == TFLITE_OP:
                     written = write_tflite_detection(
@@ -152,6 +160,7 @@ def export_checkpoint(
                         partial(require_fit, constants),
                         staged.folder,
                         slimming=slimming,
+                        checks=checks,
                         names=names,
                         verify=verify,
                         on_progress=on_progress,
@@ -168,10 +177,13 @@ def export_checkpoint(
                         input_shape=input_shape,
                         opset=opset,
                         postprocessing=postprocessing,
+                        checks=checks,
                         names=names,
                         verify=verify,
                         on_progress=on_progress,
                     )
+                if precision.edgetpu:
+                    written = compiled_for_edgetpu(written, staged.folder, job.target, on_progress, on_warning)
             options = replace(options, formats=written)
             if SAVED_MODEL_FORMAT not in formats:
                 for warning in _warnings(config, constants):

@@ -9,17 +9,21 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 
 from unfreeze.callbacks import OnMessage
 from unfreeze.detectors import PORTABLE, Detector, Forms
 from unfreeze.detectors.raw_outputs import with_raw_outputs
 from unfreeze.errors import ConfigError, UnsupportedError, VerificationError
-from unfreeze.export_record import FormatRecord, file_digest
+from unfreeze.export_record import CalibrationRecord, FormatRecord, file_digest
+from unfreeze.exporting.calibration import as_input
+from unfreeze.exporting.float_model import TensorFlowModel
+from unfreeze.exporting.precision_checks import PrecisionChecks
 from unfreeze.formats import NONE, Format
 from unfreeze.formats.conversion import convert
+from unfreeze.formats.conversion_options import ConversionOptions
 from unfreeze.formats.frozen import freeze
 from unfreeze.formats.frozen_file import FrozenFile
+from unfreeze.formats.precision import Precision
 from unfreeze.input_types import FLOAT_IMAGE_TENSOR, IMAGE_TENSOR
 from unfreeze.savedmodel import Exportable, trace
 from unfreeze.tflite.metadata import with_signature_metadata
@@ -47,6 +51,7 @@ def write_formats(
     input_shape: Sequence[int | None] | None,
     opset: int | None,
     postprocessing: str,
+    checks: PrecisionChecks,
     names: Mapping[int, str],
     verify: bool,
     on_progress: OnMessage,
@@ -54,6 +59,7 @@ def write_formats(
     """Writes the files of the formats into `folder`; returns what export.json says about each.
 
     Args:
+        checks: the precision of the files; calibrates, verifies and measures them.
         postprocessing: FULL or NONE.
         names: class names by id, for the metadata of formats that have it.
         stand_ins: the weights of the files.
@@ -67,7 +73,8 @@ def write_formats(
         VerificationError: a file does not run, or has other outputs.
         ConfigError: the format needs a fixed size, and the config does not fix one.
     """
-    input_type = _input_type(input_types, formats)
+    # The uint8 pixels that an Edge TPU takes become float32 by their scale of 1.
+    input_type = FLOAT_IMAGE_TENSOR if checks.options.edgetpu else _input_type(input_types, formats)
     untraced = detector(stand_ins, Forms())
     if untraced.side_inputs:
         raise UnsupportedError(
@@ -105,12 +112,19 @@ def write_formats(
         )
 
     @cache
+    def reference() -> TensorFlowModel:
+        return TensorFlowModel(expected_from(), input_type)
+
+    @cache
     def expected(shape: Shape) -> tuple[np.ndarray, Outputs]:
         images = sample_images(shape[1] or IMAGE_SIZE[0], shape[2] or IMAGE_SIZE[1])
-        pixels = tf.constant(images if input_type == IMAGE_TENSOR else images.astype(np.float32))
-        exportable = expected_from()
-        outputs = exportable.detect(*exportable.detector.preprocess(pixels))
-        return images, {name: value.numpy() for name, value in outputs.items()}
+        return images, reference().run(images)
+
+    @cache
+    def calibration(shape: Shape) -> tuple[Path, CalibrationRecord | None]:
+        written = Path(tempfile.mkdtemp(dir=scratch))
+        dtype = np.dtype(np.uint8 if input_type == IMAGE_TENSOR else np.float32)
+        return written, checks.write_calibration(lambda image: as_input(image, shape, dtype), written)
 
     records = {}
     with tempfile.TemporaryDirectory(prefix="unfreeze-") as scratch:
@@ -121,18 +135,25 @@ def write_formats(
             on_progress(f"writing {chosen.file}")
             source = frozen(chosen.portable, shape)
             _require_operations(chosen, source)
-            path = convert(chosen, source, folder, opset=opset)
+            calibrated, calibration_record = calibration(shape)
+            options = ConversionOptions(
+                opset, checks.options.precision, calibrated if calibration_record else None, checks.options.edgetpu
+            )
+            path = convert(chosen, source, folder, options)
             if chosen.has_metadata:
                 path.write_bytes(
                     with_signature_metadata(path.read_bytes(), [length or 0 for length in shape[1:]], names)
                 )
-            record = format_record(chosen, folder, source)
+            record = format_record(chosen, folder, source, checks.options.precision, calibration_record)
             if verify:
                 on_progress(f"running {chosen.file}")
-                images, reference = expected(shape)
+                images, outputs_expected = expected(shape)
                 outputs = run_written(path, images, batch_size=shape[0])
-                record = replace(record, verified=True, detail=compared(path, outputs, reference))
-            records[chosen.name] = record
+                if checks.is_float:
+                    record = replace(record, verified=True, detail=compared(path, outputs, outputs_expected))
+                else:
+                    record = checks.verified(record, path, reference(), list(images))
+            records[chosen.name] = checks.measured(record, path, reference())
     return records
 
 
@@ -179,7 +200,13 @@ def _require_operations(chosen: Format, source: FrozenFile) -> None:
         )
 
 
-def format_record(chosen: Format, folder: Path, frozen: FrozenFile) -> FormatRecord:
+def format_record(
+    chosen: Format,
+    folder: Path,
+    frozen: FrozenFile,
+    precision: Precision = Precision.FLOAT,
+    calibration: CalibrationRecord | None = None,
+) -> FormatRecord:
     """Returns what export.json says about a file that was written and not run yet."""
     path = folder / chosen.file
     written = sorted(path.parent.iterdir()) if path.parent != folder else [path]
@@ -188,6 +215,8 @@ def format_record(chosen: Format, folder: Path, frozen: FrozenFile) -> FormatRec
         inputs=tuple(frozen.inputs),
         outputs=tuple(frozen.outputs),
         files={file.relative_to(folder).as_posix(): file_digest(file) for file in written},
+        precision=precision.value,
+        calibration=calibration,
     )
 
 

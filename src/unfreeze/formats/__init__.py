@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 from unfreeze.errors import MissingExtraError, UnsupportedError
+from unfreeze.formats.precision import Precision
 
 SAVED_MODEL = "saved_model"  # the default, which `savedmodel/` writes
 
@@ -27,7 +28,7 @@ class Format:
     `file` is what its runtime loads, relative to the output directory. With `needs_fixed_size`, the size of the images
     is fixed when the file is written. `portable`: whether the graph is built for converters (`detectors.PORTABLE`).
     `has_metadata`: whether the names of the classes go into the file. `lacks`: operations of some models that it does
-    not have, and that its converter reports late.
+    not have, and that its converter reports late. `precisions`: those besides FLOAT.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Format:
     portable: bool = True
     has_metadata: bool = False
     lacks: Sequence[str] = ()
+    precisions: Sequence[Precision] = ()
 
     @property
     def entry(self) -> str:
@@ -50,8 +52,22 @@ FORMATS = {
     row.name: row
     for row in (
         Format("frozen_graph", "frozen_inference_graph.pb", "unfreeze.formats.frozen_graph", portable=False),
-        Format("onnx", "model.onnx", "unfreeze.formats.onnx", "onnx", ("tf2onnx", "onnxruntime")),
-        Format("openvino", "openvino/model.xml", "unfreeze.formats.openvino", "openvino", ("openvino",)),
+        Format(
+            "onnx",
+            "model.onnx",
+            "unfreeze.formats.onnx",
+            "onnx",
+            ("tf2onnx", "onnxruntime"),
+            precisions=(Precision.HALF, Precision.INT8),
+        ),
+        Format(
+            "openvino",
+            "openvino/model.xml",
+            "unfreeze.formats.openvino",
+            "openvino",
+            ("openvino",),
+            precisions=(Precision.HALF, Precision.INT8),
+        ),
         Format(
             "tflite",
             "model.tflite",
@@ -61,6 +77,7 @@ FORMATS = {
             needs_fixed_size=True,
             has_metadata=True,
             lacks=("CropAndResize",),
+            precisions=(Precision.HALF, Precision.INT8, Precision.INT8_WEIGHTS),
         ),
     )
 }
@@ -78,9 +95,30 @@ def other_formats(names: Sequence[str]) -> list[Format]:
         raise UnsupportedError(f"--format {unknown[0]}: there is no such format; choose from {', '.join(FORMAT_NAMES)}")
     formats = [FORMATS[name] for name in dict.fromkeys(names) if name != SAVED_MODEL]
     for chosen in formats:
-        missing = [package for package in chosen.packages if find_spec(package) is None]
-        if missing:
-            raise MissingExtraError(
-                f"--format {chosen.name} needs {' and '.join(missing)}; run pip install 'unfreeze[{chosen.extra}]'"
-            )
+        _require_packages(f"--format {chosen.name}", chosen.packages, chosen.extra)
     return formats
+
+
+def require_precision(names: Sequence[str], precision: Precision) -> None:
+    """Checks that every format of these names can have a precision.
+
+    Raises:
+        UnsupportedError: one of them cannot. MissingExtraError: a package that it needs is not installed.
+    """
+    if precision is Precision.FLOAT:
+        return
+    for name in names:
+        if name not in FORMATS or precision not in FORMATS[name].precisions:
+            able = ", ".join(row.name for row in FORMATS.values() if precision in row.precisions)
+            raise UnsupportedError(
+                f"{precision.option} is not supported with --format {name} (formats that support it: {able}); remove "
+                "one of the two"
+            )
+        if (name, precision) == ("openvino", Precision.INT8):
+            _require_packages(f"{precision.option} --format {name}", ("nncf",), "int8")
+
+
+def _require_packages(option: str, packages: Sequence[str], extra: str) -> None:
+    missing = [package for package in packages if find_spec(package) is None]
+    if missing:
+        raise MissingExtraError(f"{option} needs {' and '.join(missing)}; run pip install 'unfreeze[{extra}]'")

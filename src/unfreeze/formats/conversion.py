@@ -7,10 +7,13 @@ from pathlib import Path
 from unfreeze.child_process import ModuleError, run_module
 from unfreeze.errors import ConversionError
 from unfreeze.formats import Format
+from unfreeze.formats.conversion_options import ConversionOptions
 from unfreeze.formats.frozen_file import FrozenFile
 
+DEFAULTS = ConversionOptions()
 
-def convert(chosen: Format, frozen: FrozenFile, output: Path, *, opset: int | None = None) -> Path:
+
+def convert(chosen: Format, frozen: FrozenFile, output: Path, options: ConversionOptions = DEFAULTS) -> Path:
     """Writes the file of a format below `output`, and returns its path.
 
     Raises:
@@ -18,7 +21,7 @@ def convert(chosen: Format, frozen: FrozenFile, output: Path, *, opset: int | No
     """
     path = output / chosen.file
     path.parent.mkdir(parents=True, exist_ok=True)
-    arguments = [chosen.module, str(frozen.path.parent), str(path), *([] if opset is None else [str(opset)])]
+    arguments = [chosen.module, str(frozen.path.parent), str(path), options.to_json()]
     try:
         run_module("unfreeze.formats.worker", arguments)
     except ModuleError as error:

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from unfreeze.formats.conversion_options import ConversionOptions
 from unfreeze.formats.frozen_file import FrozenFile
 
 
-def convert(frozen: FrozenFile, path: Path, opset: int | None) -> None:
+def convert(frozen: FrozenFile, path: Path, options: ConversionOptions) -> None:
     """Writes the graph without attributes that have their default value, which older versions may not know."""
     with tf.Graph().as_default():
         exported = tf.compat.v1.train.export_meta_graph(graph_def=frozen.read(), strip_default_attrs=True)

@@ -8,12 +8,15 @@ from typing import Any
 import onnx
 import tf2onnx
 
+from unfreeze.formats.conversion_options import ConversionOptions
 from unfreeze.formats.frozen_file import FrozenFile
+from unfreeze.formats.onnx_precision import convert_to_half, quantized
+from unfreeze.formats.precision import Precision
 
 DEFAULT_OPSET = 18
 
 
-def convert(frozen: FrozenFile, path: Path, opset: int | None) -> None:
+def convert(frozen: FrozenFile, path: Path, options: ConversionOptions) -> None:
     """Writes an ONNX model whose inputs and outputs have the names of the SavedModel's.
 
     Raises: ValueError: tf2onnx has left an operation that ONNX does not have, or an input that is not one of the model;
@@ -23,7 +26,7 @@ def convert(frozen: FrozenFile, path: Path, opset: int | None) -> None:
         frozen.read(),
         input_names=list(frozen.inputs.values()),
         output_names=list(frozen.outputs.values()),
-        opset=opset or DEFAULT_OPSET,
+        opset=options.opset or DEFAULT_OPSET,
     )
     inputs = [value.name for value in model.graph.input]
     if sorted(inputs) != sorted(frozen.inputs.values()):
@@ -33,6 +36,11 @@ def convert(frozen: FrozenFile, path: Path, opset: int | None) -> None:
         raise ValueError(f"the converted model needs operations of {', '.join(sorted(domains))}")
     _rename(model.graph, {tensor: name for name, tensor in {**frozen.inputs, **frozen.outputs}.items()})
     _name_constant_outputs(model.graph)
+    if options.precision is Precision.HALF:
+        convert_to_half(model)
+    elif options.precision is Precision.INT8:
+        assert options.calibration is not None
+        model = quantized(model, options.calibration)
     onnx.checker.check_model(model)
     onnx.save(model, str(path))
 

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from unfreeze.formats.conversion_options import ConversionOptions
 from unfreeze.formats.frozen_file import FrozenFile
+from unfreeze.formats.tflite_precision import convert_with_precision
 
 
-def convert(frozen: FrozenFile, path: Path, opset: int | None) -> None:
+def convert(frozen: FrozenFile, path: Path, options: ConversionOptions) -> None:
     """Writes a file with the outputs of the operation, in its order, and without a signature: what clients expect."""
     [image] = [node for node in frozen.read().node if node.op == "Placeholder"]
     shape = [dimension.size for dimension in image.attr["shape"].shape.dim]
@@ -17,4 +19,4 @@ def convert(frozen: FrozenFile, path: Path, opset: int | None) -> None:
         str(frozen.path), [image.name], list(frozen.outputs.values()), {image.name: shape}
     )
     converter.allow_custom_ops = True
-    path.write_bytes(converter.convert())
+    path.write_bytes(convert_with_precision(converter, options))
