@@ -188,27 +188,6 @@ def test_tflite_keeps_the_boxes_in_float32(
     assert (np.int8 in by_type) is (precision is Precision.INT8)
 
 
-def pseudo_annotations(folder: Path) -> Path:
-    """Annotates the scenes with the detections that the OD API's frozen graph recorded, so that mAP is high."""
-    recorded = np.load(DIGITS / "answers.npz")
-    images: list[dict[str, Any]] = []
-    objects: list[dict[str, Any]] = []
-    for number, path in enumerate(sorted((DIGITS / "scenes").glob("*.png")), start=1):
-        key = path.stem.removeprefix("scene_")
-        images.append({"id": number, "width": 160, "height": 160, "file_name": path.name})
-        found = recorded[f"{key}/detection_scores"].ravel() > 0.5
-        boxes = recorded[f"{key}/detection_boxes"].reshape(-1, 4)[found] * 160
-        labels = recorded[f"{key}/detection_classes"].ravel()[found]
-        for (ymin, xmin, ymax, xmax), label in zip(boxes.tolist(), labels, strict=True):
-            box = [xmin, ymin, xmax - xmin, ymax - ymin]
-            entry = {"id": len(objects) + 1, "image_id": number, "category_id": int(label), "iscrowd": 0}
-            objects.append({**entry, "bbox": box, "area": box[2] * box[3]})
-    categories = [{"id": number, "name": str(number)} for number in range(1, 11)]
-    path = folder / "val.json"
-    path.write_text(json.dumps({"images": images, "annotations": objects, "categories": categories}))
-    return path
-
-
 def test_export_records_agreement_and_map(tmp_path: Path) -> None:
     unfreeze.export(
         DIGITS / "run",
@@ -217,15 +196,14 @@ def test_export_records_agreement_and_map(tmp_path: Path) -> None:
         int8=True,
         calibration_images=DIGITS / "scenes",
         calibration_count=6,
-        annotations=pseudo_annotations(tmp_path),
-        images=DIGITS / "scenes",
+        annotations=DIGITS / "scenes" / "annotations.json",
     )
     record = json.loads((tmp_path / "int8" / "export.json").read_text())["formats"]["tflite"]
     assert (record["precision"], record["verified"], record["calibration"]["images"]) == ("int8", True, 6)
     assert record["agreement"]["matched"] >= 0.8 * record["agreement"]["detections"] > 20
     accuracy = record["accuracy"]
     assert accuracy["loss"] == pytest.approx(accuracy["float_map"] - accuracy["file_map"])
-    assert accuracy["float_map"] > 0.9
+    assert accuracy["float_map"] > 0.3
     assert record["detail"].startswith("int8: ")
 
 
@@ -268,10 +246,9 @@ def test_loss_of_map_is_limited(tmp_path: Path, monkeypatch: Any) -> None:
 @pytest.mark.parametrize("name", ["onnx", "openvino", "tflite"])
 @pytest.mark.parametrize("option", ["--half", "--int8"])
 def test_digits_example_in_every_precision(name: str, option: str, tmp_path: Path) -> None:
-    annotations = pseudo_annotations(tmp_path)
     scenes = str(DIGITS / "scenes")
     arguments = ["export", str(DIGITS / "run"), "--format", name, option, "--output-directory", str(tmp_path / "out")]
-    arguments += ["--annotations", str(annotations), "--images", scenes, "--max-map-loss", "0.1"]
+    arguments += ["--annotations", f"{scenes}/annotations.json", "--max-map-loss", "0.1"]
     arguments += ["--calibration-images", scenes] if option == "--int8" else []
     cli.unfreeze.main(arguments, standalone_mode=False)
     shutil.rmtree(tmp_path / "out")
