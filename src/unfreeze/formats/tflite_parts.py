@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import flatbuffers
+import numpy as np
 from tensorflow.lite.python import schema_py_generated as schema
 
 from unfreeze.formats.network_operations import Operation, network_operations
@@ -24,6 +25,7 @@ BETWEEN = (
     "SPLIT", "SQUEEZE", "STRIDED_SLICE", "TRANSPOSE",
 )  # fmt: skip
 IDENTIFIER = b"TFL3"
+PER_CHANNEL_HYBRID = 5  # the version of CONV_2D with a scale for each filter and inputs in float32
 KINDS = {value: name for name, value in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
 
 
@@ -108,6 +110,56 @@ def join(first: bytes, parts: Parts) -> bytes:
             entry.tensorIndex = place(int(entry.tensorIndex))
     joined.metadata, joined.metadataBuffer = [], []
     return write_model(_without_unused(joined))
+
+
+def last_layers(parts: Parts) -> list[str]:
+    """Returns the names of the tensors that layers with weights pass on to the rest."""
+    model = read_model(parts.first)
+    graph = model.subgraphs[0]
+    ends = {graph.tensors[tensor].name.decode() for tensor in graph.outputs}
+    layers = [operation for operation in _operations(model, graph) if operation.kind in (*CONVOLUTIONS, *PRODUCTS)]
+    return [tensor for operation in layers for tensor in operation.outputs if tensor in ends]
+
+
+def with_int8_weights(content: bytes, outputs: Collection[str]) -> bytes:
+    """Returns a .tflite in which the convolutions with these outputs have int8 weights, and float32 in- and outputs.
+
+    LiteRT rounds their inputs at each call (dynamic range quantization). The converter can do this only with all
+    operations of a file.
+    """
+    model = read_model(content)
+    graph = model.subgraphs[0]
+    for operator in graph.operators:
+        code = model.operatorCodes[operator.opcodeIndex]
+        if code.builtinCode != schema.BuiltinOperator.CONV_2D or len(operator.inputs) < 2:
+            continue
+        weights = graph.tensors[operator.inputs[1]]
+        output = graph.tensors[operator.outputs[0]]
+        if (
+            output.name.decode() in outputs
+            and weights.type == schema.TensorType.FLOAT32
+            and _is_constant(model, weights)
+        ):
+            _quantize_weights(model, weights)
+            hybrid = copy(code)
+            hybrid.version = PER_CHANNEL_HYBRID
+            model.operatorCodes.append(hybrid)
+            operator.opcodeIndex = len(model.operatorCodes) - 1
+    return write_model(_without_unused(model))
+
+
+def _quantize_weights(model: Any, weights: Any) -> None:
+    """Stores weights [F, h, w, C] as int8, with a scale for each filter."""
+    values = np.frombuffer(bytes(model.buffers[weights.buffer].data), np.float32).reshape(weights.shape)
+    scales = np.maximum(np.abs(values).reshape(len(values), -1).max(axis=1), np.finfo(np.float32).tiny) / 127
+    buffer = schema.BufferT()
+    buffer.data = np.rint(values / scales[:, np.newaxis, np.newaxis, np.newaxis]).astype(np.int8).view(np.uint8).ravel()
+    model.buffers.append(buffer)
+    weights.buffer, weights.type = len(model.buffers) - 1, schema.TensorType.INT8
+    weights.quantization = schema.QuantizationParametersT()
+    weights.quantization.scale = scales.astype(np.float32)
+    weights.quantization.zeroPoint = np.zeros(len(scales), np.int64)
+    weights.quantization.quantizedDimension = 0
 
 
 def _operations(model: Any, graph: Any) -> Iterator[Operation]:

@@ -14,7 +14,7 @@ from tensorflow.lite.python.util import modify_model_io_type
 from unfreeze.formats.calibration import read_calibration
 from unfreeze.formats.conversion_options import ConversionOptions
 from unfreeze.formats.precision import Precision
-from unfreeze.formats.tflite_parts import join, split_after_network
+from unfreeze.formats.tflite_parts import join, last_layers, split_after_network, with_int8_weights
 
 
 def convert_with_precision(converter: Any, options: ConversionOptions) -> Any:
@@ -33,7 +33,10 @@ def convert_with_precision(converter: Any, options: ConversionOptions) -> Any:
 
     parts = split_after_network(converter.convert())
     calibrated = Calibrator(add_intermediate_tensors(parts.first)).calibrate(samples)
-    outside = [] if options.integer_input else list(parts.preprocessing)
-    first = mlir_quantize(calibrated, denylisted_nodes=outside)
-    joined = join(first, parts)
-    return modify_model_io_type(joined, tf.uint8, tf.float32) if options.integer_input else joined
+    if options.integer_input:
+        return modify_model_io_type(join(mlir_quantize(calibrated), parts), tf.uint8, tf.float32)
+    # Rounding the scores that the last layers return costs most of the accuracy: on the digits example, the loss of mAP
+    # falls from 0.012 to 0.001 without it.
+    last = last_layers(parts)
+    first = mlir_quantize(calibrated, denylisted_nodes=[*parts.preprocessing, *last])
+    return join(with_int8_weights(first, last), parts)
