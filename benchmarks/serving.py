@@ -9,9 +9,9 @@ each side, which does not include the clients.
 The direct side sets TF_ENABLE_ONEDNN_OPTS and TF_ONEDNN_ASSUME_FROZEN_WEIGHTS as the command `unfreeze serve` does,
 unless you set them; a line of the output says how they were set.
 
-    python benchmarks/serving.py SAVED_MODEL_FOLDER IMAGE --request-log [--rounds 5]
+    python benchmarks/serving.py SAVED_MODEL_FOLDER IMAGE --request-log [--rounds 20] --seconds 3
 
-measures the server with and without a log of every request instead, in turns.
+measures the cost of a log of every request instead: one server, with the log in every other round.
 """
 
 import argparse
@@ -24,6 +24,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -44,15 +45,18 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1, help="Images per request.")
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="Batch threads on each side.")
-    parser.add_argument("--request-log", action="store_true", help="Compare the server with and without a request log.")
-    parser.add_argument("--rounds", type=int, default=5, help="Measurements of each, with --request-log.")
-    parser.add_argument("--part", choices=["direct", "clients"], help=argparse.SUPPRESS)
+    parser.add_argument("--request-log", action="store_true", help="Measure the cost of a request log.")
+    parser.add_argument("--rounds", type=int, default=20, help="Rounds with the log, and as many without.")
+    parser.add_argument("--part", choices=["direct", "clients", "request-log"], help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.part == "direct":
         print(json.dumps(direct(options)))
     elif options.part == "clients":
         print(json.dumps(clients(options)))
+    elif options.part == "request-log":
+        print(json.dumps(request_log_rounds(options)))
     elif options.request_log:
         report_request_log(options)
     else:
@@ -72,21 +76,21 @@ def report(options: argparse.Namespace) -> None:
 
 
 def report_request_log(options: argparse.Namespace) -> None:
-    """Prints the throughput and CPU time without and with a log of every request, each the median of the rounds."""
-    without, logging = [], []
-    for _ in range(options.rounds):
-        without.append(with_server(options))
-        logging.append(with_server(options, log_requests=True))
-    rates, cpu_ms = [], []
-    for name, sides in (("no log", without), ("request log", logging)):
-        rates.append(median(map(rate, sides)))
-        cpu_ms.append(median(side["cpu_s"] / side["images"] * 1000 for side in sides))
+    """Prints the medians without and with a log of every request, and those of the ratios of neighboring rounds."""
+    rounds = with_server(options, "request-log")["rounds"]
+    pairs = list(zip(rounds[::2], rounds[1::2], strict=True))
+    for name, sides in (("no log", rounds[::2]), ("request log", rounds[1::2])):
+        images_per_s, cpu_ms = median(map(rate, sides)), median(map(cpu_ms_per_image, sides))
         failed = sum(side["failed"] for side in sides)
-        spread = ", ".join(f"{rate(side):.1f}" for side in sides)
-        print(
-            f"{name:12} {rates[-1]:8.1f} images/s {cpu_ms[-1]:8.2f} ms CPU per image; failed: {failed}; all: {spread}"
-        )
-    print(f"throughput with the log: {rates[1] / rates[0]:.3f}; CPU time: {cpu_ms[1] / cpu_ms[0]:.3f}")
+        print(f"{name:12} {images_per_s:8.1f} images/s {cpu_ms:8.2f} ms CPU per image; failed: {failed}")
+    for name, value in (("throughput", rate), ("CPU time", cpu_ms_per_image)):
+        ratios = sorted(value(logged) / value(plain) for plain, logged in pairs)
+        quartiles = f"{ratios[len(ratios) // 4]:.3f} to {ratios[3 * len(ratios) // 4]:.3f}"
+        print(f"{name} with the log: {median(ratios):.3f} (half of {len(ratios)} pairs: {quartiles})")
+
+
+def cpu_ms_per_image(side: dict[str, Any]) -> float:
+    return side["cpu_s"] / side["images"] * 1000
 
 
 def rate(side: dict[str, Any]) -> float:
@@ -94,7 +98,9 @@ def rate(side: dict[str, Any]) -> float:
 
 
 def part(options: argparse.Namespace, name: str, *more: str) -> dict[str, Any]:
-    flags = [f"--{key}={getattr(options, key)}" for key in ("batch", "clients", "images", "seconds", "threads")]
+    flags = [
+        f"--{key}={getattr(options, key)}" for key in ("batch", "clients", "images", "seconds", "threads", "rounds")
+    ]
     command = [sys.executable, __file__, str(options.saved_model), str(options.image), *flags, "--part", name, *more]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1])
 
@@ -135,7 +141,7 @@ def run_threads(count: int, work: Any, seconds: float) -> None:
         thread.join()
 
 
-def with_server(options: argparse.Namespace, log_requests: bool = False) -> dict[str, Any]:
+def with_server(options: argparse.Namespace, clients_part: str = "clients") -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         shutil.copytree(options.saved_model, Path(folder) / "model" / "1")
         parameters = Path(folder) / "batching.txt"
@@ -151,16 +157,10 @@ def with_server(options: argparse.Namespace, log_requests: bool = False) -> dict
             "--enable-batching",
             f"--batching-parameters-file={parameters}",
         ]
-        models = Path(folder) / "models.txt"
-        log = f'log_collector_config {{ filename_prefix: "{folder}/requests" }} sampling_config {{ sampling_rate: 1 }}'
-        models.write_text(
-            f'model_config_list {{ config {{ name: "m" base_path: "{folder}/model" '
-            f"{f'logging_config {{ {log} }}' if log_requests else ''} }} }}"
-        )
-        command = [sys.executable, "-m", "unfreeze", "serve", f"--model-config-file={models}", *flags]
+        command = [sys.executable, "-m", "unfreeze", "serve", str(Path(folder) / "model"), "--model-name=m", *flags]
         server = subprocess.Popen(command)
         try:
-            return part(options, "clients", "--port", str(port)) | {"server": server.pid}
+            return part(options, clients_part, "--port", str(port), "--folder", folder) | {"server": server.pid}
         finally:
             server.terminate()
             server.wait()
@@ -173,7 +173,36 @@ def free_port() -> int:
 
 
 def clients(options: argparse.Namespace) -> dict[str, Any]:
-    """Runs closed-loop gRPC clients; reads the server's CPU time from /proc."""
+    """Returns how many images closed-loop gRPC clients got, and the server's CPU time from /proc."""
+    measure = client_runner(options)
+    measure(3.0)
+    return measure(options.seconds)
+
+
+def request_log_rounds(options: argparse.Namespace) -> dict[str, Any]:
+    """Returns the same for rounds without and with a log of every request, in turns."""
+    import grpc
+    from tensorflow_serving.apis import model_management_pb2, model_service_pb2_grpc
+
+    measure = client_runner(options)
+    stub = model_service_pb2_grpc.ModelServiceStub(grpc.insecure_channel(f"127.0.0.1:{options.port}"))
+    folder, rounds = Path(options.folder), []
+    measure(3.0)
+    for number in range(2 * options.rounds):
+        request = model_management_pb2.ReloadConfigRequest()
+        model = request.config.model_config_list.config.add(name="m", base_path=str(folder / "model"))
+        model.logging_config.log_collector_config.filename_prefix = str(folder / "requests")
+        model.logging_config.sampling_config.sampling_rate = number % 2
+        response = stub.HandleReloadConfigRequest(request)
+        assert response.status.error_code == 0, response
+        rounds.append(measure(options.seconds))
+        for log in folder.glob("requests*.tfrecord"):
+            log.unlink()
+    return {"rounds": rounds}
+
+
+def client_runner(options: argparse.Namespace) -> Callable[[float], dict[str, Any]]:
+    """Returns a function that runs closed-loop gRPC clients for some seconds."""
     import grpc
     import tensorflow as tf
     from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
@@ -196,14 +225,16 @@ def clients(options: argparse.Namespace) -> dict[str, Any]:
             except grpc.RpcError:
                 failed[index] += 1
 
-    run_threads(options.clients, work, 3.0)
-    counts[:], failed[:] = [0] * options.clients, [0] * options.clients
-    cpu, started = server_cpu_s(options.port), time.perf_counter()
-    run_threads(options.clients, work, options.seconds)
-    return {
-        "images": sum(counts), "failed": sum(failed), "seconds": time.perf_counter() - started,
-        "cpu_s": server_cpu_s(options.port) - cpu,
-    }  # fmt: skip
+    def measure(seconds: float) -> dict[str, Any]:
+        counts[:], failed[:] = [0] * options.clients, [0] * options.clients
+        cpu, started = server_cpu_s(options.port), time.perf_counter()
+        run_threads(options.clients, work, seconds)
+        return {
+            "images": sum(counts), "failed": sum(failed), "seconds": time.perf_counter() - started,
+            "cpu_s": server_cpu_s(options.port) - cpu,
+        }  # fmt: skip
+
+    return measure
 
 
 def server_cpu_s(port: int) -> float:
