@@ -32,7 +32,7 @@ from unfreeze.warmup_records import MAX_WARMUP_RECORDS
 LOG = logging.getLogger("unfreeze.server")
 MAX_RECORDS = MAX_WARMUP_RECORDS  # a file: each one can serve as the warm-up requests of a model
 MAX_WAITING_BYTES = 64 * 2**20  # of requests and responses; the log drops further ones rather than slow the server
-
+PAUSE_S = 0.1  # how long requests wait to be written together
 SERVE_TAG = "serve"
 
 Fill = Callable[[prediction_log_pb2.PredictionLog], None]
@@ -129,6 +129,7 @@ class RequestLogs:
         self.seconds = 0.0  # of CPU time in the thread
         self.lock = threading.Lock()
         self.writer: threading.Thread | None = None
+        self.stopping = threading.Event()
 
     def apply(self, config: ModelServerConfig) -> None:
         """Logs the models of a config; a model whose logging_config is the same continues its file."""
@@ -199,10 +200,12 @@ class RequestLogs:
         for log in self.logs.values():
             self.tasks.put(log.close)
         self.tasks.put(None)
+        self.stopping.set()
         self.writer.join()
         self.writer = None
 
     def _work(self) -> None:
+        """Runs the tasks, all that wait at a time: a thread that wakes for each request would slow the requests."""
         while (task := self.tasks.get()) is not None:
             started = time.thread_time()
             try:
@@ -210,6 +213,8 @@ class RequestLogs:
             except Exception as error:  # a bug here or an error of the disk: requests and the other records go on
                 LOG.error("request log: %s: %s", type(error).__name__, error)
             self.seconds += time.thread_time() - started
+            if self.tasks.empty():
+                self.stopping.wait(PAUSE_S)
 
     def _write(
         self, log: ModelLog, responding: model_pb2.ModelSpec, fill: Fill, size_bytes: int, timestamp_s: int
