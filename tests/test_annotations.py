@@ -164,6 +164,10 @@ def test_empty_folders_and_missing_files_are_reported(tmp_path: Path) -> None:
         read_annotations(tmp_path, {})
     with pytest.raises(ImageError, match=r"nowhere\.json: no such file"):
         read_annotations(tmp_path / "nowhere.json", {})
+    for name in ("train.json", "val.json"):
+        (tmp_path / name).write_text(json.dumps(COCO))
+    with pytest.raises(ImageError, match=r"2 JSON files \(train\.json, val\.json; one was expected\)\. Pass one"):
+        read_annotations(tmp_path, {})
 
 
 def test_missing_images_are_left_out_and_strict_stops_at_the_first(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from unfreeze.errors import ImageError
 from unfreeze.evaluation.annotation_formats import Format, format_of, not_annotations
 from unfreeze.evaluation.metric_sets import MetricSet
-from unfreeze.formatting import first_line
+from unfreeze.formatting import first_few, first_line
 
 EXPECTED = (
     "Pass COCO's JSON, a folder of Pascal VOC's XML files, Open Images' CSV files, or the TFRecord files of a training."
@@ -36,6 +36,9 @@ class SkippedImage:
 
     name: str
     reason: str
+
+
+MAX_NAMED = 3  # files in an error
 
 
 class ClassKey(Enum):
@@ -95,6 +98,9 @@ def read_annotations(
     folder = Path(images) if images is not None else None
     match format_of(files):
         case Format.COCO:
+            if len(files) > 1:
+                names = first_few([file.name for file in files], MAX_NAMED)
+                raise ImageError(f"{path}: {len(files)} JSON files ({names}; one was expected). Pass one of them.")
             return coco_json.read(files[0], folder, limit, strict)
         case Format.PASCAL_VOC:
             return pascal_voc.read(str(path), files, folder, limit, strict)
