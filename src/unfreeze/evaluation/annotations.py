@@ -19,6 +19,7 @@ from unfreeze.formatting import first_few, first_line
 EXPECTED = (
     "Pass COCO's JSON, a folder of Pascal VOC's XML files, Open Images' CSV files, or the TFRecord files of a training."
 )
+MAX_NAMED = 3  # files in an error
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,6 @@ class SkippedImage:
 
     name: str
     reason: str
-
-
-MAX_NAMED = 3  # files in an error
 
 
 class ClassKey(Enum):
@@ -99,8 +97,8 @@ def read_annotations(
     match format_of(files):
         case Format.COCO:
             if len(files) > 1:
-                names = first_few([file.name for file in files], MAX_NAMED)
-                raise ImageError(f"{path}: {len(files)} JSON files ({names}; one was expected). Pass one of them.")
+                listed = first_few([file.name for file in files], MAX_NAMED)
+                raise ImageError(f"{path}: {len(files)} JSON files ({listed}; one was expected). Pass one of them.")
             return coco_json.read(files[0], folder, limit, strict)
         case Format.PASCAL_VOC:
             return pascal_voc.read(str(path), files, folder, limit, strict)
