@@ -9,13 +9,16 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from unfreeze.evaluation.evaluation import ClassScores
-from unfreeze.images.drawing import Color, Font, color_of, font_for, text_color
+from unfreeze.images.drawing import Color, Font, font_for, text_color
 
 SCALE = 3  # lines and text are smooth once the chart is scaled down by it
 INK, SOFT, LINE, PAPER = (28, 33, 38), (93, 103, 112), (217, 222, 227), (255, 255, 255)
 PALE: Color = (190, 198, 206)  # the curves of classes that the legend does not name
 BLUE: Color = (9, 83, 163)
-MAX_CURVES = 10
+CURVES: tuple[Color, ...] = (  # legible on white
+    *((209, 36, 47), (9, 105, 218), (26, 150, 84), (214, 110, 0), (130, 80, 223)),
+    *((0, 140, 149), (191, 57, 137), (90, 99, 109), (128, 128, 0), (110, 70, 40)),
+)
 MAX_CLASSES = 40  # of a confusion matrix
 TEXT = 13
 
@@ -78,13 +81,15 @@ def shortened(text: str, width: float) -> str:
     """Returns a text that is at most so wide."""
     if text_width(text) <= width:
         return text
-    return next((f"{text[:end]}…" for end in range(len(text) - 1, 0, -1) if text_width(f"{text[:end]}…") <= width), "")
+    return next(
+        (f"{text[:end]}..." for end in range(len(text) - 1, 0, -1) if text_width(f"{text[:end]}...") <= width), ""
+    )
 
 
 def precision_recall_chart(classes: Sequence[ClassScores]) -> Image.Image:
     """Returns the curves at IoU 0.5 of all classes; the legend names those with the lowest average precision."""
     curves = [scores for scores in classes if scores.curve is not None]
-    named = sorted(curves, key=lambda scores: scores.curve.average_precision() if scores.curve else 0.0)[:MAX_CURVES]
+    named = sorted(curves, key=lambda scores: scores.curve.average_precision() if scores.curve else 0.0)[: len(CURVES)]
     left, top, size = 62, 24, 430
     canvas = Canvas(left + size + 250, top + size + 56)
     for tick in range(0, 11, 2):
@@ -98,14 +103,14 @@ def precision_recall_chart(classes: Sequence[ClassScores]) -> Image.Image:
     for scores in curves:
         if scores not in named:
             _draw_curve(canvas, scores, PALE, (left, top, size), 1.0)
-    for number, scores in enumerate(reversed(named)):
-        _draw_curve(canvas, scores, color_of(len(named) - number), (left, top, size), 2.0)
+    for scores, color in reversed(list(zip(named, CURVES, strict=False))):
+        _draw_curve(canvas, scores, color, (left, top, size), 2.0)
     x, y = left + size + 22, top + 8
     canvas.text((x, y), "AP at IoU 0.5" + (", lowest first" if len(curves) > 1 else ""), SOFT)
-    for number, scores in enumerate(named, start=1):
+    for number, (scores, color) in enumerate(zip(named, CURVES, strict=False), start=1):
         assert scores.curve is not None
         row = y + 24 * number
-        canvas.line([(x, row), (x + 20, row)], color_of(number), 3.0)
+        canvas.line([(x, row), (x + 20, row)], color, 3.0)
         canvas.text((x + 28, row), f"{scores.curve.average_precision():.3f}")
         canvas.text((x + 74, row), shortened(scores.name, 140))
     if len(curves) > len(named):
