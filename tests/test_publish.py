@@ -125,10 +125,43 @@ def test_publisher_killed_in_any_phase(models: list[Path], tmp_path: Path, phase
     served = [version for version in map(version_of, os.listdir(tmp_path)) if version is not None]
     assert served == ([1, 2] if phase.startswith("version") else [1]) or sorted(served) == [1, 2]
     assert [factor(tmp_path / str(version)) for version in sorted(served)] == [1.0, 2.0][: len(served)]
-    assert labels(tmp_path) == {"stable": 1}
+    assert labels(tmp_path) == {"stable": max(served)}
     following = publish(models[2], tmp_path, verify=False).version
     assert following == max(served) + 1
+    assert labels(tmp_path) == {"stable": max(served)}
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".unfreeze-stage")] == []
+
+
+@pytest.mark.parametrize("placed", [True, False])
+@pytest.mark.parametrize("command", ["publish", "rollback"])
+def test_next_command_finishes_what_a_killed_one_left(
+    models: list[Path], tmp_path: Path, placed: bool, command: str
+) -> None:
+    for model in models[:2]:
+        publish(model, tmp_path, verify=False, labels=["stable"])
+    killed = "os.rename" if not placed else "unfreeze.publishing.labels.write_labels"
+    program = (
+        "import os, signal, sys, unfreeze.publishing.labels\n"
+        "from unfreeze.publishing.publish import publish\n"
+        "from unfreeze.publishing.rollback import rollback\n"
+        "model, base, command = sys.argv[1:]\n"
+        "def kill(*arguments, **options): os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"{killed} = kill\n"
+        "publish(model, base, verify=False, labels=['stable']) if command == 'publish' else rollback(base)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(models[2]), str(tmp_path), command],
+        env={**os.environ, "PYTHONPATH": "src"},
+    )
+    assert done.returncode == -signal.SIGKILL
+    warnings: list[str] = []
+    assert labels(tmp_path, {"other": 1}, on_warning=warnings.append) == {"stable": 3 if placed else 2, "other": 1}
+    [warning] = warnings
+    assert f"{tmp_path}: a process that published version 3 was killed" in warning
+    assert ("models.config was written; it is written now" in warning) == placed
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".unfreeze-placing")] == []
+    labels(tmp_path, {"other": 2}, on_warning=warnings.append)
+    assert len(warnings) == 1, "it is reported once"
 
 
 def test_labels_are_written_to_models_config(models: list[Path], tmp_path: Path) -> None:
@@ -219,7 +252,7 @@ def test_base_path_without_versions_is_reported_and_not_created(tmp_path: Path) 
 def test_unknown_server_versions_are_rejected(models: list[Path], tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError, match=r"--for tensorflow-serving:1\.2\. The known versions .* are 1\.15"):
         publish(models[0], tmp_path, runtimes=["tensorflow-serving:1.2"], verify=False)
-    with pytest.raises(UnsupportedError, match="Use tensorflow-serving, kserve, sagemaker"):
+    with pytest.raises(UnsupportedError, match="Use tensorflow-serving, kserve, triton, sagemaker"):
         publish(models[0], tmp_path, runtimes=["torchserve"], verify=False)
 
 

@@ -66,10 +66,10 @@ def rollback(model_base_path: str, to: int | None, as_json: bool, quiet: bool) -
     Model servers load the version with the highest number, so an older version is served again only under a new number.
     Labels of the newest version move to it.
     """
-    with progress(quiet) as (on_progress, _):
+    with progress(quiet) as (on_progress, on_warning):
         from unfreeze.publishing.rollback import rollback
 
-        published = rollback(model_base_path, to=to, on_progress=on_progress)
+        published = rollback(model_base_path, to=to, on_progress=on_progress, on_warning=on_warning)
     print_result(published.to_dict(), str(published), as_json=as_json, quiet=quiet)
 
 
@@ -87,9 +87,10 @@ def rollback(model_base_path: str, to: int | None, as_json: bool, quiet: bool) -
 @options.quiet
 def prune(model_base_path: str, keep: int, as_json: bool, quiet: bool) -> None:
     """Remove old versions, except those that have a label."""
-    from unfreeze.publishing.prune import prune
+    with progress(quiet) as (_, on_warning):
+        from unfreeze.publishing.prune import prune
 
-    removed = prune(model_base_path, keep=keep)
+        removed = prune(model_base_path, keep=keep, on_warning=on_warning)
     names = ", ".join(map(str, removed)) or "none"
     print_result({"removed": removed}, f"removed {names}", as_json=as_json, quiet=quiet)
 
@@ -105,8 +106,9 @@ def labels(model_base_path: str, assign: dict[str, int], remove: tuple[str, ...]
     Clients can request a label instead of a version number. LABEL=VERSION moves a label to a version, as in stable=3.
     The labels are printed, after the changes.
     """
-    from unfreeze.publishing.labels import labels
+    with progress(quiet=False) as (_, on_warning):
+        from unfreeze.publishing.labels import labels
 
-    current = labels(model_base_path, assign, remove=remove)
+        current = labels(model_base_path, assign, remove=remove, on_warning=on_warning)
     lines = [f"{label}={version}" for label, version in sorted(current.items())]
     print_result(current, "\n".join(lines) or "no label", as_json=as_json)

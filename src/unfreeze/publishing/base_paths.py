@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from unfreeze.publishing import local_base_path, object_store_base_path
 from unfreeze.publishing.local_base_path import LocalBasePath, require_base_path
 from unfreeze.publishing.object_store_base_path import ObjectStoreBasePath
 
 BasePath = LocalBasePath | ObjectStoreBasePath
+StagedVersion = local_base_path.StagedVersion | object_store_base_path.StagedVersion
 
 
 def open_base_path(model_base_path: str | Path) -> BasePath:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from unfreeze.callbacks import OnMessage, ignore
 from unfreeze.errors import SavedModelError
-from unfreeze.publishing.base_paths import BasePath, open_base_path
-from unfreeze.publishing.version_numbers import require_version, require_versions
+from unfreeze.publishing.base_paths import BasePath, StagedVersion, open_base_path
+from unfreeze.publishing.version_numbers import next_version, require_version, require_versions
 from unfreeze.targets.model_config import (
     MODELS_CONFIG,
     ModelConfig,
@@ -17,12 +21,15 @@ from unfreeze.targets.model_config import (
     versions_to_load,
 )
 
+PLACING = ".unfreeze-placing.json"  # the version that is being placed, and the labels to write then
+
 
 def labels(
     model_base_path: str | Path,
     assign: Mapping[str, int] | None = None,
     *,
     remove: Sequence[str] = (),
+    on_warning: OnMessage = ignore,
 ) -> dict[str, int]:
     """Moves or removes labels, and returns all labels with their versions.
 
@@ -39,7 +46,7 @@ def labels(
     require_versions(base.versions(), base)  # before the lock, which creates the folder
     if not assign and not remove:
         return read_labels(base)
-    with base.locked():
+    with locked(base, on_warning):
         current = read_labels(base)
         unknown = [label for label in remove if label not in current]
         if unknown:
@@ -49,6 +56,49 @@ def labels(
         for label, version in (assign or {}).items():
             current[require_label(label)] = require_version(version, versions, base)
         return write_labels(base, {label: version for label, version in current.items() if label not in remove})
+
+
+@contextlib.contextmanager
+def locked(base: BasePath, on_warning: OnMessage) -> Iterator[None]:
+    """Locks a base path, and finishes what a process that was killed while it published has left."""
+    with base.locked():
+        content = base.read(PLACING) if base.has_lock else None
+        if content is not None:
+            _finish(base, json.loads(content), on_warning)
+            base.delete(PLACING)
+        yield
+
+
+def place(
+    base: BasePath, staged: StagedVersion, requested: int | None, change: Callable[[int], Mapping[str, int]]
+) -> tuple[int, dict[str, int]]:
+    """Gives a version its number, and then `change(number)` as labels; returns both. The base path must be locked.
+
+    A server may load the version between the two steps. If the process is killed there, the next one that locks the
+    base path writes the labels.
+
+    Raises: OutputError if the requested number exists already.
+    """
+    number = next_version(base.versions(), requested, base)
+    if base.has_lock:
+        base.write(PLACING, json.dumps({"version": number, "labels": dict(change(number))}).encode())
+    placed = staged.place(requested)
+    written = write_labels(base, change(placed))
+    if base.has_lock:
+        base.delete(PLACING)
+    return placed, written
+
+
+def _finish(base: BasePath, placing: Mapping[str, Any], on_warning: OnMessage) -> None:
+    version = placing["version"]
+    if version not in base.versions():
+        on_warning(f"{base}: a process that published version {version} was killed; the version is not there")
+        return
+    write_labels(base, placing["labels"])
+    on_warning(
+        f"{base}: a process that published version {version} was killed before {MODELS_CONFIG} was written; it is "
+        "written now"
+    )
 
 
 def read_labels(base: BasePath) -> dict[str, int]:

@@ -5,6 +5,7 @@ A version is written to a hidden folder beside its place and renamed into it in 
 BASE/3/                   a version
 BASE/models.config        the labels, if there are any
 BASE/.unfreeze-lock       locked while a version gets its number or a label moves
+BASE/.unfreeze-placing.json  while a version gets its number: the labels that are written next
 BASE/.unfreeze-stage-…/   a version that is being published or removed; the file `lock` in it stays locked while the
                           process that made it is alive
 """
@@ -50,6 +51,8 @@ class StagedVersion:
 class LocalBasePath:
     """A folder with the versions of one model."""
 
+    has_lock = True
+
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path).absolute()
 
@@ -81,6 +84,11 @@ class LocalBasePath:
             new_path.write_bytes(content)
             _flush_to_disk(new_path)
             os.replace(new_path, self.path / name)
+
+    def delete(self, name: str) -> None:
+        """Deletes a file of the base path."""
+        with _output_errors(self.path):
+            (self.path / name).unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

@@ -62,6 +62,8 @@ class StagedVersion:
 class ObjectStoreBasePath:
     """A prefix in an object store with the versions of one model."""
 
+    has_lock = False
+
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
         try:
@@ -162,7 +164,7 @@ class ObjectStoreBasePath:
                     yield version
                     return
             finally:
-                self._delete(claim)
+                self.delete(claim)
             # Random and longer each time, so that two publishers do not meet again.
             time.sleep(random.uniform(0.05, 0.5) * min(2**attempt, MAX_WAIT_FACTOR))
         raise OutputError(
@@ -177,7 +179,7 @@ class ObjectStoreBasePath:
                 del claims[claim]
                 if version not in claims.values() and version not in self.versions():
                     self.remove(version)
-                self._delete(claim)
+                self.delete(claim)
 
     def _is_abandoned(self, claim: str) -> bool:
         """Returns whether the process that made a claim on this machine has ended, or the claim is too old."""
@@ -200,7 +202,8 @@ class ObjectStoreBasePath:
         except FileNotFoundError:
             return []
 
-    def _delete(self, name: str) -> None:
+    def delete(self, name: str) -> None:
+        """Deletes an object of the base path."""
         with contextlib.suppress(FileNotFoundError), self._output_errors(FileNotFoundError):
             self.files.rm_file(f"{self.path}/{name}")
 

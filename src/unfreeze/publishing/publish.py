@@ -12,7 +12,7 @@ from unfreeze.errors import UnsupportedError, VerificationError
 from unfreeze.export_record import ExportRecord, read_record
 from unfreeze.model_paths import saved_model_folder, saved_model_in
 from unfreeze.publishing.base_paths import open_base_path
-from unfreeze.publishing.labels import read_labels, write_labels
+from unfreeze.publishing.labels import locked, place, read_labels
 from unfreeze.publishing.version_numbers import next_version
 from unfreeze.publishing.version_records import records_to_publish
 from unfreeze.runtimes import find_model_file
@@ -91,10 +91,12 @@ def publish(
         on_progress(f"replaying the warm-up requests of {folder}")
         response = check_warmup(staged.folder, on_warning)
         on_progress(f"adding a version to {base}")
-        with base.locked():
-            number = staged.place(version)
+        with locked(base, on_warning):
+            before = read_labels(base)
+            number, all_labels = place(
+                base, staged, version, lambda number: {**before, **dict.fromkeys(new_labels, number)}
+            )
             on_progress(f"version {number} is in place")
-            all_labels = write_labels(base, {**read_labels(base), **dict.fromkeys(new_labels, number)})
     return Published(str(base), number, all_labels, report, response)
 
 

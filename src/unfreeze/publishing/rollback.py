@@ -11,7 +11,7 @@ from unfreeze.callbacks import OnMessage, ignore
 from unfreeze.errors import OutputError, SavedModelError
 from unfreeze.export_record import read_record
 from unfreeze.publishing.base_paths import BasePath, open_base_path
-from unfreeze.publishing.labels import read_labels, write_labels
+from unfreeze.publishing.labels import locked, place, read_labels
 from unfreeze.publishing.publish import Published
 from unfreeze.publishing.version_numbers import require_version, require_versions
 from unfreeze.publishing.version_records import original_version, records_to_publish
@@ -40,6 +40,7 @@ def rollback(
     *,
     to: int | None = None,
     on_progress: OnMessage = ignore,
+    on_warning: OnMessage = ignore,
 ) -> RolledBack:
     """Publishes the content of an older version as a new version, since servers load the highest number.
 
@@ -67,17 +68,19 @@ def rollback(
         records = records_to_publish(read_record(folder), copy_of=original_version(base, versions, source))
         with base.staged(folder, records) as staged:
             check_warmup(staged.folder)
-            with base.locked():
+            with locked(base, on_warning):
                 if max(base.versions()) != newest:
                     raise OutputError(
                         f"{base}: version {max(base.versions())} was published at the same time. "
                         "Check whether to roll back that one."
                     )
-                number = staged.place(None)
-                labels = {
-                    label: number if version == newest else version for label, version in read_labels(base).items()
-                }
-                labels = write_labels(base, labels)
+                before = read_labels(base)
+                number, labels = place(
+                    base,
+                    staged,
+                    None,
+                    lambda number: {label: number if old == newest else old for label, old in before.items()},
+                )
     return RolledBack(base=str(base), version=number, labels=labels, withdrawn=newest, copy_of=source)
 
 
