@@ -479,6 +479,8 @@ def test_large_responses_are_reported(tmp_path: Path, anchors: int | None, taker
     tf.saved_model.save(model, str(tmp_path), signatures={"serving_default": detect})
     result = inspect(tmp_path)
     assert len(result["serving_findings"]) == takers
+    conclusion = f"see the {takers} finding{'s' * (takers > 1)} above" if takers else "no problem found"
+    assert str(result).splitlines()[-1].endswith(conclusion)
     assert result.problems == []
     assert json.loads(json.dumps(result.to_dict())) == result.to_dict()
     if anchors is None:

@@ -22,7 +22,7 @@ from unfreeze.graphs import (
     read_graph_def,
     reporting_damage,
 )
-from unfreeze.inspection.inspection import Field, Inspection, field
+from unfreeze.inspection.inspection import SERVING_FINDINGS, Field, Inspection, field
 from unfreeze.inspection.records import exported_file_report, record_fields
 from unfreeze.targets.serving_responses import expected_bytes, size_findings
 from unfreeze.verification import file_checks
@@ -223,10 +223,10 @@ def _response_fields(meta_graph: MetaGraph) -> list[Field]:
     size = expected_bytes({name: (tensor.dtype, tensor.shape) for name, tensor in serving.outputs.items()})
     if size is None:
         text = "unknown from the shapes; `unfreeze publish` measures it"
-        return [field("response_bytes_per_image", None, text), field("serving_findings", [])]
+        return [field("response_bytes_per_image", None, text), field(SERVING_FINDINGS, [])]
     return [
         field("response_bytes_per_image", size.to_dict(), f"about {size}"),
-        field("serving_findings", size_findings(size)),
+        field(SERVING_FINDINGS, size_findings(size)),
     ]
 
 

@@ -19,6 +19,9 @@ class Field:
     text: str
 
 
+SERVING_FINDINGS = "serving_findings"  # the field of what a model server may reject, though the files are right
+
+
 @dataclass(frozen=True)
 class Inspection:
     """The kind of a path, its properties, and its problems; `parts` are the inspections of a folder's contents."""
@@ -51,8 +54,16 @@ class Inspection:
                 yield ""
                 yield from part._lines()
             return
-        yield f"  {amount(len(self.problems), 'problem')}" if self.problems else "  no problem found"
+        yield f"  {self._conclusion()}"
         yield from (f"  - {problem}" for problem in self.problems)
+
+    def _conclusion(self) -> str:
+        if self.problems:
+            return amount(len(self.problems), "problem")
+        findings = sum(len(field.value) for field in self.fields if field.name == SERVING_FINDINGS)
+        if findings:
+            return f"no problem found in the files; for serving, see the {amount(findings, 'finding')} above"
+        return "no problem found"
 
 
 def field(name: str, value: Any, text: str | None = None) -> Field:
