@@ -39,6 +39,7 @@ from unfreeze.weights import Weights, open_checkpoint
 
 DIGITS = Path(__file__).parents[1] / "examples" / "digits"
 ALL = ("saved_model", "frozen_graph", "onnx", "openvino", "tflite")
+FILES = {name: FORMATS[name] for name in ALL[1:]}  # test_tfjs.py has the format of TensorFlow.js
 
 
 @pytest.fixture(scope="module")
@@ -50,10 +51,10 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_export_writes_and_verifies_every_format(exported: Path) -> None:
     record = json.loads((exported / "export.json").read_text())
-    assert set(record["formats"]) == set(FORMATS)
+    assert set(record["formats"]) == set(FILES)
     for name, written in record["formats"].items():
         assert written["verified"] is True, name
-        assert (exported / FORMATS[name].file).is_file()
+        assert (exported / FILES[name].file).is_file()
         assert {path for path in written["files"] if (exported / path).is_file()} == set(written["files"])
 
 
@@ -61,13 +62,13 @@ def test_every_file_has_the_detections_of_the_saved_model(exported: Path) -> Non
     image = np.random.default_rng(5).integers(0, 256, [1, 160, 160, 3]).astype(np.uint8)
     images = np.concatenate([image, image[:, ::-1]])
     expected = load_model(find_model(exported)).run(images)
-    for chosen in FORMATS.values():
+    for chosen in FILES.values():
         outputs = load_model(find_model(exported / chosen.file)).run(images)
         comparison = compare_detections(outputs, expected)
         assert comparison.ok, (chosen.name, comparison.problems)
 
 
-@pytest.mark.parametrize("name", [*(row.file for row in FORMATS.values()), "saved_model"])
+@pytest.mark.parametrize("name", [*(row.file for row in FILES.values()), "saved_model"])
 def test_every_file_has_the_folded_layers_of_the_frozen_graph(name: str, exported: Path) -> None:
     """The frozen graph is one of the Object Detection API, with batch normalization beside the weights."""
     layers = model_layers(DIGITS / "frozen_inference_graph.pb")
@@ -108,12 +109,12 @@ def workplace(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("docs")
     (folder / "build").mkdir()
     (folder / "examples").symlink_to(docs_pages.ROOT / "examples")
-    for name in FORMATS:
+    for name in FILES:
         (folder / "build" / f"digits-{name}").symlink_to(exported)
     return folder
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", FILES)
 def test_client_in_docs_prints_what_the_page_shows(name: str, workplace: Path) -> None:
     page = docs_pages.ROOT / "docs" / f"{name}.md"
     (_, client), *_ = docs_pages.blocks(page, "python")
@@ -217,11 +218,11 @@ def raw_exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", FILES)
 def test_raw_outputs_are_those_of_the_saved_model_and_the_anchors(name: str, raw_exports: Path, exported: Path) -> None:
     images = np.random.default_rng(6).integers(0, 256, [1, 160, 160, 3]).astype(np.uint8)
     expected = load_model(find_model(exported)).run(images)
-    outputs = load_any_model(find_model(raw_exports / FORMATS[name].file)).run(images)
+    outputs = load_any_model(find_model(raw_exports / FILES[name].file)).run(images)
     assert sorted(outputs) == ["anchors", "raw_detection_boxes", "raw_detection_scores"]
     for key in ("raw_detection_boxes", "raw_detection_scores"):
         np.testing.assert_allclose(outputs[key], expected[key], rtol=0, atol=1e-4)

@@ -38,12 +38,14 @@ MAY_IMPORT = {
     "publishing": {"evaluation", "exporting", "model_paths", "runtimes", "targets", "verification", "weights"},
     "exporting": {
         "config", "detectors", "evaluation", "formats", "graphs", "images", "inspection", "model_paths", "prediction",
-        "runtimes", "savedmodel", "targets", "tflite", "verification", "weights",
+        "runtimes", "savedmodel", "targets", "tensorrt", "tfjs", "tflite", "verification", "weights",
     },
     "inspection": {
         "config", "detectors", "graphs", "model_paths", "runtimes", "savedmodel", "targets", "verification", "weights",
     },
-    "formats": {"savedmodel", "tflite", "weights"},
+    "formats": {"savedmodel", "tensorrt", "tfjs", "tflite", "weights"},
+    "tfjs": set(),
+    "tensorrt": {"config", "detectors", "ops"},
     "tflite": {"config", "detectors", "graphs"},
     "loaded_detector": {"config", "detectors", "model_paths", "savedmodel", "weights"},
     "savedmodel": {"detectors", "graphs", "ops", "weights"},

@@ -169,8 +169,8 @@ if TYPE_CHECKING:
     multiple=True,
     type=click.Choice(FORMAT_NAMES),
     default=[SAVED_MODEL],
-    help="What to write (repeatable): saved_model (default), frozen_graph, onnx, openvino or tflite. Each file is run "
-    "by its own runtime before it is in place.",
+    help="What to write (repeatable): saved_model (default), frozen_graph, onnx, openvino, tflite or tfjs. Each file "
+    "is run by its own runtime before it is in place.",
 )
 @option(
     "--opset",
@@ -186,7 +186,8 @@ if TYPE_CHECKING:
     default=FULL,
     help="What other formats than saved_model compute from raw boxes and scores. full (default): the detections of the "
     "Object Detection API. none: nothing; the outputs are raw boxes, raw scores and the anchors. tflite_op: for "
-    "--format tflite, the operation TFLite_Detection_PostProcess, which Coral, MediaPipe and the Task library expect.",
+    "--format tflite, the operation TFLite_Detection_PostProcess, which Coral, MediaPipe and the Task library expect. "
+    "tensorrt: for --format onnx, the plugin EfficientNMS_TRT of TensorRT.",
 )
 @option(
     "--half",

@@ -35,6 +35,9 @@ OWN_SUPPRESSION = (
     f"{TFLITE_POSTPROCESS} has rules of its own, so that detections differ from those of the SavedModel: "
     "pass --against to compare with another such file"
 )
+NEEDS_TENSORRT = "not run: it ends in EfficientNMS_TRT, which only TensorRT has"
+RUN_IN_NODE = "not run here: unfreeze export runs it in Node.js"
+TFJS = ".json"  # of a graph model of TensorFlow.js, which no runtime here reads
 GRAPH = ".pb"  # frozen graphs are run on one image at a time
 
 
@@ -97,6 +100,12 @@ def verify_files(
         reference = run_file(other.path, list(distinct.values()), batch_size=batch_size(other.path, other_shape))
     reports = []
     for file in files:
+        if isinstance(file.description, Description) and file.description.needs_tensorrt:
+            reports.append(_report_of_unrun(file, check_interface(file), NEEDS_TENSORRT))
+            continue
+        if file.path.suffix == TFJS:
+            reports.append(_report_of_unrun(file, Check("interface", Status.SKIPPED, RUN_IN_NODE), RUN_IN_NODE))
+            continue
         on_progress(f"running {file.path}")
         run = run_file(file.path, samples[file.path], batch_size=file.batch_size)
         reports.append(_report(file, run, reference, other, list_outputs=len(files) == 1))
@@ -106,6 +115,8 @@ def verify_files(
 def read_file(path: Path) -> ModelFile:
     """Returns a file to verify, whether or not it can be read."""
     description: Description | SavedModelError
+    if path.suffix == TFJS:
+        return ModelFile(path, find_exported_file(path), SavedModelError(RUN_IN_NODE))
     try:
         description = read_model_file(path)
     except SavedModelError as error:
@@ -150,16 +161,27 @@ def _report(
         lambda: check_outputs(run, reference, clipped=not has_own_suppression),
         lambda: check_against(run, reference, name, reason, list_outputs=list_outputs),
     )
-    description = file.description
-    existing = description.files if isinstance(description, Description) else [file.path]
-    folder = file.exported.folder if file.exported else file.path.parent
     return Report(
         file.path,
         tuple(check() for check in checks),
-        ExportRecord(files={os.path.relpath(path, folder): file_digest(path) for path in existing if path.is_file()}),
+        _record(file),
         image_results(run, reference),
         kind=Kind.FILE,
     )
+
+
+def _report_of_unrun(file: ModelFile, interface: Check, reason: str) -> Report:
+    """Returns the report of a file that no runtime here runs."""
+    checks = (check_files(file), interface, Check("runtime", Status.SKIPPED, reason))
+    return Report(file.path, checks, _record(file), kind=Kind.FILE)
+
+
+def _record(file: ModelFile) -> ExportRecord:
+    """Returns the record of the files that exist."""
+    description = file.description
+    existing = description.files if isinstance(description, Description) else [file.path]
+    folder = file.exported.folder if file.exported else file.path.parent
+    return ExportRecord(files={os.path.relpath(path, folder): file_digest(path) for path in existing if path.is_file()})
 
 
 def check_files(file: ModelFile) -> Check:

@@ -16,15 +16,26 @@ from unfreeze.config import is_keras_model, read_pipeline_config
 from unfreeze.errors import UnfreezeError, UnsupportedError
 from unfreeze.exporting.edgetpu import edgetpu_entries
 from unfreeze.exporting.job import checkpoint_entries, checkpoint_export_job, graph_export_job
-from unfreeze.exporting.option_checks import require_input_shape, require_max_detections
+from unfreeze.exporting.option_checks import require_efficient_nms, require_input_shape, require_max_detections
 from unfreeze.exporting.precision_options import precision_options, require_calibration
 from unfreeze.exporting.side_inputs import SideInput, parse_side_inputs
 from unfreeze.exporting.sources import Source, find_source, read_labels
 from unfreeze.exporting.tflite_scripts import require_tflite_model
-from unfreeze.formats import FULL, NONE, POSTPROCESSING, SAVED_MODEL, TFLITE_OP, other_formats
+from unfreeze.formats import (
+    FULL,
+    NONE,
+    ONLY_FORMAT,
+    POSTPROCESSING,
+    SAVED_MODEL,
+    TENSORRT,
+    TFJS,
+    TFLITE_OP,
+    other_formats,
+)
 from unfreeze.input_types import require_known_input_types
 from unfreeze.model_paths import find_config_of_export, find_pipeline_config, has_variables, saved_model_folder
 from unfreeze.targets.server_versions import parse_server_version
+from unfreeze.tfjs.node import find_node
 
 if TYPE_CHECKING:
     from unfreeze.exporting.job import Exported
@@ -110,11 +121,12 @@ def export(
         weights: `variables`, `constants` (in the graph; variables/ is empty) or `trainable` (weights/bindings.py).
         suppression: `kernel` (TensorFlow's own operation) or `operations` (plain tensor operations, for converters).
         runtimes: such as `tensorflow-serving:2.6`; an operation that one of them does not know is an error.
-        formats: what to write: `saved_model`, `frozen_graph`, `onnx`, `openvino`, `tflite`. Each file is run by its
-            own runtime, and its detections compared, before it is in place.
+        formats: what to write: `saved_model`, `frozen_graph`, `onnx`, `openvino`, `tflite`, `tfjs`. Each file is run
+            by its own runtime, and its detections compared, before it is in place.
         opset: the version of ONNX's operations.
         postprocessing: not for saved_model: `full` (detections), `none` (boxes and scores before suppression, and the
-            anchors), or for tflite `tflite_op` (the operation TFLite_Detection_PostProcess and its four outputs).
+            anchors), for tflite `tflite_op` (the operation TFLite_Detection_PostProcess and its four outputs), or for
+            onnx `tensorrt` (the plugin EfficientNMS_TRT and its four outputs).
         half: for onnx, openvino and tflite: weights in float16.
         int8: for onnx, openvino and tflite: the network computes in int8, with the ranges of `calibration_images`, or
             with those of a quantization-aware training.
@@ -151,6 +163,8 @@ def export(
     require_input_shape(input_shape)
     located = find_source(source, trained_checkpoint_prefix, trained_checkpoint_dir, step)
     others = other_formats(formats)
+    if verify and TFJS in formats:
+        find_node()
     if opset is not None and "onnx" not in formats:
         raise UnsupportedError("--opset is for --format onnx only; remove it, or add the format")
     if postprocessing != FULL:
@@ -163,8 +177,15 @@ def export(
                 "--kept-outputs": bool(kept_outputs),
                 "--score-threshold": postprocessing == NONE and score_threshold is not None,
                 "--max-detections": postprocessing == NONE and max_detections is not None,
+                "--half": postprocessing == TENSORRT and half,
+                "--int8": postprocessing == TENSORRT and int8,
+                "--annotations": postprocessing == TENSORRT and annotations is not None,
             },
         )
+    _reject(
+        "not supported with --format tfjs: {}; remove the option",
+        {"--annotations": TFJS in formats and annotations is not None},
+    )
     precision = precision_options(
         formats=formats,
         postprocessing=postprocessing,
@@ -196,7 +217,7 @@ def export(
                 "--label-map": is_alone
                 and label_map is not None
                 and annotations is None
-                and not any(row.has_metadata for row in others),
+                and not any(row.has_metadata or row.has_labels for row in others),
                 "--report": is_alone and report_path is not None,
                 "--write-checkpoint": is_alone and write_checkpoint,
                 "--write-inference-graph": is_alone and write_inference_graph,
@@ -287,6 +308,8 @@ def export(
     require_calibration(precision, formats, pipeline_config)
     if postprocessing == TFLITE_OP:
         require_tflite_model(pipeline_config, ["ssd"], "--postprocessing tflite_op")
+    if postprocessing == TENSORRT:
+        require_efficient_nms(pipeline_config, max_detections)
     _reject(
         "{}: for models of TensorFlow 1 only, and this config has one of TensorFlow 2; remove it",
         {"--write-inference-graph": write_inference_graph and is_keras_model(pipeline_config)},
@@ -345,8 +368,9 @@ def _require_postprocessing(postprocessing: str, formats: Sequence[str], other_o
     flag = f"--postprocessing {postprocessing}"
     if postprocessing not in POSTPROCESSING:
         raise UnsupportedError(f"{flag}: there is none of this name; choose from {', '.join(POSTPROCESSING)}")
-    if postprocessing == TFLITE_OP and tuple(formats) != ("tflite",):
-        raise UnsupportedError(f"{flag} is for --format tflite alone (found: {', '.join(formats)})")
+    only = ONLY_FORMAT.get(postprocessing)
+    if only is not None and tuple(formats) != (only,):
+        raise UnsupportedError(f"{flag} is for --format {only} alone (found: {', '.join(formats)})")
     if SAVED_MODEL in formats:
         raise UnsupportedError(
             f"{flag}: a SavedModel has raw_detection_boxes and raw_detection_scores beside its detections; pass "

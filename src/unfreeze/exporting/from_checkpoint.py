@@ -36,8 +36,9 @@ from unfreeze.exporting.precision_checks import PrecisionChecks
 from unfreeze.exporting.precision_options import FLOAT, PrecisionOptions
 from unfreeze.exporting.side_inputs import SideInput, with_side_inputs
 from unfreeze.exporting.sources import checkpoint_source, read_labels
+from unfreeze.exporting.tensorrt_detection import write_tensorrt_detection
 from unfreeze.exporting.tflite_detection import write_tflite_detection
-from unfreeze.formats import FULL, TFLITE_OP, other_formats
+from unfreeze.formats import FULL, TENSORRT, TFLITE_OP, other_formats
 from unfreeze.formats import SAVED_MODEL as SAVED_MODEL_FORMAT
 from unfreeze.input_types import IMAGE_AND_BOXES, IMAGE_TENSOR, INPUT_TYPES, require_known_input_types
 from unfreeze.memory import release_memory
@@ -149,7 +150,7 @@ def export_checkpoint(
             def require_fit(weights: Weights) -> None:
                 weights.require_fit(likely_causes(config))
 
-            constants = new_weights("constants" if postprocessing == TFLITE_OP else STAND_INS)
+            constants = new_weights("constants" if postprocessing in (TFLITE_OP, TENSORRT) else STAND_INS)
             names = labels[1] if labels else {}
             checks = PrecisionChecks(precision, None if label_map is None else read_label_map(label_map), on_progress)
             with staged.writing():
@@ -162,6 +163,19 @@ def export_checkpoint(
                         slimming=slimming,
                         checks=checks,
                         names=names,
+                        verify=verify,
+                        on_progress=on_progress,
+                    )
+                elif postprocessing == TENSORRT:
+                    written = write_tensorrt_detection(
+                        config,
+                        lambda form: build_detector(labeled_config, constants, form),
+                        partial(require_fit, constants),
+                        staged.folder,
+                        slimming=slimming,
+                        input_types=input_types,
+                        input_shape=input_shape,
+                        opset=opset,
                         verify=verify,
                         on_progress=on_progress,
                     )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from unfreeze.config import PipelineConfig
 from unfreeze.errors import ConfigError, UnsupportedError
+from unfreeze.tensorrt.efficient_nms import CANDIDATES, PLUGIN
 
 CHANNELS = 3
 MOST_VALUES = 1 << 29  # of a batch of images: 0.5 GiB of uint8, and 2 GiB once it is float32
@@ -62,3 +63,33 @@ def require_max_detections(config: PipelineConfig, max_detections: int | None) -
 
 def _post_processing(config: PipelineConfig) -> str:
     return "post_processing" if config.model.HasField("ssd") else "second_stage_post_processing"
+
+
+def require_efficient_nms(config: PipelineConfig, max_detections: int | None) -> None:
+    """Raises UnsupportedError if TensorRT's plugin EfficientNMS_TRT has no attribute for something in the config."""
+    kind = config.model.WhichOneof("model")
+    if kind != "ssd":
+        raise UnsupportedError(
+            f"model {kind!r} is not supported with --postprocessing tensorrt: {PLUGIN} ends a detector of one "
+            "stage (ssd, EfficientDet too). Use --format onnx without it"
+        )
+    suppression = config.model.ssd.post_processing.batch_non_max_suppression
+    wanted = min(suppression.max_total_detections, max_detections or suppression.max_total_detections)
+    is_by_class = not suppression.use_class_agnostic_nms and config.model.ssd.num_classes > 1
+    problems = {
+        f"soft_nms_sigma is {suppression.soft_nms_sigma:g}: it only drops boxes": suppression.soft_nms_sigma > 0,
+        f"max_detections_per_class is {suppression.max_detections_per_class}, fewer than the {wanted} detections of an "
+        f"image: it has no limit for a class (--max-detections {suppression.max_detections_per_class} lowers theirs)": (
+            is_by_class and suppression.max_detections_per_class < wanted
+        ),
+        f"the {wanted} detections of an image are too many: it looks at {CANDIDATES} boxes at most (pass "
+        "--max-detections)": wanted > CANDIDATES,
+        "box_coder is keypoint_box_coder: it returns no keypoints": config.model.ssd.box_coder.HasField(
+            "keypoint_box_coder"
+        ),
+        f"use_class_agnostic_nms with iou_threshold {suppression.iou_threshold:g}: it would return a box once for each "
+        "class": suppression.use_class_agnostic_nms and suppression.iou_threshold >= 1,
+    }
+    found = [problem for problem, is_found in problems.items() if is_found]
+    if found:
+        raise UnsupportedError(f"--postprocessing tensorrt: {PLUGIN} has no attribute for this. {found[0]}")

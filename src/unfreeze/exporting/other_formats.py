@@ -18,7 +18,8 @@ from unfreeze.export_record import CalibrationRecord, FormatRecord, file_digest
 from unfreeze.exporting.calibration import as_input
 from unfreeze.exporting.float_model import TensorFlowModel
 from unfreeze.exporting.precision_checks import PrecisionChecks
-from unfreeze.formats import NONE, Format
+from unfreeze.exporting.tfjs_model import run_graph_model
+from unfreeze.formats import NONE, TFJS, Format
 from unfreeze.formats.conversion import convert
 from unfreeze.formats.conversion_options import ConversionOptions
 from unfreeze.formats.frozen import freeze
@@ -26,6 +27,7 @@ from unfreeze.formats.frozen_file import FrozenFile
 from unfreeze.formats.precision import Precision
 from unfreeze.input_types import FLOAT_IMAGE_TENSOR, IMAGE_TENSOR
 from unfreeze.savedmodel import Exportable, trace
+from unfreeze.tfjs.graph_model import write_labels
 from unfreeze.tflite.metadata import with_signature_metadata
 from unfreeze.verification import Status, compare_detections, sample_images
 from unfreeze.verification.model_file import check_batch, check_runtime, run_file
@@ -74,14 +76,14 @@ def write_formats(
         ConfigError: the format needs a fixed size, and the config does not fix one.
     """
     # The uint8 pixels that an Edge TPU takes become float32 by their scale of 1.
-    input_type = FLOAT_IMAGE_TENSOR if checks.options.edgetpu else _input_type(input_types, formats)
+    input_type = FLOAT_IMAGE_TENSOR if checks.options.edgetpu else pixel_type(input_types, formats)
     untraced = detector(stand_ins, Forms())
     if untraced.side_inputs:
         raise UnsupportedError(
             f"--format {formats[0].name}: this model takes side inputs ({', '.join(untraced.side_inputs)}), which only "
             "saved_model supports; remove the format"
         )
-    shapes = {chosen.name: _shape(chosen, untraced, input_shape) for chosen in formats}
+    shapes = {chosen.name: image_shape(chosen, untraced, input_shape) for chosen in formats}
 
     def traced(weights: Weights, forms: Forms) -> Exportable:
         built = detector(weights, forms)
@@ -144,11 +146,17 @@ def write_formats(
                 path.write_bytes(
                     with_signature_metadata(path.read_bytes(), [length or 0 for length in shape[1:]], names)
                 )
+            if chosen.has_labels and names:
+                write_labels(names, path.parent)
             record = format_record(chosen, folder, source, checks.options.precision, calibration_record)
             if verify:
                 on_progress(f"running {chosen.file}")
                 images, outputs_expected = expected(shape)
-                outputs = run_written(path, images, batch_size=shape[0])
+                if chosen.name == TFJS:
+                    pixels = images if input_type == IMAGE_TENSOR else images.astype(np.float32)
+                    outputs = run_graph_model(path, pixels, batch_size=shape[0])
+                else:
+                    outputs = run_written(path, images, batch_size=shape[0])
                 if checks.is_float:
                     record = replace(record, verified=True, detail=compared(path, outputs, outputs_expected))
                 else:
@@ -157,7 +165,7 @@ def write_formats(
     return records
 
 
-def _input_type(input_types: Sequence[str], formats: Sequence[Format]) -> str:
+def pixel_type(input_types: Sequence[str], formats: Sequence[Format]) -> str:
     """Returns the one input type; raises UnsupportedError for those that other runtimes cannot take."""
     input_type = input_types[0] if input_types else IMAGE_TENSOR
     if input_type not in (IMAGE_TENSOR, FLOAT_IMAGE_TENSOR):
@@ -168,7 +176,7 @@ def _input_type(input_types: Sequence[str], formats: Sequence[Format]) -> str:
     return input_type
 
 
-def _shape(chosen: Format, detector: Detector, input_shape: Sequence[int | None] | None) -> Shape:
+def image_shape(chosen: Format, detector: Detector, input_shape: Sequence[int | None] | None) -> Shape:
     """Returns the shape of the images: what is asked for, or any size, or the resizer's if the format fixes it."""
     if input_shape is not None:
         if chosen.needs_fixed_size and None in tuple(input_shape):
@@ -176,9 +184,14 @@ def _shape(chosen: Format, detector: Detector, input_shape: Sequence[int | None]
                 f"--format {chosen.name} needs a fixed shape (found: --input-shape with an open dimension); "
                 "pass 4 numbers, such as 1,300,300,3"
             )
+        if chosen.needs_one_image and input_shape[0] != 1:
+            raise UnsupportedError(
+                f"--format {chosen.name} takes one image at a time (found: --input-shape with another number of "
+                "images); pass 1 as the first number, as in 1,-1,-1,3"
+            )
         return tuple(input_shape)
     if not chosen.needs_fixed_size:
-        return (None, None, None, 3)
+        return (1 if chosen.needs_one_image else None, None, None, 3)
     height, width, _ = detector.preprocessed_shape
     if height is None or width is None:
         raise ConfigError(

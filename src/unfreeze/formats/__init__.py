@@ -14,11 +14,13 @@ from unfreeze.errors import MissingExtraError, UnsupportedError
 from unfreeze.formats.precision import Precision
 
 SAVED_MODEL = "saved_model"  # the default, which `savedmodel/` writes
+TFJS = "tfjs"
 
-# What a model does with raw boxes and scores: the detections of the Object Detection API; nothing; or the operation
-# TFLite_Detection_PostProcess of TensorFlow Lite.
-FULL, NONE, TFLITE_OP = "full", "none", "tflite_op"
-POSTPROCESSING = (FULL, NONE, TFLITE_OP)
+# What a model does with raw boxes and scores: the detections of the Object Detection API; nothing; the operation
+# TFLite_Detection_PostProcess of TensorFlow Lite; or the plugin EfficientNMS_TRT of TensorRT.
+FULL, NONE, TFLITE_OP, TENSORRT = "full", "none", "tflite_op", "tensorrt"
+POSTPROCESSING = (FULL, NONE, TFLITE_OP, TENSORRT)
+ONLY_FORMAT = {TFLITE_OP: "tflite", TENSORRT: "onnx"}  # of a postprocessing that one format alone has
 
 
 @dataclass(frozen=True)
@@ -26,9 +28,10 @@ class Format:
     """A format, what it leaves in the output directory, and what it needs.
 
     `file` is what its runtime loads, relative to the output directory. With `needs_fixed_size`, the size of the images
-    is fixed when the file is written. `portable`: whether the graph is built for converters (`detectors.PORTABLE`).
-    `has_metadata`: whether the names of the classes go into the file. `lacks`: operations of some models that it does
-    not have, and that its converter reports late. `precisions`: those besides FLOAT.
+    is fixed when the file is written; with `needs_one_image`, it takes images one at a time. `portable`: whether the
+    graph is built for converters (`detectors.PORTABLE`). `has_metadata`: whether the names of the classes go into the
+    file. `has_labels`: whether they go into labels.json beside it. `lacks`: operations of some models that it does not
+    have, and that its converter reports late. `precisions`: those besides FLOAT.
     """
 
     name: str
@@ -37,8 +40,10 @@ class Format:
     extra: str = ""
     packages: Sequence[str] = ()
     needs_fixed_size: bool = False
+    needs_one_image: bool = False
     portable: bool = True
     has_metadata: bool = False
+    has_labels: bool = False
     lacks: Sequence[str] = ()
     precisions: Sequence[Precision] = ()
 
@@ -79,6 +84,9 @@ FORMATS = {
             lacks=("CropAndResize",),
             precisions=(Precision.HALF, Precision.INT8, Precision.INT8_WEIGHTS),
         ),
+        # The WebAssembly backend of TensorFlow.js 4.22 gathers rows of other images in a batch (GatherV2 with
+        # batch_dims).
+        Format(TFJS, "tfjs/model.json", "unfreeze.formats.tfjs", needs_one_image=True, has_labels=True),
     )
 }
 FORMAT_NAMES = (SAVED_MODEL, *FORMATS)

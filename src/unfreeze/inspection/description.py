@@ -11,6 +11,7 @@ from unfreeze.inspection.inspection import Field
 from unfreeze.verification.meta_graph import TensorInfo
 
 TFLITE_POSTPROCESS = "TFLite_Detection_PostProcess"  # the operation, and the first of its outputs
+TENSORRT_PLUGIN = "TRT.EfficientNMS_TRT"
 
 
 @dataclass(frozen=True)
@@ -48,3 +49,8 @@ class Description:
     def has_own_suppression(self) -> bool:
         """Returns whether it ends in the operation of `--postprocessing tflite_op`, which has rules of its own."""
         return TFLITE_POSTPROCESS in self.operations and TFLITE_POSTPROCESS in self.outputs
+
+    @property
+    def needs_tensorrt(self) -> bool:
+        """Returns whether it ends in the plugin of `--postprocessing tensorrt`, which only TensorRT runs."""
+        return TENSORRT_PLUGIN in self.operations

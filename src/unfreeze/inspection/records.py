@@ -45,7 +45,7 @@ def exported_file_report(path: Path) -> tuple[list[Field], list[str]]:
     if exported is None:
         return [], []
     entry, record = exported.entry, exported.record
-    verified = f"yes: {entry.detail}" if entry.verified else NOT_VERIFIED
+    verified = f"yes: {entry.detail}" if entry.verified else entry.detail or NOT_VERIFIED
     fields = [
         field("written_by", f"unfreeze {record.unfreeze}"),
         *source_fields(record),

@@ -13,6 +13,8 @@ from unfreeze.runtimes.image_input import FileModel, image_model
 from unfreeze.runtimes.loaded_file import LoadedFile, TensorSpec, cannot_be_loaded, imported
 from unfreeze.runtimes.model import Outputs
 
+TENSORRT_PLUGIN = "EfficientNMS_TRT"
+
 # The type of a tensor in ONNX Runtime -> the name of NumPy's dtype.
 DTYPES = {
     "tensor(float)": "float32", "tensor(double)": "float64", "tensor(float16)": "float16", "tensor(bool)": "bool",
@@ -43,6 +45,11 @@ def load_file(path: Path, threads: int | None) -> LoadedFile:
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:
+        if TENSORRT_PLUGIN in str(error):
+            raise SavedModelError(
+                f"{path}: ends in {TENSORRT_PLUGIN}, which only TensorRT has, so that ONNX Runtime cannot run it. Run "
+                "it in TensorRT, or export the model without --postprocessing tensorrt."
+            ) from None
         raise cannot_be_loaded(path, "ONNX Runtime", error) from None
     outputs = tuple(tensor_spec(path, node) for node in session.get_outputs())
     names = [output.name for output in outputs]

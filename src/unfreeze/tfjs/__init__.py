@@ -1,0 +1,1 @@
+"""Graph models of TensorFlow.js: written from a frozen graph, and run in Node.js."""
