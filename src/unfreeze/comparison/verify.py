@@ -79,7 +79,8 @@ def verify(
         require_writable_file(html, "--report", overwrite=overwrite)
     require_images(images)
     for file in target.files:
-        require_runtime(file)
+        if file.suffix in READERS:  # TensorFlow.js is not run here
+            require_runtime(file)
     other = find_other_model(against)
     if target.saved_model is None:
         report = Report(target.path, (), kind=Kind.FOLDER)

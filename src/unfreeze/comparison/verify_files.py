@@ -189,6 +189,8 @@ def check_files(file: ModelFile) -> Check:
     description, exported = file.description, file.exported
     problems = exported_file_problems(exported) if exported else []
     existing = [file.path] if file.path.is_file() else []
+    if file.path.suffix == TFJS and exported:
+        existing = [path for name in exported.entry.files if (path := exported.folder / name).is_file()]
     if isinstance(description, Description):
         existing = list(description.files)
         problems += description.problems if not problems else []  # a file that is missing is one problem
