@@ -13,7 +13,11 @@ from unfreeze.exporting.precision_options import PrecisionOptions, precision_opt
 from unfreeze.formats.conversion_options import ConversionOptions
 from unfreeze.formats.network_operations import Operation, network_operations
 from unfreeze.formats.precision import Precision
+from unfreeze.runtimes.process import ProcessRun
 from unfreeze.verification.detection_agreement import detection_agreement
+from unfreeze.verification.model_file import FileRun, check_agreement
+from unfreeze.verification.report import Status
+from unfreeze.verification.sample_inputs import SampleInput
 
 DIGITS = Path(__file__).parents[1] / "examples" / "digits"
 NOTHING: dict[str, Any] = {
@@ -141,3 +145,20 @@ def test_agreement_of_raw_outputs_compares_rows_without_the_background() -> None
     second = {**first, "raw_detection_boxes": np.array([[[0, 0, 0.5, 0.5], [0.4, 0.4, 0.9, 0.9], [0, 0, 0.1, 0.1]]])}
     agreement = detection_agreement([(first, second)])
     assert (agreement.matched, agreement.detections) == (1, 2)
+
+
+def file_run(sample: SampleInput, rows: dict[str, np.ndarray]) -> FileRun:
+    both = {name: np.concatenate([value, value]) for name, value in rows.items()}
+    return FileRun(Path("m"), "a runtime", [sample], None, ProcessRun((rows, rows, both), 0.0, (0.0, 0.0, 0.0)))
+
+
+def test_verify_compares_a_file_of_lower_precision_by_its_clear_detections() -> None:
+    sample = SampleInput("an image", np.zeros([2, 8, 8, 3], np.uint8))
+    expected = file_run(sample, detections((0.1, 0.9, 1), (0.5, 0.6, 2)))
+    near = file_run(sample, detections((0.11, 0.8, 1), (0.5, 0.5, 2), (0.8, 0.2, 3)))
+    check = check_agreement(near, expected, "the export", "", 0.8)
+    assert (check.status, check.numbers["matched"]) == (Status.PASSED, 4)
+    far = check_agreement(file_run(sample, detections((0.1, 0.9, 2))), expected, "the export", "", 0.8)
+    assert far.status is Status.FAILED
+    assert "0 of 4 detections match on 2 images" in far.detail
+    assert check_agreement(near, None, "", "no reference", 0.8).status is Status.SKIPPED

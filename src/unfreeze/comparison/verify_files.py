@@ -20,6 +20,7 @@ from unfreeze.verification.meta_graph import read_meta_graph
 from unfreeze.verification.model_file import (
     FileRun,
     check_against,
+    check_agreement,
     check_batch,
     check_outputs,
     check_runtime,
@@ -153,13 +154,20 @@ def _report(
     has_own_suppression = isinstance(file.description, Description) and file.description.has_own_suppression
     if has_own_suppression and other is not None and other.is_source:
         reference, reason = None, OWN_SUPPRESSION
+    agreement = file.exported.entry.agreement if file.exported else None
+
+    def compared() -> Check:
+        if agreement is not None:  # of lower precision: its scores are not those of the reference
+            return check_agreement(run, reference, name, reason, agreement.min_share)
+        return check_against(run, reference, name, reason, list_outputs=list_outputs)
+
     checks: Sequence[Callable[[], Check]] = (
         lambda: check_files(file),
         lambda: check_interface(file),
         lambda: check_runtime(run),
         lambda: check_batch(run),
         lambda: check_outputs(run, reference, clipped=not has_own_suppression),
-        lambda: check_against(run, reference, name, reason, list_outputs=list_outputs),
+        compared,
     )
     return Report(
         file.path,

@@ -14,6 +14,7 @@ from unfreeze.errors import SavedModelError
 from unfreeze.runtimes import find_model
 from unfreeze.runtimes.process import ProcessRun, run_in_process
 from unfreeze.verification.calls import Outputs
+from unfreeze.verification.detection_agreement import detection_agreement
 from unfreeze.verification.failures import Failure
 from unfreeze.verification.loader_run import concatenated
 from unfreeze.verification.output_comparison import Tolerances
@@ -193,6 +194,25 @@ def check_against(
         for sample, expected in zip(run.samples, outputs_of_reference(reference, run.samples), strict=True)
     ]
     return compare("against", pairs, Tolerances(), f"{name}: ", problems=problems, list_outputs=list_outputs)
+
+
+def check_agreement(run: FileRun, reference: Reference, name: str, reason: str, min_share: float) -> Check:
+    """Checks that a file of lower precision has the clear detections of the reference; skipped without a reference."""
+    if reference is None:
+        return Check("against", Status.SKIPPED, reason)
+    if isinstance(run.results, Failure):
+        return Check("against", Status.SKIPPED, f"{name}: not compared, since the model does not run")
+    pairs = []
+    for sample, expected in zip(run.samples, outputs_of_reference(reference, run.samples), strict=True):
+        outputs = run.together(sample)
+        if outputs is None or expected is None:
+            return Check("against", Status.FAILED, f"{name}: not every batch runs")
+        for i in range(len(sample.images)):
+            pairs.append(tuple({key: value[i : i + 1] for key, value in side.items()} for side in (expected, outputs)))
+    agreement = detection_agreement((first, second) for first, second in pairs)
+    numbers = {"matched": agreement.matched, "detections": agreement.detections, "min_share": min_share}
+    problems = [] if agreement.share >= min_share else [f"{name}: {agreement} (at least {min_share:.0%} must match)"]
+    return check_result("against", problems, f"{name}: {agreement}", numbers)
 
 
 def image_results(run: FileRun, reference: Reference) -> tuple[ImageResult, ...]:
