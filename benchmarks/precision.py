@@ -2,7 +2,8 @@
 
 Exports examples/digits in every format and precision, with 200 calibration scenes and 300 annotated scenes of
 digit_scenes.py, and runs the files in turn with `unfreeze benchmark`, one thread each. Prints a table in Markdown:
-size, milliseconds for one image, the time relative to the same format in float32, mAP, and the mAP that the file loses.
+size, CPU time for one image, alone and relative to the same format in float32 (the median of the rounds), mAP, and the
+mAP that the file loses.
 """
 
 from __future__ import annotations
@@ -67,15 +68,16 @@ def measure(models: dict[tuple[str, Precision], Path], images: Path, seconds: fl
     paths = [path / FORMATS[name].file for (name, _), path in models.items()]
     results = unfreeze.benchmark(paths, images=images, threads=1, seconds=seconds).results
     first = results[0]
-    print("| format | precision | size | of float32 | ms for one image | time, of float32 | mAP | loss |")
+    print("| format | precision | size | of float32 | CPU ms for one image | of float32 | mAP | loss |")
     print("|---|---|---|---|---|---|---|---|")
     for ((name, precision), path), result in zip(models.items(), results, strict=True):
         accuracy = json.loads((path / "export.json").read_text())["formats"][name]["accuracy"]
         [timing] = result.timings
-        ratio = "" if timing.ratio is None else str(timing.ratio)
+        ratios = [cpu / other for cpu, other in zip(timing.cpu_s, first.timings[0].cpu_s, strict=True)]
         print(
             f"| {name} | {precision.value} | {result.size_bytes / 1e6:.2f} MB | "
-            f"{result.size_bytes / first.size_bytes:.2f} | {1000 * statistics.median(timing.wall_s):.2f} | {ratio} | "
+            f"{result.size_bytes / first.size_bytes:.2f} | {1000 * statistics.median(timing.cpu_s):.2f} | "
+            f"{statistics.median(ratios):.2f} | "
             f"{accuracy['file_map']:.4f} | {accuracy['loss']:.4f} |"
         )
     sys.stdout.flush()

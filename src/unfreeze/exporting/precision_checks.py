@@ -75,10 +75,12 @@ class PrecisionChecks:
         agreement = _agreement(path, float_model, images)
         min_share = MIN_SHARES[self.options.precision]
         if agreement.share < min_share:
+            has_images = self.options.calibration_images is not None
+            advice = "Pass calibration images that look like those in production, or choose" if has_images else "Choose"
+            advice += " another precision; --no-verify exports the file nevertheless."
             raise VerificationError(
                 f"not exported, since {path.name} differs too much from the float model: {agreement} (at least "
-                f"{min_share:.0%} must match). Pass --calibration-images that look like the images in production, or "
-                "choose another precision."
+                f"{min_share:.0%} must match). {advice}"
             )
         return replace(
             record,
