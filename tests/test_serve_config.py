@@ -15,6 +15,7 @@ from unfreeze import cli
 from unfreeze.cli.model_server_flags import UNSUPPORTED_FLAGS
 from unfreeze.errors import ConfigError, UnfreezeError
 from unfreeze.server.runtime_options import RuntimeOptions
+from unfreeze.server.serve import start_server
 from unfreeze.server.settings import read_batching, read_metrics_path, read_models, read_ssl
 
 ROOT = Path(__file__).parents[1]
@@ -157,9 +158,19 @@ def test_rejected_flag_says_what_to_do_instead(argument: str) -> None:
     assert "--rest_api_num_threads is not supported. Pass --max-queued-requests" in result.output
 
 
+def test_options_of_a_disabled_protocol_are_rejected() -> None:
+    for options, message in [
+        ({"port": None, "ssl_config_file": "ssl.txt"}, "--ssl-config-file has no effect without gRPC"),
+        ({"rest_api_port": None, "rest_api_enable_cors_support": True}, "cors-support has no effect without REST"),
+    ]:
+        with pytest.raises(ConfigError, match=message):
+            start_server("models", **options)  # type: ignore[arg-type]
+
+
 def test_multi_model_endpoint_takes_no_archive() -> None:
     for arguments, message in [
         (["--sagemaker", "--multi-model", "model.tar.gz"], "--multi-model takes no MODEL_BASE_PATH"),
+        (["--sagemaker"], "--sagemaker needs a model.tar.gz, a folder unpacked from one, or --multi-model"),
         (["--multi-model", "models"], "--multi-model has an effect with --sagemaker only"),
         (["--sagemaker", "--multi-model", "--gpu-memory-growth"], "--gpu-memory-growth: not with --sagemaker"),
     ]:

@@ -293,7 +293,7 @@ def serve(
     base_path = model_base_path or model_base_path_flag
     if sagemaker:
         if not base_path and not multi_model:
-            raise click.UsageError("--sagemaker needs a model.tar.gz, or a folder unpacked from one")
+            raise click.UsageError("--sagemaker needs a model.tar.gz, a folder unpacked from one, or --multi-model")
         if base_path and multi_model:
             raise click.UsageError("--multi-model takes no MODEL_BASE_PATH: POST /models loads the models")
         settings = for_sagemaker(click.get_current_context(), settings)

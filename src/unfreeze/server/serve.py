@@ -130,6 +130,10 @@ def start_server(
 
     Raises: an UnfreezeError if the server cannot start.
     """
+    if ssl_config_file and port is None:
+        raise ConfigError("--ssl-config-file has no effect without gRPC. Pass --port.")
+    if rest_api_enable_cors_support and rest_api_port is None:
+        raise ConfigError("--rest-api-enable-cors-support has no effect without REST. Pass --rest-api-port.")
     settings = Settings(
         models=models_to_serve(model_base_path, model_name, model_config_file),
         model_config_file=Path(model_config_file) if model_config_file else None,
