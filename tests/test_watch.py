@@ -10,10 +10,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image
 
 from unfreeze import cli
 from unfreeze.errors import CheckpointError, ConfigError, ImageError, SavedModelError, UnfreezeError
@@ -309,32 +307,6 @@ def test_unreadable_state_file_is_reported(annotations: Path, tmp_path: Path, co
         watch(run, base, once=True, keep_best=True, annotations=annotations)
 
 
-def recorded_annotations() -> dict[str, Any]:
-    """Returns the detections of the OD API in one scene as annotations in COCO's format."""
-    recorded = np.load(DIGITS / "answers.npz")
-    with Image.open(DIGITS / "scenes" / "scene_00.png") as image:
-        width, height = image.size
-    is_found = recorded["00/detection_scores"].ravel() > 0.4
-    classes = recorded["00/detection_classes"].ravel()[is_found]
-    boxes = recorded["00/detection_boxes"].reshape(-1, 4)[is_found] * [height, width, height, width]
-    objects = [
-        {
-            "id": number,
-            "image_id": 1,
-            "category_id": int(class_id),
-            "bbox": [float(xmin), float(ymin), float(xmax - xmin), float(ymax - ymin)],
-            "area": float((xmax - xmin) * (ymax - ymin)),
-            "iscrowd": 0,
-        }
-        for number, (class_id, (ymin, xmin, ymax, xmax)) in enumerate(zip(classes, boxes, strict=True), start=1)
-    ]
-    return {
-        "images": [{"id": 1, "width": width, "height": height, "file_name": "scene_00.png"}],
-        "annotations": objects,
-        "categories": [{"id": class_id, "name": str(class_id - 1)} for class_id in range(1, 11)],
-    }
-
-
 @pytest.mark.slow
 def test_real_checkpoint_is_published_and_verified(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, base = tmp_path / "run", tmp_path / "base"
@@ -342,16 +314,15 @@ def test_real_checkpoint_is_published_and_verified(tmp_path: Path, capsys: pytes
     for path in (DIGITS / "pipeline.config", *(DIGITS / "run").glob("*8000*")):
         shutil.copy(path, run)
     (run / "model.ckpt-9000.index").write_bytes(b"incomplete")
-    annotations = tmp_path / "annotations.json"
-    annotations.write_text(json.dumps(recorded_annotations()))
-    arguments = ["watch", str(run), str(base), "--once", "--label", "stable", "--for", "kserve", "--min-map", "0.8"]
+    annotations = DIGITS / "scenes" / "annotations.json"
+    arguments = ["watch", str(run), str(base), "--once", "--label", "stable", "--for", "kserve", "--min-map", "0.4"]
     with pytest.raises(SystemExit) as ended:
-        cli.main([*arguments, "--annotations", str(annotations), "--images", str(DIGITS / "scenes")])
+        cli.main([*arguments, "--annotations", str(annotations)])
     assert ended.value.code == 0
     output = capsys.readouterr().out
     assert "step 8000: published version 1" in output
-    [mean_ap] = re.findall(r"step 8000: mAP (\S+), at least 0\.8 \(--min-map\)", output)
-    assert float(mean_ap) >= 0.8
+    [mean_ap] = re.findall(r"step 8000: mAP (\S+), at least 0\.4 \(--min-map\)", output)
+    assert float(mean_ap) >= 0.4
     [checkpoint] = json.loads((base / "watch.json").read_text())["checkpoints"]
     assert (checkpoint["step"], checkpoint["published"]) == (8000, True)
     assert f"{checkpoint['mean_ap']:.4f}" == mean_ap

@@ -79,7 +79,7 @@ class MapGate:
             raise ImageError(
                 f"{self.annotations}: mAP is not defined, since no image has an object. Pass annotations with objects."
             )
-        return self._decision(step, mean_ap)
+        return self._decision(step, mean_ap, _best(self._comparable()))
 
     def record(self, prefix: Path, decision: Decision) -> None:
         """Adds a checkpoint and its mAP to the state file, after it was published or not."""
@@ -97,22 +97,23 @@ class MapGate:
 
     def rejected_steps(self, folder: Path) -> Iterator[int]:
         """Yields the steps of the checkpoints in a training folder whose mAP is known to be too low."""
-        for checkpoint in self._comparable():
+        checkpoints = self._comparable()
+        best = _best(checkpoints)
+        for checkpoint in checkpoints:
             prefix = Path(checkpoint.prefix)
             if checkpoint.published or prefix.parent != folder.absolute():
                 continue
-            unchanged = checkpoint.files == checkpoint_stamps(prefix) or not checkpoint_stamps(prefix)
-            if unchanged and not self._decision(checkpoint.step, checkpoint.mean_ap).publish:
+            is_unchanged = checkpoint_stamps(prefix) in (checkpoint.files, ())  # no files: the training deleted it
+            if is_unchanged and not self._decision(checkpoint.step, checkpoint.mean_ap, best).publish:
                 yield checkpoint.step
 
-    def _decision(self, step: int, mean_ap: float) -> Decision:
+    def _decision(self, step: int, mean_ap: float, best: EvaluatedCheckpoint | None) -> Decision:
         reasons = []
         if self.min_map is not None:
             if mean_ap < self.min_map:
                 return Decision(step, mean_ap, False, f"below {self.min_map:g} (--min-map)")
             reasons.append(f"at least {self.min_map:g} (--min-map)")
         if self.keep_best:
-            best = max((row for row in self._comparable() if row.published), key=lambda row: row.mean_ap, default=None)
             if best is not None and mean_ap < best.mean_ap:
                 return Decision(
                     step, mean_ap, False, f"below {best.mean_ap:.4f} of step {best.step}, the best so far (--keep-best)"
@@ -131,6 +132,12 @@ class MapGate:
 
     def _annotations_digest(self) -> str:
         return hashlib.sha256(json.dumps(file_stamps(_matching_files(self.annotations))).encode()).hexdigest()
+
+
+def _best(checkpoints: list[EvaluatedCheckpoint]) -> EvaluatedCheckpoint | None:
+    """Returns the published checkpoint with the highest mAP; None if none was published."""
+    published = [checkpoint for checkpoint in checkpoints if checkpoint.published]
+    return max(published, key=lambda checkpoint: checkpoint.mean_ap, default=None)
 
 
 def open_gate(

@@ -58,7 +58,8 @@ class Deployment:
         """The name of SageMaker's model: of the archive, or of the container that serves all archives of a prefix."""
         if self.multi_model_endpoint is None:
             return self.archive_name
-        return f"{self.multi_model_endpoint}-{_digest(_container(self))}"
+        container = {**_container(self), "ModelDataUrl": None}  # the bucket may be passed to deploy.py later
+        return f"{self.multi_model_endpoint}-{_digest(container)}"
 
     @property
     def endpoint_name(self) -> str:
