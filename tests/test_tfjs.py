@@ -38,7 +38,8 @@ def small_model(folder: Path) -> Path:
     with tf.Graph().as_default() as graph:
         images = tf.compat.v1.placeholder(tf.uint8, [None, 2, 2, 3], name="images")
         weights = tf.constant(np.arange(3), tf.float32, name="weights")
-        tf.identity(tf.cast(images, tf.float32) * weights, name="product")
+        product = tf.ensure_shape(tf.cast(images, tf.float32) * weights, [None, 2, 2, 3])  # which fails there
+        tf.identity(product, name="product")
         tf.identity(tf.while_loop(lambda n: n < 5, lambda n: [n + 2], [tf.constant(0, tf.int64)])[0], name="count")
     write_graph_model(
         graph.as_graph_def(),

@@ -49,9 +49,10 @@ def write_graph_model(
 
     Raises: ValueError: TensorFlow.js does not have an operation or a data type of the graph.
     """
-    _require_operations(graph)
     topology = graph_pb2.GraphDef()
     topology.CopyFrom(graph)
+    _without_ensure_shape(topology)
+    _require_operations(topology)
     weights = list(_take_weights(topology))
     paths = _write_shards(weights, path.parent)
     model = {
@@ -75,6 +76,14 @@ def _nodes(graph: graph_pb2.GraphDef) -> Iterator[Any]:
     yield from graph.node
     for function in graph.library.function:
         yield from function.node_def
+
+
+def _without_ensure_shape(graph: graph_pb2.GraphDef) -> None:
+    """Makes EnsureShape an Identity: TensorFlow.js 4.22 fails on it, since it looks for the shape among the inputs."""
+    for node in _nodes(graph):
+        if node.op == "EnsureShape":
+            node.op = "Identity"
+            del node.attr["shape"]
 
 
 def _require_operations(graph: graph_pb2.GraphDef) -> None:
