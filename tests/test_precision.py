@@ -8,7 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from unfreeze.errors import ImageError, MissingExtraError, UnsupportedError
+from unfreeze.callbacks import ignore
+from unfreeze.errors import ImageError, MissingExtraError, UnsupportedError, VerificationError
+from unfreeze.export_record import FormatRecord
+from unfreeze.exporting import precision_checks
+from unfreeze.exporting.precision_checks import PrecisionChecks
 from unfreeze.exporting.precision_options import PrecisionOptions, precision_options
 from unfreeze.formats.conversion_options import ConversionOptions
 from unfreeze.formats.network_operations import Operation, network_operations
@@ -162,3 +166,30 @@ def test_verify_compares_a_file_of_lower_precision_by_its_clear_detections() -> 
     assert far.status is Status.FAILED
     assert "0 of 4 detections match on 2 images" in far.detail
     assert check_agreement(near, None, "", "no reference", 0.8).status is Status.SKIPPED
+
+
+class FixedModel:
+    """A float model with the same detections for every image."""
+
+    title, output_names, uses_gpu = "the float model", (), False
+
+    def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        return detections((0.1, 0.9, 1), (0.5, 0.6, 2))
+
+
+@pytest.mark.parametrize("precision", [Precision.HALF, Precision.INT8, Precision.INT8_WEIGHTS])
+def test_file_with_other_detections_than_the_float_model_is_rejected(
+    precision: Precision, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [detections((0.1, 0.8, 1), (0.5, 0.5, 2)), detections((0.1, 0.8, 1), (0.5, 0.2, 2))]
+    checks = PrecisionChecks(PrecisionOptions(precision), None, ignore)
+    image, record = np.zeros([8, 8, 3], np.uint8), FormatRecord("model.onnx")
+
+    def verified(run: dict[str, np.ndarray]) -> FormatRecord:
+        monkeypatch.setattr(precision_checks, "run_in_process", lambda path, batches: ProcessRun((run,), 0.0, (0.0,)))
+        return checks.verified(record, Path("model.onnx"), FixedModel(), [image])
+
+    good = verified(rows[0])
+    assert (good.verified, good.agreement and good.agreement.share) == (True, 1.0)
+    with pytest.raises(VerificationError, match=r"model.onnx differs too much from the float model: 1 of 2 detections"):
+        verified(rows[1])
