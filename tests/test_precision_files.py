@@ -181,11 +181,15 @@ def test_tflite_keeps_the_boxes_in_float32(
     interpreter.allocate_tensors()
     runner = interpreter.get_signature_runner()
     assert_close(lambda image: np.array(runner(images=image)["boxes"]), tolerance)
-    by_type = {
-        detail["dtype"] for detail in interpreter.get_tensor_details() if detail["shape"].tolist() == [1, 8, 8, 4]
-    }
-    assert np.float32 in by_type
-    assert (np.int8 in by_type) is (precision is Precision.INT8)
+    details = interpreter.get_tensor_details()
+    features, boxes, weights = (
+        {detail["dtype"] for detail in details if detail["shape"].tolist() == shape}
+        for shape in ([1, 8, 8, 16], [1, 8, 8, 4], [4, 1, 1, 16])
+    )
+    is_int8 = precision is Precision.INT8
+    assert np.int8 not in boxes
+    assert (np.int8 in features) is is_int8
+    assert (np.int8 in weights) is is_int8  # of the last layer; --int8-weights leaves fewer than 1024 weights alone
 
 
 def test_export_records_agreement_and_map(tmp_path: Path) -> None:
