@@ -10,6 +10,7 @@ import tf2onnx
 
 from unfreeze.formats.conversion_options import ConversionOptions
 from unfreeze.formats.frozen_file import FrozenFile
+from unfreeze.formats.onnx_crops import FIRST_OPSET, HANDLERS
 from unfreeze.formats.onnx_precision import convert_to_half, quantized
 from unfreeze.formats.precision import Precision
 
@@ -22,11 +23,13 @@ def convert(frozen: FrozenFile, path: Path, options: ConversionOptions) -> None:
     Raises: ValueError: tf2onnx has left an operation that ONNX does not have, or an input that is not one of the model;
     it reports success in both cases.
     """
+    opset = options.opset or DEFAULT_OPSET
     model, _ = tf2onnx.convert.from_graph_def(
         frozen.read(),
         input_names=list(frozen.inputs.values()),
         output_names=list(frozen.outputs.values()),
-        opset=options.opset or DEFAULT_OPSET,
+        opset=opset,
+        custom_op_handlers=HANDLERS if opset >= FIRST_OPSET else {},
     )
     inputs = [value.name for value in model.graph.input]
     if sorted(inputs) != sorted(frozen.inputs.values()):
