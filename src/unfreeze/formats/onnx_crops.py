@@ -12,7 +12,7 @@ roialign.cc.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,10 +21,9 @@ from tf2onnx import utils
 from tf2onnx.onnx_opset.nn import CropAndResize
 
 FIRST_OPSET = 16  # before, RoiAlign makes boxes at least one pixel large
-HANDLERS = {"CropAndResize": (lambda context, node, name, arguments: as_roi_align(context, node), [])}
 
 
-def as_roi_align(context: Any, node: Any) -> None:
+def as_roi_align(context: Any, node: Any, _name: str, _arguments: Sequence[Any]) -> None:
     """Replaces a node CropAndResize in a graph of tf2onnx.
 
     A computed crop size, another interpolation, or other values than 0 outside of the map are left to tf2onnx.
@@ -70,6 +69,9 @@ def as_roi_align(context: Any, node: Any) -> None:
     )
 
 
+HANDLERS: dict[str, tuple[Callable[..., None], list[Any]]] = {"CropAndResize": (as_roi_align, [])}
+
+
 class _Graph:
     """Adds nodes with one output each to a graph of tf2onnx."""
 
@@ -105,7 +107,7 @@ def _samples(graph: _Graph, boxes: str, axis: int, length: int, last: str) -> tu
 
 def _inside(graph: _Graph, start: str, step: str, length: int, last: str) -> str:
     """Returns `[R, length]`: 1 where a sample is in the map, else 0."""
-    steps = graph.floats(np.arange(length))
+    steps = graph.floats(range(length))
     positions = graph("Add", [start, graph("Mul", [step, steps])])
     before = graph("Less", [positions, graph.floats([0])])
     behind = graph("Greater", [positions, last])
