@@ -561,6 +561,18 @@ def test_missing_feature_maps_name_num_layers() -> None:
     assert "likely cause: num_layers (6 in the config; the checkpoint has 4 feature maps)" in message
 
 
+def test_backbone_with_the_hyperparameters_of_an_old_config_names_the_override() -> None:
+    complete = of_golden(V1)
+    config = parse_pipeline_config(reference.golden(V1).config)
+    config.model.ssd.feature_extractor.conv_hyperparams.batch_norm.scale = False
+    seen = {name: info for name, info in complete.tensors.items() if not re.match("FeatureExtractor.*/gamma", name)}
+    message = mismatch_error(str(config), Checkpoint(complete.prefix, None, "tf1", seen))
+    assert (
+        "likely cause: override_base_feature_extractor_hyperparams "
+        "(false in the config, but the checkpoint's backbone has no gamma)" in message
+    )
+
+
 def test_config_of_the_other_generation_is_rejected() -> None:
     config = parse_pipeline_config(reference.golden(V1).config)
     first = Weights(Checkpoint(Path("run/model.ckpt"), None, "tf1", {}))

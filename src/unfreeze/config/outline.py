@@ -33,6 +33,10 @@ _HEX = "[0-9a-fA-F]"
 _BAD_ESCAPE = re.compile(
     rf"\\(?:x(?!{_HEX})|u(?!{_HEX}{{4}})|U(?!{_HEX}{{8}})|[4-7][0-7][0-7]|u[dD][89a-fA-F]|U0000[dD][89a-fA-F]|U(?!00(?:0|10)))"
 )
+# Fields of old versions of the schema whose successors have other names, by message and field.
+REPLACED_FIELDS = {
+    ("FasterRcnn", "first_stage_only"): "since January 2018 it is number_of_stages: 1 for true, 2 for false",
+}
 # The hint for the s of 'driver's seat'.
 AFTER_QUOTE = (
     "it follows a closing quote: put a value with quotes inside into the other quotes, or write \\ before them"
@@ -266,6 +270,9 @@ class _Scanner:
 def _hint(levels: list[_Level], name: str) -> tuple[str, str]:
     """Returns where an unknown name may belong, and which brace may be missing or extra."""
     level = levels[-1]
+    replacement = REPLACED_FIELDS.get((level.message.name, name))
+    if replacement is not None:
+        return replacement, ""
     for outer in reversed(levels[:-1]):
         if name in outer.message.fields_by_name and level.opener is not None:
             opener = f"'{level.opener.text}' (line {level.opener.line})"

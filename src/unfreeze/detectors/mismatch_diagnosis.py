@@ -20,6 +20,7 @@ NECK = re.compile(r"^.*/(fpn|bifpn|mnas_fpn)(?=/)")
 NUMBERED_PREDICTOR = re.compile(r"^BoxPredictor_(\d+)/")
 EXTRA_LAYER_DEPTHWISE = re.compile(r"_\d+x\d+_s\d+_\d+_depthwise/")
 ATTENTION = re.compile(r"^(?:Self)?AttentionBlock\w*/fully_connected(_[12])?/")
+OVERRIDE = "override_base_feature_extractor_hyperparams"
 MASK_HEAD = "SecondStageBoxPredictor/Conv"
 LAYER_BEFORE_PREDICTOR = re.compile(r"^BoxPredictor_\d+/Conv2d_\d+_1x1_")
 
@@ -324,7 +325,26 @@ def _layers_before_predictor(evidence: Evidence) -> Iterator[str]:
         )
 
 
+def _base_hyperparams(evidence: Evidence) -> Iterator[str]:
+    """Yields the override of the backbone's hyperparameters if the checkpoint's backbone has those of the config."""
+    extractor = evidence.model.feature_extractor
+    if getattr(extractor, OVERRIDE, True) or not extractor.HasField("conv_hyperparams"):
+        return
+    norm = extractor.conv_hyperparams.batch_norm
+    lacks = {
+        "BatchNorm": not extractor.conv_hyperparams.HasField("batch_norm"),
+        "gamma": not norm.scale,
+        "beta": not norm.center,
+    }
+    for part, is_off in lacks.items():
+        if is_off and evidence.absent and all(EXTRACTOR.match(n) and f"/{part}" in n for n in evidence.absent):
+            yield f"{OVERRIDE} (false in the config, but the checkpoint's backbone has no {part})"
+            return
+
+
 def _normalization(evidence: Evidence) -> Iterator[str]:
+    if any(_base_hyperparams(evidence)):
+        return
     leaves = {name.rsplit("/", 1)[-1] for name in evidence.absent}
     for leaf, option in (("gamma", "scale"), ("beta", "center")):
         if leaves == {leaf}:
@@ -356,5 +376,6 @@ RULES: tuple[Callable[[Evidence], Iterator[str]], ...] = (
     _second_stage,
     _context,
     _layers_before_predictor,
+    _base_hyperparams,
     _normalization,
 )

@@ -30,6 +30,7 @@ from unfreeze.export_record import (
 from unfreeze.exporting.checkpoint_files import write_tf1_files, write_tf2_files
 from unfreeze.exporting.edgetpu import compiled_for_edgetpu, edgetpu_entries
 from unfreeze.exporting.job import Exported, checkpoint_entries, checkpoint_export_job
+from unfreeze.exporting.old_training import old_training_warnings
 from unfreeze.exporting.option_checks import require_input_shape, require_max_detections
 from unfreeze.exporting.other_formats import write_formats
 from unfreeze.exporting.precision_checks import PrecisionChecks
@@ -61,9 +62,6 @@ from unfreeze.targets.warmup import write_warmup
 from unfreeze.verification import ExpectedWeight, WorkerProcesses, expected_constant
 from unfreeze.weights import Checkpoint, CheckpointFormat, Weights, open_checkpoint, open_export
 from unfreeze.weights.bindings import STAND_INS
-
-OVERRIDE = "override_base_feature_extractor_hyperparams"
-ALWAYS_OVERRIDE = ("ssd_inception_v2", "ssd_inception_v3")  # extractors without hyperparameters of their own
 
 
 def export_checkpoint(
@@ -263,12 +261,7 @@ def _opened(source: str | Path, config: str | Path | None, step: int | None) -> 
 def _warnings(config: PipelineConfig, weights: Weights) -> Iterator[str]:
     """Yields a warning for what the config uses and the checkpoint lacks, and for the reverse."""
     moving_averages = config.eval_config.use_moving_averages
-    extractor = feature_extractor(config)
-    if extractor.type in ALWAYS_OVERRIDE and not extractor.HasField(OVERRIDE):
-        yield (
-            f"feature_extractor {extractor.type} has no {OVERRIDE}: the config is from before mid-2018, when there was "
-            "no such field, and is taken as it was then: true"
-        )
+    yield from old_training_warnings(config, weights.checkpoint.prefix)
     if weights.without_moving_average:
         yield (
             "use_moving_averages is true, but the checkpoint has no moving average of "
