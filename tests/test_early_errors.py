@@ -113,7 +113,7 @@ CASES = [
     ("predict model text.png", "text.png is not an image"),
     ("predict model image.png --label-map nothing.pbtxt", "nothing.pbtxt: no such file"),
     ("predict model empty", "empty"),
-    ("predict model list.txt --format parquet", "parquet"),
+    ("predict model list.txt --format xml", "xml"),
     ("predict model nothing.txt", "nothing.txt"),
     ("predict model empty --annotations nothing.json", "nothing.json"),
     ("serve", "there is no model to serve"),
