@@ -1,6 +1,8 @@
 """The environment of all tests, and how they are divided between two workers."""
 
 import os
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,8 +16,17 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 INDEPENDENT = {"test_parity.py", "test_load_detector.py"}
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keeps the tests of a file in one worker of `--dist loadgroup`, since they share exports."""
-    for item in items:
-        if item.path.name not in INDEPENDENT:
-            item.add_marker(pytest.mark.xdist_group(item.path.name))
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keeps the tests of a file in one worker of `--dist loadfile`, since they share exports, but not INDEPENDENT ones.
+
+    (The groups of `--dist loadgroup` have no effect with pytest 9 and pytest-xdist 3.8, which cannot rename tests.)
+    """
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFile(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path: str = super()._split_scope(nodeid)
+            return nodeid if Path(path).name in INDEPENDENT else path
+
+    return ByFile(config, log) if config.getvalue("dist") == "loadfile" else None
