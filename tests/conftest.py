@@ -22,7 +22,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     (The groups of `--dist loadgroup` have no effect with pytest 9 and pytest-xdist 3.8, which cannot rename tests.)
     """
-    from xdist.scheduler import LoadFileScheduling
+    from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
 
     class ByFile(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
