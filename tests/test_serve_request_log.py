@@ -17,6 +17,7 @@ from tensorflow_serving.apis import predict_pb2, prediction_log_pb2, prediction_
 from unfreeze.server.loading import load
 from unfreeze.server.process import Server
 from unfreeze.server.request_log import ModelLog
+from unfreeze.server.status import invalid
 from unfreeze.server.tfrecord_files import RecordFile
 from unfreeze.server.warmup import warm_up
 
@@ -80,6 +81,8 @@ def test_rest_and_grpc_requests_are_logged_with_their_responses(folder: Path) ->
     assert [entry.value for entry in regress.regress_log.response.result.regressions] == [5.0]
     assert list(by_grpc.predict_log.request.output_filter) == ["y"]
     assert tf.make_ndarray(by_grpc.predict_log.response.outputs["y"]).tolist() == [6.0]
+    specs = [log.request.model_spec for log in (row.predict_log, regress.regress_log, by_grpc.predict_log)]
+    assert [spec.name for spec in specs] == ["half"] * 3
     for log in (row, column, regress, by_grpc):
         metadata = log.log_metadata
         assert (metadata.model_spec.name, metadata.model_spec.version.value) == ("half", 1)
@@ -106,6 +109,18 @@ def test_config_that_is_replaced_ends_the_log(half: Path, tmp_path: Path) -> Non
         predict(running, {"instances": [3.0]})
         assert running.engine.request_logs.logs == {}
     assert len(logs_in(tmp_path)) == 1
+
+
+def test_request_whose_response_cannot_be_written_is_not_logged(
+    half: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> bytes:
+        raise invalid("inconsistent batch size")
+
+    monkeypatch.setattr("unfreeze.server.json_tensors.write_predict", fail)
+    with serving(logged_config(half, tmp_path / "a"), port=None) as running:
+        assert predict(running, {"instances": [1.0]})[0] == 400
+    assert logs_in(tmp_path) == []
 
 
 def test_full_disk_ends_the_log_with_one_warning(

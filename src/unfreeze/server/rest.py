@@ -181,8 +181,9 @@ def predict(engine: Engine, target: Target, body: bytes, deadline: float) -> byt
     del document  # an image as nested lists is many times larger than its array
     check_inputs(model.signature_def(signature), inputs)
     outputs = engine.run(model, signature, inputs, (), name=target.model, deadline=deadline)
+    response = json_tensors.write_predict(outputs, form)
     engine.request_logs.log_arrays(model_spec(target, signature), version.number, inputs, outputs)
-    return json_tensors.write_predict(outputs, form)
+    return response
 
 
 def classify(engine: Engine, target: Target, body: bytes, deadline: float) -> bytes:
@@ -190,8 +191,7 @@ def classify(engine: Engine, target: Target, body: bytes, deadline: float) -> by
     request = json_examples.read_request(body, classification_pb2.ClassificationRequest())
     version = find_version(engine, target)
     response = inference.classify(version.loaded_model(), request, runner(engine, target, deadline))
-    inference.fill_model_spec(response, target.model, version.number)
-    engine.request_logs.log_messages(LogField.CLASSIFY, request, response)
+    log_examples(engine, target, version, LogField.CLASSIFY, request, response)
     return json_examples.write_classes(response)
 
 
@@ -200,8 +200,7 @@ def regress(engine: Engine, target: Target, body: bytes, deadline: float) -> byt
     request = json_examples.read_request(body, regression_pb2.RegressionRequest())
     version = find_version(engine, target)
     response = inference.regress(version.loaded_model(), request, runner(engine, target, deadline))
-    inference.fill_model_spec(response, target.model, version.number)
-    engine.request_logs.log_messages(LogField.REGRESS, request, response)
+    log_examples(engine, target, version, LogField.REGRESS, request, response)
     return json_examples.write_values(response)
 
 
@@ -215,6 +214,15 @@ INFERENCES: dict[Method, Callable[[Engine, Target, bytes, float], bytes]] = {
 def find_version(engine: Engine, target: Target) -> Version:
     """Returns the version that a path names. Raises: StatusError if it is not loaded."""
     return engine.models.find(target.model, target.version, target.label)
+
+
+def log_examples(
+    engine: Engine, target: Target, version: Version, field: LogField, request: Any, response: Any
+) -> None:
+    """Logs a request with Examples and its response as those of gRPC, which name the model."""
+    request.model_spec.CopyFrom(model_spec(target, request.model_spec.signature_name))
+    inference.fill_model_spec(response, target.model, version.number)
+    engine.request_logs.log_messages(field, request, response)
 
 
 def model_spec(target: Target, signature: str) -> model_pb2.ModelSpec:
