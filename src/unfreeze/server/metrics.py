@@ -91,7 +91,7 @@ class Metrics:
                 lines += histogram_lines(metric.value, labels, bounds, row)
         for metric, (kind, help_text, value) in self.gauges.items():
             lines += [f"# HELP {metric.value} {help_text}", f"# TYPE {metric.value} {kind}"]
-            lines.append(f"{metric.value} {value():g}")
+            lines.append(f"{metric.value} {value()}")
         return "\n".join(lines) + "\n"
 
 
