@@ -106,6 +106,7 @@ def test_archive_with_a_script_is_loaded(running: SageMakerServer, half: Path, t
 
 def test_wrong_requests_are_rejected(running: SageMakerServer, half: Path, tmp_path: Path) -> None:
     (tmp_path / "named" / "1").mkdir(parents=True)
+    (tmp_path / "too_large" / str(2**63)).mkdir(parents=True)
     (tmp_path / "broken" / "1").mkdir(parents=True)
     (tmp_path / "broken" / "1" / "saved_model.pb").write_bytes(b"\xff")
     (tmp_path / "script" / "code").mkdir(parents=True)
@@ -115,8 +116,10 @@ def test_wrong_requests_are_rejected(running: SageMakerServer, half: Path, tmp_p
         ("../x", half, 400, "invalid model_name: '../x'"),
         ("x", tmp_path / "nothing", 404, "Could not find valid base path"),
         ("x", tmp_path, 404, "must have a version folder such as 1/ at its root"),
+        ("x", tmp_path / "too_large", 404, "must have a version folder such as 1/ at its root"),
         ("x", tmp_path / "broken", 500, "Can't parse"),
         ("x", tmp_path / "script", 500, "code/inference.py cannot be imported"),
+        ("x", tmp_path / "\ud800", 404, "Could not find valid base path"),
     ]:
         actual, response = load(running, name, url)
         assert (actual, message in response["error"]) == (status, True), response
@@ -128,7 +131,7 @@ def test_wrong_requests_are_rejected(running: SageMakerServer, half: Path, tmp_p
     assert send(running, "GET", "/models") == (200, {"models": []})
 
 
-def test_model_that_does_not_fit_in_memory_is_507(
+def test_model_that_does_not_load_leaves_nothing_and_is_507_if_memory_is_short(
     running: SageMakerServer, half: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("unfreeze.server.multi_model.available_memory_bytes", lambda: 1000)
@@ -138,14 +141,23 @@ def test_model_that_does_not_fit_in_memory_is_507(
 
     monkeypatch.undo()
 
-    def load_without_memory(path: Path) -> Any:
-        raise MemoryError
+    for raised, expected in ((MemoryError(), 507), (KeyError("key"), 500)):
 
-    monkeypatch.setattr(running.server.engine.models, "load", load_without_memory)
-    assert load(running, "half", half)[0] == 507
+        def fail(path: Path, error: Exception = raised) -> Any:
+            raise error
+
+        monkeypatch.setattr(running.server.engine.models, "load", fail)
+        assert load(running, "half", half)[0] == expected
     monkeypatch.undo()
     assert load(running, "half", half)[0] == 200
+    assert send(running, "POST", "/models/half/invoke", {"instances": [1.0]}) == (200, {"predictions": [2.5]})
     assert send(running, "DELETE", "/models/half")[0] == 200
+
+
+def test_environment_variable_that_is_not_a_number_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAGEMAKER_TFS_WAIT_TIME_SECONDS", "1m")
+    with pytest.raises(ConfigError, match=r"SAGEMAKER_TFS_WAIT_TIME_SECONDS must be a whole number \(found: '1m'\)"):
+        start_sagemaker(multi_model=True, port=0)
 
 
 def test_archive_and_multi_model_exclude_each_other() -> None:

@@ -42,9 +42,10 @@ from unfreeze.server.invocations import (
 )
 from unfreeze.server.process import Server
 from unfreeze.server.request_workers import RequestWorkers
-from unfreeze.server.rest import CLIENT_CLOSED_REQUEST, Target, infer, version_status
-from unfreeze.server.settings import PLATFORM
+from unfreeze.server.rest import CLIENT_CLOSED_REQUEST, Target, error_response, infer, version_status
+from unfreeze.server.settings import PLATFORM, number_in
 from unfreeze.server.status import StatusCode, StatusError, invalid, not_found
+from unfreeze.version_folders import version_folders
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 TARGET_MODEL = "X-Amzn-SageMaker-Target-Model"
@@ -95,7 +96,7 @@ class MultiModelFront:
         self.engine = server.engine
         self.folder = folder
         self.workers = workers
-        load_timeout_s = float(os.environ.get(LOAD_TIMEOUT, DEFAULT_LOAD_TIMEOUT_S))
+        load_timeout_s = number_in(os.environ, LOAD_TIMEOUT, DEFAULT_LOAD_TIMEOUT_S)
         settings = server.settings
         self.loaders = RequestWorkers(workers.admission, 1, settings.max_request_bytes, load_timeout_s)
         self.config = ModelServerConfig()  # of the models that are loaded
@@ -112,7 +113,8 @@ class MultiModelFront:
             return JSONResponse({"success": await self.loaders.process(request, self._load)})
         except StatusError as error:
             if error.code is StatusCode.DEADLINE_EXCEEDED:
-                return error_response(408, f"Timed out after {self.loaders.timeout_s:g} seconds")
+                message = f"Timed out after {self.loaders.timeout_s:g} seconds"
+                raise StatusError(error.code, message, HTTPStatus.REQUEST_TIMEOUT) from error
             raise
 
     async def describe_all(self, request: Request) -> Response:
@@ -122,31 +124,31 @@ class MultiModelFront:
         return JSONResponse({**{name: self._status(name) for name in fronts}, "models": listed})
 
     async def describe(self, request: Request) -> Response:
-        name = model_name(request)
-        if name not in self.fronts:
-            raise not_found(f"Model {name} is not loaded yet.")
-        return JSONResponse({"model": self._status(name), **contract_entry(self.fronts[name])})
+        name = checked_name(request.path_params["name"])
+        entry = contract_entry(self._front(name))
+        return JSONResponse({"model": self._status(name), **entry})
 
     async def unload(self, request: Request) -> Response:
-        """Unloads a model. Requests that it has accepted are finished."""
-        name = model_name(request)
+        """Unloads a model. Calls of the model that have begun are finished; requests that still wait fail."""
+        name = checked_name(request.path_params["name"])
         return JSONResponse({"success": await self.loaders.process(request, lambda body, deadline: self._unload(name))})
 
     async def invoke(self, request: Request) -> Response:
-        name = request.path_params["name"]
-        if name not in self.fronts:
-            raise not_found(f"Model {name} is not loaded yet.")
-        return await self.fronts[name].invocations(request)
+        return await self._front(request.path_params["name"]).invocations(request)
 
     async def invoke_target(self, request: Request) -> Response:
         """Calls the model of the request's header, as SageMaker does for its clients."""
-        name = request.headers.get(TARGET_MODEL, "")
-        if name not in self.fronts:
-            raise not_found(f"Model {name} is not loaded yet.")
-        return await self.fronts[name].invocations(request)
+        return await self._front(request.headers.get(TARGET_MODEL, "")).invocations(request)
 
     async def reject_invocation(self, request: Request) -> Response:
         raise invalid("Invocation request does not contain model name.")
+
+    def _front(self, name: str) -> ModelFront:
+        """Returns the front of a model. Raises: StatusError NOT_FOUND if it is not loaded."""
+        front = self.fronts.get(name)
+        if front is None:
+            raise not_found(f"Model {name} is not loaded yet.")
+        return front
 
     def _load(self, body: bytes, deadline: float) -> str:
         name, url = load_request(body)
@@ -161,7 +163,7 @@ class MultiModelFront:
                 self._serve(name, folder, versions)
                 if time.monotonic() > deadline:
                     raise StatusError(StatusCode.DEADLINE_EXCEEDED, "too late")
-            except (StatusError, ArchiveError, MemoryError, OSError) as error:
+            except Exception as error:  # of the files, the model or its script: nothing of the model stays loaded
                 self._forget(name)
                 raise load_error(error) from error
             self.fronts[name] = ModelFront(self.server, name, url, handler, self.workers)
@@ -244,26 +246,16 @@ def reporting_errors(handle: Handle) -> Handle:
         try:
             return await handle(request)
         except StatusError as error:
-            return error_response(error.http_status, error.message)
+            return error_response(error)
         except ClientDisconnect:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
 
     return respond
 
 
-def error_response(status: int, message: str) -> Response:
-    """Returns an error as the container writes it."""
-    return JSONResponse({"error": message}, status)
-
-
 def contract_entry(front: ModelFront) -> dict[str, str]:
     """Returns a model as an entry of the contract's list."""
     return {"modelName": front.default_model, "modelUrl": front.url}
-
-
-def model_name(request: Request) -> str:
-    """Returns the name of the model in a path. Raises: StatusError if it is not valid."""
-    return checked_name(request.path_params["name"])
 
 
 def checked_name(name: object) -> str:
@@ -289,13 +281,13 @@ def version_numbers(folder: Path, name: str) -> list[int]:
     """Returns the versions of a model. Raises: StatusError NOT_FOUND if it has none at the root of its folder."""
     if not folder.is_dir():
         raise not_found(f"Could not find valid base path {folder} for servable {name}")
-    versions = [int(path.name) for path in folder.iterdir() if path.name.isdecimal() and path.is_dir()]
+    versions = version_folders(path.name for path in folder.iterdir() if path.is_dir())
     if not versions:
         raise not_found(
             f"Could not find valid base path {folder} for servable {name}. The archive of a multi-model endpoint must "
             "have a version folder such as 1/ at its root."
         )
-    return sorted(versions)
+    return list(versions)
 
 
 def require_memory(folder: Path) -> None:
@@ -325,8 +317,11 @@ def no_memory(reason: str = "") -> StatusError:
 def load_error(error: Exception) -> StatusError:
     """Returns the error of a model that cannot be loaded, with the HTTP status of the container."""
     out_of_memory = isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM
+    if out_of_memory:
+        return no_memory()
     if not isinstance(error, StatusError):
-        return no_memory() if out_of_memory else StatusError(StatusCode.INTERNAL, str(error))
+        known = isinstance(error, (ArchiveError, OSError))
+        return StatusError(StatusCode.INTERNAL, str(error) if known else f"{type(error).__name__}: {error}")
     if error.code is StatusCode.RESOURCE_EXHAUSTED:
         return no_memory(error.message)
     if error.code in (StatusCode.NOT_FOUND, StatusCode.DEADLINE_EXCEEDED):

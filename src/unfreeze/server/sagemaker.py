@@ -20,7 +20,7 @@ from unfreeze.server.archives import unpack
 from unfreeze.server.invocations import Front, import_handler, missing_requirements, request_workers
 from unfreeze.server.multi_model import MultiModelFront, multi_model_app
 from unfreeze.server.process import HttpServer, Server
-from unfreeze.server.settings import PLATFORM, Batching, Settings
+from unfreeze.server.settings import PLATFORM, Batching, Settings, number_in
 
 
 class SageMakerServer:
@@ -140,13 +140,16 @@ def first_model(config: ModelServerConfig) -> str:
 
 
 def batching_from_environment(environment: Mapping[str, str]) -> Batching | None:
-    """Returns the parameters of the container's variables for batching, with its defaults; None if it is off."""
+    """Returns the parameters of the container's variables for batching, with its defaults; None if it is off.
+
+    Raises: ConfigError if one is not a number.
+    """
     if environment.get("SAGEMAKER_TFS_ENABLE_BATCHING", "false").lower() != "true":
         return None
     cpus = os.cpu_count() or 1
 
     def number(name: str, default: int) -> int:
-        return int(environment.get(f"SAGEMAKER_TFS_{name}", default))
+        return number_in(environment, f"SAGEMAKER_TFS_{name}", default)
 
     return Batching(
         max_batch_size=number("MAX_BATCH_SIZE", 8),

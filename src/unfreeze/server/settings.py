@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -237,6 +238,15 @@ def read_ssl(path: str | os.PathLike[str]) -> Ssl:
                 f"{os.fspath(path)}: {name} must be the text of a PEM file, with \\n as line ends (found: {found})."
             )
     return ssl
+
+
+def number_in(environment: Mapping[str, str], name: str, default: int) -> int:
+    """Returns the whole number in an environment variable. Raises: ConfigError if it has another value."""
+    text = environment.get(name)
+    try:
+        return default if text is None else int(text)
+    except ValueError:
+        raise ConfigError(f"the environment variable {name} must be a whole number (found: {text!r}).") from None
 
 
 def read_text_proto(path: str | os.PathLike[str], message: Any) -> Any:
