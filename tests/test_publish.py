@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -157,11 +158,46 @@ def test_next_command_finishes_what_a_killed_one_left(
     warnings: list[str] = []
     assert labels(tmp_path, {"other": 1}, on_warning=warnings.append) == {"stable": 3 if placed else 2, "other": 1}
     [warning] = warnings
-    assert f"{tmp_path}: a process that published version 3 was killed" in warning
-    assert ("models.config was written; it is written now" in warning) == placed
+    assert warning == (
+        f"{tmp_path}: a process that published version 3 ended before models.config was written; it is written now"
+        if placed
+        else f"{tmp_path}: a process ended before version 3 was published; the version is not there"
+    )
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".unfreeze-placing")] == []
     labels(tmp_path, {"other": 2}, on_warning=warnings.append)
     assert len(warnings) == 1, "it is reported once"
+
+
+def test_error_before_a_version_is_in_place_leaves_nothing_to_finish(
+    models: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    publish(models[0], tmp_path, verify=False, labels=["stable"])
+    with monkeypatch.context() as patch:
+        patch.setattr("os.rename", full)
+        with pytest.raises(OutputError, match="No space left on device"):
+            publish(models[1], tmp_path, verify=False, labels=["stable"])
+    warnings: list[str] = []
+    assert labels(tmp_path, {"other": 1}, on_warning=warnings.append) == {"stable": 1, "other": 1}
+    assert warnings == []
+
+
+def test_next_command_writes_the_labels_after_an_error(
+    models: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise OutputError("models.config cannot be written")
+
+    publish(models[0], tmp_path, verify=False, labels=["stable"])
+    with monkeypatch.context() as patch:
+        patch.setattr("unfreeze.publishing.labels.write_labels", fail)
+        with pytest.raises(OutputError):
+            publish(models[1], tmp_path, verify=False, labels=["stable"])
+        with pytest.raises(OutputError):  # it fails while it finishes: what is left stays
+            labels(tmp_path, {"other": 1})
+    assert labels(tmp_path, {"other": 1}) == {"stable": 2, "other": 1}
 
 
 def test_labels_are_written_to_models_config(models: list[Path], tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from unfreeze.callbacks import OnMessage, ignore
-from unfreeze.errors import SavedModelError
+from unfreeze.errors import OutputError, SavedModelError
 from unfreeze.publishing.base_paths import BasePath, StagedVersion, open_base_path
 from unfreeze.publishing.version_numbers import next_version, require_version, require_versions
 from unfreeze.targets.model_config import (
@@ -60,7 +60,7 @@ def labels(
 
 @contextlib.contextmanager
 def locked(base: BasePath, on_warning: OnMessage) -> Iterator[None]:
-    """Locks a base path, and finishes what a process that was killed while it published has left."""
+    """Locks a base path, and writes the labels of a process that ended between a version and its labels."""
     with base.locked():
         content = base.read(PLACING) if base.has_lock else None
         if content is not None:
@@ -74,29 +74,36 @@ def place(
 ) -> tuple[int, dict[str, int]]:
     """Gives a version its number, and then `change(number)` as labels; returns both. The base path must be locked.
 
-    A server may load the version between the two steps. If the process is killed there, the next one that locks the
-    base path writes the labels.
+    A server may load the version between the two steps. If the process ends there, killed or by an error, the next one
+    that locks the base path writes the labels. An object store has no lock, so there nobody does.
 
     Raises: OutputError if the requested number exists already.
     """
+    if not base.has_lock:
+        number = staged.place(requested)
+        return number, write_labels(base, change(number))
     number = next_version(base.versions(), requested, base)
-    if base.has_lock:
-        base.write(PLACING, json.dumps({"version": number, "labels": dict(change(number))}).encode())
-    placed = staged.place(requested)
-    written = write_labels(base, change(placed))
-    if base.has_lock:
-        base.delete(PLACING)
-    return placed, written
+    new_labels = dict(change(number))
+    base.write(PLACING, json.dumps({"version": number, "labels": new_labels}).encode())
+    try:
+        staged.place(number)
+    except OutputError:  # there is no version, and the caller reports why
+        with contextlib.suppress(OutputError):
+            base.delete(PLACING)
+        raise
+    written = write_labels(base, new_labels)
+    base.delete(PLACING)
+    return number, written
 
 
 def _finish(base: BasePath, placing: Mapping[str, Any], on_warning: OnMessage) -> None:
     version = placing["version"]
     if version not in base.versions():
-        on_warning(f"{base}: a process that published version {version} was killed; the version is not there")
+        on_warning(f"{base}: a process ended before version {version} was published; the version is not there")
         return
     write_labels(base, placing["labels"])
     on_warning(
-        f"{base}: a process that published version {version} was killed before {MODELS_CONFIG} was written; it is "
+        f"{base}: a process that published version {version} ended before {MODELS_CONFIG} was written; it is "
         "written now"
     )
 

@@ -4,6 +4,7 @@ A version is written to a hidden folder beside its place and renamed into it in 
 
 BASE/3/                   a version
 BASE/models.config        the labels, if there are any
+BASE/watch.json           the checkpoints that `watch` evaluated, if it publishes only better ones
 BASE/.unfreeze-lock       locked while a version gets its number or a label moves
 BASE/.unfreeze-placing.json  while a version gets its number: the labels that are written next
 BASE/.unfreeze-stage-…/   a version that is being published or removed; the file `lock` in it stays locked while the

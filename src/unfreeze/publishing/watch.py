@@ -157,7 +157,7 @@ def watch(
                 continue
             all_published.append(published)
             on_published(published, step)
-            prune(str(base), keep=keep)
+            prune(str(base), keep=keep, on_warning=on_warning)
         if once:
             return all_published
         on_progress(f"waiting for checkpoints in {folder}")
