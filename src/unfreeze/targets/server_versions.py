@@ -6,7 +6,8 @@ built from.
 
 Source: hub.docker.com/r/tensorflow/serving/tags; image_uri_config/tensorflow.json of aws/sagemaker-python-sdk
 ("inference" and "inference_graviton"), and for 2.20 the docs of aws/deep-learning-containers, both of August 2026;
-Triton's release notes for the last image with a TensorFlow backend, 25.02, which was built from TensorFlow 2.17.
+Triton's release notes for the last image with a TensorFlow backend, 25.02. Its README says that the backend is built
+from NVIDIA's TensorFlow image of the same release, whose package is nvidia-tensorflow 2.17.0+nv25.2.
 """
 
 from __future__ import annotations
@@ -40,11 +41,7 @@ class ServerVersion:
         Raises: UnsupportedError if this version has no image for the processor.
         """
         server = _servers()[self.name]
-        tag = (
-            self.tag
-            if hardware is Hardware.CPU or not self.tensorflow
-            else _tags(self.name, hardware).get(self.tensorflow)
-        )
+        tag = _tags(self.name, hardware).get(self.tensorflow) if self.tensorflow else self.tag
         if tag is None:
             raise UnsupportedError(
                 f"not supported: {self} has no container image for a {hardware.value}. The versions that have one are "
@@ -70,9 +67,9 @@ def parse_server_version(text: str, hardware: Hardware = Hardware.CPU) -> Server
     servers = _servers()
     if name not in servers:
         raise UnsupportedError(f"not supported: --for {text}. Use {', '.join(servers)}, with or without :VERSION.")
-    tags = servers[name]["tensorflow"]
+    tags = _tags(name, Hardware.CPU)
     tensorflow = ".".join(version.split(".")[:2]) or _default_version(name, hardware)
-    tag = _tags(name, Hardware.CPU).get(tensorflow)
+    tag = tags.get(tensorflow)
     if tag is None:
         raise UnsupportedError(f"not supported: --for {text}. The known versions of {name} are {', '.join(tags)}.")
     return ServerVersion(name, tensorflow, tag)
