@@ -308,7 +308,7 @@ def test_kserve(model: Path, tmp_path: Path) -> None:
     assert packaged.model.server.tensorflow == "2.19"
     with pytest.raises(OutputError, match="--storage-uri"):
         package_kserve(model, tmp_path / "x", server="2.19", storage_uri="s3://a\n  evil: true")
-    with pytest.raises(UnsupportedError, match=r"versions of kserve are 2\.6"):
+    with pytest.raises(UnsupportedError, match=r"versions of kserve are 1\.15, .*2\.6, .*2\.19"):
         package_kserve(model, tmp_path / "x", server="kserve:9.9")
 
 
@@ -316,6 +316,7 @@ def test_gpus_of_tensorflow_serving(model: Path, tmp_path: Path) -> None:
     yaml = pytest.importorskip("yaml")
     packaged = package_tensorflow_serving(model, tmp_path, gpus=2, gpu_memory_fraction=0.4)
     assert packaged.image == "tensorflow/serving:2.19.1-gpu"
+    assert packaged.to_dict()["environment"]["TF_FORCE_GPU_ALLOW_GROWTH"] == "true"
     compose = yaml.safe_load((tmp_path / "compose.yaml").read_text())["services"]["serving"]
     assert compose["image"] == packaged.image
     assert compose["command"][-1] == "--per_process_gpu_memory_fraction=0.4"
@@ -437,6 +438,8 @@ def test_documents_for_a_multi_model_endpoint(model: Path, multi_model: Packaged
     container = created["PrimaryContainer"]
     assert (container["Mode"], container["ModelDataUrl"]) == ("MultiModel", "s3://${BUCKET}/detectors/models/")
     assert container["Environment"] == {"TF_ENABLE_ONEDNN_OPTS": "1"}  # the other variable depends on the model
+    assert multi_model.to_dict()["environment"] == container["Environment"]
+    assert "since all models of the endpoint share" in multi_model.to_dict()["note"]
     assert document(multi_model, "endpoint.json")["EndpointName"] == "detectors"
     invocation = document(multi_model, "invoke-endpoint.json")
     target = invocation["TargetModel"]

@@ -16,24 +16,15 @@ ALLOW_GROWTH = "TF_FORCE_GPU_ALLOW_GROWTH"
 
 @dataclass(frozen=True)
 class Gpus:
-    """How many GPUs each server gets, and which part of their memory it may use (None: all of it).
+    """How many GPUs each server gets, and which part of their memory it may use (None: all of it)."""
 
-    `tensorflow` is false for a server that runs the model by another library.
-    """
-
-    count: int = 0
-    memory_fraction: float | None = None
-    tensorflow: bool = True
+    count: int
+    memory_fraction: float | None
 
     @property
     def hardware(self) -> Hardware:
         """The processor that the container image must support."""
         return Hardware.GPU if self.count else Hardware.CPU
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """The variables of the server: memory is allocated when it is needed, not all of it at the start."""
-        return {ALLOW_GROWTH: "true"} if self.count and self.tensorflow else {}
 
     @property
     def flags(self) -> list[str]:
@@ -42,7 +33,12 @@ class Gpus:
         return [] if fraction is None else [f"--per_process_gpu_memory_fraction={fraction:g}"]
 
 
-def require_gpus(gpus: int, gpu_memory_fraction: float | None, *, tensorflow: bool = True) -> Gpus:
+def gpu_environment(hardware: Hardware) -> dict[str, str]:
+    """Returns the variables of a server that runs TensorFlow: it allocates GPU memory when it needs it."""
+    return {ALLOW_GROWTH: "true"} if hardware is Hardware.GPU else {}
+
+
+def require_gpus(gpus: int, gpu_memory_fraction: float | None) -> Gpus:
     """Returns the settings of `--gpus` and `--gpu-memory-fraction`.
 
     Raises: OutputError if they are not valid.
@@ -56,4 +52,4 @@ def require_gpus(gpus: int, gpu_memory_fraction: float | None, *, tensorflow: bo
             raise OutputError(
                 f"--gpu-memory-fraction {gpu_memory_fraction:g}: has no effect without --gpus. Add --gpus 1."
             )
-    return Gpus(gpus, gpu_memory_fraction, tensorflow)
+    return Gpus(gpus, gpu_memory_fraction)

@@ -56,8 +56,8 @@ def render_manifest(manifest: str, environment: Mapping[str, str], gpus: Gpus, *
     template = (files("unfreeze.targets") / "data" / f"{manifest}.jinja").read_text("utf-8")
     jinja = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
     return jinja.from_string(template).render(
-        environment={**environment, **gpus.environment},
-        environment_comment=environment_comment(environment) + gpu_comment(gpus),
+        environment=environment,
+        environment_comment=environment_comment(environment) + gpu_comment(environment),
         gpus=gpus.count,
         gpu_flags=gpus.flags,
         **values,
@@ -77,8 +77,8 @@ def environment_comment(environment: Mapping[str, str]) -> list[str]:
     return [f"{ASSUME_FROZEN_WEIGHTS} is not set, since weights of this model depend on the request."]
 
 
-def gpu_comment(gpus: Gpus) -> list[str]:
+def gpu_comment(environment: Mapping[str, str]) -> list[str]:
     """Returns the comment line above the environment variable for GPUs; none without GPUs."""
-    if not gpus.environment:
+    if ALLOW_GROWTH not in environment:
         return []
     return [f"{ALLOW_GROWTH}: the server allocates GPU memory when it needs it, not all of it at the start."]

@@ -12,6 +12,7 @@ from unfreeze.export_record import read_record
 from unfreeze.model_paths import saved_model_folder
 from unfreeze.onednn import server_environment
 from unfreeze.targets.deployable import require_deployable
+from unfreeze.targets.gpus import gpu_environment
 from unfreeze.targets.instance_types import Hardware
 from unfreeze.targets.platform_limits import ModelNumbers, model_numbers
 from unfreeze.targets.server_versions import ServerVersion, parse_server_version
@@ -19,7 +20,7 @@ from unfreeze.targets.server_versions import ServerVersion, parse_server_version
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A SavedModel that a server can load, with the server's environment variables for oneDNN.
+    """A SavedModel that a server can load, with the server's environment variables for oneDNN and GPUs.
 
     `note` says why one of the variables is not set. `numbers` are what the limits of platforms are compared with.
     """
@@ -77,7 +78,9 @@ def read_served_model(
     record = read_record(folder)
     require_deployable(folder, record, [server_version])
     environment, note = server_environment(folder)
-    return ServedModel(folder, server_version, environment, note, model_numbers(folder, record))
+    return ServedModel(
+        folder, server_version, {**environment, **gpu_environment(hardware)}, note, model_numbers(folder, record)
+    )
 
 
 def require_version_number(version: int) -> int:

@@ -23,7 +23,7 @@ from unfreeze.targets.sagemaker_archive import ARCHIVE, InferenceSettings, model
 from unfreeze.targets.sagemaker_documents import BUCKET, FILES, ROLE, Deployment, documents
 from unfreeze.targets.sagemaker_limits import (
     ImageSignatures,
-    container_environment,
+    in_shared_container,
     sagemaker_findings,
     serverless_memory_mb,
 )
@@ -85,6 +85,8 @@ def package_sagemaker(
     if multi_model_endpoint is not None:
         require_multi_model(multi_model_endpoint, machine)
     model = read_served_model(saved_model, server, target=TARGET, hardware=machine.hardware)
+    if multi_model_endpoint is not None:
+        model = in_shared_container(model)
     signatures = image_signatures(model.folder)
     names = class_names(model.folder, label_map)
     settings = InferenceSettings(signatures.encoded, signatures.pixels, names, min_score)
@@ -97,7 +99,7 @@ def package_sagemaker(
         name=name,
         image=image,
         archive_sha256=hashlib.sha256(archive).hexdigest(),
-        environment=container_environment(model, machine, shared=multi_model_endpoint is not None),
+        environment=model.environment,
         role=role or ROLE,
         bucket=bucket or BUCKET,
         instance_type=instance_type,

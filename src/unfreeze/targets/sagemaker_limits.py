@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from unfreeze.onednn import ASSUME_FROZEN_WEIGHTS
-from unfreeze.targets.gpus import Gpus
 from unfreeze.targets.instance_types import Hardware, InstanceType
 from unfreeze.targets.packaged import ServedModel
 from unfreeze.targets.platform_limits import (
@@ -83,10 +82,8 @@ def serverless_memory_mb(numbers: ModelNumbers, machine: InstanceType) -> int | 
     return usual if numbers.weights_bytes <= SAFE_PART_OF_MEMORY * usual * 2**20 else most
 
 
-def container_environment(model: ServedModel, machine: InstanceType, *, shared: bool) -> dict[str, str]:
-    """Returns the variables of a container; one that several models share must not keep weights of one of them."""
-    gpus = Gpus(count=1) if machine.hardware is Hardware.GPU else Gpus()
-    environment = {**model.environment, **gpus.environment}
-    if shared:
-        environment.pop(ASSUME_FROZEN_WEIGHTS, None)
-    return environment
+def in_shared_container(model: ServedModel) -> ServedModel:
+    """Returns a model with the variables of a container of several models: it must not keep weights of one of them."""
+    environment = {name: value for name, value in model.environment.items() if name != ASSUME_FROZEN_WEIGHTS}
+    note = model.note or f"{ASSUME_FROZEN_WEIGHTS} is not set, since all models of the endpoint share the variables."
+    return replace(model, environment=environment, note=note)

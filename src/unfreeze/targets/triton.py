@@ -91,7 +91,7 @@ def package_triton(
     if instances < 1:
         raise OutputError(f"--instances {instances}: must be at least 1")
     file = find_model(model)
-    gpu_settings = require_gpus(gpus, gpu_memory_fraction, tensorflow=file.runtime.name != "ONNX")
+    gpu_settings = require_gpus(gpus, gpu_memory_fraction)
     if file.runtime.name == "ONNX":
         _require_onnx_options(file.path, server, signature, gpu_memory_fraction)
         source = _onnx(file)
