@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tensorflow as tf
 from serving import write_half_plus
 
 from unfreeze.errors import ConfigError
@@ -141,14 +142,18 @@ def test_model_that_does_not_load_leaves_nothing_and_is_507_if_memory_is_short(
 
     monkeypatch.undo()
 
-    for raised, expected in ((MemoryError(), 507), (KeyError("key"), 500)):
+    for loader, raised, expected in (
+        (tf.saved_model, MemoryError(), 507),
+        (tf.saved_model, tf.errors.ResourceExhaustedError(None, None, "OOM"), 507),
+        (running.server.engine.models, KeyError("key"), 500),
+    ):
 
-        def fail(path: Path, error: Exception = raised) -> Any:
+        def fail(path: Any, error: Exception = raised) -> Any:
             raise error
 
-        monkeypatch.setattr(running.server.engine.models, "load", fail)
+        monkeypatch.setattr(loader, "load", fail)
         assert load(running, "half", half)[0] == expected
-    monkeypatch.undo()
+        monkeypatch.undo()
     assert load(running, "half", half)[0] == 200
     assert send(running, "POST", "/models/half/invoke", {"instances": [1.0]}) == (200, {"predictions": [2.5]})
     assert send(running, "DELETE", "/models/half")[0] == 200

@@ -61,8 +61,10 @@ def load_saved_model(folder: Path) -> SavedModel:
         loaded = tf.saved_model.load(os.fspath(folder))
         functions = dict(loaded.signatures)
     except Exception as error:  # the loader raises OSError, ValueError, OpError and others
+        no_memory = isinstance(error, (MemoryError, tf.errors.ResourceExhaustedError))
         raise StatusError(
-            StatusCode.UNKNOWN, f"{folder} cannot be loaded: {first_line(error, MAX_MESSAGE_CHARS)}"
+            StatusCode.RESOURCE_EXHAUSTED if no_memory else StatusCode.UNKNOWN,
+            f"{folder} cannot be loaded: {first_line(error, MAX_MESSAGE_CHARS)}",
         ) from error
     callable_defs = {name: definition for name, definition in signature_defs.items() if name in functions}
     return SavedModel(folder, "TF2", callable_defs, functions, loaded)
