@@ -165,6 +165,9 @@ def test_file_ends_at_the_number_of_records_that_warm_up_reads(
     for _ in range(3):
         assert log.append(b"record")
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".partial", ".tfrecord"]
+    log.end()
+    assert not log.append(b"of a request that was finished after the config was replaced")
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".tfrecord", ".tfrecord"]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs locks of files")

@@ -58,7 +58,7 @@ class ModelLog:
         self.folder = prefix.parent
         self.stem = f"{prefix.name}-{quote(self.model, safe='')}"
         self.file: RecordFile | None = None
-        self.failed = False  # after the first error, nothing more is written
+        self.ended = False  # by the first error, or by another config: nothing more is written
         self.recover()
 
     @property
@@ -72,7 +72,7 @@ class ModelLog:
 
     def append(self, record: bytes) -> bool:
         """Appends a PredictionLog to the current file, and returns whether that was possible."""
-        if self.failed:
+        if self.ended:
             return False
         try:
             if self.file and self.file.records >= MAX_RECORDS:
@@ -81,9 +81,8 @@ class ModelLog:
                 self.file = RecordFile(self.folder / self.next_name())
             self.file.append(record)
         except OSError as error:
-            self.failed = True
             with suppress(OSError):
-                self.close()
+                self.end()
             LOG.warning(
                 "requests of model %s are no longer logged: %s in %s. Free space, or change filename_prefix in its "
                 "logging_config, and restart the server.",
@@ -110,6 +109,11 @@ class ModelLog:
                 continue
             if records is not None:
                 LOG.info("%s: recovered %s", path, amount(records, "record"))
+
+    def end(self) -> None:
+        """Gives the current file its final name, and ignores what is appended later. Raises: OSError."""
+        self.ended = True
+        self.close()
 
     def close(self) -> None:
         """Gives the current file its final name. Raises: OSError."""
@@ -141,7 +145,7 @@ class RequestLogs:
         }
         for name, log in before.items():
             if self.logs.get(name) is not log:
-                self.tasks.put(log.close)
+                self.tasks.put(log.end)
         if self.logs and self.writer is None:
             self.writer = threading.Thread(target=self._work, name="request-log", daemon=True)
             self.writer.start()
@@ -174,7 +178,7 @@ class RequestLogs:
         log = self.logs.get(model)
         if log is None or not log.sampled():
             return None
-        if log.failed:
+        if log.ended:
             self._count(log, StatusCode.UNAVAILABLE)
             return None
         return log
@@ -198,7 +202,7 @@ class RequestLogs:
         if self.writer is None:
             return
         for log in self.logs.values():
-            self.tasks.put(log.close)
+            self.tasks.put(log.end)
         self.tasks.put(None)
         self.stopping.set()
         self.writer.join()
