@@ -160,7 +160,7 @@ def with_server(options: argparse.Namespace, clients_part: str = "clients") -> d
         command = [sys.executable, "-m", "unfreeze", "serve", str(Path(folder) / "model"), "--model-name=m", *flags]
         server = subprocess.Popen(command)
         try:
-            return part(options, clients_part, "--port", str(port), "--folder", folder) | {"server": server.pid}
+            return part(options, clients_part, "--port", str(port), "--folder", folder)
         finally:
             server.terminate()
             server.wait()
