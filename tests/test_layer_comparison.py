@@ -136,3 +136,15 @@ def test_kernels_of_onnx_are_read_with_casts_and_quantization(dtype: type, tmp_p
     np.testing.assert_array_equal(first.kernel, kernel.astype(np.float32))
     np.testing.assert_allclose(second.kernel.ravel(), [3 * scales[0], -5 * scales[1]])
     np.testing.assert_array_equal(second.bias, values["bias"])
+
+
+@pytest.mark.parametrize("kind", [onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE])
+def test_kernel_of_onnx_is_read_from_the_field_of_its_type(kind: int, tmp_path: Path) -> None:
+    kernel = helper.make_tensor("kernel", kind, [2, 1, 1, 1], [0.5, -1.25])
+    assert not kernel.raw_data
+    tensors = [helper.make_tensor_value_info(name, kind, None) for name in "xy"]
+    nodes = [helper.make_node("Conv", ["x", "kernel"], ["y"])]
+    model = helper.make_model(helper.make_graph(nodes, "g", tensors[:1], tensors[1:], [kernel]))
+    onnx.save(model, str(tmp_path / "model.onnx"))
+    [layer] = onnx_operations.read_operations(tmp_path / "model.onnx").layers()
+    np.testing.assert_array_equal(layer.kernel.ravel(), [0.5, -1.25])

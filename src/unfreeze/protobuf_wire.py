@@ -54,6 +54,11 @@ def text(message: bytes | memoryview, number: int) -> str:
     return bytes(([memoryview(b""), *parts(message, number)])[-1]).decode("utf-8")
 
 
+def integer(message: bytes | memoryview, number: int) -> int:
+    """Returns the last varint of a field; 0 if it is absent."""
+    return ([0, *(value for key, value in fields(message) if key == number and isinstance(value, int))])[-1]
+
+
 def entries(message: bytes | memoryview, number: int) -> Iterator[tuple[str, memoryview]]:
     """Yields key and value of a map field whose keys are strings."""
     for entry in parts(message, number):

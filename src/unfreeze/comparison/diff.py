@@ -18,7 +18,7 @@ from unfreeze.comparison.diff_files import (
     summarize_model_file,
 )
 from unfreeze.comparison.layers import LayerDifference, compare_layers
-from unfreeze.comparison.summary import ModelSummary, StoredTensor, WeightChange
+from unfreeze.comparison.summary import ModelSummary, StoredTensor, WeightChange, relative_distance
 from unfreeze.comparison.verify import find_other_model
 from unfreeze.comparison.verify_files import OtherModel
 from unfreeze.errors import UnfreezeError, UnsupportedError
@@ -282,9 +282,7 @@ def _change(name: str, old: np.ndarray, new: np.ndarray) -> WeightChange | None:
     if old.dtype.kind in "OSU":
         return WeightChange(name, float("nan"), float("nan"))
     before, after = old.astype(np.float64), new.astype(np.float64)
-    norm = float(np.linalg.norm(before))
-    distance = float(np.linalg.norm(after - before))
-    return WeightChange(name, float(np.abs(after - before).max()), distance / norm if norm else float("inf"))
+    return WeightChange(name, float(np.abs(after - before).max()), relative_distance(before, after))
 
 
 def _operations_of_one(old: ModelSummary, new: ModelSummary) -> dict[str, tuple[int, int]]:

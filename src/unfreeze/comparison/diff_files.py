@@ -15,7 +15,7 @@ from unfreeze.comparison.summary import ModelSummary, read_settings
 from unfreeze.comparison.verify_files import OtherModel, batch_size, image_shape, image_size
 from unfreeze.export_record import find_exported_file
 from unfreeze.inspection.model_files import OTHER_RUNTIMES, read_model_file
-from unfreeze.model_paths import CONFIG
+from unfreeze.model_paths import CONFIG, has_variables
 from unfreeze.runtimes import find_model
 from unfreeze.runtimes.model import SIGNATURES
 from unfreeze.verification import Status
@@ -85,7 +85,7 @@ def model_layers(path: Path) -> list[Layer]:
     from unfreeze.comparison.tensorflow_operations import read_operations  # here, since it imports TensorFlow
     from unfreeze.graphs import read_frozen_graph
 
-    if not (path / "variables" / "variables.index").is_file():
+    if not has_variables(path):
         return read_operations(read_frozen_graph(path)).layers()
     from unfreeze.exporting.folded_graph import write_folded_graph
 

@@ -12,7 +12,7 @@ from typing import Protocol, cast
 import numpy as np
 
 from unfreeze.comparison.operation_graph import Layer, OperationGraph
-from unfreeze.comparison.summary import WeightChange
+from unfreeze.comparison.summary import WeightChange, relative_distance
 
 # Readers of the operations of a file, by its suffix.
 READERS = {
@@ -101,11 +101,7 @@ def _change(name: str, old: np.ndarray, new: np.ndarray) -> WeightChange:
 
 
 def _relative(old: np.ndarray, new: np.ndarray) -> float:
-    """Returns the norm of the difference, divided by the norm of the old value."""
-    if old.shape != new.shape:
-        return float("inf")
-    norm, distance = float(np.linalg.norm(old)), float(np.linalg.norm(new - old))
-    return distance / norm if norm else (0.0 if not distance else float("inf"))
+    return relative_distance(old, new) if old.shape == new.shape else float("inf")
 
 
 def _text(layer: Layer) -> str:

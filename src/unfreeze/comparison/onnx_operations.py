@@ -27,7 +27,10 @@ OPS = {
     "Reshape": Op.RESHAPE,
 }  # fmt: skip
 # The fields of a TensorProto with values of a type, where they are not in `raw_data`.
-TYPED_FIELDS = {"float32": 4, "int32": 5, "int8": 5, "uint8": 5, "int16": 5, "uint16": 5, "bool": 5, "int64": 7}
+TYPED_FIELDS = {
+    "float32": 4, "float64": 10, "float16": 5, "int32": 5, "int8": 5, "uint8": 5, "int16": 5, "uint16": 5, "bool": 5,
+    "int64": 7, "uint32": 11, "uint64": 11,
+}  # fmt: skip
 EXTERNAL, RAW = 13, 9
 
 Constants = dict[str, Callable[[], np.ndarray]]
@@ -80,7 +83,7 @@ def _operation(kind: str, inputs: list[str], outputs: list[str], attributes: Map
 
 def _array(tensor: memoryview, folder: Path) -> np.ndarray:
     """Returns the value of a TensorProto. Raises: ValueError: it is of a type that NumPy does not have."""
-    code = _number(tensor, 2)
+    code = wire.integer(tensor, 2)
     name = DTYPES.get(code, "")
     if name in ("", "string", "bfloat16"):
         raise ValueError(f"a constant has the data type {name or code}")
@@ -93,12 +96,13 @@ def _array(tensor: memoryview, folder: Path) -> np.ndarray:
     raw = list(wire.parts(tensor, RAW))
     if raw:
         return np.frombuffer(raw[-1], dtype).reshape(shape)
-    number = TYPED_FIELDS.get(name, 0)
-    if name == "float32":
-        return np.concatenate(
-            [np.zeros(0, dtype), *(np.frombuffer(part, dtype) for part in wire.parts(tensor, 4))]
-        ).reshape(shape)
-    return np.array(list(_packed(tensor, number)), np.int64).astype(dtype).reshape(shape)
+    number = TYPED_FIELDS[name]
+    if name in ("float32", "float64"):
+        return np.frombuffer(b"".join(wire.parts(tensor, number)), dtype).reshape(shape)
+    values = np.array(list(_packed(tensor, number)), np.int64)
+    if name == "float16":  # whose bits are stored
+        return values.astype(np.uint16).view(np.float16).reshape(shape)
+    return values.astype(dtype).reshape(shape)
 
 
 def _dequantized(
@@ -118,10 +122,6 @@ def _dequantized(
 
 def _texts(message: memoryview, number: int) -> list[str]:
     return [bytes(value).decode("utf-8") for value in wire.parts(message, number)]
-
-
-def _number(message: memoryview, number: int) -> int:
-    return next((value for key, value in wire.fields(message) if key == number and isinstance(value, int)), 0)
 
 
 def _packed(message: memoryview, number: int) -> Iterator[int]:

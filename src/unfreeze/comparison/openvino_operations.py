@@ -19,7 +19,7 @@ from unfreeze.comparison.operation_graph import (
     from_oihw,
     from_transposed_matrix,
 )
-from unfreeze.inspection.openvino_file import DTYPES
+from unfreeze.inspection.openvino_file import DTYPES, read_net
 
 OPS = {
     "Convert": Op.IDENTITY, "Add": Op.ADD, "Multiply": Op.MULTIPLY, "Subtract": Op.SUBTRACT, "Divide": Op.DIVIDE,
@@ -33,10 +33,7 @@ def read_operations(path: Path) -> OperationGraph:
 
     Raises: ValueError: the file is cut short, or is not such a model. OSError: there is no .bin.
     """
-    try:
-        net = ElementTree.fromstring(path.read_bytes())
-    except ElementTree.ParseError as error:
-        raise ValueError(str(error)) from None
+    net = read_net(path)
     weights = np.memmap(path.with_suffix(".bin"), np.uint8, "r")
     sources = {
         (edge.get("to-layer"), edge.get("to-port")): _tensor(edge.get("from-layer"), edge.get("from-port"))

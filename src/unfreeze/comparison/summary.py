@@ -50,6 +50,12 @@ class ModelSummary:
     size_bytes: int | None = None
 
 
+def relative_distance(old: np.ndarray, new: np.ndarray) -> float:
+    """Returns the norm of the difference of two arrays of one shape, divided by the norm of the old one."""
+    norm, distance = float(np.linalg.norm(old)), float(np.linalg.norm(new - old))
+    return distance / norm if norm else (0.0 if not distance else float("inf"))
+
+
 @dataclass(frozen=True)
 class WeightChange:
     """The change of a weight: the largest difference of an element, and the norm of the difference.

@@ -21,7 +21,7 @@ from unfreeze.comparison.operation_graph import (
     from_transposed_matrix,
 )
 from unfreeze.flatbuffer import Table, root
-from unfreeze.inspection.tflite_file import DTYPES, OPERATIONS
+from unfreeze.inspection.tflite_file import DTYPES, operation_name
 
 OPS = {
     "DEQUANTIZE": Op.IDENTITY, "CAST": Op.IDENTITY, "ADD": Op.ADD, "MUL": Op.MULTIPLY, "SUB": Op.SUBTRACT,
@@ -44,8 +44,7 @@ def read_operations(path: Path) -> OperationGraph:
     data = path.read_bytes()
     try:
         model = root(data)
-        codes = [max(code.number(0, "b"), code.number(3, "i")) for code in model.tables(1)]
-        names = [OPERATIONS[code] if code < len(OPERATIONS) else "" for code in codes]
+        names = [operation_name(code) for code in model.tables(1)]
         graph, buffers = model.tables(2)[0], model.tables(4)
         tensors = graph.tables(0)
         # Several tensors may have one name, so that names of tensors have their number in front.

@@ -32,7 +32,7 @@ def read_onnx(path: Path) -> Description:
     if not graphs:
         raise ValueError("it has no graph")
     graph = graphs[-1]
-    opsets = {wire.text(opset, 1) or DEFAULT_DOMAIN: _number(opset, 2) for opset in wire.parts(model, 8)}
+    opsets = {wire.text(opset, 1) or DEFAULT_DOMAIN: wire.integer(opset, 2) for opset in wire.parts(model, 8)}
     if not opsets:
         raise ValueError("it does not say which version of the operations it uses")
     tensors = list(wire.parts(graph, 5))
@@ -50,7 +50,7 @@ def read_onnx(path: Path) -> Description:
         constants=Constants(len(tensors), sum(map(_size_bytes, tensors))),
         properties=[
             field("opset", opsets, ", ".join(f"{domain} {version}" for domain, version in opsets.items())),
-            field("ir_version", _number(model, 1), str(_number(model, 1))),
+            field("ir_version", wire.integer(model, 1), str(wire.integer(model, 1))),
             field("producer", producer or None, producer or "unknown"),
         ],
         problems=[f"{name}, which has weights of it, is missing in {path.parent}" for name in missing],
@@ -65,7 +65,7 @@ def _tensor(value: memoryview) -> TensorInfo:
     name = wire.text(value, 1)
     for kind in wire.parts(value, 2):
         for tensor in wire.parts(kind, 1):
-            dtype = _number(tensor, 1)
+            dtype = wire.integer(tensor, 1)
             shapes = [tuple(map(_dimension, wire.parts(shape, 1))) for shape in wire.parts(tensor, 2)]
             return TensorInfo(name, DTYPES.get(dtype, f"dtype {dtype}"), shapes[-1] if shapes else None)
     return TensorInfo(name, "not a tensor", None)
@@ -88,7 +88,7 @@ def _operations(graph: memoryview) -> Iterator[str]:
 
 
 def _external_files(tensor: memoryview) -> Iterator[str]:
-    if _number(tensor, 14) == EXTERNAL:
+    if wire.integer(tensor, 14) == EXTERNAL:
         yield from (bytes(value).decode() for key, value in wire.entries(tensor, 13) if key == "location")
 
 
@@ -97,9 +97,3 @@ def _size_bytes(tensor: memoryview) -> int:
     inside = sum(end - start for number, _, start, end in wire.spans(tensor) if number in (4, 5, 6, 7, 9, 10, 11))
     lengths = [int(bytes(value)) for key, value in wire.entries(tensor, 13) if key == "length"]
     return inside + sum(lengths)
-
-
-def _number(message: memoryview, number: int) -> int:
-    """Returns the last number of a field; 0 if it is absent."""
-    values = [value for key, value in wire.fields(message) if key == number and isinstance(value, int)]
-    return values[-1] if values else 0

@@ -24,13 +24,7 @@ def read_openvino(path: Path) -> Description:
 
     Raises: ValueError: the file is cut short, or is not such a model.
     """
-    content = path.read_bytes()
-    if b"<!ENTITY" in content:
-        raise ValueError("it defines XML entities, which OpenVINO never writes")
-    try:
-        net = ElementTree.fromstring(content)
-    except ElementTree.ParseError as error:
-        raise ValueError(str(error)) from None
+    net = read_net(path)
     layers = net.find("layers")
     if net.tag != "net" or layers is None:
         raise ValueError(f"it is XML of another kind (found <{net.tag}>; expected <net> with <layers>)")
@@ -64,6 +58,17 @@ def read_openvino(path: Path) -> Description:
         ],
         problems=_weights_problems(weights, needed),
     )
+
+
+def read_net(path: Path) -> ElementTree.Element:
+    """Returns the root of an .xml. Raises: ValueError: it is cut short, or defines entities."""
+    content = path.read_bytes()
+    if b"<!ENTITY" in content:
+        raise ValueError("it defines XML entities, which OpenVINO never writes")
+    try:
+        return ElementTree.fromstring(content)
+    except ElementTree.ParseError as error:
+        raise ValueError(str(error)) from None
 
 
 def _output_ports(layers: ElementTree.Element) -> Mapping[tuple[str | None, str | None], TensorInfo]:

@@ -19,7 +19,7 @@ DTYPES = (
     "float32", "float16", "int32", "uint8", "int64", "string", "bool", "int16", "complex64", "int8", "float64",
     "complex128", "uint64", "resource", "variant", "uint32", "uint16", "int4", "bfloat16", "int2", "uint4",
 )  # fmt: skip
-CUSTOM, OLD_CODES = 32, 127  # higher codes than OLD_CODES do not fit into the old field of one byte
+CUSTOM = 32
 # The operations of the enumeration BuiltinOperator, in order.
 NAMES = """
 ADD AVERAGE_POOL_2D CONCATENATION CONV_2D DEPTHWISE_CONV_2D DEPTH_TO_SPACE DEQUANTIZE EMBEDDING_LOOKUP FLOOR
@@ -58,7 +58,7 @@ def read_tflite(path: Path) -> Description:
 
 def _description(path: Path, data: bytes) -> Description:
     model = root(data)
-    codes = [_operation(code) for code in model.tables(1)]
+    codes = [(operation_name(code), code.number(2, "i", 1)) for code in model.tables(1)]
     graphs = model.tables(2)
     if not graphs:
         raise ValueError("it has no graph")
@@ -92,11 +92,12 @@ def _description(path: Path, data: bytes) -> Description:
     )
 
 
-def _operation(code: Table) -> tuple[str, int]:
-    """Returns name and version of an operation."""
-    index = max(code.number(0, "b"), code.number(3, "i"))
-    name = OPERATIONS[index] if index < len(OPERATIONS) else f"operation {index}"
-    return (code.text(1) if index == CUSTOM else name), code.number(2, "i", 1)
+def operation_name(code: Table) -> str:
+    """Returns the name of a kind of operations; custom ones have names of their own."""
+    index = max(code.number(0, "b"), code.number(3, "i"))  # codes above 127 do not fit into the old field of one byte
+    if index == CUSTOM:
+        return code.text(1)
+    return OPERATIONS[index] if index < len(OPERATIONS) else f"operation {index}"
 
 
 def _versions_field(operations: set[tuple[str, int]]) -> list[Field]:
