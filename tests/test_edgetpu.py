@@ -34,6 +34,8 @@ def test_without_the_compiler_the_command_is_printed(folder: Path, monkeypatch: 
     warnings: list[str] = []
     assert compiled_for_edgetpu(RECORDS, folder, Path("out"), ignore, warnings.append) == RECORDS
     assert warnings[0].endswith("run edgetpu_compiler -o out out/model.tflite")
+    compiled_for_edgetpu(RECORDS, folder, Path("my out"), ignore, warnings.append)
+    assert warnings[1].endswith("run edgetpu_compiler -o 'my out' 'my out/model.tflite'")
     assert edgetpu_entries(PrecisionOptions(edgetpu=True)) == []
 
 

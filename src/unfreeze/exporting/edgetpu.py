@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import subprocess
 from dataclasses import replace
@@ -44,12 +45,14 @@ def compiled_for_edgetpu(
     if not has_compiler():
         on_warning(
             f"{COMPILER} is not on PATH: {target / record.file} is not compiled for the Edge TPU, and was run on the "
-            f"CPU only. To compile it, run {COMPILER} -o {target} {target / record.file}"
+            f"CPU only. To compile it, run {shlex.join([COMPILER, '-o', str(target), str(target / record.file)])}"
         )
         return records
     on_progress(f"compiling {path.name} for the Edge TPU")
     command = [COMPILER, "-s", "-o", str(folder), str(path)]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False
+    )
     compiled = folder / COMPILED
     if done.returncode or not compiled.is_file():
         lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
