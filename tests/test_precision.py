@@ -44,6 +44,10 @@ def options(**changed: Any) -> PrecisionOptions:
         ({"int8_weights": True}, r"--int8-weights is not supported with --format onnx \(formats .*: tflite\)"),
         ({"calibration_images": DIGITS / "scenes"}, "--calibration-images needs --int8"),
         ({"int8": True, "calibration_count": 5}, "--calibration-count needs --calibration-images"),
+        (
+            {"int8": True, "calibration_images": DIGITS / "scenes", "calibration_count": 0},
+            "--calibration-count 0: must be 1 or more",
+        ),
         ({"half": True, "max_map_loss": 0.01}, "--max-map-loss needs --annotations"),
         ({"half": True, "images": DIGITS}, "--images needs --annotations"),
         ({"annotations": "val.json", "formats": ["saved_model"]}, "run unfreeze evaluate on the export"),
@@ -120,8 +124,9 @@ def test_what_lies_between_two_stages_is_not_the_network() -> None:
 
 def detections(*rows: tuple[float, float, int]) -> dict[str, np.ndarray]:
     """Rows are the left edge of a box of 0.2 x 0.2, a score and a class."""
+    boxes = np.array([[0.1, left, 0.3, left + 0.2] for left, _, _ in rows], np.float32)
     return {
-        "detection_boxes": np.array([[[0.1, left, 0.3, left + 0.2] for left, _, _ in rows]], np.float32),
+        "detection_boxes": boxes.reshape(1, -1, 4),
         "detection_scores": np.array([[score for _, score, _ in rows]], np.float32),
         "detection_classes": np.array([[label for _, _, label in rows]], np.float32),
         "num_detections": np.array([len(rows)], np.float32),
@@ -166,6 +171,7 @@ def test_verify_compares_a_file_of_lower_precision_by_its_clear_detections() -> 
     assert far.status is Status.FAILED
     assert "0 of 4 detections match on 2 images" in far.detail
     assert check_agreement(near, None, "", "no reference", 0.8).status is Status.SKIPPED
+    assert check_agreement(near, file_run(sample, detections()), "", "", 0.8).status is Status.SKIPPED
 
 
 class FixedModel:
@@ -193,3 +199,25 @@ def test_file_with_other_detections_than_the_float_model_is_rejected(
     assert (good.verified, good.agreement and good.agreement.share) == (True, 1.0)
     with pytest.raises(VerificationError, match=r"model.onnx differs too much from the float model: 1 of 2 detections"):
         verified(rows[1])
+
+
+def test_file_without_detections_to_compare_is_not_verified(monkeypatch: pytest.MonkeyPatch) -> None:
+    class BlindModel(FixedModel):
+        def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
+            return detections()
+
+    run = ProcessRun((detections(),), 0.0, (0.0,))
+    monkeypatch.setattr(precision_checks, "run_in_process", lambda path, batches: run)
+    checks = PrecisionChecks(PrecisionOptions(Precision.HALF), None, ignore)
+    image = np.zeros([8, 8, 3], np.uint8)
+    record = checks.verified(FormatRecord("model.onnx"), Path("model.onnx"), BlindModel(), [image])
+    assert record.verified is None
+    assert record.detail == "float16: it runs; the float model detects nothing on generated images to compare"
+
+
+def test_float_model_is_not_built_without_annotations() -> None:
+    def build() -> FixedModel:
+        raise AssertionError
+
+    record = FormatRecord("model.onnx")
+    assert PrecisionChecks(PrecisionOptions(), None, ignore).measured(record, Path("model.onnx"), build) is record

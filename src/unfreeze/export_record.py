@@ -166,7 +166,7 @@ class AccuracyRecord:
 
 @dataclass(frozen=True)
 class FormatRecord:
-    """A file for another runtime, and the result of running it; `verified` is None if it was not run.
+    """A file for another runtime, and the result of running it; `verified` is None if it was not run or not compared.
 
     `file` and the keys of `files` are relative to the folder of export.json. `precision` is that of the network:
     `float32`, `float16`, `int8` or `int8 weights`.

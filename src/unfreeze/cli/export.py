@@ -193,7 +193,7 @@ if TYPE_CHECKING:
     "--half",
     section=Section.PRECISION,
     is_flag=True,
-    help="For onnx, openvino and tflite: weights in float16, which halves the file.",
+    help="For onnx, openvino and tflite: weights in float16, half of their size in float32.",
 )
 @option(
     "--int8",

@@ -28,6 +28,11 @@ class TensorFlowModel:
 
     def run(self, images: np.ndarray) -> Mapping[str, np.ndarray]:
         """Returns every output for images `[N, H, W, 3]` uint8."""
-        pixels = tf.constant(images if self.input_type == IMAGE_TENSOR else images.astype(np.float32))
+        pixels = tf.constant(as_pixels(images, self.input_type))
         outputs = self.exportable.detect(*self.exportable.detector.preprocess(pixels))
         return {name: value.numpy() for name, value in outputs.items()}
+
+
+def as_pixels(images: np.ndarray, input_type: str) -> np.ndarray:
+    """Returns images uint8 in the dtype of an input type: IMAGE_TENSOR or FLOAT_IMAGE_TENSOR."""
+    return images if input_type == IMAGE_TENSOR else images.astype(np.float32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from unfreeze.callbacks import ignore
 from unfreeze.config import read_pipeline_config, with_keypoint_labels
 from unfreeze.detectors import PORTABLE, build_detector
 from unfreeze.detectors.build import generation
@@ -23,7 +24,7 @@ def write_folded_graph(saved_model: Path, folder: Path) -> Path:
     config_path = find_config_of_export(saved_model, None)
     config = read_pipeline_config(config_path)
     weights = Weights(open_export(saved_model, generation(config)), STAND_INS)
-    labeled = with_keypoint_labels(config, config_path.parent, None, lambda warning: None)
+    labeled = with_keypoint_labels(config, config_path.parent, None, ignore)
     exportable = trace(build_detector(labeled, weights, PORTABLE))
     weights.require_fit(likely_causes(config))
     return freeze(exportable, (None, None, None, 3), folder, weights.constants).path

@@ -201,7 +201,8 @@ def export_checkpoint(
                 for warning in _warnings(config, constants):
                     on_warning(warning)
                 _write_config(config, staged.folder / CONFIG)
-                record = replace(options, binding="constants", verified=verify)
+                is_verified = all(entry.verified for entry in written.values())
+                record = replace(options, binding="constants", verified=is_verified)
                 types = input_types or (IMAGE_TENSOR,)
                 return staged.finish(_record(record, opened, config_path, config, constants, types), {}, None)
             del constants

@@ -16,7 +16,7 @@ from unfreeze.detectors.raw_outputs import with_raw_outputs
 from unfreeze.errors import ConfigError, UnsupportedError, VerificationError
 from unfreeze.export_record import CalibrationRecord, FormatRecord, file_digest
 from unfreeze.exporting.calibration import as_input
-from unfreeze.exporting.float_model import TensorFlowModel
+from unfreeze.exporting.float_model import TensorFlowModel, as_pixels
 from unfreeze.exporting.precision_checks import PrecisionChecks
 from unfreeze.exporting.tfjs_model import run_graph_model
 from unfreeze.formats import NONE, TFJS, Format
@@ -96,12 +96,6 @@ def write_formats(
         return traced(stand_ins, PORTABLE if portable else Forms())
 
     @cache
-    def expected_from() -> Exportable:
-        exportable = traced(variables, Forms())
-        variables.fill()
-        return exportable
-
-    @cache
     def frozen(portable: bool, shape: Shape) -> FrozenFile:
         return freeze(
             written(portable),
@@ -115,7 +109,9 @@ def write_formats(
 
     @cache
     def reference() -> TensorFlowModel:
-        return TensorFlowModel(expected_from(), input_type)
+        exportable = traced(variables, Forms())
+        variables.fill()
+        return TensorFlowModel(exportable, input_type)
 
     @cache
     def expected(shape: Shape) -> tuple[np.ndarray, Outputs]:
@@ -124,9 +120,9 @@ def write_formats(
 
     @cache
     def calibration(shape: Shape) -> tuple[Path, CalibrationRecord | None]:
-        written = Path(tempfile.mkdtemp(dir=scratch))
+        inputs = Path(tempfile.mkdtemp(dir=scratch))
         dtype = np.dtype(np.uint8 if input_type == IMAGE_TENSOR else np.float32)
-        return written, checks.write_calibration(lambda image: as_input(image, shape, dtype), written)
+        return inputs, checks.write_calibration(lambda image: as_input(image, shape, dtype), inputs)
 
     records = {}
     with tempfile.TemporaryDirectory(prefix="unfreeze-") as scratch:
@@ -153,15 +149,14 @@ def write_formats(
                 on_progress(f"running {chosen.file}")
                 images, outputs_expected = expected(shape)
                 if chosen.name == TFJS:
-                    pixels = images if input_type == IMAGE_TENSOR else images.astype(np.float32)
-                    outputs = run_graph_model(path, pixels, batch_size=shape[0])
+                    outputs = run_graph_model(path, as_pixels(images, input_type))
                 else:
                     outputs = run_written(path, images, batch_size=shape[0])
                 if checks.is_float:
                     record = replace(record, verified=True, detail=compared(path, outputs, outputs_expected))
                 else:
                     record = checks.verified(record, path, reference(), list(images))
-            records[chosen.name] = checks.measured(record, path, reference())
+            records[chosen.name] = checks.measured(record, path, reference)
     return records
 
 
@@ -203,9 +198,11 @@ def image_shape(chosen: Format, detector: Detector, input_shape: Sequence[int | 
 
 def _require_operations(chosen: Format, source: FrozenFile) -> None:
     """Raises UnsupportedError if the model has operations that the format does not have."""
-    graph_def = source.read() if chosen.lacks else None
-    nodes = graph_def and [graph_def.node, *(function.node_def for function in graph_def.library.function)]
-    found = sorted({node.op for part in nodes or [] for node in part} & {*chosen.lacks})
+    if not chosen.lacks:
+        return
+    graph_def = source.read()
+    nodes = [graph_def.node, *(function.node_def for function in graph_def.library.function)]
+    found = sorted({node.op for part in nodes for node in part} & {*chosen.lacks})
     if found:
         raise UnsupportedError(
             f"not supported: --format {chosen.name} of a model with {', '.join(found)}, which the crops of a second "

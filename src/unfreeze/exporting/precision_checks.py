@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,14 +64,19 @@ class PrecisionChecks:
     ) -> FormatRecord:
         """Returns the record with the share of matched detections, on calibration images or else on generated ones.
 
+        Without a detection to match, the file counts as run, and not as verified.
+
         Raises:
             VerificationError: the file does not run, or too few detections match.
         """
         source, images = "generated images", list(generated)
         if self.options.calibration_images is not None:
             source = str(self.options.calibration_images)
-            images = list(islice(calibration_images(self.options.calibration_images, COMPARED_IMAGES), COMPARED_IMAGES))
+            images = list(calibration_images(self.options.calibration_images, COMPARED_IMAGES))
         agreement = _agreement(path, float_model, images)
+        if not agreement.detections:
+            detail = f"{self.options.precision.value}: it runs; the float model detects nothing on {source} to compare"
+            return replace(record, detail=detail)
         min_share = MIN_SHARES[self.options.precision]
         if agreement.share < min_share:
             has_images = self.options.calibration_images is not None
@@ -97,15 +101,15 @@ class PrecisionChecks:
             ),
         )
 
-    def measured(self, record: FormatRecord, path: Path, float_model: Model) -> FormatRecord:
-        """Returns the record with the mAP of the file, if there are annotations.
+    def measured(self, record: FormatRecord, path: Path, float_model: Callable[[], Model]) -> FormatRecord:
+        """Returns the record with the mAP of the file, if there are annotations; else `float_model` is not called.
 
         Raises:
             VerificationError: the loss is above the limit.
         """
         if self._accuracy is None:
             return record
-        accuracy = self._accuracy.measure(path, float_model)
+        accuracy = self._accuracy.measure(path, float_model())
         cost = f"mAP {accuracy.file_map:.4f}, float {accuracy.float_map:.4f}, loss {accuracy.loss:.4f}"
         return replace(record, accuracy=accuracy, detail="; ".join(filter(None, [record.detail, cost])))
 

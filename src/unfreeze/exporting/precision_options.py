@@ -69,6 +69,8 @@ def precision_options(
         _reject_without("--int8", {"--calibration-images": calibration_images, "--edgetpu": edgetpu or None})
     if calibration_images is None:
         _reject_without("--calibration-images", {"--calibration-count": calibration_count})
+    if calibration_count is not None and calibration_count < 1:
+        raise UnsupportedError(f"--calibration-count {calibration_count}: must be 1 or more")
     if annotations is None:
         _reject_without("--annotations", {"--images": images, "--max-map-loss": max_map_loss})
     elif tuple(formats) == (SAVED_MODEL,):
@@ -89,7 +91,7 @@ def precision_options(
     return PrecisionOptions(
         precision,
         None if calibration_images is None else Path(calibration_images),
-        calibration_count or DEFAULT_COUNT,
+        DEFAULT_COUNT if calibration_count is None else calibration_count,
         edgetpu,
         None if annotations is None else str(annotations),
         None if images is None else Path(images),

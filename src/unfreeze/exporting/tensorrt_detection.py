@@ -16,12 +16,12 @@ from unfreeze.detectors import PORTABLE, Detector, Forms
 from unfreeze.detectors.detector import Tensors
 from unfreeze.errors import VerificationError
 from unfreeze.export_record import FormatRecord
+from unfreeze.exporting.float_model import TensorFlowModel, as_pixels
 from unfreeze.exporting.other_formats import compared, format_record, image_shape, pixel_type, run_written
 from unfreeze.formats import FORMATS
 from unfreeze.formats.conversion import convert
 from unfreeze.formats.conversion_options import ConversionOptions
 from unfreeze.formats.frozen import freeze
-from unfreeze.input_types import IMAGE_TENSOR
 from unfreeze.savedmodel import trace
 from unfreeze.savedmodel.slimming import Slimming, slim
 from unfreeze.tensorrt.detector import efficient_nms, with_plugin_inputs
@@ -85,15 +85,16 @@ def write_tensorrt_detection(
         record = replace(format_record(FORMAT, folder, source), outputs=OUTPUTS)
         if verify:
             images = sample_images(*(int(length or 0) for length in shape[1:3]))
-            pixels = images if input_type == IMAGE_TENSOR else images.astype(np.float32)
             on_progress(f"running {path.name} up to {PLUGIN}")
             inputs = _plugin_inputs(path, Path(scratch), images, shape[0])
-            detail, outputs = _compared(path, nms, inputs, _expected(build(Forms()), config, nms, slimming, pixels))
+            reference = _reference(build(Forms()), config, nms, slimming, input_type)
+            detail, outputs = _compared(path, nms, inputs, reference.run(images))
             record = replace(record, detail=f"{detail}; {NOT_RUN}")
             trtexec = find_trtexec()
             if trtexec is not None:
                 on_progress(f"running {path.name} by {trtexec}")
-                rows = run_trtexec(trtexec, path, detector.input_name, _batches(pixels, shape[0] or 1))
+                batches = _batches(as_pixels(images, input_type), shape[0] or 1)
+                rows = run_trtexec(trtexec, path, detector.input_name, batches)
                 found = detections(nms, {name: values[: len(images)] for name, values in rows.items()})
                 by_tensorrt = compared(path, found, outputs)
                 record = replace(record, verified=True, detail=f"{detail}; by TensorRT {by_tensorrt}")
@@ -109,18 +110,16 @@ def _plugin_inputs(path: Path, scratch: Path, images: np.ndarray, batch_size: in
     return run_written(up_to_plugin, images, batch_size=batch_size)
 
 
-def _expected(
-    detector: Detector, config: PipelineConfig, nms: EfficientNms, slimming: Slimming, pixels: np.ndarray
-) -> Arrays:
-    """Returns the inputs of the plugin and the detections of the Object Detection API, by TensorFlow."""
+def _reference(
+    detector: Detector, config: PipelineConfig, nms: EfficientNms, slimming: Slimming, input_type: str
+) -> TensorFlowModel:
+    """Returns the model of the inputs of the plugin and of the detections of the Object Detection API."""
     upto_plugin = with_plugin_inputs(detector, config, nms)
 
     def postprocess(stages: Tensors, true_shapes: tf.Tensor) -> Tensors:
         return slim(detector.postprocess(stages, true_shapes), slimming) | upto_plugin.postprocess(stages, true_shapes)
 
-    exportable = trace(replace(detector, postprocess=postprocess))
-    outputs = exportable.detect(*detector.preprocess(tf.constant(pixels)))
-    return {name: value.numpy() for name, value in outputs.items()}
+    return TensorFlowModel(trace(replace(detector, postprocess=postprocess)), input_type)
 
 
 def _compared(path: Path, nms: EfficientNms, inputs: Arrays, expected: Arrays) -> tuple[str, Arrays]:

@@ -15,12 +15,11 @@ from unfreeze.verification import compare_detections
 Outputs = Mapping[str, np.ndarray]
 
 
-def run_graph_model(path: Path, images: np.ndarray, *, batch_size: int | None) -> Outputs:
-    """Returns the outputs of a graph model for images, as the last of the backends computes them.
+def run_graph_model(path: Path, images: np.ndarray) -> Outputs:
+    """Returns the outputs of a graph model for images, one at a time, as the last of the backends computes them.
 
     Args:
         images: [N, H, W, 3], of the dtype of the input.
-        batch_size: how many images the model takes at once; None for any.
 
     Raises:
         VerificationError: the backends return other outputs than each other. ConversionError: it does not run.
@@ -28,18 +27,10 @@ def run_graph_model(path: Path, images: np.ndarray, *, batch_size: int | None) -
     """
     node = find_node()
     [input_name] = json.loads(path.read_text(encoding="utf-8"))["signature"]["inputs"]
-    rows = batch_size or len(images)
-    batches = [
-        np.resize(part, (rows, *part.shape[1:]))
-        for start in range(0, len(images), rows)
-        if len(part := images[start : start + rows])
-    ]
     by_backend = {}
     for backend in BACKENDS:
-        results = run_in_node(node, path, backend, input_name, batches)
-        by_backend[backend] = {
-            name: np.concatenate([result[name] for result in results])[: len(images)] for name in results[0]
-        }
+        results = run_in_node(node, path, backend, input_name, [image[np.newaxis] for image in images])
+        by_backend[backend] = {name: np.concatenate([result[name] for result in results]) for name in results[0]}
     first, last = by_backend[BACKENDS[0]], by_backend[BACKENDS[-1]]
     comparison = compare_detections(last, first)
     if not comparison.ok:

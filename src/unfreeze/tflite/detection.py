@@ -162,19 +162,24 @@ def normalization(config: messages.Ssd) -> tuple[Sequence[float], Sequence[float
     return MEANS_AND_DEVIATIONS[SSD_EXTRACTORS[config.feature_extractor.type].normalize]
 
 
-def raw_outputs(raw: graph_pb2.GraphDef, config: messages.Ssd, images: np.ndarray) -> Mapping[str, np.ndarray]:
-    """Returns box encodings [N, A, 4] and class predictions [N, A, C] of a graph of `raw_output_graph`, by TensorFlow.
+# Images [N, H, W, C] uint8, of the size of the input -> box encodings [N, A, 4] and class predictions [N, A, C].
+RawOutputs = Callable[[np.ndarray], Mapping[str, np.ndarray]]
 
-    Args:
-        images: [N, H, W, C] uint8, of the size of the input.
-    """
+
+def raw_outputs(raw: graph_pb2.GraphDef, config: messages.Ssd) -> RawOutputs:
+    """Returns a function that runs a graph of `raw_output_graph` in TensorFlow."""
     means, deviations = (np.array(numbers, np.float32) for numbers in normalization(config))
     names = [BOX_ENCODINGS, CLASS_PREDICTIONS]
-    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+    with tf.Graph().as_default() as graph:
         fetches = tf.graph_util.import_graph_def(raw, return_elements=[f"{name}:0" for name in names], name="raw")
+    session = tf.compat.v1.Session(graph=graph)
+
+    def run(images: np.ndarray) -> Mapping[str, np.ndarray]:
         batches = (images[:, np.newaxis].astype(np.float32) - means) / deviations
         outputs = [session.run(fetches, {f"raw/{INPUT}:0": batch}) for batch in batches]
-    return {name: np.concatenate(rows) for name, rows in zip(names, zip(*outputs, strict=True), strict=True)}
+        return {name: np.concatenate(rows) for name, rows in zip(names, zip(*outputs, strict=True), strict=True)}
+
+    return run
 
 
 def expected_detections(

@@ -210,6 +210,8 @@ def check_agreement(run: FileRun, reference: Reference, name: str, reason: str, 
         for i in range(len(sample.images)):
             pairs.append(tuple({key: value[i : i + 1] for key, value in side.items()} for side in (expected, outputs)))
     agreement = detection_agreement((first, second) for first, second in pairs)
+    if not agreement.detections:
+        return Check("against", Status.SKIPPED, f"{name}: not compared, since it detects nothing on these images")
     numbers = {"matched": agreement.matched, "detections": agreement.detections, "min_share": min_share}
     problems = [] if agreement.share >= min_share else [f"{name}: {agreement} (at least {min_share:.0%} must match)"]
     return check_result("against", problems, f"{name}: {agreement}", numbers)
