@@ -11,8 +11,8 @@ SOURCE = Path(__file__).parents[1] / "src" / "unfreeze"
 # Modules of the top level that every package may import: each has one subject and knows no package.
 GROUND = {
     "cached_weights", "callbacks", "child_process", "errors", "export_record", "file_kinds", "flatbuffer", "formatting",
-    "input_types", "memory", "onednn", "protobuf_pool", "protobuf_wire", "staging", "version", "version_folders",
-    "warmup_records",
+    "html_page", "input_types", "memory", "onednn", "protobuf_pool", "protobuf_wire", "staging", "version",
+    "version_folders", "warmup_records",
 }  # fmt: skip
 
 # Package or top-level module -> what it may import, besides itself and GROUND. An entry may only name entries below it.

@@ -48,7 +48,7 @@ def require_writable_file(path: Path, option: str, *, overwrite: bool) -> None:
 
 def write_page(path: Path, page: str, option: str) -> None:
     """Writes a text file atomically. Raises: OutputError, which names the option, if it cannot be written."""
-    temporary = path.with_name(f".unfreeze-{os.getpid()}-{path.name}")
+    temporary = path.with_name(f"{PREFIX}{os.getpid()}-{path.name}")
     try:
         temporary.write_text(page, encoding="utf-8")
         os.replace(temporary, path)

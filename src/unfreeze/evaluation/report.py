@@ -6,14 +6,12 @@ and file names may contain any text, so the template escapes everything.
 
 from __future__ import annotations
 
-import base64
 import io
 import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from PIL import Image
 
@@ -25,15 +23,14 @@ from unfreeze.evaluation.coco import METRICS
 from unfreeze.evaluation.error_images import ErrorImage, LoadImages, error_count, error_images
 from unfreeze.evaluation.evaluation import Evaluation, Scores, format_metric
 from unfreeze.evaluation.tables import Truth
+from unfreeze.html_page import page_template
+from unfreeze.images import data_uri
+from unfreeze.images.files import PAGE_QUALITY
 from unfreeze.staging import staged, write_page
 from unfreeze.version import __version__
 
-if TYPE_CHECKING:
-    from jinja2 import Template
-
 TEMPLATE = Path(__file__).with_suffix(".html.jinja")
 STYLE = Path(__file__).with_suffix(".css")
-QUALITY = 85  # of JPEGs
 REPORT, RESULT = "report.html", "evaluation.json"
 ENTRIES = (REPORT, RESULT, "precision_recall.png", "confusion_matrix.png", "class_scores.csv", "errors")
 SIZES = ("small", "medium", "large")
@@ -117,7 +114,7 @@ def write_files(
         (staging / "errors").mkdir()
         for number, image in enumerate(first.errors, start=1):
             stem = re.sub(r"[^\w.-]+", "_", Path(names[image.index]).stem)
-            image.drawing.save(staging / "errors" / f"{number:02d}_{stem}.jpg", quality=QUALITY)
+            image.drawing.save(staging / "errors" / f"{number:02d}_{stem}.jpg", quality=PAGE_QUALITY)
 
 
 def class_csv(evaluation: Evaluation) -> str:
@@ -145,7 +142,7 @@ def html_report(evaluation: Evaluation, pages: Sequence[ModelPage], names: Seque
     """Returns the page as HTML."""
     first = evaluation.scores[0]
     class_metrics = list(first.classes[0].metrics) if first.classes else []
-    return _template().render(
+    return page_template(TEMPLATE).render(
         evaluation=evaluation,
         pages=pages,
         names=names,
@@ -154,8 +151,7 @@ def html_report(evaluation: Evaluation, pages: Sequence[ModelPage], names: Seque
         class_metrics=[name for name in class_metrics if not name.startswith("AR") or name == "AR at 100"],
         has_sizes=class_metrics == list(METRICS),
         format=format_metric,
-        png=_png,
-        jpeg=_jpeg,
+        data_uri=data_uri,
         style=STYLE.read_text(encoding="utf-8"),
         version=__version__,
     )
@@ -172,24 +168,3 @@ def metric_rows(evaluation: Evaluation) -> list[tuple[str, str, list[str]]]:
         for kind, values in evaluation.scores[0].metrics.items()
         for name in values
     ]
-
-
-def _png(image: Image.Image) -> str:
-    return _data_uri(image, "PNG")
-
-
-def _jpeg(image: Image.Image) -> str:
-    return _data_uri(image, "JPEG", quality=QUALITY)
-
-
-def _data_uri(image: Image.Image, kind: str, **options: int) -> str:
-    encoded = io.BytesIO()
-    image.save(encoded, kind, optimize=True, **options)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(encoded.getvalue()).decode()}"
-
-
-def _template() -> Template:
-    from jinja2 import Environment
-
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8"))

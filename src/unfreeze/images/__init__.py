@@ -2,7 +2,7 @@
 
 from unfreeze.images.detections import WHOLE_IMAGE, Detection
 from unfreeze.images.drawing import draw_detections
-from unfreeze.images.files import JPEG_SUFFIXES, encode_image, read_image, require_image, write_image
+from unfreeze.images.files import JPEG_SUFFIXES, data_uri, encode_image, read_image, require_image, write_image
 from unfreeze.images.sources import Source, find_sources, is_image_collection, read_source
 from unfreeze.images.videos import Frame, is_video, read_frames
 
@@ -12,6 +12,7 @@ __all__ = [
     "Detection",
     "Frame",
     "Source",
+    "data_uri",
     "draw_detections",
     "encode_image",
     "find_sources",

@@ -1,5 +1,6 @@
 """Reads image files upright and in RGB, and writes them atomically."""
 
+import base64
 import io
 import os
 import tempfile
@@ -14,6 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from unfreeze.errors import ImageError, OutputError
 
 JPEG_SUFFIXES = (".jpg", ".jpeg")
+QUALITY, PAGE_QUALITY = 95, 85  # of JPEG files, and of those in a page or a report
 
 
 def read_image(path: str | Path, encoded: bytes | None = None) -> Image.Image:
@@ -89,9 +91,17 @@ def encode_image(image: Image.Image, suffix: str) -> bytes:
     return file.getvalue()
 
 
-def save_options(suffix: str) -> dict[str, Any]:
+def data_uri(image: Image.Image, suffix: str) -> str:
+    """Returns an image as the `src` of an <img>: a JPEG or PNG that is small enough for a page."""
+    file = io.BytesIO()
+    options = save_options(suffix, PAGE_QUALITY)
+    image.save(file, **options, optimize=True)
+    return f"data:image/{options['format'].lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def save_options(suffix: str, quality: int = QUALITY) -> dict[str, Any]:
     """Returns Pillow's options for a file with that suffix: JPEG if it is a JPEG's, else PNG."""
-    return {"format": "JPEG", "quality": 95} if suffix.lower() in JPEG_SUFFIXES else {"format": "PNG"}
+    return {"format": "JPEG", "quality": quality} if suffix.lower() in JPEG_SUFFIXES else {"format": "PNG"}
 
 
 def umask() -> int:

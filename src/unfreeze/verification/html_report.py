@@ -6,19 +6,18 @@ in checkpoints and label maps may contain any text, so the template (html_report
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from PIL import Image
 
 from unfreeze.export_record import ExportRecord, WeightRecord
 from unfreeze.formatting import megabytes
-from unfreeze.images import Detection, draw_detections
+from unfreeze.html_page import page_template
+from unfreeze.images import Detection, data_uri, draw_detections
 from unfreeze.prediction.class_names import Names, class_names
 from unfreeze.prediction.detections import parse_detections
 from unfreeze.staging import write_page
@@ -26,15 +25,11 @@ from unfreeze.verification.report import ImageResult, Kind, Report, Status
 from unfreeze.verification.weight_digests import CONSTANT, VALUE
 from unfreeze.version import __version__
 
-if TYPE_CHECKING:
-    from jinja2 import Template
-
 TEMPLATE = Path(__file__).with_suffix(".html.jinja")
 STYLE = Path(__file__).with_suffix(".css")
 MOVING_AVERAGE = "/ExponentialMovingAverage"
 MIN_SCORE = 0.3  # detections below it are neither drawn nor listed
 ROWS = 20  # detections of an image that are listed
-QUALITY = 85  # the quality of JPEGs
 TIMINGS = {"load_s", "first_s", "last_s"}
 
 
@@ -53,7 +48,14 @@ def write_html_report(path: Path, report: Report, record: ExportRecord | None, *
 
 def html_report(report: Report, record: ExportRecord | None, names: Names, place: Path) -> str:
     """Returns the page as HTML."""
-    return _template().render(
+    template = page_template(
+        TEMPLATE,
+        json=lambda numbers: json.dumps(numbers, indent=1, ensure_ascii=False, default=str),
+        decimals=lambda box: ", ".join(f"{edge:.4f}" for edge in box),
+        seconds=lambda seconds: f"{seconds:.2f} s",
+        megabytes=megabytes,
+    )
+    return template.render(
         report=report,
         verdict="Verified" if report.passed else "Verification failed",
         place=place,
@@ -157,14 +159,7 @@ def drawing(model: str, pixels: Any, outputs: Mapping[str, Any], names: Names) -
     total = len(outputs["detection_scores"])
     caption = f"{model}: {len(detections)} of {total} detections score {MIN_SCORE:.0%} or more"
     drawn = draw_detections(image, detections)
-    return Drawing(model, caption, data_uri(drawn), drawn.width, drawn.height, detections)
-
-
-def data_uri(image: Image.Image) -> str:
-    """Returns the image as the `src` of an <img>."""
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=QUALITY)
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return Drawing(model, caption, data_uri(drawn, ".jpg"), drawn.width, drawn.height, detections)
 
 
 def weight_row(key: str, weight: WeightRecord) -> Mapping[str, str]:
@@ -184,14 +179,3 @@ def _saved_model(report: Report) -> Path:
         return report.path
     folders = (report.path, report.path.parent, report.path.parent.parent)
     return next((path for folder in folders if (path := folder / "saved_model").is_dir()), report.path)
-
-
-def _template() -> Template:
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
-    environment.filters["json"] = lambda numbers: json.dumps(numbers, indent=1, ensure_ascii=False, default=str)
-    environment.filters["decimals"] = lambda box: ", ".join(f"{edge:.4f}" for edge in box)
-    environment.filters["seconds"] = lambda seconds: f"{seconds:.2f} s"
-    environment.filters["megabytes"] = megabytes
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
