@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from PIL import Image
 from unfreeze.errors import ConfigError
 from unfreeze.images import WHOLE_IMAGE, Detection, Source
 from unfreeze.prediction.backends import Backend, local_file
+from unfreeze.prediction.batches import Item, PredictOptions, ShardRunner
+from unfreeze.prediction.store import open_store
 from unfreeze.prediction.tiles import TileDetection, Tiling, detect, in_image, merged
 from unfreeze.runtimes.model import Outputs
 
@@ -104,6 +107,24 @@ def test_small_objects_of_a_large_image_are_found_in_tiles() -> None:
     assert sum(count for count, size in calls if size == (200, 200)) == len(Tiling(200, 0.2).tiles(600, 400))
     assert calls[-1] == (1, (600, 400))
     assert detect(backend, source, image, {1: "spot"}, 0.5, Tiling(600)) == whole
+
+
+def test_images_that_are_no_larger_than_a_tile_share_a_batch(tmp_path: Path) -> None:
+    sizes: list[int] = []
+
+    def run(sources: Sequence[Source], images: Sequence[Image.Image]) -> list[Outputs]:
+        sizes.append(len(images))
+        return bright_spots(sources, images)
+
+    options = PredictOptions(tiling=Tiling(50))
+    with ThreadPoolExecutor(1) as pool:
+        runner = ShardRunner(Backend(run, batch_size=2, threads=1), {}, options, open_store(tmp_path), pool, pool)
+        for size, batches in (((50, 40), [2]), ((60, 40), [2, 1, 2, 1])):
+            sizes.clear()
+            items = [Item(Source(name, name), number, Image.new("RGB", size)) for number, name in enumerate("ab")]
+            results = runner.run_batch(items)
+            assert [result.error for result in results] == [None, None]
+            assert sizes == batches
 
 
 def detection(box: tuple[float, float, float, float], score: float, class_id: int = 1) -> Detection:

@@ -128,10 +128,11 @@ class ShardRunner:
 
     def run_batch(self, batch: list[Item]) -> list[Result]:
         """Returns the result of each image of a batch; if the batch fails, each image is run alone."""
-        if batch[0].image is None:
+        first = batch[0].image
+        if first is None:
             return [failure(batch[0], batch[0].error)]
         try:
-            if self.options.tiling is not None:
+            if self.options.tiling is not None and self.options.tiling.cuts(first):
                 return [self.result_of_tiles(item) for item in batch]
             outputs = self.backend.run([item.source for item in batch], [item.image for item in batch if item.image])
             return [self.result_of(item, output) for item, output in zip(batch, outputs, strict=True)]

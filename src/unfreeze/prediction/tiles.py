@@ -15,11 +15,10 @@ from PIL import Image
 from unfreeze.errors import ConfigError
 from unfreeze.images import Detection, Source
 from unfreeze.images.detections import Box
+from unfreeze.images.drawing import Rectangle
 from unfreeze.prediction.backends import Backend
 from unfreeze.prediction.class_names import Names, names_in_outputs
 from unfreeze.prediction.detections import parse_detections
-
-Rectangle = tuple[int, int, int, int]  # left, top, right, bottom; right and bottom are exclusive
 
 DEFAULT_OVERLAP = 0.2
 SAME_OBJECT = 0.5  # overlap above which two detections of one class are one object
@@ -47,6 +46,10 @@ class Tiling:
                 "Pass a size of at least 1 and an overlap from 0 to less than 1."
             )
         return tiling
+
+    def cuts(self, image: Image.Image) -> bool:
+        """Returns whether an image is larger than a tile."""
+        return max(image.size) > self.size
 
     def tiles(self, width: int, height: int) -> list[Rectangle]:
         """Returns the tiles of an image, all of one size; the last of a row or column is moved inside the image."""
@@ -79,13 +82,12 @@ def detect(
 
     `names` are those of the classes; if there are none, those in the outputs of the model.
     """
-    tiles = tiling.tiles(image.width, image.height) if tiling is not None else []
-    if len(tiles) < 2:
+    if tiling is None or not tiling.cuts(image):
         [outputs] = backend.run([source], [image])
         return tuple(parse_detections(outputs, image, names or names_in_outputs(outputs), min_score))
     detections: list[TileDetection] = []
-    whole = (0, 0, image.width, image.height)
-    for number, (tile, part, outputs) in enumerate(_run_parts(backend, source, image, [*tiles, whole])):
+    tiles = [*tiling.tiles(*image.size), (0, 0, *image.size)]
+    for number, (tile, part, outputs) in enumerate(_run_parts(backend, source, image, tiles)):
         for detection in parse_detections(outputs, part, names or names_in_outputs(outputs), min_score):
             detections.append(in_image(detection, tile, number, image.size))
     return merged(detections)
