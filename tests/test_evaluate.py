@@ -137,6 +137,16 @@ def test_tfrecords_have_the_metrics_of_json(exported: Path, annotations: Path, t
     assert evaluate(exported, records, limit=3).images == 3
 
 
+def test_record_whose_objects_have_no_class_is_reported(tmp_path: Path) -> None:
+    records = write_tfrecords(tmp_path / "val.record", truth())
+    example = tf.train.Example.FromString(next(tf.data.TFRecordDataset(str(records)).as_numpy_iterator()))
+    del example.features.feature["image/object/class/label"]
+    with tf.io.TFRecordWriter(str(records)) as writer:
+        writer.write(example.SerializeToString())
+    with pytest.raises(ImageError, match=r"the record has 10 boxes \(image/object/bbox/…\) and 0 classes"):
+        read_annotations(records, {})
+
+
 def test_images_on_which_models_differ_are_listed(exported: Path, annotations: Path, tmp_path: Path) -> None:
     older = export(RUN, step=5500, output_directory=tmp_path / "older", verify=False).folder
     evaluation = evaluate(exported, annotations, against=older, images=DIGITS / "scenes")

@@ -42,7 +42,7 @@ def read(path: str, files: Sequence[Path], names: Mapping[int, str], limit: int 
         images.append({"id": number, "width": width, "height": height, "file_name": name})
         if labels := _values(features, "image/class/label"):
             image_labels[number] = frozenset(map(int, labels))
-        for annotation in _objects_of(features, number, height, width):
+        for annotation in _objects_of(name, features, number, height, width):
             objects.append({"id": len(objects) + 1, **annotation})
     if not images:
         reason = f"none of its {len(skipped)} images can be read" if skipped else "the file has no records"
@@ -95,7 +95,7 @@ def _records_of(file: Path) -> Iterator[bytes]:
         raise ImageError(f"{file}: not a complete TFRecord file ({first_line(error)}). {EXPECTED}") from None
 
 
-def _objects_of(features: Features, image_id: int, height: int, width: int) -> Iterator[dict[str, Any]]:
+def _objects_of(name: str, features: Features, image_id: int, height: int, width: int) -> Iterator[dict[str, Any]]:
     """Yields the objects of an image as COCO annotations; a box is left, top, width and height in pixels."""
     edges = [_values(features, f"image/object/bbox/{edge}") for edge in ("ymin", "xmin", "ymax", "xmax")]
     areas = _values(features, "image/object/area")
@@ -104,11 +104,17 @@ def _objects_of(features: Features, image_id: int, height: int, width: int) -> I
         "difficult": _values(features, "image/object/difficult"),
         "group_of": _values(features, "image/object/group_of"),
     }
-    for i, label in enumerate(_values(features, "image/object/class/label")):
+    labels = _values(features, "image/object/class/label")
+    if any(len(values) != len(labels) for values in edges):
+        raise ImageError(
+            f"{name}: the record has {min(map(len, edges))} boxes (image/object/bbox/…) and {len(labels)} classes "
+            "(image/object/class/label), which must be as many. Write the TFRecord file again."
+        )
+    for i, label in enumerate(labels):
         ymin, xmin, ymax, xmax = (float(values[i]) for values in edges)
         box = [xmin * width, ymin * height, (xmax - xmin) * width, (ymax - ymin) * height]
         area = float(areas[i]) if i < len(areas) and areas[i] > 0 else box[2] * box[3]
-        own_flags = {name: int(values[i]) for name, values in flags.items() if i < len(values)}
+        own_flags = {flag: int(values[i]) for flag, values in flags.items() if i < len(values)}
         yield {"image_id": image_id, "category_id": int(label), "bbox": box, "area": area, **own_flags}
 
 
