@@ -120,6 +120,11 @@ def test_open_images_folder_has_image_labels_class_names_and_hierarchy(open_imag
         ("a.json", '[{"image": "a.png", "annotations": []}]', "CreateML's JSON"),
         ("a.json", '[{"image_id": 1, "category_id": 1, "bbox": [], "score": 1}]', "a list of COCO's results"),
         ("a.json", '{"images": [], "annotations": []}', "COCO's JSON without categories"),
+        (
+            "a.json",
+            '{"images": [], "annotations": [], "categories": []}',
+            "incomplete COCO JSON (ValueError: no images)",
+        ),
         ("a.json", '{"images": 3}', "JSON with images"),
         ("a.csv", "filename,width,height,class,xmin\n", "a CSV file whose first line is filename, width, height"),
         ("a.xml", "<html></html>", "a web page or XML"),
@@ -168,6 +173,21 @@ def test_empty_folders_and_missing_files_are_reported(tmp_path: Path) -> None:
         (tmp_path / name).write_text(json.dumps(COCO))
     with pytest.raises(ImageError, match=r"2 JSON files \(train\.json, val\.json; one was expected\)\. Pass one"):
         read_annotations(tmp_path, {})
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "size", "has_masks"),
+    [
+        ([[1, 2, 3, 2, 3, 4]], {"width": 20, "height": 10}, True),
+        ({"size": [10, 20], "counts": "0"}, {"width": 20, "height": 10}, True),
+        ([[1, 2, 3, 2, 3, 4]], {}, False),
+        ([[]], {"width": 20, "height": 10}, False),
+        ([], {"width": 20, "height": 10}, False),
+    ],
+)
+def test_masks_need_segmentations_that_can_be_decoded(segmentation: Any, size: dict[str, int], has_masks: bool) -> None:
+    dataset = {"images": [{"id": 7, **size}], "annotations": [{"id": 1, "segmentation": segmentation}]}
+    assert Annotations("a.json", dataset, lambda: iter(())).has_masks is has_masks
 
 
 def test_missing_images_are_left_out_and_strict_stops_at_the_first(tmp_path: Path) -> None:

@@ -65,9 +65,21 @@ class Annotations:
 
     @property
     def has_masks(self) -> bool:
-        """Returns whether every object has a segmentation, not only a box."""
-        objects = self.dataset["annotations"]
-        return bool(objects) and all(annotation.get("segmentation") for annotation in objects)
+        """Returns whether every object has a segmentation, not only a box, and every image a size."""
+        images, objects = self.dataset["images"], self.dataset["annotations"]
+        return (
+            bool(objects)
+            and all(_is_segmentation(annotation.get("segmentation")) for annotation in objects)
+            and all({"width", "height"} <= set(image) for image in images)
+        )
+
+
+def _is_segmentation(segmentation: Any) -> bool:
+    """Returns whether it has a form that pycocotools decodes: polygons, or run lengths."""
+    if isinstance(segmentation, dict):
+        return {"size", "counts"} <= set(segmentation)
+    is_list = isinstance(segmentation, list) and bool(segmentation)
+    return is_list and all(isinstance(polygon, list) and len(polygon) >= 4 for polygon in segmentation)
 
 
 def read_annotations(

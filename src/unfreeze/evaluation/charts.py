@@ -89,7 +89,8 @@ def shortened(text: str, width: float) -> str:
 def precision_recall_chart(classes: Sequence[ClassScores]) -> Image.Image:
     """Returns the curves at IoU 0.5 of all classes; the legend names those with the lowest average precision."""
     curves = [scores for scores in classes if scores.curve is not None]
-    named = sorted(curves, key=lambda scores: scores.curve.average_precision() if scores.curve else 0.0)[: len(CURVES)]
+    ranked = sorted(curves, key=lambda scores: scores.curve.average_precision() if scores.curve else 0.0)
+    named, others = ranked[: len(CURVES)], ranked[len(CURVES) :]
     left, top, size = 62, 24, 430
     canvas = Canvas(left + size + 250, top + size + 56)
     for tick in range(0, 11, 2):
@@ -100,9 +101,8 @@ def precision_recall_chart(classes: Sequence[ClassScores]) -> Image.Image:
         canvas.text((left - 8, y), f"{tick / 10:.1f}", SOFT, anchor="rm")
     canvas.text((left + size / 2, top + size + 38), "recall", anchor="mm")
     canvas.upward_text((16, top + size / 2 + text_width("precision") / 2), "precision")
-    for scores in curves:
-        if scores not in named:
-            _draw_curve(canvas, scores, PALE, (left, top, size), 1.0)
+    for scores in others:
+        _draw_curve(canvas, scores, PALE, (left, top, size), 1.0)
     for scores, color in reversed(list(zip(named, CURVES, strict=False))):
         _draw_curve(canvas, scores, color, (left, top, size), 2.0)
     x, y = left + size + 22, top + 8
@@ -113,8 +113,8 @@ def precision_recall_chart(classes: Sequence[ClassScores]) -> Image.Image:
         canvas.line([(x, row), (x + 20, row)], color, 3.0)
         canvas.text((x + 28, row), f"{scores.curve.average_precision():.3f}")
         canvas.text((x + 74, row), shortened(scores.name, 140))
-    if len(curves) > len(named):
-        canvas.text((x, y + 24 * (len(named) + 1)), f"{len(curves) - len(named)} more classes in gray", SOFT)
+    if others:
+        canvas.text((x, y + 24 * (len(named) + 1)), f"{len(others)} more classes in gray", SOFT)
     return canvas.finished()
 
 
@@ -157,7 +157,7 @@ def confusion_chart(names: Sequence[str], counts: np.ndarray) -> Image.Image:
             canvas.rectangle((x + 0.5, y + 0.5, x + cell - 0.5, y + cell - 0.5), fill)
             if count and cell >= 22:
                 canvas.text((x + cell / 2, y + cell / 2), f"{count}", text_color(fill), 12 if count < 1000 else 9, "mm")
-    edge = cell * len(names if not is_part else rows)
+    edge = cell * len(rows)
     for points in (
         [(left + edge, top), (left + edge, top + cell * len(shown))],
         [(left, top + edge), (left + cell * len(shown), top + edge)],

@@ -33,6 +33,8 @@ def read(path: Path, images: Path | None, limit: int | None, strict: bool) -> An
         ]
         category_ids = {category["id"] for category in categories}
         unknown = {annotation["category_id"] for annotation in objects} - category_ids
+        if not entries:
+            raise ValueError("no images")
         if any(len(annotation["bbox"]) != 4 for annotation in objects):
             raise ValueError("a bbox has not 4 numbers")
     except (ValueError, KeyError, TypeError) as error:

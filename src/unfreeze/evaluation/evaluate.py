@@ -140,11 +140,11 @@ class Output:
     @classmethod
     def checked(cls, report: str | Path | None, folder: str | Path | None, *, overwrite: bool) -> Output | None:
         """Returns where to write, or None for nowhere. Raises: OutputError before hours of inference are lost."""
-        from unfreeze.evaluation.report import ENTRIES
-
         if report is not None:
             require_writable_file(Path(report), "--report", overwrite=overwrite)
         if folder is not None:
+            from unfreeze.evaluation.report import ENTRIES
+
             require_absent(Path(folder), ENTRIES, overwrite=overwrite)
             existing = next(path for path in (Path(folder), *Path(folder).absolute().parents) if path.exists())
             if not existing.is_dir() or not os.access(existing, os.W_OK):

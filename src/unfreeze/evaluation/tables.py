@@ -21,14 +21,13 @@ class Truth:
 
     objects: Objects
     image_ids: np.ndarray  # [I] rising, as pycocotools orders images
-    class_ids: np.ndarray  # [K] rising: the categories of the annotations
-    class_names: tuple[str, ...]
+    class_names: tuple[str, ...]  # [K] in the order of the category ids
     labels: np.ndarray  # [V] keys (`group_keys`) of the image-level labels
 
     @property
     def classes(self) -> int:
         """How many classes there are."""
-        return len(self.class_ids)
+        return len(self.class_names)
 
 
 def truth_of(
@@ -69,7 +68,6 @@ def truth_of(
             masks=_masks(dataset["images"], rows) if masks else None,
         ),
         np.array(images),
-        np.array([category["id"] for category in categories], np.int64),
         tuple(str(category["name"]) for category in categories),
         np.array(labels, np.int64),
     )
