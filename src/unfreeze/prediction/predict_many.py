@@ -96,7 +96,7 @@ def predict_many(
         video_step: use every N-th frame of a video.
         tile_size: run images that are larger than this in tiles of so many pixels, and as a whole.
         tile_overlap: the share of a tile that overlaps the next; by default 0.2.
-        overwrite: remove the results and the state of an earlier run first.
+        overwrite: remove the results and the state of an earlier run first, but not its drawings and crops.
         engine: threads of this process, or ray.
         address: the address of a Ray cluster; by default RAY_ADDRESS, else a cluster of this machine alone.
         actors: how many Ray actors load the model; by default as many as fit.
