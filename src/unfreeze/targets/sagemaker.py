@@ -15,7 +15,7 @@ from pathlib import Path
 
 from unfreeze.callbacks import OnMessage, ignore
 from unfreeze.errors import OutputError, SavedModelError, UnsupportedError
-from unfreeze.prediction.class_names import find_label_map
+from unfreeze.prediction.class_names import class_names
 from unfreeze.staging import staged
 from unfreeze.targets.instance_types import Hardware, InstanceType, find_instance_type
 from unfreeze.targets.packaged import Packaged, read_served_model, require_version_number
@@ -88,8 +88,9 @@ def package_sagemaker(
     if multi_model_endpoint is not None:
         model = in_shared_container(model)
     signatures = image_signatures(model.folder)
-    names = class_names(model.folder, label_map)
-    settings = InferenceSettings(signatures.encoded, signatures.pixels, names, min_score)
+    names = class_names(None if label_map is None else Path(label_map), model.folder)
+    labels = {str(class_id): name for class_id, name in names.items()}
+    settings = InferenceSettings(signatures.encoded, signatures.pixels, labels, min_score)
     folder_in_archive = str(version) if multi_model_endpoint is not None else f"{name}/{version}"
     archive = model_archive(model.folder, folder_in_archive, settings)
     image = model.server.image(region, machine.hardware)
@@ -168,12 +169,6 @@ def image_signatures(saved_model: Path) -> ImageSignatures:
             f"{saved_model}: signature {encoded} has no output {', '.join(missing)}. Export with these outputs."
         )
     return ImageSignatures(encoded, _find_signature(signatures, PIXELS, "uint8"), signatures[encoded].outputs)
-
-
-def class_names(saved_model: Path, label_map: str | Path | None) -> dict[str, str]:
-    """Returns the name of each class id, from a label map or by default from the one in the SavedModel's assets/."""
-    labels = find_label_map(Path(label_map) if label_map is not None else None, saved_model)
-    return {str(class_id): labels.text(class_id) for class_id in labels.names} if labels else {}
 
 
 def _find_signature(signatures: Mapping[str, Signature], names: tuple[str, ...], dtype: str) -> str | None:

@@ -7,13 +7,12 @@ triton-inference-server/tensorflow_backend; the README of release 26.07 for the 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from unfreeze.callbacks import OnMessage, ignore
 from unfreeze.errors import OutputError, SavedModelError, UnsupportedError
-from unfreeze.prediction.class_names import find_label_map
+from unfreeze.prediction.class_names import class_names
 from unfreeze.runtimes import ModelFile, find_model, load_file
 from unfreeze.staging import staged
 from unfreeze.targets.gpus import Gpus, require_gpus
@@ -103,6 +102,7 @@ def package_triton(
             f"not supported: {file.path} is a file of {file.runtime.name}, and unfreeze package triton takes "
             "SavedModels and ONNX files. Export with --format onnx."
         )
+    names = class_names(None if label_map is None else Path(label_map), _label_map_folder(file.path))
     config = TritonModel(
         name=name,
         backend=source.backend,
@@ -112,7 +112,7 @@ def package_triton(
         instances=instances,
         gpu=gpu_settings.count > 0,
         signature="" if signature == DEFAULT_SIGNATURE else signature,
-        class_names=_class_names(file.path, label_map),
+        class_names={str(class_id): class_name for class_id, class_name in names.items()},
     )
     image = source.served.server.image(hardware=gpu_settings.hardware)
     flags = [
@@ -188,11 +188,9 @@ def _batch_size(path: Path, source: _Source, requested: int | None, on_warning: 
     return requested
 
 
-def _class_names(model: Path, label_map: str | Path | None) -> Mapping[str, str]:
-    """Returns the name of each class id; for a file, from the label map in the saved_model/ beside it by default."""
-    folder = model if model.is_dir() else model.parent / "saved_model"
-    labels = find_label_map(Path(label_map) if label_map is not None else None, folder)
-    return {str(class_id): labels.text(class_id) for class_id in labels.names} if labels else {}
+def _label_map_folder(model: Path) -> Path:
+    """Returns the SavedModel whose label map is the default: for a file, the one beside it in an export."""
+    return model if model.is_dir() else model.parent / "saved_model"
 
 
 def _tensor(path: Path, name: str, info: TensorInfo) -> Tensor:
