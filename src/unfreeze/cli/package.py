@@ -52,7 +52,7 @@ def packaging(target: str, model: str = "saved_model") -> Callable[[Callable[...
                 section=Section.SERVER,
                 default=target,
                 metavar="SERVER",
-                help=f"The version of the server, such as {target}:2.18. Default: {default_version}.",
+                help=f"The version of the server. Default: {default_version}.",
             ),
             option(
                 "--name",
